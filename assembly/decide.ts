@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// One decision: hash the prompt text in scratch, look its prefixes up, gather the candidates, score, pick. Everything
+// that `explain` shows is left in scratch.
+
+import {
+  C_TURN,
+  CHUNK_BYTES,
+  CLUSTER_BYTES,
+  clusterBase,
+  D_CHUNKS,
+  D_EVERYWHERE,
+  D_MATCH,
+  D_MATCHED,
+  D_MATCHES,
+  D_ROW,
+  scratch,
+} from "./layout";
+import { nthCandidate, pickBest } from "./pick";
+import { hashPrompt } from "./prefix_hash";
+import { indexLookup } from "./prefix_index";
+import { below } from "./random";
+import { gather, rowOf, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
+
+export const POLICY_INFERENCE_LB: u32 = 0;
+export const POLICY_RANDOM: u32 = 1;
+export const POLICY_ROUND_ROBIN: u32 = 2;
+export const POLICY_LEAST_REQUEST: u32 = 3;
+
+/** Hashes the prompt text in scratch and looks it up: the part of a decision that a retry need not repeat. */
+export function lookUp(promptBytes: u32, salt: u32): u32 {
+  const chunks = hashPrompt(promptBytes, CHUNK_BYTES);
+  store<u32>(scratch, chunks, D_CHUNKS);
+  indexLookup(chunks, salt);
+  return chunks;
+}
+
+/** Leaves the cache out of the decision that follows. */
+export function lookUpNothing(): void {
+  store<u32>(scratch, 0, D_CHUNKS);
+  store<u32>(scratch, 0, D_EVERYWHERE);
+  store<u32>(scratch, 0, D_MATCHES);
+}
+
+/**
+ * Chooses among the cluster's rows whose eligibility has all bits of `mask`. `percent` of the candidates, at least one,
+ * are the best that inference_lb draws from. Returns the row, or -1 when there is no candidate.
+ */
+export function choose(
+  cluster: u32,
+  mask: u32,
+  policy: u32,
+  percent: f32,
+  cacheWeight: f32,
+  requestWeight: f32,
+  prefillWeight: f32,
+): i32 {
+  const candidates = gather(cluster, mask);
+  if (candidates == 0) {
+    store<i32>(scratch, -1, D_ROW);
+    return -1;
+  }
+  let position: u32;
+  if (policy == POLICY_INFERENCE_LB) {
+    scoreInferenceLb(cacheWeight, requestWeight, prefillWeight);
+    const best = <u32>(<f32>candidates * percent / 100);
+    position = pickBest(min(candidates, max<u32>(1, best)));
+  } else if (policy == POLICY_LEAST_REQUEST) {
+    scoreLeastRequest();
+    position = pickBest(1);
+  } else {
+    scoreAlike();
+    position = policy == POLICY_ROUND_ROBIN
+      ? nthCandidate(atomic.add<u32>(clusterBase + <usize>cluster * CLUSTER_BYTES + C_TURN, 1) % candidates)
+      : nthCandidate(below(candidates));
+  }
+  const row = rowOf(position);
+  store<u32>(scratch, row, D_ROW);
+  store<u32>(scratch, matchedChunks(row), D_MATCHED);
+  return <i32>row;
+}
+
+/** Leading chunks of the looked-up prompt that a row is presumed to hold. */
+export function matchedChunks(row: u32): u32 {
+  const matches = load<u32>(scratch, D_MATCHES);
+  for (let m: u32 = 0; m < matches; m++) {
+    const pair = scratch + D_MATCH + (<usize>m << 3);
+    if (load<u32>(pair) == row) return load<u32>(pair, 4);
+  }
+  return load<u32>(scratch, D_EVERYWHERE);
+}

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layout of the one shared memory, defined here and nowhere else.
+//
+//   0 ┌───────────┬──────────┬──────────────────┬──────────────┬──────────┬─────────┬─────────┬─────────┐
+//     │ header    │ clusters │ endpoint columns │ identities   │ requests │ prefix  │ scratch │ metric  │
+//     │ 256 bytes │ 16 each  │ 4 bytes × rows   │ 272 each     │ 64 each  │ index   │ /worker │ /worker │
+//     └───────────┴──────────┴──────────────────┴──────────────┴──────────┴─────────┴─────────┴─────────┘
+//
+// Sizes come from the limits in the config: `plan` computes them, `format` writes them into the header, `attach` reads
+// them back and refuses a memory of another layout. The memory never grows. Worker block 0 is the control plane's.
+
+export const MAGIC: u32 = 0x57474941; // "AIGW"
+export const LAYOUT_VERSION: u32 = 1;
+
+// Header: u32 words by index.
+export const H_MAGIC: u32 = 0;
+export const H_VERSION: u32 = 1;
+export const H_HASH: u32 = 2;
+export const H_TOTAL: u32 = 3;
+export const H_WORKERS: u32 = 4;
+export const H_CLUSTERS: u32 = 5;
+export const H_ENDPOINTS: u32 = 6;
+export const H_REQUESTS: u32 = 7; // per worker
+export const H_BUCKETS: u32 = 8; // prefix index buckets, a power of two
+export const H_CHUNKS: u32 = 9; // most chunks of one prompt that are hashed
+export const H_CELLS: u32 = 10; // metric cells per worker
+export const H_CLOCK: u32 = 11; // prefix index clock: one tick per insertion
+export const HEADER_BYTES: u32 = 256;
+
+/** Bytes of prompt text to one prefix hash; the wire unit of the metadata center. */
+export const CHUNK_BYTES: u32 = 512;
+
+// Cluster: u32 words.
+export const CLUSTER_BYTES: u32 = 16;
+export const C_FIRST_BLOCK: u32 = 0; // block number + 1, 0 for an empty cluster
+export const C_TURN: u32 = 4; // round robin counter
+export const C_BLOCKS: u32 = 8;
+
+// Endpoint rows are given to clusters in blocks of 16, so that scoring runs over whole SIMD lanes and a cluster may
+// grow without moving a row. Columns of 4 bytes a row, in this order.
+export const BLOCK_ROWS: u32 = 16;
+export const E_ELIGIBILITY: u32 = 0; // bit 0: serving; bits 1 to 31: membership of the cluster's label sets
+export const E_REQUESTS: u32 = 1; // unfinished requests of this gateway
+export const E_PROMPT: u32 = 2; // prompt bytes of this gateway before their first token
+export const E_REMOTE_REQUESTS: u32 = 3; // the same of the other gateways
+export const E_REMOTE_PROMPT: u32 = 4;
+export const E_INSERTED: u32 = 5; // chunks ever inserted: the ageing clock of its cached prefixes
+export const E_CAPACITY: u32 = 6; // chunks that its KV cache can hold
+export const E_GENERATION: u32 = 7; // odd while the identity is being rewritten
+export const E_STATE: u32 = 8; // 0: row unused
+export const E_FAILURES: u32 = 9; // connect failures since the last success
+export const E_DISPATCHED: u32 = 10; // requests ever sent
+export const E_WAITING: u32 = 11; // f32 gauges scraped from the engine, NaN when unknown
+export const E_RUNNING: u32 = 12;
+export const E_KV_USAGE: u32 = 13;
+export const ENDPOINT_COLUMNS: u32 = 14;
+
+/** Serving: bit 0 of the eligibility word. */
+export const SERVING: u32 = 1;
+
+// Endpoint identity: u32 length, then "host:port" in UTF-8.
+export const IDENTITY_BYTES: u32 = 272;
+
+// Request row: u32 words but for STARTED.
+export const REQUEST_BYTES: u32 = 64;
+export const R_PHASE: u32 = 0;
+export const R_ENDPOINT: u32 = 4;
+export const R_PROMPT: u32 = 8; // prompt bytes
+export const R_WAKE: u32 = 12; // futex word, bumped at the grant
+export const R_CLUSTER: u32 = 16;
+export const R_HELD: u32 = 20; // 1 while the prompt bytes are on the endpoint
+export const R_GENERATION: u32 = 24; // bumped each time the row is opened
+export const R_MODEL: u32 = 28;
+export const R_STARTED: u32 = 32; // f64, ms since the epoch
+export const R_CACHED: u32 = 40; // chunks matched on the granted endpoint
+
+export const PHASE_FREE: u32 = 0;
+export const PHASE_WAITING: u32 = 1;
+export const PHASE_GRANTED: u32 = 2;
+export const PHASE_PREFILLING: u32 = 3;
+export const PHASE_DECODING: u32 = 4;
+
+// Prefix index: buckets of 8 keys (one cache line), and beside each key an entry of one cache line:
+// u32 touched, u32 overflow, then 7 holders of u64: endpoint row + 1 (low), stamp (high).
+export const BUCKET_SLOTS: u32 = 8;
+export const ENTRY_BYTES: u32 = 64;
+export const HOLDERS: u32 = 7;
+export const N_TOUCHED: u32 = 0;
+export const N_OVERFLOW: u32 = 4;
+export const N_HOLDERS: u32 = 8;
+
+// Scratch of one worker. D_*: the decision, u32/f32 words from its start.
+export const DECISION_BYTES: u32 = 256;
+export const D_ROW: u32 = 0; // chosen endpoint row, -1 for none
+export const D_CANDIDATES: u32 = 4;
+export const D_CHUNKS: u32 = 8; // chunks of this prompt
+export const D_EVERYWHERE: u32 = 12; // leading chunks that every endpoint is presumed to hold
+export const D_MATCHES: u32 = 16; // number of (row, chunks) pairs at D_MATCH
+export const D_MATCHED: u32 = 20; // chunks matched on the chosen endpoint
+export const D_POSITIONS: u32 = 24; // rows looked at: blocks × 16
+export const D_MIN_REQUESTS: u32 = 28; // f32
+export const D_MAX_REQUESTS: u32 = 32; // f32
+export const D_MAX_PROMPT: u32 = 36; // f32
+export const D_EXCLUDED: u32 = 40; // number of rows at D_EXCLUDE, written by the caller
+export const D_EXCLUDE: u32 = 44; // up to 8 rows that were tried already
+export const MAX_EXCLUDED: u32 = 8;
+export const D_MATCH: u32 = 80; // HOLDERS pairs of u32
+export const HISTOGRAM_BYTES: u32 = 2048 * 4;
+
+// @ts-ignore: decorator
+@inline
+function up(bytes: u64): u64 {
+  return (bytes + 63) & ~63;
+}
+
+// Region offsets: instance globals, set by `layOut`.
+export let clusterBase: usize = 0;
+export let nextBlockBase: usize = 0; // u32 a block: number + 1 of the cluster's next block
+export let ordinalBase: usize = 0; // u32 a block: its place in the cluster's list
+export let endpointBase: usize = 0;
+export let identityBase: usize = 0;
+export let requestBase: usize = 0;
+export let keyBase: usize = 0;
+export let entryBase: usize = 0;
+export let scratchBase: usize = 0;
+export let scratchBytes: usize = 0;
+export let metricBase: usize = 0;
+
+export let workers: u32 = 0;
+export let clusters: u32 = 0;
+export let endpoints: u32 = 0;
+export let requestsPerWorker: u32 = 0;
+export let buckets: u32 = 0;
+export let maxChunks: u32 = 0;
+export let cells: u32 = 0;
+
+// Regions inside one worker's scratch, from its start.
+export let positionQueue: usize = 0; // f32 a position, +Inf when it is no candidate
+export let positionPrompt: usize = 0; // f32
+export let positionScore: usize = 0; // f32
+export let positionBlock: usize = 0; // u32 a block of positions
+export let histogram: usize = 0;
+export let hashes: usize = 0; // u64 a chunk
+export let promptText: usize = 0; // UTF-8
+
+function layOut(): u64 {
+  let at: u64 = HEADER_BYTES;
+  clusterBase = <usize>at;
+  at = up(at + <u64>clusters * CLUSTER_BYTES);
+  const blocks: u64 = endpoints / BLOCK_ROWS;
+  nextBlockBase = <usize>at;
+  at = up(at + blocks * 4);
+  ordinalBase = <usize>at;
+  at = up(at + blocks * 4);
+  endpointBase = <usize>at;
+  at = up(at + <u64>endpoints * 4 * ENDPOINT_COLUMNS);
+  identityBase = <usize>at;
+  at = up(at + <u64>endpoints * IDENTITY_BYTES);
+  requestBase = <usize>at;
+  at = up(at + <u64>workers * requestsPerWorker * REQUEST_BYTES);
+  keyBase = <usize>at;
+  at = up(at + <u64>buckets * BUCKET_SLOTS * 8);
+  entryBase = <usize>at;
+  at = up(at + <u64>buckets * BUCKET_SLOTS * ENTRY_BYTES);
+  let s: u64 = DECISION_BYTES;
+  positionQueue = <usize>s;
+  s = up(s + <u64>endpoints * 4);
+  positionPrompt = <usize>s;
+  s = up(s + <u64>endpoints * 4);
+  positionScore = <usize>s;
+  s = up(s + <u64>endpoints * 4);
+  positionBlock = <usize>s;
+  s = up(s + blocks * 4);
+  histogram = <usize>s;
+  s = up(s + HISTOGRAM_BYTES);
+  hashes = <usize>s;
+  s = up(s + <u64>maxChunks * 8);
+  promptText = <usize>s;
+  s = up(s + <u64>maxChunks * CHUNK_BYTES);
+  scratchBytes = <usize>s;
+  scratchBase = <usize>at;
+  at = up(at + <u64>workers * s);
+  metricBase = <usize>at;
+  at = up(at + <u64>workers * cells * 8);
+  return at;
+}
+
+/** FNV-1a over every constant that places a field: two builds that disagree on one of them have different hashes. */
+export function layoutHash(): u32 {
+  let h: u32 = 2166136261;
+  h = mix(mix(mix(h, HEADER_BYTES), CHUNK_BYTES), CLUSTER_BYTES);
+  h = mix(mix(mix(h, ENDPOINT_COLUMNS), IDENTITY_BYTES), REQUEST_BYTES);
+  h = mix(mix(mix(h, BUCKET_SLOTS), ENTRY_BYTES), HOLDERS);
+  h = mix(mix(mix(h, DECISION_BYTES), BLOCK_ROWS), HISTOGRAM_BYTES);
+  h = mix(mix(mix(h, R_STARTED), R_CACHED), R_GENERATION);
+  h = mix(mix(mix(h, D_MATCH), D_EXCLUDE), E_KV_USAGE);
+  return h;
+}
+
+function mix(h: u32, value: u32): u32 {
+  return (h ^ value) * 16777619;
+}
+
+/** Bytes that a memory for these limits takes; 0 if they exceed what 32 bits address. */
+export function plan(
+  workerBlocks: u32,
+  clusterRows: u32,
+  endpointRows: u32,
+  requestRows: u32,
+  indexBuckets: u32,
+  chunkLimit: u32,
+  metricCells: u32,
+): f64 {
+  workers = workerBlocks;
+  clusters = clusterRows;
+  endpoints = (endpointRows + BLOCK_ROWS - 1) & ~(BLOCK_ROWS - 1);
+  requestsPerWorker = requestRows;
+  buckets = indexBuckets;
+  maxChunks = chunkLimit;
+  cells = metricCells;
+  return <f64>layOut();
+}
+
+/** Writes the header of a fresh, zeroed memory from the limits last given to `plan`. */
+export function format(): void {
+  const total = layOut();
+  store<u32>(H_MAGIC * 4, MAGIC);
+  store<u32>(H_VERSION * 4, LAYOUT_VERSION);
+  store<u32>(H_HASH * 4, layoutHash());
+  store<u32>(H_TOTAL * 4, <u32>total);
+  store<u32>(H_WORKERS * 4, workers);
+  store<u32>(H_CLUSTERS * 4, clusters);
+  store<u32>(H_ENDPOINTS * 4, endpoints);
+  store<u32>(H_REQUESTS * 4, requestsPerWorker);
+  store<u32>(H_BUCKETS * 4, buckets);
+  store<u32>(H_CHUNKS * 4, maxChunks);
+  store<u32>(H_CELLS * 4, cells);
+}
+
+/** This instance's scratch block. */
+export let scratch: usize = 0;
+
+/**
+ * Binds this instance to a formatted memory and one worker's block.
+ * Returns 0, or what is wrong: 1 magic, 2 version, 3 layout hash, 4 no such worker, 5 size.
+ */
+export function attach(worker: u32): i32 {
+  if (load<u32>(H_MAGIC * 4) != MAGIC) return 1;
+  if (load<u32>(H_VERSION * 4) != LAYOUT_VERSION) return 2;
+  if (load<u32>(H_HASH * 4) != layoutHash()) return 3;
+  workers = load<u32>(H_WORKERS * 4);
+  if (worker >= workers) return 4;
+  clusters = load<u32>(H_CLUSTERS * 4);
+  endpoints = load<u32>(H_ENDPOINTS * 4);
+  requestsPerWorker = load<u32>(H_REQUESTS * 4);
+  buckets = load<u32>(H_BUCKETS * 4);
+  maxChunks = load<u32>(H_CHUNKS * 4);
+  cells = load<u32>(H_CELLS * 4);
+  const total = layOut();
+  if (<u32>total != load<u32>(H_TOTAL * 4) || total > (<u64>memory.size() << 16)) return 5;
+  scratch = scratchBase + <usize>worker * scratchBytes;
+  return 0;
+}
+
+// Where TypeScript finds each region. The numbers are byte offsets.
+export function clusterOffset(cluster: u32): usize {
+  return clusterBase + <usize>cluster * CLUSTER_BYTES;
+}
+export function columnOffset(column: u32): usize {
+  return endpointBase + (<usize>column * endpoints << 2);
+}
+export function nextBlockOffset(block: u32): usize {
+  return nextBlockBase + (<usize>block << 2);
+}
+export function ordinalOffset(block: u32): usize {
+  return ordinalBase + (<usize>block << 2);
+}
+export function identityOffset(row: u32): usize {
+  return identityBase + <usize>row * IDENTITY_BYTES;
+}
+export function requestOffset(row: u32): usize {
+  return requestBase + <usize>row * REQUEST_BYTES;
+}
+export function metricOffset(worker: u32): usize {
+  return metricBase + (<usize>worker * cells << 3);
+}
+export function decisionOffset(): usize {
+  return scratch;
+}
+export function queueOffset(): usize {
+  return scratch + positionQueue;
+}
+export function promptOffset(): usize {
+  return scratch + positionPrompt;
+}
+export function scoreOffset(): usize {
+  return scratch + positionScore;
+}
+export function positionBlockOffset(): usize {
+  return scratch + positionBlock;
+}
+export function hashOffset(): usize {
+  return scratch + hashes;
+}
+export function textOffset(): usize {
+  return scratch + promptText;
+}
+
+/** Address of one cell of an endpoint column. */
+// @ts-ignore: decorator
+@inline
+export function cell(column: u32, row: u32): usize {
+  return endpointBase + ((<usize>column * endpoints + row) << 2);
+}

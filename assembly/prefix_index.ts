@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which endpoints are presumed to hold which prompt prefix. A set-associative table: the key picks a bucket of 8 slots,
+// a slot has up to 7 holders. Bounded: a full bucket gives up its least recently touched slot.
+//
+// Ageing: an endpoint counts the chunks inserted into it; a holder is stamped with that count at its last touch and is
+// presumed to hold the chunk while count - stamp <= capacity. A chunk with more live holders than places overflows: it
+// is held everywhere and says nothing about where to go, until one of its holders ages out.
+//
+// Any worker writes at any time. Keys are published by compare-and-swap, holders are single 64-bit words; a lost update
+// is a lost hint, and a reader that meets a slot while it changes hands sees a hint that may be wrong, never a fault.
+
+import {
+  BUCKET_SLOTS,
+  buckets,
+  cell,
+  D_EVERYWHERE,
+  D_MATCH,
+  D_MATCHES,
+  E_CAPACITY,
+  E_INSERTED,
+  ENTRY_BYTES,
+  entryBase,
+  H_CLOCK,
+  hashes,
+  HOLDERS,
+  keyBase,
+  N_HOLDERS,
+  N_OVERFLOW,
+  N_TOUCHED,
+  scratch,
+} from "./layout";
+
+// A salt per cluster and model keeps equal prompts of different models apart; 0 marks an empty slot.
+// @ts-ignore: decorator
+@inline
+function keyOf(hash: u64, salt: u32): u64 {
+  let k = hash ^ (<u64>salt * 0x9e3779b97f4a7c15);
+  k ^= k >> 32;
+  k *= 0xd6e8feb86659fd93;
+  k ^= k >> 32;
+  return k == 0 ? 1 : k;
+}
+
+// @ts-ignore: decorator
+@inline
+function bucketOf(key: u64): u32 {
+  return <u32>(key >> 16) & (buckets - 1);
+}
+
+function find(key: u64): i32 {
+  const first = bucketOf(key) * BUCKET_SLOTS;
+  const at = keyBase + (<usize>first << 3);
+  for (let i: u32 = 0; i < BUCKET_SLOTS; i++) {
+    if (load<u64>(at + (<usize>i << 3)) == key) return <i32>(first + i);
+  }
+  return -1;
+}
+
+// @ts-ignore: decorator
+@inline
+function alive(holder: u64): bool {
+  const row = <u32>holder - 1;
+  return load<u32>(cell(E_INSERTED, row)) - <u32>(holder >> 32) <= load<u32>(cell(E_CAPACITY, row));
+}
+
+// @ts-ignore: decorator
+@inline
+function entryAt(slot: u32): usize {
+  return entryBase + <usize>slot * ENTRY_BYTES;
+}
+
+/** Finds the key's slot or takes one: an empty one, else the one touched longest ago. -1 when another worker was faster. */
+function claim(key: u64, clock: u32): i32 {
+  const found = find(key);
+  if (found >= 0) return found;
+  const first = bucketOf(key) * BUCKET_SLOTS;
+  let victim: u32 = first;
+  let oldest: u32 = 0;
+  for (let i: u32 = 0; i < BUCKET_SLOTS; i++) {
+    const slot = first + i;
+    if (load<u64>(keyBase + (<usize>slot << 3)) == 0) {
+      victim = slot;
+      break;
+    }
+    const age = clock - load<u32>(entryAt(slot), N_TOUCHED);
+    if (age >= oldest) {
+      oldest = age;
+      victim = slot;
+    }
+  }
+  const at = keyBase + (<usize>victim << 3);
+  const before = load<u64>(at);
+  // Nobody finds the slot by either key while its holders are wiped; whoever loses this race gives up its hint.
+  if (atomic.cmpxchg<u64>(at, before, 0) != before) return -1;
+  const entry = entryAt(victim);
+  store<u32>(entry, 0, N_OVERFLOW);
+  store<u32>(entry, clock, N_TOUCHED);
+  for (let i: u32 = 0; i < HOLDERS; i++) atomic.store<u64>(entry + (<usize>i << 3), 0, N_HOLDERS);
+  return atomic.cmpxchg<u64>(at, 0, key) == 0 ? <i32>victim : -1;
+}
+
+// Records that an endpoint holds the chunk of this slot, freshly inserted or touched again.
+function hold(slot: u32, row: u32, clock: u32): void {
+  const entry = entryAt(slot);
+  const inserted = cell(E_INSERTED, row);
+  store<u32>(entry, clock, N_TOUCHED);
+  let place: i32 = -1;
+  let dead = false;
+  let stalest: u32 = 0;
+  let stalestAge: u32 = 0;
+  for (let i: u32 = 0; i < HOLDERS; i++) {
+    const holder = atomic.load<u64>(entry + (<usize>i << 3), N_HOLDERS);
+    if (holder == 0) {
+      if (place < 0) place = <i32>i;
+      continue;
+    }
+    const lives = alive(holder);
+    if (<u32>holder == row + 1) {
+      const count = lives ? load<u32>(inserted) : atomic.add<u32>(inserted, 1) + 1;
+      if (!lives) store<u32>(entry, 0, N_OVERFLOW);
+      atomic.store<u64>(entry + (<usize>i << 3), (<u64>count << 32) | (row + 1), N_HOLDERS);
+      return;
+    }
+    if (!lives) {
+      if (place < 0) place = <i32>i;
+      dead = true;
+    } else {
+      const age = load<u32>(cell(E_INSERTED, <u32>holder - 1)) - <u32>(holder >> 32);
+      if (age >= stalestAge) {
+        stalestAge = age;
+        stalest = i;
+      }
+    }
+  }
+  if (dead) store<u32>(entry, 0, N_OVERFLOW);
+  if (place < 0) {
+    place = <i32>stalest;
+    store<u32>(entry, 1, N_OVERFLOW);
+  }
+  const count = atomic.add<u32>(inserted, 1) + 1;
+  atomic.store<u64>(entry + (<usize>place << 3), (<u64>count << 32) | (row + 1), N_HOLDERS);
+}
+
+/**
+ * Records that endpoint `row` holds the first `count` hashes at `from` (u64 each). Tail first: engines evict the end of
+ * a prefix before its beginning, so the beginning gets the youngest stamp.
+ */
+export function indexInsert(from: usize, count: u32, salt: u32, row: u32): void {
+  const clock = atomic.add<u32>(H_CLOCK * 4, 1) + 1;
+  for (let i = <i32>count - 1; i >= 0; i--) {
+    const slot = claim(keyOf(load<u64>(from + (<usize>i << 3)), salt), clock);
+    if (slot >= 0) hold(<u32>slot, row, clock);
+  }
+}
+
+/** `indexInsert` of the hashes in this worker's scratch. */
+export function indexInsertScratch(count: u32, salt: u32, row: u32): void {
+  indexInsert(scratch + hashes, count, salt, row);
+}
+
+/**
+ * Looks the first `count` scratch hashes up. Writes the decision's EVERYWHERE (leading chunks held everywhere), MATCHES
+ * and MATCH pairs (row, chunks): the rows that hold a longer unbroken prefix than that, at most 7. After the first chunk
+ * that is not everywhere the set of rows only shrinks, so the cost is O(chunks), whatever the fleet's size.
+ */
+export function indexLookup(count: u32, salt: u32): void {
+  const matches = scratch + D_MATCH;
+  let everywhere: u32 = 0;
+  let total: u32 = 0;
+  let i: u32 = 0;
+  for (; i < count; i++) {
+    const slot = find(keyOf(load<u64>(scratch + hashes + (<usize>i << 3)), salt));
+    if (slot < 0) break;
+    const entry = entryAt(<u32>slot);
+    if (load<u32>(entry, N_OVERFLOW) != 0 && allAlive(entry)) {
+      if (total == 0) everywhere = i + 1;
+      else if (extendAll(matches, total, i) == 0) break;
+      continue;
+    }
+    if (total == 0) {
+      for (let k: u32 = 0; k < HOLDERS; k++) {
+        const holder = atomic.load<u64>(entry + (<usize>k << 3), N_HOLDERS);
+        if (holder == 0 || !alive(holder) || listed(matches, total, <u32>holder - 1)) continue;
+        store<u32>(matches + (<usize>total << 3), <u32>holder - 1);
+        store<u32>(matches + (<usize>total << 3), i + 1, 4);
+        total++;
+      }
+      if (total == 0) break;
+    } else if (extend(matches, total, i, entry) == 0) break;
+  }
+  store<u32>(scratch, everywhere, D_EVERYWHERE);
+  store<u32>(scratch, total, D_MATCHES);
+}
+
+// A racing writer may have put a row twice into an entry.
+function listed(matches: usize, total: u32, row: u32): bool {
+  for (let m: u32 = 0; m < total; m++) {
+    if (load<u32>(matches + (<usize>m << 3)) == row) return true;
+  }
+  return false;
+}
+
+function allAlive(entry: usize): bool {
+  for (let k: u32 = 0; k < HOLDERS; k++) {
+    const holder = atomic.load<u64>(entry + (<usize>k << 3), N_HOLDERS);
+    if (holder == 0 || !alive(holder)) return false;
+  }
+  return true;
+}
+
+function extendAll(matches: usize, total: u32, i: u32): u32 {
+  let active: u32 = 0;
+  for (let m: u32 = 0; m < total; m++) {
+    const at = matches + (<usize>m << 3);
+    if (load<u32>(at, 4) == i) {
+      store<u32>(at, i + 1, 4);
+      active++;
+    }
+  }
+  return active;
+}
+
+function extend(matches: usize, total: u32, i: u32, entry: usize): u32 {
+  let active: u32 = 0;
+  for (let m: u32 = 0; m < total; m++) {
+    const at = matches + (<usize>m << 3);
+    if (load<u32>(at, 4) != i) continue;
+    const wanted = load<u32>(at) + 1;
+    for (let k: u32 = 0; k < HOLDERS; k++) {
+      const holder = atomic.load<u64>(entry + (<usize>k << 3), N_HOLDERS);
+      if (<u32>holder == wanted && alive(holder)) {
+        store<u32>(at, i + 1, 4);
+        active++;
+        break;
+      }
+    }
+  }
+  return active;
+}
+
+/** Forgets what an endpoint held: it restarted, or its row changed hands. */
+export function indexForget(row: u32): void {
+  atomic.add<u32>(cell(E_INSERTED, row), load<u32>(cell(E_CAPACITY, row)) + 1);
+}

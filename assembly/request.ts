@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// The life of a request's load, one row a request:
+//
+//   FREE ─open─► WAITING ─grant─► GRANTED ─dispatch─► PREFILLING ─first token─► DECODING ─release─► FREE
+//
+// grant adds the request and its prompt bytes to the endpoint, the first token takes the prompt bytes off, release takes
+// off what is left: each exactly once, from any phase. Every function but `reap` is straight-line code, and V8 ends a
+// terminated worker only at calls and loop ends, so a dead worker's rows and the counters always agree.
+
+import {
+  cell,
+  E_DISPATCHED,
+  E_ELIGIBILITY,
+  E_GENERATION,
+  E_PROMPT,
+  E_REQUESTS,
+  PHASE_DECODING,
+  PHASE_FREE,
+  PHASE_GRANTED,
+  PHASE_PREFILLING,
+  PHASE_WAITING,
+  R_CACHED,
+  R_CLUSTER,
+  R_ENDPOINT,
+  R_GENERATION,
+  R_HELD,
+  R_MODEL,
+  R_PHASE,
+  R_PROMPT,
+  R_STARTED,
+  R_WAKE,
+  REQUEST_BYTES,
+  requestBase,
+  requestsPerWorker,
+  SERVING,
+} from "./layout";
+
+// @ts-ignore: decorator
+@inline
+function rowAt(row: u32): usize {
+  return requestBase + <usize>row * REQUEST_BYTES;
+}
+
+/** Opens a free row of the caller's own block as waiting. Returns its generation, which a granter must name. */
+export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32, now: f64): u32 {
+  const at = rowAt(row);
+  store<u32>(at, cluster, R_CLUSTER);
+  store<u32>(at, model, R_MODEL);
+  store<u32>(at, promptBytes, R_PROMPT);
+  store<u32>(at, 0, R_HELD);
+  store<u32>(at, 0, R_CACHED);
+  store<f64>(at, now, R_STARTED);
+  const generation = load<u32>(at, R_GENERATION) + 1;
+  store<u32>(at, generation, R_GENERATION);
+  atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
+  return generation;
+}
+
+/**
+ * Grants a waiting row its endpoint and wakes its owner; any worker may. Returns 1, or 0 when the row is no longer
+ * waiting, or -1 when the endpoint stopped serving meanwhile (the row still waits: choose again).
+ */
+export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChunks: u32): i32 {
+  const at = rowAt(row);
+  if (load<u32>(at, R_GENERATION) != generation) return 0;
+  if (atomic.cmpxchg<u32>(at, PHASE_WAITING, PHASE_GRANTED, R_PHASE) != PHASE_WAITING) return 0;
+  const prompt = load<u32>(at, R_PROMPT);
+  store<u32>(at, endpoint, R_ENDPOINT);
+  store<u32>(at, cachedChunks, R_CACHED);
+  atomic.store<u32>(at, 1, R_HELD);
+  atomic.add<u32>(cell(E_REQUESTS, endpoint), 1);
+  atomic.add<u32>(cell(E_PROMPT, endpoint), prompt);
+  // The control plane frees a row only when it serves no more and its count is zero, in this order; so after the
+  // addition a row that still serves is not being freed.
+  if ((atomic.load<u32>(cell(E_ELIGIBILITY, endpoint)) & SERVING) == 0) {
+    atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);
+    atomic.sub<u32>(cell(E_PROMPT, endpoint), prompt);
+    atomic.store<u32>(at, 0, R_HELD);
+    atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
+    return -1;
+  }
+  atomic.add<u32>(at, 1, R_WAKE);
+  atomic.notify(at + R_WAKE, 1);
+  return 1;
+}
+
+/** The request is on its way to the engine. Returns the identity generation of its endpoint. */
+export function requestDispatch(row: u32): u32 {
+  const at = rowAt(row);
+  atomic.store<u32>(at, PHASE_PREFILLING, R_PHASE);
+  const endpoint = load<u32>(at, R_ENDPOINT);
+  atomic.add<u32>(cell(E_DISPATCHED, endpoint), 1);
+  return atomic.load<u32>(cell(E_GENERATION, endpoint));
+}
+
+/** First token seen, or presumed: the prompt bytes come off. Returns 1 the first time, then 0. */
+export function requestFirstToken(row: u32): i32 {
+  const at = rowAt(row);
+  if (atomic.xchg<u32>(at, 0, R_HELD) == 0) return 0;
+  atomic.sub<u32>(cell(E_PROMPT, load<u32>(at, R_ENDPOINT)), load<u32>(at, R_PROMPT));
+  atomic.store<u32>(at, PHASE_DECODING, R_PHASE);
+  return 1;
+}
+
+/** Takes the load off and puts the row back to waiting: this endpoint failed before any byte of its answer. */
+export function requestReturn(row: u32): void {
+  const at = rowAt(row);
+  const endpoint = load<u32>(at, R_ENDPOINT);
+  if (atomic.xchg<u32>(at, 0, R_HELD) != 0) {
+    atomic.sub<u32>(cell(E_PROMPT, endpoint), load<u32>(at, R_PROMPT));
+  }
+  atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);
+  atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
+}
+
+/** Ends the request, however it ended. Returns 1, or 0 if the row was free already. */
+export function requestRelease(row: u32): i32 {
+  const at = rowAt(row);
+  const phase = atomic.xchg<u32>(at, PHASE_FREE, R_PHASE);
+  if (phase == PHASE_FREE) return 0;
+  const endpoint = load<u32>(at, R_ENDPOINT);
+  if (atomic.xchg<u32>(at, 0, R_HELD) != 0) {
+    atomic.sub<u32>(cell(E_PROMPT, endpoint), load<u32>(at, R_PROMPT));
+  }
+  if (phase >= PHASE_GRANTED) atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);
+  return 1;
+}
+
+/** Releases every row of a dead worker's block. Returns how many were open. */
+export function reap(worker: u32): u32 {
+  let open: u32 = 0;
+  const first = worker * requestsPerWorker;
+  for (let i: u32 = 0; i < requestsPerWorker; i++) open += requestRelease(first + i);
+  return open;
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every error that the gateway itself answers with: one closed set of codes, one table with the status and the error
+// type that the OpenAI SDKs turn into their exception classes.
+
+const TABLE = {
+  invalid_json: [400, "BadRequestError"],
+  invalid_request: [400, "BadRequestError"],
+  model_not_found: [404, "NotFoundError"],
+  route_not_found: [404, "NotFoundError"],
+  method_not_allowed: [405, "BadRequestError"],
+  request_timeout: [408, "BadRequestError"],
+  body_too_large: [413, "BadRequestError"],
+  client_closed: [499, "BadRequestError"],
+  internal: [500, "InternalServerError"],
+  upstream_failed: [502, "InferenceServerError"],
+  no_endpoint: [503, "InferenceServerError"],
+  overloaded: [503, "InferenceServerError"],
+  draining: [503, "InferenceServerError"],
+  upstream_timeout: [504, "InferenceServerError"],
+} as const satisfies Record<string, readonly [number, string]>;
+
+/** Machine-readable reason, in `error.code` of the body and the `x-aigw-reason` header. */
+export type ErrorCode = keyof typeof TABLE;
+
+export const ERROR_CODES = Object.keys(TABLE) as ErrorCode[];
+
+/** An error with an HTTP status, answered in OpenAI's shape. */
+export class GatewayError extends Error {
+  override readonly name = "GatewayError";
+  readonly status: number;
+  readonly type: string;
+
+  constructor(readonly code: ErrorCode, message: string, readonly param: string | null = null, cause?: unknown) {
+    super(message, { cause });
+    [this.status, this.type] = TABLE[code];
+  }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loading: file → YAML (JSON is a subset of it) → zod → clusters file → environment → relations. Whatever is wrong is
+// reported at once, each with its path, what was found and what is accepted.
+
+import { closestString } from "@std/text/closest-string";
+import { levenshteinDistance } from "@std/text/levenshtein-distance";
+import { parse as parseYaml } from "@std/yaml";
+import { z } from "zod";
+import { clustersFileSchema } from "./clusters.ts";
+import { checkRelations, type Config, type ConfigIssue, configSchema } from "./schema.ts";
+
+/** A configuration that cannot be used; `message` lists every issue on a line of its own. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+  constructor(readonly source: string, readonly issues: ConfigIssue[]) {
+    const lines = issues.map(({ path, message }) => `  ${path === "" ? "" : `${path}: `}${message}`);
+    super(`${source}: ${issues.length === 1 ? "1 problem" : `${issues.length} problems`}\n${lines.join("\n")}`);
+  }
+}
+
+/** Environment variables that override the config, by their existing names. */
+export interface Environment {
+  get(name: string): string | undefined;
+}
+
+/** Reads and validates a configuration file and the clusters file it names. Throws ConfigError. */
+export async function loadConfig(path: string, environment: Environment = Deno.env): Promise<Config> {
+  const config = validate(configSchema, await readDocument(path), path);
+  if (config.clusters_file !== undefined) {
+    const file = resolveBeside(path, config.clusters_file);
+    const { clusters } = validate(clustersFileSchema, await readDocument(file), file);
+    config.clusters.push(...clusters);
+  }
+  applyEnvironment(config, environment);
+  const issues = checkRelations(config);
+  if (issues.length > 0) throw new ConfigError(path, issues);
+  return config;
+}
+
+/** Validates a configuration that is already a value, without any file. Throws ConfigError. */
+export function parseConfig(value: unknown, source = "config"): Config {
+  const config = validate(configSchema, value, source);
+  const issues = checkRelations(config);
+  if (issues.length > 0) throw new ConfigError(source, issues);
+  return config;
+}
+
+/** JSON Schema of the configuration file, for editors. */
+export function configJsonSchema(): Record<string, unknown> {
+  return z.toJSONSchema(configSchema, { io: "input", target: "draft-2020-12" }) as Record<string, unknown>;
+}
+
+async function readDocument(path: string): Promise<unknown> {
+  let text: string;
+  try {
+    text = await Deno.readTextFile(path);
+  } catch (error) {
+    const reason = error instanceof Deno.errors.NotFound ? "there is no such file" : (error as Error).message;
+    throw new ConfigError(path, [{ path: "", message: `cannot be read: ${reason}` }]);
+  }
+  try {
+    return parseYaml(text) ?? {};
+  } catch (error) {
+    throw new ConfigError(path, [{ path: "", message: `is neither YAML nor JSON: ${(error as Error).message}` }]);
+  }
+}
+
+function resolveBeside(path: string, other: string): string {
+  if (other.startsWith("/")) return other;
+  const slash = path.lastIndexOf("/");
+  return slash < 0 ? other : path.slice(0, slash + 1) + other;
+}
+
+function validate<T extends z.ZodType>(schema: T, value: unknown, source: string): z.infer<T> {
+  const result = schema.safeParse(value, { reportInput: true });
+  if (result.success) return result.data;
+  throw new ConfigError(source, result.error.issues.flatMap((issue) => describe(schema, issue)));
+}
+
+function describe(schema: z.ZodType, issue: z.core.$ZodIssue): ConfigIssue[] {
+  if (issue.code === "unrecognized_keys") {
+    const known = knownKeys(schema, issue.path);
+    return issue.keys.map((key) => ({
+      path: formatPath([...issue.path, key]),
+      message: `unknown key${suggest(key, known)}`,
+    }));
+  }
+  const shown = issue.input === undefined || typeof issue.input === "object" ? "" : ` (found ${JSON.stringify(issue.input)})`;
+  return [{ path: formatPath(issue.path), message: `${issue.message.replace(/^Invalid input: /, "")}${shown}` }];
+}
+
+function suggest(key: string, known: string[]): string {
+  if (known.length === 0) return "";
+  const nearest = closestString(key, known) as string;
+  const close = nearest.includes(key) || key.includes(nearest) || levenshteinDistance(key, nearest) <= Math.max(2, key.length / 2);
+  return close ? `; did you mean "${nearest}"?` : `; accepted here: ${known.join(", ")}`;
+}
+
+// The keys that the schema accepts at a path, found by walking its JSON Schema.
+function knownKeys(schema: z.ZodType, path: PropertyKey[]): string[] {
+  type Node = { properties?: Record<string, Node>; additionalProperties?: Node | boolean; items?: Node };
+  let node = z.toJSONSchema(schema, { io: "input" }) as Node | undefined;
+  for (const step of path) {
+    if (!node) return [];
+    if (typeof step === "number") node = node.items;
+    else node = node.properties?.[String(step)] ?? (node.additionalProperties as Node | undefined);
+  }
+  return Object.keys(node?.properties ?? {});
+}
+
+/** `clusters[0].endpoints[1].port` */
+function formatPath(path: PropertyKey[]): string {
+  return path.map((step, i) => typeof step === "number" ? `[${step}]` : `${i === 0 ? "" : "."}${String(step)}`).join("");
+}
+
+/** Share of the candidates, in percent, when neither the model's rule nor the environment says another. */
+export const DEFAULT_CANDIDATE_PERCENT = 5;
+
+function applyEnvironment(config: Config, environment: Environment): void {
+  const name = "HTNN_AIGW_INFER_LB_CANDIDATE_PERCENT";
+  const text = environment.get(name);
+  if (text === undefined || text === "") return;
+  const percent = Number(text);
+  if (!(percent >= 0 && percent <= 100)) {
+    throw new ConfigError("environment", [{ path: name, message: `expected a number from 0 to 100 (found "${text}")` }]);
+  }
+  for (const model of Object.keys(config.model_mapping_rule)) {
+    const rule = config.lb_mapping_rule[model] ??= {
+      load_aware_enable: true,
+      cache_aware_enable: true,
+      request_load_weight: 1,
+      prefill_load_weight: 3,
+      cache_radio_weight: 2,
+    };
+    rule.candidate_percent ??= percent;
+  }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole configuration and the relations between its sections.
+
+import { z } from "zod";
+import { type ClusterConfig, clusterSchema } from "./clusters.ts";
+import { loadBalancingSchema, modelMappingSchema } from "./models.ts";
+import {
+  addressSchema,
+  adminSchema,
+  limitsSchema,
+  logSchema,
+  POLICIES,
+  predictionSchema,
+  probesSchema,
+  timeoutsSchema,
+} from "./sections.ts";
+
+/** Label sets that one cluster's rules may name: bits 1 to 31 of an endpoint's eligibility. */
+export const MOST_LABEL_SETS = 31;
+
+export const configSchema = z.strictObject({
+  protocol: z.literal("openai").default("openai"),
+  algorithm: z.enum(POLICIES).default("inference_lb").describe("Policy of models without a rule of their own"),
+  listen: addressSchema.default("0.0.0.0:10000"),
+  workers: z.union([z.literal("auto"), z.int().min(1).max(256)]).default("auto")
+    .describe("Data plane threads; auto: one less than the cores, at least one"),
+  expose_endpoint: z.boolean().default(false).describe("Answer with x-aigw-endpoint"),
+  retries: z.int().min(0).max(7).default(1)
+    .describe("Further endpoints tried after a connect failure, a connection lost before the answer, or a 503"),
+  clusters: z.array(clusterSchema).default([]),
+  clusters_file: z.string().min(1).optional().describe("JSON or YAML file with more clusters, relative to this file"),
+  model_mapping_rule: modelMappingSchema.default({}),
+  lb_mapping_rule: z.record(z.string().min(1), loadBalancingSchema).default({}),
+  admin: adminSchema,
+  log: logSchema,
+  limits: limitsSchema,
+  timeouts: timeoutsSchema,
+  probes: probesSchema,
+  prediction: predictionSchema,
+});
+
+/** A validated configuration with every default filled in. */
+export type Config = z.infer<typeof configSchema>;
+
+/** One thing wrong with a configuration: where, and what is accepted there. */
+export interface ConfigIssue {
+  path: string;
+  message: string;
+}
+
+/** What relates sections to each other: names that must exist, sums that must fit the limits. */
+export function checkRelations(config: Config): ConfigIssue[] {
+  const issues: ConfigIssue[] = [];
+  const { limits } = config;
+  const clusters = new Map<string, ClusterConfig>();
+  let blocks = 0;
+  config.clusters.forEach((cluster, i) => {
+    if (clusters.has(cluster.name)) {
+      issues.push({ path: `clusters[${i}].name`, message: `there are two clusters named "${cluster.name}"` });
+    }
+    clusters.set(cluster.name, cluster);
+    blocks += Math.ceil(cluster.endpoints.length / 16);
+    const seen = new Set<string>();
+    cluster.endpoints.forEach((endpoint, k) => {
+      const key = `${endpoint.address}:${endpoint.port}`;
+      if (seen.has(key)) {
+        issues.push({ path: `clusters[${i}].endpoints[${k}]`, message: `${key} is listed twice in this cluster` });
+      }
+      seen.add(key);
+    });
+  });
+  if (config.clusters.length > limits.clusters) {
+    issues.push({ path: "clusters", message: `${config.clusters.length} clusters, limits.clusters is ${limits.clusters}` });
+  }
+  if (blocks * 16 > limits.endpoints) {
+    issues.push({
+      path: "clusters",
+      message: `the endpoints take ${blocks * 16} rows (blocks of 16 a cluster), limits.endpoints is ${limits.endpoints}`,
+    });
+  }
+  const models = Object.entries(config.model_mapping_rule);
+  if (models.length > limits.models) {
+    issues.push({ path: "model_mapping_rule", message: `${models.length} models, limits.models is ${limits.models}` });
+  }
+  const labelSets = new Map<string, Set<string>>();
+  for (const [model, { rules }] of models) {
+    const path = `model_mapping_rule.${model}`;
+    if (/[\r\n]/.test(model)) issues.push({ path, message: "a model name has no line breaks" });
+    rules.forEach((rule, i) => {
+      if (!clusters.has(rule.cluster)) {
+        const known = [...clusters.keys()].join(", ") || "none";
+        issues.push({ path: `${path}.rules[${i}].cluster`, message: `no cluster "${rule.cluster}"; there are: ${known}` });
+      }
+      if (rule.cluster !== rules[0].cluster || rule.backend !== rules[0].backend) {
+        issues.push({ path: `${path}.rules[${i}]`, message: "all rules of a model name the same cluster and backend" });
+      }
+      if (rule.subset.length > 0 && !rule.subset.some((subset) => subset.weight > 0)) {
+        issues.push({ path: `${path}.rules[${i}].subset`, message: "at least one subset needs a weight above 0" });
+      }
+      const sets = labelSets.get(rule.cluster) ?? new Set();
+      labelSets.set(rule.cluster, sets);
+      for (const subset of rule.subset) if (Object.keys(subset.labels).length > 0) sets.add(labelKey(subset.labels));
+    });
+    if (rules.filter((rule) => rule.headers.length === 0).length > 1) {
+      issues.push({ path: `${path}.rules`, message: "only one rule may have no headers: it is the default" });
+    }
+  }
+  for (const [cluster, sets] of labelSets) {
+    if (sets.size > MOST_LABEL_SETS) {
+      issues.push({
+        path: "model_mapping_rule",
+        message: `${sets.size} different label sets on cluster "${cluster}", at most ${MOST_LABEL_SETS}`,
+      });
+    }
+  }
+  for (const model of Object.keys(config.lb_mapping_rule)) {
+    if (!(model in config.model_mapping_rule)) {
+      issues.push({ path: `lb_mapping_rule.${model}`, message: "there is no such model in model_mapping_rule" });
+    }
+  }
+  return issues;
+}
+
+/** One string for a label set, the same for every order of its keys. */
+export function labelKey(labels: Record<string, string>): string {
+  return JSON.stringify(Object.entries(labels).sort(([a], [b]) => (a < b ? -1 : 1)));
+}

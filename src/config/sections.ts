@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sections of the configuration that are limits, times and addresses: one zod schema each, every field with its
+// default and unit. Names follow the configuration files that users of the system bring along.
+
+import { z } from "zod";
+import { parseAddress } from "../base/address.ts";
+
+const positive = (most: number) => z.int().min(1).max(most);
+
+/** HOST:PORT as a string. */
+export const addressSchema = z.string().refine((text) => parseAddress(text) !== undefined, {
+  error: "expected HOST:PORT, for example 127.0.0.1:10000 or [::1]:10000",
+});
+
+export const POLICIES = ["inference_lb", "random", "round_robin", "least_request"] as const;
+export type PolicyName = (typeof POLICIES)[number];
+
+export const limitsSchema = z.strictObject({
+  endpoints: positive(65_536).default(2_048).describe("Endpoint rows over all clusters, in blocks of 16 a cluster"),
+  clusters: positive(4_096).default(256).describe("Clusters"),
+  models: positive(4_096).default(256).describe("Models in model_mapping_rule"),
+  requests_in_flight: positive(1_048_576).default(8_192).describe("Requests in flight in each worker"),
+  prefixes: positive(33_554_432).default(524_288).describe("Prompt prefixes remembered, 72 bytes each"),
+  prompt_chunks: positive(65_536).default(4_096).describe("Chunks of 512 bytes of one prompt that are hashed"),
+  body_bytes: positive(1_073_741_824).default(33_554_432).describe("Largest request body"),
+  response_header_bytes: positive(1_048_576).default(65_536).describe("Largest response head of an engine"),
+  idle_connections_per_endpoint: z.int().min(0).max(65_536).default(256)
+    .describe("Idle connections kept to one endpoint by one worker"),
+  endpoint_header_bytes: positive(1_048_576).default(65_536).describe("Largest request head sent to an engine"),
+}).prefault({});
+
+export const timeoutsSchema = z.strictObject({
+  connect_ms: positive(600_000).default(2_000).describe("Until an endpoint accepts the connection"),
+  request_body_ms: positive(3_600_000).default(60_000).describe("Until the client has sent its whole body"),
+  response_header_ms: positive(86_400_000).default(600_000)
+    .describe("Until the engine's response head; a non-streaming answer is generated before it"),
+  stream_idle_ms: positive(86_400_000).default(120_000).describe("Between two pieces of the engine's answer"),
+  idle_connection_ms: positive(3_600_000).default(4_000)
+    .describe("How long an idle connection is kept; below the engine's own limit (uvicorn: 5 s)"),
+  drain_ms: z.int().min(0).max(86_400_000).default(30_000).describe("For streams in flight after SIGTERM"),
+}).prefault({});
+
+export const probesSchema = z.strictObject({
+  enabled: z.boolean().default(true),
+  health_path: z.string().startsWith("/").default("/health"),
+  health_interval_ms: positive(3_600_000).default(1_000),
+  metrics_path: z.string().startsWith("/").default("/metrics"),
+  metrics_interval_ms: positive(3_600_000).default(500),
+  timeout_ms: positive(600_000).default(1_000),
+  unhealthy_after: positive(1_000).default(2).describe("Failures in a row that take an endpoint out"),
+  healthy_after: positive(1_000).default(1).describe("Successes in a row that take it back"),
+  concurrency: positive(1_024).default(32).describe("Probes under way at once"),
+}).prefault({});
+
+export const logSchema = z.strictObject({
+  enabled: z.boolean().default(false).describe("Write an access log line for every request"),
+  path: z.string().default("-").describe("File of the access log, - for standard output"),
+  level: z.enum(["debug", "info", "warn", "error"]).default("info"),
+}).prefault({});
+
+export const adminSchema = z.strictObject({
+  listen: addressSchema.default("127.0.0.1:15000"),
+}).prefault({});
+
+export const predictionSchema = z.strictObject({
+  bytes_per_token: z.number().min(0.1).max(100).default(4).describe("Prompt bytes to a token"),
+  first_token_margin: z.number().min(0.1).max(100).default(1.2)
+    .describe("A non-streaming request's prompt load is released at this multiple of its predicted TTFT"),
+}).prefault({});

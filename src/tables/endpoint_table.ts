@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// Typed view of the endpoint rows. The control plane alone adds, removes and changes rows; every thread reads them and
+// counts on them through the kernel. A row is freed only when it serves no more and carries no request.
+
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { assert } from "../base/assert.ts";
+import { type Address, formatAddress, parseAddress } from "../base/address.ts";
+
+/** What the control plane knows of an endpoint; 0 marks an unused row. */
+export const EndpointState = { unused: 0, available: 1, unhealthy: 2, draining: 3 } as const;
+export type EndpointState = (typeof EndpointState)[keyof typeof EndpointState];
+export const ENDPOINT_STATE_NAMES = ["unused", "available", "unhealthy", "draining"] as const;
+
+/** Signals scraped from an engine; NaN where it has none. */
+export interface Gauges {
+  waiting: number;
+  running: number;
+  /** Share of the KV cache in use, 0 to 1. */
+  kvUsage: number;
+}
+
+export class EndpointTable {
+  readonly #kernel: AttachedKernel;
+  readonly #words: Int32Array;
+  readonly #floats: Float32Array;
+  readonly #bytes: Uint8Array;
+  readonly #rows: number;
+  readonly #freeBlocks: number[] = [];
+  readonly #freeRows = new Map<number, number[]>();
+
+  constructor(kernel: AttachedKernel) {
+    this.#kernel = kernel;
+    this.#words = new Int32Array(kernel.buffer);
+    this.#floats = new Float32Array(kernel.buffer);
+    this.#bytes = new Uint8Array(kernel.buffer);
+    this.#rows = this.#words[kernel.exports.H_ENDPOINTS];
+    for (let block = this.#rows / kernel.exports.BLOCK_ROWS - 1; block >= 0; block--) this.#freeBlocks.push(block);
+  }
+
+  /** Word index of a row's cell in a column. */
+  #cell(column: number, row: number): number {
+    return (this.#kernel.exports.columnOffset(column) >>> 2) + row;
+  }
+
+  /**
+   * Gives the cluster a row for this address, serving from now on.
+   * @param capacityChunks Prompt chunks that its KV cache holds.
+   * @param labelSets Eligibility bits (1 to 31) of the label sets that the endpoint belongs to.
+   * Throws RangeError when limits.endpoints is used up.
+   */
+  add(cluster: number, address: Address, capacityChunks: number, labelSets: number): number {
+    const k = this.#kernel.exports;
+    const row = this.#takeRow(cluster);
+    this.#writeIdentity(row, formatAddress(address));
+    for (const column of [k.E_FAILURES, k.E_DISPATCHED, k.E_REMOTE_REQUESTS, k.E_REMOTE_PROMPT]) {
+      Atomics.store(this.#words, this.#cell(column, row), 0);
+    }
+    k.indexForget(row);
+    this.setCapacity(row, capacityChunks);
+    this.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
+    Atomics.store(this.#words, this.#cell(k.E_STATE, row), EndpointState.available);
+    Atomics.store(this.#words, this.#cell(k.E_ELIGIBILITY, row), (labelSets & ~k.SERVING) | k.SERVING);
+    return row;
+  }
+
+  /** Changes the state; only an available endpoint serves. */
+  setState(row: number, state: EndpointState): void {
+    const k = this.#kernel.exports;
+    assert(this.state(row) !== EndpointState.unused && state !== EndpointState.unused, "the row is in use");
+    const eligibility = this.#cell(k.E_ELIGIBILITY, row);
+    if (state === EndpointState.available) Atomics.or(this.#words, eligibility, k.SERVING);
+    else Atomics.and(this.#words, eligibility, ~k.SERVING);
+    Atomics.store(this.#words, this.#cell(k.E_STATE, row), state);
+  }
+
+  /** Frees a row that no longer serves; false while it still carries requests. */
+  remove(cluster: number, row: number): boolean {
+    const k = this.#kernel.exports;
+    assert(this.state(row) !== EndpointState.available, "a serving row is drained before it is removed");
+    if (this.requests(row) !== 0) return false;
+    Atomics.store(this.#words, this.#cell(k.E_ELIGIBILITY, row), 0);
+    Atomics.store(this.#words, this.#cell(k.E_STATE, row), EndpointState.unused);
+    const free = this.#freeRows.get(cluster) ?? [];
+    this.#freeRows.set(cluster, free);
+    free.push(row);
+    return true;
+  }
+
+  #takeRow(cluster: number): number {
+    const k = this.#kernel.exports;
+    const free = this.#freeRows.get(cluster) ?? [];
+    this.#freeRows.set(cluster, free);
+    const row = free.pop();
+    if (row !== undefined) return row;
+    const block = this.#freeBlocks.pop();
+    if (block === undefined) {
+      throw new RangeError(`No row is left for an endpoint: limits.endpoints is ${this.#rows}`);
+    }
+    for (let lane = k.BLOCK_ROWS - 1; lane > 0; lane--) free.push(block * k.BLOCK_ROWS + lane);
+    this.#linkBlock(cluster, block);
+    return block * k.BLOCK_ROWS;
+  }
+
+  // Appends a block to the cluster's list: its own fields first, then the one word that makes it visible.
+  #linkBlock(cluster: number, block: number): void {
+    const k = this.#kernel.exports;
+    const head = k.clusterOffset(cluster) >>> 2;
+    const blocks = this.#words[head + (k.C_BLOCKS >>> 2)];
+    this.#words[k.nextBlockOffset(block) >>> 2] = 0;
+    this.#words[k.ordinalOffset(block) >>> 2] = blocks;
+    this.#words[head + (k.C_BLOCKS >>> 2)] = blocks + 1;
+    let link = head + (k.C_FIRST_BLOCK >>> 2);
+    while (this.#words[link] !== 0) link = k.nextBlockOffset(this.#words[link] - 1) >>> 2;
+    Atomics.store(this.#words, link, block + 1);
+  }
+
+  #writeIdentity(row: number, text: string): void {
+    const k = this.#kernel.exports;
+    const generation = this.#cell(k.E_GENERATION, row);
+    const offset = k.identityOffset(row);
+    const encoded = new TextEncoder().encode(text);
+    assert(encoded.length <= k.IDENTITY_BYTES - 4, "a host name has at most 253 characters");
+    Atomics.add(this.#words, generation, 1);
+    this.#words[offset >>> 2] = encoded.length;
+    this.#bytes.set(encoded, offset + 4);
+    Atomics.add(this.#words, generation, 1);
+  }
+
+  /** Identity generation: changes when the row is given to another address, odd while that happens. */
+  generation(row: number): number {
+    return Atomics.load(this.#words, this.#cell(this.#kernel.exports.E_GENERATION, row));
+  }
+
+  /** The endpoint's address, read under its generation. */
+  address(row: number): Address {
+    for (;;) {
+      const before = this.generation(row);
+      const offset = this.#kernel.exports.identityOffset(row);
+      const text = new TextDecoder().decode(this.#bytes.slice(offset + 4, offset + 4 + this.#words[offset >>> 2]));
+      if (before % 2 === 0 && this.generation(row) === before) {
+        const address = parseAddress(text);
+        assert(address, `row ${row} holds an address`);
+        return address;
+      }
+    }
+  }
+
+  /** Rows of a cluster that are in use, in list order. */
+  rowsOf(cluster: number): number[] {
+    const k = this.#kernel.exports;
+    const rows: number[] = [];
+    let block = this.#words[(k.clusterOffset(cluster) + k.C_FIRST_BLOCK) >>> 2];
+    while (block !== 0) {
+      block--;
+      for (let lane = 0; lane < k.BLOCK_ROWS; lane++) {
+        const row = block * k.BLOCK_ROWS + lane;
+        if (this.state(row) !== EndpointState.unused) rows.push(row);
+      }
+      block = this.#words[k.nextBlockOffset(block) >>> 2];
+    }
+    return rows;
+  }
+
+  state(row: number): EndpointState {
+    return this.#load(this.#kernel.exports.E_STATE, row) as EndpointState;
+  }
+
+  /** Unfinished requests of this gateway on the endpoint. */
+  requests(row: number): number {
+    return this.#load(this.#kernel.exports.E_REQUESTS, row);
+  }
+
+  /** Prompt bytes of this gateway on the endpoint that are still before their first token. */
+  promptBytes(row: number): number {
+    return this.#load(this.#kernel.exports.E_PROMPT, row) >>> 0;
+  }
+
+  remoteRequests(row: number): number {
+    return this.#load(this.#kernel.exports.E_REMOTE_REQUESTS, row);
+  }
+
+  remotePromptBytes(row: number): number {
+    return this.#load(this.#kernel.exports.E_REMOTE_PROMPT, row) >>> 0;
+  }
+
+  /** Sets the load that other gateways cause. */
+  setRemote(row: number, requests: number, promptBytes: number): void {
+    const k = this.#kernel.exports;
+    Atomics.store(this.#words, this.#cell(k.E_REMOTE_REQUESTS, row), requests);
+    Atomics.store(this.#words, this.#cell(k.E_REMOTE_PROMPT, row), promptBytes);
+  }
+
+  /** Requests ever sent to the endpoint. */
+  dispatched(row: number): number {
+    return this.#load(this.#kernel.exports.E_DISPATCHED, row) >>> 0;
+  }
+
+  /** Connect failures of the workers since the last success. */
+  failures(row: number): number {
+    return this.#load(this.#kernel.exports.E_FAILURES, row);
+  }
+
+  countFailure(row: number): void {
+    Atomics.add(this.#words, this.#cell(this.#kernel.exports.E_FAILURES, row), 1);
+  }
+
+  clearFailures(row: number): void {
+    const cell = this.#cell(this.#kernel.exports.E_FAILURES, row);
+    if (this.#words[cell] !== 0) Atomics.store(this.#words, cell, 0);
+  }
+
+  capacityChunks(row: number): number {
+    return this.#load(this.#kernel.exports.E_CAPACITY, row) >>> 0;
+  }
+
+  setCapacity(row: number, chunks: number): void {
+    Atomics.store(this.#words, this.#cell(this.#kernel.exports.E_CAPACITY, row), chunks);
+  }
+
+  gauges(row: number): Gauges {
+    const k = this.#kernel.exports;
+    return {
+      waiting: this.#floats[this.#cell(k.E_WAITING, row)],
+      running: this.#floats[this.#cell(k.E_RUNNING, row)],
+      kvUsage: this.#floats[this.#cell(k.E_KV_USAGE, row)],
+    };
+  }
+
+  setGauges(row: number, { waiting, running, kvUsage }: Gauges): void {
+    const k = this.#kernel.exports;
+    this.#floats[this.#cell(k.E_WAITING, row)] = waiting;
+    this.#floats[this.#cell(k.E_RUNNING, row)] = running;
+    this.#floats[this.#cell(k.E_KV_USAGE, row)] = kvUsage;
+  }
+
+  #load(column: number, row: number): number {
+    return Atomics.load(this.#words, this.#cell(column, row));
+  }
+}

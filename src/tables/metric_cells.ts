@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// Metric cells: each worker writes f64 counters into a block of its own, the control plane adds the blocks up. No message
+// and no lock on the request path: an increment is one load and one store.
+
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+
+/** The block that this thread writes. */
+export function ownCells(kernel: AttachedKernel): Float64Array {
+  return cellsOf(kernel, kernel.worker);
+}
+
+/** Sum of one cell over all workers. */
+export function sumCells(kernel: AttachedKernel): Float64Array {
+  const words = new Int32Array(kernel.buffer);
+  const workers = words[kernel.exports.H_WORKERS];
+  const total = new Float64Array(words[kernel.exports.H_CELLS]);
+  for (let worker = 0; worker < workers; worker++) {
+    const cells = cellsOf(kernel, worker);
+    for (let i = 0; i < total.length; i++) total[i] += cells[i];
+  }
+  return total;
+}
+
+function cellsOf(kernel: AttachedKernel, worker: number): Float64Array {
+  const count = new Int32Array(kernel.buffer)[kernel.exports.H_CELLS];
+  return new Float64Array(kernel.buffer, kernel.exports.metricOffset(worker), count);
+}

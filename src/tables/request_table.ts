@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// A worker's own block of request rows. The load of a request is counted on its endpoint through its row and taken off
+// exactly once; when the worker dies, the control plane releases what the rows still hold.
+
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { assert } from "../base/assert.ts";
+
+export const RequestPhase = { free: 0, waiting: 1, granted: 2, prefilling: 3, decoding: 4 } as const;
+export type RequestPhase = (typeof RequestPhase)[keyof typeof RequestPhase];
+
+export class RequestTable {
+  readonly #kernel: AttachedKernel;
+  readonly #words: Int32Array;
+  readonly #free: Uint32Array;
+  #freeCount: number;
+
+  constructor(kernel: AttachedKernel) {
+    this.#kernel = kernel;
+    this.#words = new Int32Array(kernel.buffer);
+    const rows = this.#words[kernel.exports.H_REQUESTS];
+    const first = kernel.worker * rows;
+    this.#free = new Uint32Array(rows);
+    for (let i = 0; i < rows; i++) this.#free[i] = first + rows - 1 - i;
+    this.#freeCount = rows;
+  }
+
+  /** Rows of this worker that carry a request. */
+  get open(): number {
+    return this.#free.length - this.#freeCount;
+  }
+
+  get capacity(): number {
+    return this.#free.length;
+  }
+
+  /** Opens a row in phase waiting; undefined when limits.requests_in_flight is used up. */
+  tryOpen(cluster: number, model: number, promptBytes: number, wallMs: number): RequestRow | undefined {
+    if (this.#freeCount === 0) return undefined;
+    const row = this.#free[--this.#freeCount];
+    const generation = this.#kernel.exports.requestOpen(row, cluster, model, promptBytes, wallMs);
+    return new RequestRow(this.#kernel, this.#words, row, generation, this.#giveBack);
+  }
+
+  readonly #giveBack = (row: number): void => {
+    assert(this.#freeCount < this.#free.length, "a request row is given back once");
+    this.#free[this.#freeCount++] = row;
+  };
+}
+
+/** One open row. `release` may be called any number of times. */
+export class RequestRow {
+  #released = false;
+  readonly #wake: number;
+  readonly #wakeBefore: number;
+
+  constructor(
+    readonly kernel: AttachedKernel,
+    readonly words: Int32Array,
+    readonly row: number,
+    readonly generation: number,
+    readonly giveBack: (row: number) => void,
+  ) {
+    this.#wake = (kernel.exports.requestOffset(row) + kernel.exports.R_WAKE) >>> 2;
+    this.#wakeBefore = words[this.#wake];
+  }
+
+  get phase(): RequestPhase {
+    const k = this.kernel.exports;
+    return Atomics.load(this.words, (k.requestOffset(this.row) + k.R_PHASE) >>> 2) as RequestPhase;
+  }
+
+  /** Row of the granted endpoint. */
+  get endpoint(): number {
+    const k = this.kernel.exports;
+    return this.words[(k.requestOffset(this.row) + k.R_ENDPOINT) >>> 2];
+  }
+
+  /** Grants this row an endpoint; false when that endpoint stopped serving meanwhile. */
+  grant(endpoint: number, cachedChunks: number): boolean {
+    return this.kernel.exports.requestGrant(this.row, this.generation, endpoint, cachedChunks) === 1;
+  }
+
+  /** Resolves when any worker has granted this row, at once if that has happened already. */
+  async granted(): Promise<void> {
+    while (this.phase === RequestPhase.waiting) {
+      const wait = Atomics.waitAsync(this.words, this.#wake, this.#wakeBefore);
+      if (!wait.async) return;
+      await wait.value;
+    }
+  }
+
+  /** Marks it sent; returns the identity generation of its endpoint. */
+  dispatch(): number {
+    return this.kernel.exports.requestDispatch(this.row);
+  }
+
+  /** Takes its prompt bytes off the endpoint, once. */
+  firstToken(): void {
+    if (!this.#released) this.kernel.exports.requestFirstToken(this.row);
+  }
+
+  /** Takes its whole load off the endpoint and waits for another grant. */
+  returnToWaiting(): void {
+    this.kernel.exports.requestReturn(this.row);
+  }
+
+  release(): void {
+    if (this.#released) return;
+    this.#released = true;
+    this.kernel.exports.requestRelease(this.row);
+    this.giveBack(this.row);
+  }
+}

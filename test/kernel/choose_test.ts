@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+import { assert, assertEquals } from "@std/assert";
+import { EndpointState, EndpointTable } from "../../src/tables/endpoint_table.ts";
+import { decisionWord, freshKernel, writeHashes } from "../support/kernel.ts";
+import { Random, seed } from "../support/seed.ts";
+import { pickBest, scoreInferenceLb, TwinRandom, type TwinRow } from "./twin.ts";
+
+const INFERENCE_LB = 0, RANDOM = 1, ROUND_ROBIN = 2, LEAST_REQUEST = 3;
+
+/** A kernel whose cluster 1 has `count` rows with random loads, and the same rows for the twin. */
+function randomFleet(random: Random, count: number, kernelSeed: number) {
+  const kernel = freshKernel({ endpoints: Math.max(64, count * 2 + 64) }, kernelSeed);
+  const k = kernel.exports;
+  const table = new EndpointTable(kernel);
+  const words = new Int32Array(kernel.buffer);
+  const heavy = random.chance(0.3);
+  const rows: number[] = [];
+  const twins: TwinRow[] = [];
+  for (let i = 0; i < count; i++) {
+    // Another cluster takes rows in between, so that this one's blocks are not contiguous.
+    if (random.chance(0.2)) {
+      try {
+        table.add(0, { hostname: "other", port: 1 + i }, 100, 0);
+      } catch (error) {
+        assert(error instanceof RangeError);
+      }
+    }
+    const labels = random.below(8) << 1;
+    const row = table.add(1, { hostname: "e", port: 1 + i }, 1_000, labels);
+    const unavailable = random.chance(0.2);
+    if (unavailable) table.setState(row, EndpointState.unhealthy);
+    const local = random.below(heavy ? 5_000 : 5);
+    const remote = random.below(3);
+    const localPrompt = random.below(heavy ? 2 ** 31 : 4_000);
+    words[(k.columnOffset(k.E_REQUESTS) >>> 2) + row] = local;
+    words[(k.columnOffset(k.E_PROMPT) >>> 2) + row] = localPrompt;
+    table.setRemote(row, remote, 100);
+    rows.push(row);
+    twins.push({
+      eligibility: unavailable ? labels : labels | 1,
+      requests: local + remote,
+      promptBytes: localPrompt + 100,
+      matched: 0,
+    });
+  }
+  return { kernel, rows, twins };
+}
+
+Deno.test("inference_lb scores and picks exactly like its twin", () => {
+  const random = new Random(seed);
+  for (let round = 0; round < 300; round++) {
+    const count = random.pick([0, 1, 2, 3, 7, 15, 16, 17, 33, 100, 257]);
+    const { kernel, rows, twins } = randomFleet(random, count, round);
+    const k = kernel.exports;
+    const weights = random.pick<[number, number, number]>([[2, 1, 3], [0, 1, 3], [2, 0, 0], [1.5, 0.3, 7]]);
+    const percent = random.pick([0, 5, 10, 50, 100]);
+    const mask = 1 | (random.below(4) << 1);
+    const chunks = random.below(10);
+    const hashes = Array.from({ length: chunks }, (_, i) => BigInt(1 + i));
+    k.lookUpNothing();
+    if (chunks > 0 && count > 0) {
+      for (const i of new Set(Array.from({ length: random.below(6) }, () => random.below(count)))) {
+        const length = 1 + random.below(chunks);
+        writeHashes(kernel, hashes);
+        k.indexInsertScratch(length, 9, rows[i]);
+        twins[i].matched = length;
+      }
+      writeHashes(kernel, hashes);
+      new Int32Array(kernel.buffer)[(k.decisionOffset() + k.D_CHUNKS) >>> 2] = chunks;
+      k.indexLookup(chunks, 9);
+    }
+    const chosen = k.choose(1, mask, INFERENCE_LB, percent, ...weights);
+    const expected = scoreInferenceLb(twins, mask, chunks, weights);
+    const candidates = expected.filter((score) => score !== -Infinity).length;
+    assertEquals(decisionWord(kernel, k.D_CANDIDATES), candidates);
+    if (candidates === 0) {
+      assertEquals(chosen, -1);
+      continue;
+    }
+    // Position order is row order within the cluster's list.
+    const positions = decisionWord(kernel, k.D_POSITIONS);
+    const scores = new Float32Array(kernel.buffer, k.scoreOffset(), positions);
+    const blocks = new Int32Array(kernel.buffer, k.positionBlockOffset(), positions / 16);
+    const position = (row: number) => blocks.indexOf(row >> 4) * 16 + row % 16;
+    rows.forEach((row, i) => assertEquals(scores[position(row)], expected[i], `row ${row} of round ${round}`));
+    const best = Math.min(candidates, Math.max(1, Math.trunc(Math.fround(Math.fround(candidates * percent) / 100))));
+    const inOrder = rows.map((row, i) => ({ row, i })).sort((a, b) => position(a.row) - position(b.row));
+    const picked = pickBest(Float32Array.from(inOrder, ({ i }) => expected[i]), best, new TwinRandom(round));
+    assertEquals(chosen, inOrder[picked].row);
+    assertEquals(decisionWord(kernel, k.D_MATCHED), twins[inOrder[picked].i].matched);
+  }
+});
+
+Deno.test("pickBest draws evenly from the k best, ties at the border by lot", () => {
+  const kernel = freshKernel({}, seed);
+  const k = kernel.exports;
+  const table = new EndpointTable(kernel);
+  const words = new Int32Array(kernel.buffer);
+  // Queues 0 1 1 1 2 2: the two best are the first and one of three.
+  const rows = [0, 1, 1, 1, 2, 2].map((queue, i) => {
+    const row = table.add(0, { hostname: "e", port: 1 + i }, 1, 0);
+    words[(k.columnOffset(k.E_REQUESTS) >>> 2) + row] = queue;
+    return row;
+  });
+  k.gather(0, 1);
+  k.scoreLeastRequest();
+  const counts = new Map<number, number>();
+  for (let i = 0; i < 60_000; i++) {
+    const position = k.pickBest(2);
+    counts.set(position, (counts.get(position) ?? 0) + 1);
+  }
+  assertEquals([...counts.keys()].sort(), rows.slice(0, 4));
+  const shares = rows.slice(0, 4).map((row) => counts.get(row)! / 60_000);
+  [1 / 2, 1 / 6, 1 / 6, 1 / 6].forEach((share, i) => assert(Math.abs(shares[i] - share) < 0.02, `${shares}`));
+});
+
+Deno.test("random, round_robin and least_request choose among the candidates only", () => {
+  const random = new Random(seed);
+  for (let round = 0; round < 100; round++) {
+    const { kernel, rows, twins } = randomFleet(random, 1 + random.below(40), round);
+    const k = kernel.exports;
+    k.lookUpNothing();
+    const candidates = rows.filter((_, i) => (twins[i].eligibility & 1) === 1);
+    const seen = new Set<number>();
+    for (let i = 0; i < candidates.length; i++) seen.add(k.choose(1, 1, ROUND_ROBIN, 5, 0, 0, 0));
+    assertEquals(seen, new Set(candidates.length === 0 ? [] : candidates), "each one once in a round");
+    if (candidates.length === 0) continue;
+    for (let i = 0; i < 10; i++) assert(candidates.includes(k.choose(1, 1, RANDOM, 5, 0, 0, 0)));
+    const least = Math.min(...candidates.map((row) => twins[rows.indexOf(row)].requests));
+    const chosen = k.choose(1, 1, LEAST_REQUEST, 5, 0, 0, 0);
+    assertEquals(twins[rows.indexOf(chosen)].requests, least);
+  }
+});
+
+Deno.test("excluded rows are no candidates and do not count in the extremes", () => {
+  const kernel = freshKernel();
+  const k = kernel.exports;
+  const table = new EndpointTable(kernel);
+  const words = new Int32Array(kernel.buffer);
+  const rows = [0, 50, 60].map((queue, i) => {
+    const row = table.add(0, { hostname: "e", port: 1 + i }, 1, 0);
+    words[(k.columnOffset(k.E_REQUESTS) >>> 2) + row] = queue;
+    return row;
+  });
+  const decision = k.decisionOffset() >>> 2;
+  words[decision + (k.D_EXCLUDED >>> 2)] = 1;
+  words[decision + (k.D_EXCLUDE >>> 2)] = rows[0];
+  k.lookUpNothing();
+  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3), rows[1]);
+  assertEquals(new Float32Array(kernel.buffer)[decision + (k.D_MIN_REQUESTS >>> 2)], 50);
+  words[decision + (k.D_EXCLUDED >>> 2)] = 3;
+  rows.forEach((row, i) => words[decision + (k.D_EXCLUDE >>> 2) + i] = row);
+  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3), -1);
+});

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+import { assert, assertEquals } from "@std/assert";
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { EndpointTable } from "../../src/tables/endpoint_table.ts";
+import { decisionWord, freshKernel, freshKernels, readMatches, writeHashes } from "../support/kernel.ts";
+import { Random, seed } from "../support/seed.ts";
+import { TwinIndex } from "./twin.ts";
+
+function fleet(kernel: AttachedKernel, endpoints: number, capacity: (i: number) => number): number[] {
+  const table = new EndpointTable(kernel);
+  return Array.from({ length: endpoints }, (_, i) => table.add(0, { hostname: "e", port: i + 1 }, capacity(i), 0));
+}
+
+function insert(kernel: AttachedKernel, hashes: bigint[], salt: number, row: number): void {
+  writeHashes(kernel, hashes);
+  kernel.exports.indexInsertScratch(hashes.length, salt, row);
+}
+
+function lookUp(kernel: AttachedKernel, hashes: bigint[], salt: number) {
+  writeHashes(kernel, hashes);
+  kernel.exports.indexLookup(hashes.length, salt);
+  return { everywhere: decisionWord(kernel, kernel.exports.D_EVERYWHERE), matches: readMatches(kernel) };
+}
+
+Deno.test("prefix index agrees with its twin on random conversations, ageing and overflow included", () => {
+  const random = new Random(seed);
+  for (let round = 0; round < 20; round++) {
+    const kernel = freshKernel();
+    const endpoints = 1 + random.below(12);
+    const rows = fleet(kernel, endpoints, () => 20 + random.below(200));
+    const table = new EndpointTable(kernel);
+    const twin = new TwinIndex((row) => table.capacityChunks(row));
+    // `add` forgets what a row held before, which moves its clock.
+    const clock = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.E_INSERTED), 64);
+    for (const row of rows) twin.inserted.set(row, clock[row]);
+    for (let step = 0; step < 400; step++) {
+      // A tree of prefixes: branch b at depth d is the same for all prompts that share the way there.
+      let path = 0n;
+      const prompt = Array.from({ length: random.below(20) }, () => {
+        path = path * 3n + BigInt(1 + random.below(random.chance(0.8) ? 1 : 3));
+        return path * 0x9e3779b97f4a7c15n & ((1n << 64n) - 1n);
+      });
+      const salt = random.below(2);
+      if (random.chance(0.5)) {
+        const row = random.pick(rows);
+        insert(kernel, prompt, salt, row);
+        twin.insert(prompt, salt, row);
+      }
+      assertEquals(lookUp(kernel, prompt, salt), twin.lookUp(prompt, salt));
+    }
+    for (const row of rows) assertEquals(clock[row], twin.inserted.get(row));
+  }
+});
+
+Deno.test("prefix index forgets what an engine can no longer hold", () => {
+  const kernel = freshKernel();
+  const [row] = fleet(kernel, 1, () => 10);
+  const first = [1n, 2n, 3n];
+  insert(kernel, first, 0, row);
+  assertEquals(lookUp(kernel, first, 0).matches.get(row), 3);
+  for (let i = 0; i < 9; i++) insert(kernel, [100n + BigInt(i)], 0, row);
+  assertEquals(lookUp(kernel, first, 0).matches.get(row), 2, "the tail goes first");
+  for (let i = 0; i < 8; i++) insert(kernel, [200n + BigInt(i)], 0, row);
+  assertEquals(lookUp(kernel, first, 0).matches.size, 0);
+});
+
+Deno.test("prefix index: a block that all hold says nothing, and speaks again when one loses it", () => {
+  const kernel = freshKernel();
+  const rows = fleet(kernel, 8, () => 10);
+  for (const row of rows) insert(kernel, [7n], 0, row);
+  assertEquals(lookUp(kernel, [7n], 0), { everywhere: 1, matches: new Map() });
+  // One holder ages out: the others are known again.
+  for (let i = 0; i < 20; i++) insert(kernel, [1000n + BigInt(i)], 0, rows[7]);
+  const { everywhere, matches } = lookUp(kernel, [7n], 0);
+  assertEquals(everywhere, 0);
+  assert(matches.size > 0 && !matches.has(rows[7]));
+});
+
+Deno.test("prefix index: forget empties an endpoint, and only that", () => {
+  const kernel = freshKernel();
+  const [a, b] = fleet(kernel, 2, () => 100);
+  insert(kernel, [1n, 2n], 0, a);
+  insert(kernel, [1n, 2n], 0, b);
+  kernel.exports.indexForget(a);
+  assertEquals(lookUp(kernel, [1n, 2n], 0).matches, new Map([[b, 2]]));
+});
+
+Deno.test("prefix index is bounded: far more prompts than slots leave the newest findable", () => {
+  const random = new Random(seed);
+  const kernel = freshKernel({ prefixes: 1_024 });
+  const [row] = fleet(kernel, 1, () => 1_000_000);
+  const prompts = Array.from({ length: 20_000 }, () => {
+    const words = new BigUint64Array(random.bytes(8).buffer);
+    return [...words];
+  });
+  for (const prompt of prompts) insert(kernel, prompt, 0, row);
+  const found = (list: bigint[][]) => list.filter((prompt) => lookUp(kernel, prompt, 0).matches.size > 0).length;
+  assert(found(prompts.slice(-200)) >= 190, "the newest are there");
+  assert(found(prompts) <= 1_024, "no more than the slots");
+});
+
+Deno.test("prefix index survives two instances writing the same buckets in turn", () => {
+  const random = new Random(seed);
+  const kernels = freshKernels({ prefixes: 64 });
+  const rows = fleet(kernels[0], 16, () => 50);
+  for (let step = 0; step < 5_000; step++) {
+    const kernel = random.pick(kernels);
+    const prompt = Array.from({ length: 1 + random.below(5) }, (_, i) => BigInt(1 + random.below(50) * 10 + i));
+    insert(kernel, prompt, 0, random.pick(rows));
+    const { matches } = lookUp(random.pick(kernels), prompt, 0);
+    for (const [row, length] of matches) assert(rows.includes(row) && length <= prompt.length);
+  }
+});

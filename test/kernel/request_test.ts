@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+import { assert, assertEquals } from "@std/assert";
+import { EndpointState, EndpointTable } from "../../src/tables/endpoint_table.ts";
+import { RequestPhase, type RequestRow, RequestTable } from "../../src/tables/request_table.ts";
+import { freshKernels } from "../support/kernel.ts";
+import { Random, seed } from "../support/seed.ts";
+
+Deno.test("request rows and counters agree after random lives, releases repeated", () => {
+  const random = new Random(seed);
+  const kernels = freshKernels();
+  const endpoints = new EndpointTable(kernels[0]);
+  const rows = [1, 2, 3].map((port) => endpoints.add(0, { hostname: "e", port }, 10, 0));
+  const tables = [1, 2].map((worker) => new RequestTable(kernels[worker]));
+  const open: { row: RequestRow; prompt: number; requests: number; held: number; endpoint: number }[] = [];
+  for (let step = 0; step < 20_000; step++) {
+    const table = random.pick(tables);
+    const one = open.length > 0 ? random.pick(open) : undefined;
+    const action = random.below(6);
+    if (action === 0) {
+      const prompt = random.below(100_000);
+      const row = table.tryOpen(0, 0, prompt, step);
+      if (table.capacity === table.open) assert(row === undefined || table.open === table.capacity);
+      if (row) open.push({ row, prompt, requests: 0, held: 0, endpoint: -1 });
+    } else if (one && action === 1 && one.row.phase === RequestPhase.waiting) {
+      one.endpoint = random.pick(rows);
+      assert(one.row.grant(one.endpoint, 0));
+      one.requests = 1;
+      one.held = one.prompt;
+    } else if (one && action === 2 && one.row.phase === RequestPhase.granted) one.row.dispatch();
+    else if (one && action === 3 && one.row.phase === RequestPhase.prefilling) {
+      one.row.firstToken();
+      one.row.firstToken();
+      one.held = 0;
+    } else if (one && action === 4 && one.row.phase === RequestPhase.prefilling) {
+      one.row.returnToWaiting();
+      one.requests = one.held = 0;
+    } else if (one && action === 5) {
+      one.row.release();
+      one.row.release();
+      one.row.firstToken();
+      open.splice(open.indexOf(one), 1);
+    }
+    for (const row of rows) {
+      const mine = open.filter((other) => other.endpoint === row);
+      assertEquals(endpoints.requests(row), mine.reduce((sum, { requests }) => sum + requests, 0));
+      assertEquals(endpoints.promptBytes(row), mine.reduce((sum, { held }) => sum + held, 0));
+    }
+  }
+});
+
+Deno.test("tryOpen says no when every row is open", () => {
+  const table = new RequestTable(freshKernels({ requestsPerWorker: 2 })[1]);
+  const first = table.tryOpen(0, 0, 1, 0)!;
+  assert(table.tryOpen(0, 0, 1, 0));
+  assertEquals(table.tryOpen(0, 0, 1, 0), undefined);
+  first.release();
+  assert(table.tryOpen(0, 0, 1, 0));
+});
+
+Deno.test("grant refuses an endpoint that stopped serving and leaves no load there", () => {
+  const [kernel] = freshKernels();
+  const endpoints = new EndpointTable(kernel);
+  const row = endpoints.add(0, { hostname: "e", port: 1 }, 10, 0);
+  endpoints.setState(row, EndpointState.draining);
+  const request = new RequestTable(kernel).tryOpen(0, 0, 500, 0)!;
+  assert(!request.grant(row, 0));
+  assertEquals([request.phase, endpoints.requests(row), endpoints.promptBytes(row)], [RequestPhase.waiting, 0, 0]);
+});
+
+Deno.test("reap releases what a dead worker held and nothing else", () => {
+  const kernels = freshKernels();
+  const endpoints = new EndpointTable(kernels[0]);
+  const row = endpoints.add(0, { hostname: "e", port: 1 }, 10, 0);
+  const [dead, alive] = [1, 2].map((worker) => new RequestTable(kernels[worker]));
+  for (let i = 0; i < 10; i++) {
+    const request = dead.tryOpen(0, 0, 100, 0)!;
+    if (i > 0) request.grant(row, 0);
+    if (i > 3) request.dispatch();
+    if (i > 6) request.firstToken();
+  }
+  const survivor = alive.tryOpen(0, 0, 7, 0)!;
+  survivor.grant(row, 0);
+  assertEquals(kernels[0].exports.reap(1), 10);
+  assertEquals([endpoints.requests(row), endpoints.promptBytes(row)], [1, 7]);
+  survivor.release();
+  assertEquals([endpoints.requests(row), endpoints.promptBytes(row)], [0, 0]);
+});
+
+Deno.test("a grant by another thread wakes the owner", async () => {
+  const kernels = freshKernels();
+  const endpoints = new EndpointTable(kernels[0]);
+  const row = endpoints.add(0, { hostname: "e", port: 1 }, 10, 0);
+  const request = new RequestTable(kernels[1]).tryOpen(0, 0, 7, 0)!;
+  const alive = setInterval(() => {}, 1_000); // a pending waitAsync does not keep the event loop alive
+  const granted = request.granted();
+  queueMicrotask(() => kernels[2].exports.requestGrant(request.row, request.generation, row, 3));
+  await granted;
+  assertEquals([request.phase, request.endpoint], [RequestPhase.granted, row]);
+  await request.granted();
+  request.release();
+  clearInterval(alive);
+});
+
+Deno.test("a row is freed for another endpoint only without requests, and its identity changes generation", () => {
+  const [kernel] = freshKernels();
+  const endpoints = new EndpointTable(kernel);
+  const row = endpoints.add(2, { hostname: "old", port: 1 }, 10, 0);
+  const generation = endpoints.generation(row);
+  const request = new RequestTable(kernel).tryOpen(2, 0, 1, 0)!;
+  request.grant(row, 0);
+  endpoints.setState(row, EndpointState.draining);
+  assertEquals(endpoints.remove(2, row), false);
+  request.release();
+  assertEquals(endpoints.remove(2, row), true);
+  assertEquals(endpoints.rowsOf(2), []);
+  assertEquals(endpoints.add(2, { hostname: "::1", port: 2 }, 10, 0), row);
+  assertEquals(endpoints.address(row), { hostname: "::1", port: 2 });
+  assert(endpoints.generation(row) !== generation);
+});

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel again in plain TypeScript, written for clarity: the other side of the differential tests and the yardstick
+// of the benchmarks.
+
+const MASK = (1n << 64n) - 1n;
+const rotl = (x: bigint, r: bigint) => ((x << r) | (x >> (64n - r))) & MASK;
+const mul = (a: bigint, b: bigint) => (a * b) & MASK;
+const C1 = 0x87c37b91114253d5n;
+const C2 = 0x4cf5ad432745937fn;
+
+function finalMix(k: bigint): bigint {
+  k = mul(k ^ (k >> 33n), 0xff51afd7ed558ccdn);
+  k = mul(k ^ (k >> 33n), 0xc4ceb9fe1a85ec53n);
+  return k ^ (k >> 33n);
+}
+
+/** MurmurHash3 x64_128, seed 0: both halves. */
+export function murmur3(bytes: Uint8Array): [bigint, bigint] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let h1 = 0n;
+  let h2 = 0n;
+  const whole = bytes.length - (bytes.length % 16);
+  for (let i = 0; i < whole; i += 16) {
+    h1 ^= mul(rotl(mul(view.getBigUint64(i, true), C1), 31n), C2);
+    h1 = (mul((rotl(h1, 27n) + h2) & MASK, 5n) + 0x52dce729n) & MASK;
+    h2 ^= mul(rotl(mul(view.getBigUint64(i + 8, true), C2), 33n), C1);
+    h2 = (mul((rotl(h2, 31n) + h1) & MASK, 5n) + 0x38495ab5n) & MASK;
+  }
+  const tail = bytes.subarray(whole);
+  let k1 = 0n;
+  let k2 = 0n;
+  tail.forEach((byte, i) => {
+    if (i < 8) k1 |= BigInt(byte) << BigInt(8 * i);
+    else k2 |= BigInt(byte) << BigInt(8 * (i - 8));
+  });
+  h2 ^= mul(rotl(mul(k2, C2), 33n), C1);
+  h1 ^= mul(rotl(mul(k1, C1), 31n), C2);
+  h1 ^= BigInt(bytes.length);
+  h2 ^= BigInt(bytes.length);
+  h1 = (h1 + h2) & MASK;
+  h2 = (h2 + h1) & MASK;
+  h1 = finalMix(h1);
+  h2 = finalMix(h2);
+  h1 = (h1 + h2) & MASK;
+  h2 = (h2 + h1) & MASK;
+  return [h1, h2];
+}
+
+/** Hash of every prefix that ends at a chunk. */
+export function prefixHashes(bytes: Uint8Array, chunkBytes: number): bigint[] {
+  const hashes: bigint[] = [];
+  for (let end = 0; end < bytes.length;) {
+    end = Math.min(bytes.length, end + chunkBytes);
+    hashes.push(murmur3(bytes.subarray(0, end))[0]);
+  }
+  return hashes;
+}
+
+/** SplitMix64 and the multiply-shift of assembly/random.ts. */
+export class TwinRandom {
+  #state: bigint;
+  constructor(seed: number) {
+    this.#state = BigInt(seed);
+  }
+  below(n: number): number {
+    this.#state = (this.#state + 0x9e3779b97f4a7c15n) & MASK;
+    let z = this.#state;
+    z = mul(z ^ (z >> 30n), 0xbf58476d1ce4e5b9n);
+    z = mul(z ^ (z >> 27n), 0x94d049bb133111ebn);
+    z ^= z >> 31n;
+    return Number(((z >> 32n) * BigInt(n)) >> 32n);
+  }
+}
+
+interface Holder {
+  row: number;
+  stamp: number;
+}
+
+/** The prefix index without its bound: same holders, stamps and overflow. */
+export class TwinIndex {
+  readonly inserted = new Map<number, number>();
+  readonly #entries = new Map<string, { overflow: boolean; holders: (Holder | undefined)[] }>();
+
+  constructor(readonly capacity: (row: number) => number) {}
+
+  #alive({ row, stamp }: Holder): boolean {
+    return (this.inserted.get(row) ?? 0) - stamp <= this.capacity(row);
+  }
+
+  insert(hashes: bigint[], salt: number, row: number): void {
+    for (const hash of [...hashes].reverse()) {
+      const key = `${salt}:${hash}`;
+      const entry = this.#entries.get(key) ?? { overflow: false, holders: Array(7).fill(undefined) };
+      this.#entries.set(key, entry);
+      const next = () => {
+        const count = (this.inserted.get(row) ?? 0) + 1;
+        this.inserted.set(row, count);
+        return count;
+      };
+      const mine = entry.holders.find((holder) => holder?.row === row);
+      if (mine) {
+        if (this.#alive(mine)) mine.stamp = this.inserted.get(row) ?? 0;
+        else {
+          mine.stamp = next();
+          entry.overflow = false;
+        }
+        continue;
+      }
+      if (entry.holders.some((holder) => holder && !this.#alive(holder))) entry.overflow = false;
+      let place = entry.holders.findIndex((holder) => !holder || !this.#alive(holder));
+      if (place < 0) {
+        let most = -1;
+        entry.holders.forEach((holder, i) => {
+          const age = this.inserted.get(holder!.row)! - holder!.stamp;
+          if (age >= most) {
+            most = age;
+            place = i;
+          }
+        });
+        entry.overflow = true;
+      }
+      entry.holders[place] = { row, stamp: next() };
+    }
+  }
+
+  lookUp(hashes: bigint[], salt: number): { everywhere: number; matches: Map<number, number> } {
+    let everywhere = 0;
+    const matches = new Map<number, number>();
+    for (let i = 0; i < hashes.length; i++) {
+      const entry = this.#entries.get(`${salt}:${hashes[i]}`);
+      if (!entry) break;
+      const live = entry.holders.filter((holder) => holder && this.#alive(holder)) as Holder[];
+      if (entry.overflow && live.length === 7) {
+        if (matches.size === 0) everywhere = i + 1;
+        else for (const [row, length] of matches) if (length === i) matches.set(row, i + 1);
+        continue;
+      }
+      if (matches.size === 0) {
+        for (const { row } of live) matches.set(row, i + 1);
+        if (matches.size === 0) break;
+      } else {
+        let active = 0;
+        for (const { row } of live) {
+          if (matches.get(row) === i) {
+            matches.set(row, i + 1);
+            active++;
+          }
+        }
+        if (active === 0) break;
+      }
+    }
+    return { everywhere, matches };
+  }
+}
+
+/** What is scored: one endpoint row. */
+export interface TwinRow {
+  eligibility: number;
+  requests: number;
+  promptBytes: number;
+  matched: number;
+}
+
+const f = Math.fround;
+
+/** The inference_lb score in single precision, in the kernel's order of operations. -Infinity for no candidate. */
+export function scoreInferenceLb(
+  rows: TwinRow[],
+  mask: number,
+  chunks: number,
+  [cacheWeight, requestWeight, prefillWeight]: [number, number, number],
+): Float32Array {
+  const candidates = rows.filter((row) => (row.eligibility & mask) === mask);
+  const queues = candidates.map((row) => f(Math.max(0, row.requests)));
+  const least = Math.min(...queues);
+  const delta = f(Math.max(2, f(Math.max(...queues) - least)));
+  const scale = f(Math.max(1024, ...candidates.map((row) => f(row.promptBytes))));
+  const factor = f(f(requestWeight) * f(Math.ceil(f(delta / 5))));
+  return Float32Array.from(rows, (row) => {
+    if ((row.eligibility & mask) !== mask) return -Infinity;
+    const cache = chunks === 0 ? 0 : f(f(cacheWeight) * f(row.matched / chunks));
+    const request = f(factor * f(f(f(Math.max(0, row.requests)) - least) / delta));
+    const prefill = f(f(prefillWeight) * f(f(row.promptBytes) / scale));
+    return f(f(cache - request) - prefill);
+  });
+}
+
+/** One of the k best at random: index into `scores`. Draws from the generator exactly as the kernel does. */
+export function pickBest(scores: Float32Array, k: number, random: TwinRandom): number {
+  const sorted = [...scores].sort((a, b) => b - a);
+  const value = k === 1 ? sorted[0] : sorted[random.below(k)];
+  const ties = [...scores.keys()].filter((i) => scores[i] === value);
+  return ties[ties.length === 1 ? 0 : random.below(ties.length)];
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// The only code that instantiates the kernel. The supervisor compiles the module once, plans and creates the shared
+// memory; every thread then attaches an instance of its own to its worker block.
+
+import type * as Kernel from "./kernel.wasm";
+
+/** Sizes that the memory is planned from. All are fixed for the life of the process. */
+export interface MemoryLimits {
+  /** Worker blocks, the control plane's block 0 included. */
+  workers: number;
+  clusters: number;
+  /** Endpoint rows over all clusters; rounded up to blocks of 16. */
+  endpoints: number;
+  requestsPerWorker: number;
+  /** Prefix index slots; rounded up to a power of two buckets of 8. */
+  prefixes: number;
+  /** Most chunks of 512 bytes of one prompt that are hashed. */
+  promptChunks: number;
+  /** Metric cells (f64) of each worker. */
+  metricCells: number;
+}
+
+/** The kernel's functions and layout constants over one attached memory. */
+export type KernelExports = {
+  readonly [Name in keyof typeof Kernel]: (typeof Kernel)[Name] extends (...values: never[]) => unknown
+    ? (typeof Kernel)[Name]
+    : number;
+};
+
+/** A kernel instance bound to a memory and a worker block. Not thread-safe: one per thread and block. */
+export interface AttachedKernel {
+  readonly exports: KernelExports;
+  readonly buffer: SharedArrayBuffer;
+  /** Worker block; 0 is the control plane's. */
+  readonly worker: number;
+}
+
+/** Everything a worker thread needs to attach; structured-cloneable. */
+export interface SharedKernel {
+  module: WebAssembly.Module;
+  memory: WebAssembly.Memory;
+}
+
+const PAGE_BYTES = 65_536;
+const MOST_BYTES = 4 * 1024 ** 3 - PAGE_BYTES;
+
+/** Compiles the committed binary. */
+export async function compileKernel(): Promise<WebAssembly.Module> {
+  return await WebAssembly.compile(await Deno.readFile(new URL("./kernel.wasm", import.meta.url)));
+}
+
+/** Creates a zeroed shared memory for the limits and writes its header. Throws RangeError when they exceed 4 GiB. */
+export function createSharedKernel(module: WebAssembly.Module, limits: MemoryLimits): SharedKernel {
+  const buckets = 2 ** Math.ceil(Math.log2(Math.max(1, limits.prefixes / 8)));
+  const arguments_ = [
+    limits.workers,
+    limits.clusters,
+    limits.endpoints,
+    limits.requestsPerWorker,
+    buckets,
+    limits.promptChunks,
+    limits.metricCells,
+  ] as const;
+  const planner = instantiate(module, new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }));
+  const bytes = planner.plan(...arguments_);
+  if (bytes > MOST_BYTES) {
+    const gib = (bytes / 1024 ** 3).toFixed(1);
+    throw new RangeError(
+      `The limits ask for ${gib} GiB of shared memory, at most 4 GiB can be addressed: lower limits.endpoints, limits.requests_in_flight, limits.prefixes or limits.prompt_chunks`,
+    );
+  }
+  const pages = Math.ceil(bytes / PAGE_BYTES);
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  const formatter = instantiate(module, memory);
+  formatter.plan(...arguments_);
+  formatter.format();
+  return { module, memory };
+}
+
+const ATTACH_ERRORS = [
+  "",
+  "this is not a memory of AIGW (wrong magic)",
+  "the memory has another layout version",
+  "the memory was laid out by another build of the kernel",
+  "there is no such worker block",
+  "the memory is smaller than its header says",
+];
+
+/** Attaches an instance to a worker block; `seed` feeds its random choices. Throws when the memory is not of this layout. */
+export function attachKernel(shared: SharedKernel, worker: number, seed: number): AttachedKernel {
+  const kernel = instantiate(shared.module, shared.memory);
+  const code = kernel.attach(worker);
+  if (code !== 0) throw new Error(`Cannot attach to the shared memory as worker ${worker}: ${ATTACH_ERRORS[code]}`);
+  kernel.seedRandom(seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0);
+  return { exports: kernel, buffer: shared.memory.buffer as unknown as SharedArrayBuffer, worker };
+}
+
+function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory): KernelExports {
+  const { exports } = new WebAssembly.Instance(module, { env: { memory } });
+  const flat: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(exports)) {
+    flat[name] = value instanceof WebAssembly.Global ? value.value : value;
+  }
+  return flat as KernelExports;
+}
