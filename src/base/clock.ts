@@ -19,11 +19,17 @@ export const systemClock: Clock = {
   },
 };
 
+interface Timer {
+  at: number;
+  sequence: number;
+  callback: () => void;
+}
+
 /** A clock that stands still until `advance` is called; due callbacks run in order of their time. */
 export class ManualClock implements Clock {
   #now = 0;
   #sequence = 0;
-  #timers: { at: number; sequence: number; callback: () => void }[] = [];
+  #timers: Timer[] = [];
 
   constructor(readonly epochMs = 0) {}
 
@@ -48,7 +54,7 @@ export class ManualClock implements Clock {
   advance(ms: number): void {
     const end = this.#now + ms;
     for (;;) {
-      let next: typeof this.#timers[number] | undefined;
+      let next: Timer | undefined;
       for (const timer of this.#timers) {
         if (timer.at > end) continue;
         if (!next || timer.at < next.at || (timer.at === next.at && timer.sequence < next.sequence)) next = timer;

@@ -10,6 +10,7 @@ const TABLE = {
   method_not_allowed: [405, "BadRequestError"],
   request_timeout: [408, "BadRequestError"],
   body_too_large: [413, "BadRequestError"],
+  headers_too_large: [431, "BadRequestError"],
   client_closed: [499, "BadRequestError"],
   internal: [500, "InternalServerError"],
   upstream_failed: [502, "InferenceServerError"],

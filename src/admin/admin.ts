@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// The admin listener: health, readiness, the fleet, explained decisions, metrics, workers. For operators, on loopback
+// unless the config says otherwise; it never dispatches a request.
+
+import { GatewayError } from "../base/errors.ts";
+import type { Config } from "../config/schema.ts";
+import { pathOf } from "../gateway/pipeline.ts";
+import type { RouteTable } from "../gateway/routes.ts";
+import { errorBody } from "../openai/errors.ts";
+import { promptText } from "../openai/prompt_text.ts";
+import { decodeRequest } from "../openai/request.ts";
+import type { DecisionMaker } from "../scheduler/decision.ts";
+
+/** What the admin shows; the composition root gives it its sources. */
+export interface AdminParts {
+  readonly config: Config;
+  readonly routes: RouteTable;
+  readonly decisions: DecisionMaker;
+  /** Why the gateway is not ready; undefined when it is. */
+  notReady(): string | undefined;
+  endpoints(): unknown[];
+  workers(): unknown[];
+  metrics(): string;
+  nameOf(row: number): string;
+  restartWorker(worker: number): boolean;
+}
+
+const PATHS: Record<string, string> = {
+  "/": "GET",
+  "/healthz": "GET",
+  "/readyz": "GET",
+  "/endpoints": "GET",
+  "/explain": "POST",
+  "/metrics": "GET",
+  "/config": "GET",
+  "/workers": "GET",
+};
+
+/** Answers one admin request; never throws. */
+export async function handleAdmin(parts: AdminParts, request: Request): Promise<Response> {
+  const path = pathOf(request.url);
+  try {
+    const restart = /^\/workers\/(\d{1,4})\/restart$/.exec(path);
+    const method = restart ? "POST" : PATHS[path];
+    if (method === undefined) {
+      throw new GatewayError("route_not_found", `There is no path ${path.slice(0, 200)}; there are: ${pathList()}`);
+    }
+    if (request.method !== method) {
+      throw new GatewayError("method_not_allowed", `${path} takes ${method}, not ${request.method}`);
+    }
+    if (restart) return restartWorker(parts, Number(restart[1]));
+    return await answer(parts, path, request);
+  } catch (error) {
+    const known = error instanceof GatewayError ? error : new GatewayError("internal", String(error));
+    return new Response(errorBody(known), { status: known.status, headers: { "content-type": "application/json" } });
+  }
+}
+
+function pathList(): string {
+  return [...Object.keys(PATHS), "/workers/N/restart"].join(" ");
+}
+
+async function answer(parts: AdminParts, path: string, request: Request): Promise<Response> {
+  switch (path) {
+    case "/healthz":
+      return new Response("ok\n");
+    case "/readyz": {
+      const reason = parts.notReady();
+      return reason === undefined ? new Response("ready\n") : new Response(`${reason}\n`, { status: 503 });
+    }
+    case "/endpoints":
+      return json({ endpoints: parts.endpoints() });
+    case "/workers":
+      return json({ workers: parts.workers() });
+    case "/config":
+      return json(parts.config);
+    case "/metrics":
+      return new Response(parts.metrics(), { headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" } });
+    case "/explain":
+      return json(explain(parts, request.headers, await request.bytes()));
+    default:
+      return new Response(`${pathList()}\n`);
+  }
+}
+
+function restartWorker(parts: AdminParts, worker: number): Response {
+  if (!parts.restartWorker(worker)) throw new GatewayError("route_not_found", `There is no worker ${worker} serving`);
+  return json({ worker, restarting: true });
+}
+
+function json(value: unknown): Response {
+  return new Response(`${JSON.stringify(value, null, 2)}\n`, { headers: { "content-type": "application/json" } });
+}
+
+// The decision that a gateway worker would take now for this body and these headers, with everything that led to it.
+function explain({ routes, decisions, nameOf }: AdminParts, headers: Headers, body: Uint8Array): unknown {
+  const probe = JSON.parse(new TextDecoder().decode(body).trim() || "null");
+  const endpoint = probe !== null && typeof probe === "object" && "messages" in probe ? "chat" : "completion";
+  const { request } = decodeRequest(endpoint, body);
+  const route = routes.resolve(request.model, headers);
+  const { policy } = route.placement;
+  const text = promptText(request, decisions.digest);
+  const { chosen, chunks, everywhereChunks, candidates } = decisions.explain(text, route.placement);
+  return {
+    model: request.model,
+    target_model: route.targetModel || request.model,
+    cluster: route.rule.cluster,
+    route_name: route.rule.route_name,
+    policy: {
+      algorithm: policy.name,
+      cache_aware: policy.cacheAware,
+      candidate_percent: policy.candidatePercent,
+      cache_radio_weight: policy.cacheWeight,
+      request_load_weight: policy.requestWeight,
+      prefill_load_weight: policy.prefillWeight,
+    },
+    prompt: { bytes: new TextEncoder().encode(text).length, chunks, chunks_held_everywhere: everywhereChunks },
+    candidates: candidates.sort((a, b) => b.score - a.score).map(({ row, requests, promptBytes, cachedChunks, score }) => ({
+      endpoint: nameOf(row),
+      score,
+      in_flight: requests,
+      prompt_bytes: promptBytes,
+      cached_chunks: cachedChunks,
+    })),
+    chosen: chosen < 0 ? null : nameOf(chosen),
+  };
+}

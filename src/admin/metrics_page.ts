@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gateway's /metrics: the workers' cells summed up, and gauges of the fleet.
+
+import { DURATION_BUCKETS, readModel, WORKER_CELLS } from "../telemetry/instruments.ts";
+import { OUTCOMES } from "../telemetry/outcome.ts";
+import { PrometheusText } from "../telemetry/prometheus.ts";
+
+export interface MetricsSource {
+  version: string;
+  /** Sum over workers. */
+  cells: Float64Array;
+  /** Names by model row. */
+  models: string[];
+  unknownModel: number;
+  ruleCount: number;
+  loadBalancingRules: number;
+  endpoints: {
+    cluster: string;
+    address: string;
+    port: number;
+    state: string;
+    in_flight: number;
+    prompt_bytes: number;
+    dispatched: number;
+    waiting: number | null;
+    running: number | null;
+    kv_usage: number | null;
+    labels: Record<string, string>;
+  }[];
+  clusters: string[];
+  workers: { serving: number; restarts: number };
+  accessLogDropped?: number;
+}
+
+const STATES = ["available", "unhealthy", "draining"];
+
+export function metricsPage(source: MetricsSource): string {
+  const text = new PrometheusText();
+  const { cells } = source;
+  text.family("aigw_version", "gauge", "The running version").sample("aigw_version", { version: source.version }, 1);
+  requestMetrics(text, source);
+  text.family("aigw_retries_total", "counter", "Requests moved to another endpoint")
+    .sample("aigw_retries_total", {}, cells[WORKER_CELLS.retries]);
+  text.family("aigw_connect_failures_total", "counter", "Connections that an endpoint did not accept")
+    .sample("aigw_connect_failures_total", {}, cells[WORKER_CELLS.connectFailures]);
+  text.family("aigw_stream_pieces_total", "counter", "Pieces of streamed answers relayed")
+    .sample("aigw_stream_pieces_total", {}, cells[WORKER_CELLS.pieces]);
+  text.family("aigw_response_bytes_total", "counter", "Bytes of answers relayed")
+    .sample("aigw_response_bytes_total", {}, cells[WORKER_CELLS.bytes]);
+  text.family("aigw_workers_serving", "gauge", "Data plane workers that serve")
+    .sample("aigw_workers_serving", {}, source.workers.serving);
+  text.family("aigw_worker_restarts_total", "counter", "Data plane workers that were replaced")
+    .sample("aigw_worker_restarts_total", {}, source.workers.restarts);
+  fleetMetrics(text, source);
+  return text.toString();
+}
+
+function requestMetrics(text: PrometheusText, { cells, models, unknownModel }: MetricsSource): void {
+  const rows = [...models.map((model, row) => ({ model, row })), { model: "", row: unknownModel }]
+    .map(({ model, row }) => ({ model, ...readModel(cells, row) }))
+    .filter(({ model, outcomes }) => model !== "" || outcomes.some((count) => count > 0));
+  text.family("aigw_requests_total", "counter", "Requests ended, by model and outcome");
+  for (const { model, outcomes } of rows) {
+    OUTCOMES.forEach((outcome, i) => {
+      if (outcomes[i] > 0 || outcome === "ok") text.sample("aigw_requests_total", { model, outcome }, outcomes[i]);
+    });
+  }
+  text.family("aigw_request_duration_seconds", "histogram", "From the request to the end of its answer");
+  for (const { model, duration } of rows) {
+    text.histogram("aigw_request_duration_seconds", { model }, DURATION_BUCKETS, duration.counts, duration.sum);
+  }
+  text.family("aigw_ttft_seconds", "histogram", "From the request to the first token, or to a whole answer");
+  for (const { model, ttft } of rows) {
+    text.histogram("aigw_ttft_seconds", { model }, DURATION_BUCKETS, ttft.counts, ttft.sum);
+  }
+}
+
+function fleetMetrics(text: PrometheusText, source: MetricsSource): void {
+  const { endpoints, clusters } = source;
+  text.family("watched_clusters_total", "gauge", "Clusters known").sample("watched_clusters_total", {}, clusters.length);
+  text.family("watched_cluster_endpoints", "gauge", "Endpoints of a cluster");
+  for (const cluster of clusters) {
+    text.sample("watched_cluster_endpoints", { cluster }, endpoints.filter((one) => one.cluster === cluster).length);
+  }
+  text.family("watched_cluster_labels", "gauge", "Labels of an endpoint");
+  for (const { cluster, address, port, labels } of endpoints) {
+    text.sample("watched_cluster_labels", { cluster, endpoint_address: `${address}:${port}` }, Object.keys(labels).length);
+  }
+  text.family("aigw_rule_total", "gauge", "Model mapping rules").sample("aigw_rule_total", {}, source.ruleCount);
+  text.family("aigw_lbconfig_total", "gauge", "Load-balancing rules")
+    .sample("aigw_lbconfig_total", {}, source.loadBalancingRules);
+
+  const each = (name: string, help: string, value: (one: MetricsSource["endpoints"][number]) => number | null) => {
+    text.family(name, name.endsWith("_total") ? "counter" : "gauge", help);
+    for (const one of endpoints) {
+      const number = value(one);
+      if (number !== null) text.sample(name, { cluster: one.cluster, endpoint: `${one.address}:${one.port}` }, number);
+    }
+  };
+  each("aigw_endpoint_in_flight_requests", "Unfinished requests of this gateway on an endpoint", (one) => one.in_flight);
+  each("aigw_endpoint_prompt_bytes", "Prompt bytes of this gateway before their first token", (one) => one.prompt_bytes);
+  each("aigw_endpoint_dispatched_total", "Requests sent to an endpoint, retries included", (one) => one.dispatched);
+  each("aigw_endpoint_waiting_requests", "Requests waiting in the engine", (one) => one.waiting);
+  each("aigw_endpoint_running_requests", "Requests running in the engine", (one) => one.running);
+  each("aigw_endpoint_kv_usage_ratio", "Share of the engine's KV cache in use", (one) => one.kv_usage);
+  text.family("aigw_endpoint_state", "gauge", "1 for the state that an endpoint is in");
+  for (const { cluster, address, port, state } of endpoints) {
+    for (const name of STATES) {
+      text.sample("aigw_endpoint_state", { cluster, endpoint: `${address}:${port}`, state: name }, state === name ? 1 : 0);
+    }
+  }
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// Asks every endpoint for its health and its metrics, a bounded number at a time. Only a failed connection or a 5xx
+// counts against an endpoint: an engine without /health or /metrics serves all the same, with unknown gauges.
+
+import type { Clock } from "../base/clock.ts";
+
+export interface ProbeTarget {
+  /** http://HOST:PORT */
+  readonly origin: string;
+}
+
+export interface ProbeResult {
+  /** undefined: not asked in this round. */
+  healthy?: boolean;
+  /** The metrics text; undefined when not asked, null when the engine gave none. */
+  metrics?: string | null;
+}
+
+export interface ProberOptions {
+  healthPath: string;
+  healthIntervalMs: number;
+  metricsPath: string;
+  metricsIntervalMs: number;
+  timeoutMs: number;
+  concurrency: number;
+}
+
+interface Schedule<T> {
+  target: T;
+  healthDue: number;
+  metricsDue: number;
+  busy: boolean;
+}
+
+export class Prober<T extends ProbeTarget> {
+  readonly #schedules = new Map<T, Schedule<T>>();
+  #underWay = 0;
+  #cancel: () => void = () => {};
+  #stopped = false;
+  readonly #abort = new AbortController();
+
+  constructor(
+    readonly options: ProberOptions,
+    readonly clock: Clock,
+    readonly report: (target: T, result: ProbeResult) => void,
+    readonly fetcher: typeof fetch = fetch,
+  ) {}
+
+  add(target: T): void {
+    const now = this.clock.now();
+    this.#schedules.set(target, { target, healthDue: now, metricsDue: now, busy: false });
+  }
+
+  remove(target: T): void {
+    this.#schedules.delete(target);
+  }
+
+  start(): void {
+    this.#tick();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#cancel();
+    this.#abort.abort();
+  }
+
+  readonly #tick = (): void => {
+    if (this.#stopped) return;
+    const now = this.clock.now();
+    for (const schedule of this.#schedules.values()) {
+      if (this.#underWay >= this.options.concurrency) break;
+      if (schedule.busy || (schedule.healthDue > now && schedule.metricsDue > now)) continue;
+      this.#probe(schedule, now);
+    }
+    const interval = Math.min(this.options.healthIntervalMs, this.options.metricsIntervalMs);
+    this.#cancel = this.clock.after(Math.max(5, Math.min(50, interval / 4)), this.#tick);
+  };
+
+  async #probe(schedule: Schedule<T>, now: number): Promise<void> {
+    schedule.busy = true;
+    this.#underWay++;
+    const { origin } = schedule.target;
+    const result: ProbeResult = {};
+    if (schedule.healthDue <= now) {
+      schedule.healthDue = now + this.options.healthIntervalMs;
+      const answer = await this.#get(origin + this.options.healthPath);
+      result.healthy = answer !== undefined && answer.status < 500;
+    }
+    if (schedule.metricsDue <= now && result.healthy !== false) {
+      schedule.metricsDue = now + this.options.metricsIntervalMs;
+      const answer = await this.#get(origin + this.options.metricsPath);
+      result.metrics = answer?.status === 200 ? answer.text : null;
+    }
+    this.#underWay--;
+    schedule.busy = false;
+    if (!this.#stopped && this.#schedules.has(schedule.target)) this.report(schedule.target, result);
+  }
+
+  async #get(url: string): Promise<{ status: number; text: string } | undefined> {
+    const signal = AbortSignal.any([this.#abort.signal, AbortSignal.timeout(this.options.timeoutMs)]);
+    try {
+      const response = await this.fetcher(url, { signal });
+      return { status: response.status, text: await response.text() };
+    } catch {
+      return undefined;
+    }
+  }
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// The books of one request: when it came, where it went, how it ended. `end` is idempotent, whoever calls it first says
+// the outcome; metrics, access log and trace are written there and nowhere else.
+
+import type { Clock } from "../base/clock.ts";
+import type { GatewayError } from "../base/errors.ts";
+import { errorBody } from "../openai/errors.ts";
+import type { InferenceRequest } from "../openai/request.ts";
+import type { AccessLog } from "../telemetry/access_log.ts";
+import type { Instruments } from "../telemetry/instruments.ts";
+import { type Outcome } from "../telemetry/outcome.ts";
+import type { RequestSpan, Tracing } from "../telemetry/tracing.ts";
+import type { Connection } from "../upstream/connection.ts";
+import { UpstreamError } from "../upstream/errors.ts";
+import type { Route } from "./routes.ts";
+
+/** What the exchanges of a worker share. */
+export interface ExchangeContext {
+  readonly clock: Clock;
+  readonly instruments: Instruments;
+  readonly accessLog: AccessLog | undefined;
+  readonly tracing: Tracing | undefined;
+  /** Row of the metrics of requests without a known model. */
+  readonly unknownModel: number;
+  /** Value of `x-aigw-via`. */
+  readonly via: string;
+  readonly exposeEndpoint: boolean;
+}
+
+export class Exchange {
+  readonly requestId: string;
+  readonly started: number;
+  readonly signal: AbortSignal;
+  #connection: Connection | undefined;
+  #call: InferenceRequest | undefined;
+  #route: Route | undefined;
+  #firstTokenAt: number | undefined;
+  #span: RequestSpan | undefined;
+  #ended = false;
+  /** HOST:PORT that answered. */
+  endpoint = "";
+  status = 0;
+  promptBytes = 0;
+  matchedChunks = 0;
+  tries = 0;
+
+  constructor(readonly context: ExchangeContext, request: Request) {
+    this.started = context.clock.now();
+    this.requestId = request.headers.get("x-request-id") ?? crypto.randomUUID();
+    this.signal = request.signal;
+    this.signal.addEventListener("abort", this.#abort);
+    this.#span = context.tracing?.start(request.headers);
+  }
+
+  readonly #abort = (): void => {
+    this.#connection?.fail(new UpstreamError("aborted", "the client left"));
+  };
+
+  routed(call: InferenceRequest, route: Route): void {
+    this.#call = call;
+    this.#route = route;
+  }
+
+  /** The connection that carries the request now; it is cut when the client leaves. */
+  hold(connection: Connection): void {
+    this.#connection = connection;
+    if (this.signal.aborted) this.#abort();
+  }
+
+  firstToken(): void {
+    if (this.#firstTokenAt !== undefined) return;
+    this.#firstTokenAt = this.context.clock.now();
+    this.context.instruments.firstToken(this.#modelRow, (this.#firstTokenAt - this.started) / 1000);
+  }
+
+  get #modelRow(): number {
+    return this.#route?.model ?? this.context.unknownModel;
+  }
+
+  end(outcome: Outcome): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.signal.removeEventListener("abort", this.#abort);
+    this.#connection = undefined;
+    const { clock, instruments, accessLog } = this.context;
+    const elapsed = clock.now() - this.started;
+    instruments.ended(this.#modelRow, outcome, elapsed / 1000);
+    const ttft = this.#firstTokenAt === undefined ? null : this.#firstTokenAt - this.started;
+    this.#span?.end({
+      "gen_ai.request.model": this.#call?.model ?? "",
+      "server.address": this.endpoint,
+      "aigw.outcome": outcome,
+      "aigw.cached_chunks": this.matchedChunks,
+      "aigw.tries": this.tries,
+      ...(ttft === null ? {} : { "aigw.ttft_ms": ttft }),
+    }, this.status);
+    accessLog?.write({
+      time: new Date(clock.wall()).toISOString(),
+      trace_id: this.requestId,
+      route_name: this.#route?.rule.route_name ?? "",
+      ai_model_name: this.#call?.model ?? "",
+      target_model_name: this.#route?.targetModel || (this.#call?.model ?? ""),
+      ai_backend_protocol: this.#route?.rule.backend ?? "",
+      ai_stream_request: this.#call?.stream ?? false,
+      lora_id: this.#route?.targetModel ?? "",
+      endpoint: this.endpoint,
+      status: this.status,
+      outcome,
+      is_local_error: this.endpoint === "" && outcome !== "ok",
+      prompt_bytes: this.promptBytes,
+      use_cache: this.#route?.placement.policy.cacheAware ?? false,
+      cached_chunks: this.matchedChunks,
+      tries: this.tries,
+      ttft,
+      first_rt: ttft,
+      last_rt: elapsed,
+    });
+  }
+
+  /** Headers that every answer carries. */
+  ownHeaders(): [string, string][] {
+    const headers: [string, string][] = [["x-request-id", this.requestId], ["x-aigw-via", this.context.via]];
+    if (this.context.exposeEndpoint && this.endpoint !== "") headers.push(["x-aigw-endpoint", this.endpoint]);
+    return headers;
+  }
+
+  /** Ends it with an error of the gateway's own. */
+  refuse(error: GatewayError, more: [string, string][] = []): Response {
+    this.status = error.status;
+    this.end(error.code);
+    const headers = [...this.ownHeaders(), ...more];
+    headers.push(["content-type", "application/json"], ["x-aigw-reason", error.code]);
+    if (error.status === 503) headers.push(["retry-after", "1"]);
+    return new Response(errorBody(error), { status: error.status, headers });
+  }
+}

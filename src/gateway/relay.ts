@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// Brings an engine's answer to the client. Pieces are read only when the client has taken the last one, so a slow client
+// slows its engine down and nothing piles up here. The slot is released at the true end: the last byte, the client's
+// leaving, or the engine's breaking off.
+
+import { GatewayError } from "../base/errors.ts";
+import { errorEvent } from "../openai/errors.ts";
+import { EventBoundary } from "../openai/event_boundary.ts";
+import type { Slot } from "../scheduler/scheduler.ts";
+import { WORKER_CELLS } from "../telemetry/instruments.ts";
+import { type Outcome, outcomeOfStatus } from "../telemetry/outcome.ts";
+import { UpstreamError } from "../upstream/errors.ts";
+import { type Answer, asGatewayError } from "./dispatch.ts";
+import type { Exchange } from "./exchange.ts";
+
+/** Answers up to this size are read whole, so that one that breaks off is an error and not half an answer. */
+const WHOLE_BYTES = 1_048_576;
+const NULL_BODY = new Set([204, 205, 304]);
+
+/** Takes the slot over. Throws GatewayError when a whole answer breaks off. */
+export async function relay(answer: Answer, slot: Slot, exchange: Exchange): Promise<Response> {
+  const { head, connection, pool } = answer;
+  exchange.status = head.status;
+  if (head.status === 200) slot.remember();
+  const headers = answerHeaders(answer, exchange);
+  const { framing } = head;
+  if (framing.kind !== "none" && !(framing.kind === "length" && framing.bytes <= WHOLE_BYTES)) {
+    return new Response(new RelayStream(answer, slot, exchange).stream(), { status: head.status, headers });
+  }
+  using _ = slot;
+  try {
+    const body = framing.kind === "none" ? new Uint8Array(0) : await readWhole(answer, framing.bytes);
+    slot.firstToken();
+    exchange.firstToken();
+    exchange.context.instruments.add(WORKER_CELLS.bytes, body.length);
+    pool.give(connection);
+    exchange.end(outcomeOfStatus(head.status));
+    return new Response(NULL_BODY.has(head.status) ? null : body, { status: head.status, headers });
+  } catch (error) {
+    throw error instanceof UpstreamError ? asGatewayError(error, exchange.endpoint) : error;
+  }
+}
+
+async function readWhole({ connection }: Answer, length: number): Promise<Uint8Array<ArrayBuffer>> {
+  const first = await connection.readBody();
+  // Fast path: a small answer arrives in one piece.
+  if (first === null || first.length === length) return first ?? new Uint8Array(0);
+  const body = new Uint8Array(length);
+  body.set(first);
+  let at = first.length;
+  for (let piece = await connection.readBody(); piece !== null; piece = await connection.readBody()) {
+    body.set(piece, at);
+    at += piece.length;
+  }
+  return body;
+}
+
+function isEventStream(head: Answer["head"]): boolean {
+  return head.headers.some(([name, value]) => name === "content-type" && value.startsWith("text/event-stream"));
+}
+
+function answerHeaders({ head }: Answer, exchange: Exchange): [string, string][] {
+  const headers = exchange.ownHeaders();
+  const own = new Set(headers.map(([name]) => name));
+  const events = isEventStream(head);
+  for (const [name, value] of head.headers) {
+    if (own.has(name) || (events && (name === "content-type" || name === "x-accel-buffering"))) continue;
+    headers.push([name, value]);
+  }
+  if (events) headers.push(["content-type", "text/event-stream;charset=UTF-8"], ["x-accel-buffering", "no"]);
+  else if (head.framing.kind === "length") headers.push(["content-length", String(head.framing.bytes)]);
+  return headers;
+}
+
+class RelayStream implements UnderlyingDefaultSource<Uint8Array> {
+  readonly #boundary: EventBoundary | undefined;
+  readonly #answer: Answer;
+  readonly #slot: Slot;
+  readonly #exchange: Exchange;
+  #first = true;
+
+  constructor(answer: Answer, slot: Slot, exchange: Exchange) {
+    this.#answer = answer;
+    this.#slot = slot;
+    this.#exchange = exchange;
+    const encoded = answer.head.headers.some(([name]) => name === "content-encoding");
+    if (isEventStream(answer.head) && !encoded) this.#boundary = new EventBoundary();
+  }
+
+  stream(): ReadableStream<Uint8Array<ArrayBuffer>> {
+    return new ReadableStream(this as UnderlyingDefaultSource<Uint8Array<ArrayBuffer>>, { highWaterMark: 0 });
+  }
+
+  async pull(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
+    try {
+      for (;;) {
+        const piece = await this.#answer.connection.readBody();
+        if (piece === null) {
+          const rest = this.#boundary?.rest();
+          if (rest !== undefined) controller.enqueue(rest);
+          this.#answer.pool.give(this.#answer.connection);
+          this.#end(outcomeOfStatus(this.#answer.head.status));
+          controller.close();
+          return;
+        }
+        if (this.#first) {
+          this.#first = false;
+          this.#slot.firstToken();
+          this.#exchange.firstToken();
+        }
+        const { instruments } = this.#exchange.context;
+        instruments.add(WORKER_CELLS.pieces);
+        instruments.add(WORKER_CELLS.bytes, piece.length);
+        const ready = this.#boundary === undefined ? piece : this.#boundary.push(piece);
+        if (ready.length === 0) continue;
+        controller.enqueue(ready);
+        return;
+      }
+    } catch (error) {
+      this.#break(error, controller);
+    }
+  }
+
+  // An event stream ends with an event that says why; any other answer is cut, so that nobody takes it for complete.
+  #break(error: unknown, controller: ReadableStreamDefaultController<Uint8Array>): void {
+    this.#answer.connection.close();
+    const failure = error instanceof UpstreamError
+      ? asGatewayError(error, this.#exchange.endpoint)
+      : new GatewayError("internal", "The gateway failed while streaming", null, error);
+    this.#end(failure.code === "client_closed" ? "client_closed" : "stream_broken");
+    if (this.#boundary && failure.code !== "client_closed") {
+      controller.enqueue(new TextEncoder().encode(errorEvent(failure)));
+      controller.close();
+    } else controller.error(failure);
+  }
+
+  /** The client left. */
+  cancel(): void {
+    this.#answer.connection.close();
+    this.#end("client_closed");
+  }
+
+  #end(outcome: Outcome): void {
+    this.#slot[Symbol.dispose]();
+    this.#exchange.end(outcome);
+  }
+}

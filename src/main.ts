@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+// The command line. Exit status: 0 done, 1 failed, 2 wrong usage.
+
+import { parseArgs } from "@std/cli/parse-args";
+import { formatAddress, isLoopback, parseAddress } from "./base/address.ts";
+import { VERSION } from "./base/version.ts";
+import { ConfigError, configJsonSchema, loadConfig } from "./config/load.ts";
+import type { Config } from "./config/schema.ts";
+import { faultSchema } from "./mock/faults.ts";
+import { type MockEngine, startMockEngine } from "./mock/server.ts";
+import { startGateway } from "./server/gateway_process.ts";
+
+const USAGE = `aigw ${VERSION}: an inference scheduler for LLM fleets
+
+Usage: aigw COMMAND [options]
+
+Commands:
+  serve               Run the gateway
+  mock-engine         Run an engine that behaves like vLLM, without a model
+  check-config FILE   Validate a configuration
+  config-schema       Print the JSON Schema of the configuration
+  version             Print the version
+
+aigw COMMAND --help tells more.`;
+
+const COMMAND_USAGE: Record<string, string> = {
+  "serve": `Usage: aigw serve --config FILE [options]
+
+Options:
+  --config FILE         Configuration, YAML or JSON
+  --listen HOST:PORT    Gateway address, instead of the config's
+  --admin HOST:PORT     Admin address, instead of the config's
+  --workers N           Data plane threads, a number or auto
+  --mock-engines N      Run mock engines on the first N loopback endpoints of the config`,
+  "mock-engine": `Usage: aigw mock-engine [options]
+
+Options:
+  --listen HOST:PORT    Address (default 127.0.0.1:10001)
+  --model NAME          Model that it serves; any when not given. May be repeated
+  --speed FACTOR        Times faster than the profile (default 1)
+  --instant             Answer at once, without the engine model
+  --output-tokens N     Tokens of an answer whose request sets no maximum (default 16)
+  --fault JSON          A fault for its requests, for example {"kind":"status","status":503,"first":3}`,
+  "check-config": "Usage: aigw check-config FILE",
+  "config-schema": "Usage: aigw config-schema",
+  "version": "Usage: aigw version",
+};
+
+class UsageError extends Error {}
+
+async function main(args: string[]): Promise<number> {
+  const [command, ...rest] = args;
+  if (command === undefined || command === "--help" || command === "-h" || command === "help") {
+    console.log(USAGE);
+    return command === undefined ? 2 : 0;
+  }
+  const usage = COMMAND_USAGE[command];
+  if (usage === undefined) throw new UsageError(`There is no command "${command}"\n\n${USAGE}`);
+  if (rest.includes("--help") || rest.includes("-h")) {
+    console.log(usage);
+    return 0;
+  }
+  switch (command) {
+    case "serve":
+      return await serve(rest);
+    case "mock-engine":
+      return await mockEngine(rest);
+    case "check-config":
+      return await checkConfig(rest);
+    case "config-schema":
+      options(command, rest, {});
+      console.log(JSON.stringify(configJsonSchema(), null, 2));
+      return 0;
+    default:
+      options(command, rest, {});
+      console.log(VERSION);
+      return 0;
+  }
+}
+
+interface OptionNames {
+  string?: string[];
+  boolean?: string[];
+  collect?: string[];
+  positional?: number;
+}
+
+// deno-lint-ignore no-explicit-any -- the values are checked where they are used
+function options(command: string, args: string[], names: OptionNames): Record<string, any> & { _: string[] } {
+  const parsed = parseArgs(args, {
+    string: [...(names.string ?? []), "_"],
+    boolean: names.boolean ?? [],
+    collect: names.collect ?? [],
+    unknown(option: string, key: string | undefined) {
+      if (key === undefined) return true;
+      throw new UsageError(`Unknown option ${option}\n\n${COMMAND_USAGE[command]}`);
+    },
+  });
+  if (parsed._.length !== (names.positional ?? 0)) {
+    throw new UsageError(`${command} takes ${names.positional ?? 0} arguments, not ${parsed._.length}\n\n${COMMAND_USAGE[command]}`);
+  }
+  for (const name of names.string ?? []) {
+    if (parsed[name] === "") throw new UsageError(`--${name} needs a value\n\n${COMMAND_USAGE[command]}`);
+  }
+  return parsed;
+}
+
+function address(option: string, text: string): string {
+  if (parseAddress(text) === undefined) throw new UsageError(`--${option}: expected HOST:PORT, found "${text}"`);
+  return text;
+}
+
+function wholeNumber(option: string, text: string, least: number, most: number): number {
+  const number = /^\d+$/.test(text) ? Number(text) : NaN;
+  if (!(number >= least && number <= most)) {
+    throw new UsageError(`--${option}: expected a whole number from ${least} to ${most}, found "${text}"`);
+  }
+  return number;
+}
+
+async function serve(args: string[]): Promise<number> {
+  const started = performance.now();
+  const given = options("serve", args, { string: ["config", "listen", "admin", "workers", "mock-engines"] });
+  if (given.config === undefined) throw new UsageError(`serve needs --config FILE\n\n${COMMAND_USAGE.serve}`);
+  const config = await loadConfig(given.config);
+  if (given.listen !== undefined) config.listen = address("listen", given.listen);
+  if (given.admin !== undefined) config.admin.listen = address("admin", given.admin);
+  if (given.workers !== undefined) {
+    config.workers = given.workers === "auto" ? "auto" : wholeNumber("workers", given.workers, 1, 256);
+  }
+  const engines = given["mock-engines"] === undefined
+    ? []
+    : startMockEngines(config, wholeNumber("mock-engines", given["mock-engines"], 0, 1_024));
+  const gateway = await startGateway(config).catch(async (error) => {
+    await Promise.all(engines.map((engine) => engine.stop()));
+    throw error;
+  });
+  banner(config, gateway, engines.length, performance.now() - started);
+
+  const signal = await terminationSignal();
+  console.log(`${signal}: draining, up to ${config.timeouts.drain_ms} ms for requests in flight`);
+  const cut = await gateway.stop();
+  await Promise.all(engines.map((engine) => engine.stop()));
+  console.log(cut === 0 ? "Stopped; nothing was lost" : `Stopped; ${cut} requests were cut by the deadline`);
+  return 0;
+}
+
+function startMockEngines(config: Config, count: number): MockEngine[] {
+  const models = Object.keys(config.model_mapping_rule);
+  const local = config.clusters.flatMap(({ endpoints }) => endpoints).filter((one) => isLoopback(one.address));
+  if (local.length < count) {
+    throw new UsageError(`--mock-engines ${count}: the config names only ${local.length} endpoints on this machine`);
+  }
+  const engines: MockEngine[] = [];
+  for (const { address: hostname, port } of local.slice(0, count)) {
+    try {
+      engines.push(startMockEngine({ address: { hostname, port }, models }));
+    } catch (error) {
+      for (const engine of engines) engine.stop();
+      throw new Error(`Cannot start a mock engine on ${formatAddress({ hostname, port })}: ${(error as Error).message}`);
+    }
+  }
+  return engines;
+}
+
+function banner(
+  config: Config,
+  gateway: Awaited<ReturnType<typeof startGateway>>,
+  mocks: number,
+  milliseconds: number,
+): void {
+  const model = Object.keys(config.model_mapping_rule)[0] ?? "MODEL";
+  const { hostname, port } = gateway.listen;
+  const reachable = hostname === "0.0.0.0" || hostname === "::" ? "127.0.0.1" : hostname;
+  const origin = `http://${formatAddress({ hostname: reachable, port })}`;
+  const admin = `http://${formatAddress(gateway.admin)}`;
+  const lines = [
+    `AIGW ${VERSION} serves on ${origin}/v1 with ${gateway.workers} worker${gateway.workers === 1 ? "" : "s"} (${Math.round(milliseconds)} ms)`,
+    `  admin      ${admin} (/endpoints /explain /metrics /readyz)`,
+    ...config.clusters.map(({ name, endpoints }) =>
+      `  cluster    ${name}: ${endpoints.map((one) => formatAddress({ hostname: one.address, port: one.port })).join(" ") || "no endpoints"}`
+    ),
+    ...(mocks > 0 ? [`  mocks      ${mocks} mock engine${mocks === 1 ? "" : "s"} in this process`] : []),
+    "",
+    `curl ${origin}/v1/chat/completions -H 'content-type: application/json' -d '{"model": "${model}", "messages": [{"role": "user", "content": "Hello"}]}'`,
+    "",
+  ];
+  console.log(lines.join("\n"));
+}
+
+function terminationSignal(): Promise<Deno.Signal> {
+  return new Promise((resolve) => {
+    for (const signal of ["SIGTERM", "SIGINT"] as const) {
+      const handler = (): void => {
+        Deno.removeSignalListener(signal, handler);
+        resolve(signal);
+      };
+      Deno.addSignalListener(signal, handler);
+    }
+  });
+}
+
+async function mockEngine(args: string[]): Promise<number> {
+  const given = options("mock-engine", args, {
+    string: ["listen", "model", "speed", "output-tokens", "fault"],
+    boolean: ["instant"],
+    collect: ["model"],
+  });
+  const speed = given.speed === undefined ? 1 : Number(given.speed);
+  if (!(speed > 0 && speed <= 10_000)) {
+    throw new UsageError(`--speed: expected a number above 0 and up to 10000, found "${given.speed}"`);
+  }
+  let fault;
+  if (given.fault !== undefined) {
+    try {
+      fault = faultSchema.parse(JSON.parse(given.fault));
+    } catch (error) {
+      throw new UsageError(`--fault: ${(error as Error).message}`);
+    }
+  }
+  const engine = startMockEngine({
+    address: parseAddress(address("listen", given.listen ?? "127.0.0.1:10001"))!,
+    models: given.model,
+    speed,
+    instant: given.instant,
+    outputTokens: given["output-tokens"] === undefined
+      ? undefined
+      : wholeNumber("output-tokens", given["output-tokens"], 1, 1_000_000),
+    fault,
+  });
+  console.log(`Mock engine on http://${formatAddress(engine.address)}`);
+  await terminationSignal();
+  await engine.stop();
+  return 0;
+}
+
+async function checkConfig(args: string[]): Promise<number> {
+  const { _: [file] } = options("check-config", args, { positional: 1 });
+  const config = await loadConfig(file);
+  const endpoints = config.clusters.reduce((sum, cluster) => sum + cluster.endpoints.length, 0);
+  const models = Object.keys(config.model_mapping_rule);
+  console.log(`${file} is valid: ${models.length} models, ${config.clusters.length} clusters, ${endpoints} endpoints`);
+  for (const { name } of config.clusters.filter((cluster) => cluster.endpoints.length === 0)) {
+    console.log(`note: cluster "${name}" has no endpoints; its models answer 503`);
+  }
+  if (models.length === 0) console.log("note: model_mapping_rule is empty; every model answers 404");
+  return 0;
+}
+
+if (import.meta.main) {
+  try {
+    Deno.exit(await main(Deno.args));
+  } catch (error) {
+    if (error instanceof UsageError) {
+      console.error(error.message);
+      Deno.exit(2);
+    }
+    const expected = error instanceof ConfigError || error instanceof Error && error.message.startsWith("Cannot ");
+    console.error(expected ? (error as Error).message : error);
+    Deno.exit(1);
+  }
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// One scheduling decision on this thread: prompt text into scratch, hashes, index lookup, candidates, score, pick. The
+// kernel does the work; this file carries values in and out of its scratch block.
+
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+import type { Policy } from "./policy.ts";
+
+/** Where a request may go: the result of routing. */
+export interface Placement {
+  /** Cluster row. */
+  readonly cluster: number;
+  /** Bits that an endpoint's eligibility must have. */
+  readonly eligibility: number;
+  /** Keeps the prefixes of different clusters and adapters apart. */
+  readonly salt: number;
+  readonly policy: Policy;
+}
+
+/** The hashes of a prompt and its length. */
+export interface HashedPrompt {
+  readonly bytes: number;
+  /** Prefix hashes, empty when the policy takes no notice of caches. */
+  readonly hashes: BigUint64Array<ArrayBuffer>;
+}
+
+/** One candidate of an explained decision. */
+export interface Candidate {
+  row: number;
+  requests: number;
+  promptBytes: number;
+  cachedChunks: number;
+  score: number;
+}
+
+/** An explained decision. */
+export interface Explanation {
+  chosen: number;
+  chunks: number;
+  /** Leading chunks that every endpoint is presumed to hold. */
+  everywhereChunks: number;
+  candidates: Candidate[];
+}
+
+const NO_HASHES = new BigUint64Array(0);
+
+export class DecisionMaker {
+  readonly #kernel: AttachedKernel;
+  readonly #text: Uint8Array;
+  readonly #textBytes: number;
+  readonly #hashes: BigUint64Array;
+  readonly #words: Int32Array;
+  readonly #floats: Float32Array;
+  readonly #decision: number;
+  readonly #encoder = new TextEncoder();
+
+  constructor(kernel: AttachedKernel) {
+    const k = kernel.exports;
+    this.#kernel = kernel;
+    this.#words = new Int32Array(kernel.buffer);
+    this.#floats = new Float32Array(kernel.buffer);
+    const chunks = this.#words[k.H_CHUNKS];
+    this.#textBytes = chunks * k.CHUNK_BYTES;
+    this.#text = new Uint8Array(kernel.buffer, k.textOffset(), this.#textBytes);
+    this.#hashes = new BigUint64Array(kernel.buffer, k.hashOffset(), chunks);
+    this.#decision = k.decisionOffset() >>> 2;
+  }
+
+  /** 128-bit digest of a text as 32 hex digits. Overwrites the prompt in scratch. */
+  readonly digest = (text: string): string => {
+    const k = this.#kernel.exports;
+    const bytes = this.#encoder.encode(text);
+    k.digestStart();
+    let at = 0;
+    for (; bytes.length - at > this.#textBytes; at += this.#textBytes) {
+      this.#text.set(bytes.subarray(at, at + this.#textBytes));
+      k.digestAbsorb(this.#textBytes >> 4);
+    }
+    this.#text.set(bytes.subarray(at));
+    const blocks = (bytes.length - at) >> 4;
+    k.digestAbsorb(blocks);
+    k.digestEnd(blocks << 4, (bytes.length - at) & 15, bytes.length);
+    return this.#hashes[0].toString(16).padStart(16, "0") + this.#hashes[1].toString(16).padStart(16, "0");
+  };
+
+  /** Puts a prompt up for decision: hashes it and looks it up, when the policy cares. */
+  begin(text: string, placement: Placement): HashedPrompt {
+    const k = this.#kernel.exports;
+    this.#exclude([]);
+    const { read, written } = this.#encoder.encodeInto(text, this.#text);
+    const bytes = written + (read === text.length ? 0 : utf8Bytes(text, read));
+    if (!placement.policy.cacheAware) {
+      k.lookUpNothing();
+      return { bytes, hashes: NO_HASHES };
+    }
+    const chunks = k.lookUp(written, placement.salt);
+    const hashes = new BigUint64Array(chunks);
+    hashes.set(this.#hashes.subarray(0, chunks));
+    return { bytes, hashes };
+  }
+
+  /** Puts a prompt up again, without the endpoints in `tried`. */
+  resume({ hashes }: HashedPrompt, placement: Placement, tried: readonly number[]): void {
+    const k = this.#kernel.exports;
+    this.#exclude(tried);
+    k.lookUpNothing();
+    if (hashes.length === 0) return;
+    this.#hashes.set(hashes);
+    this.#words[this.#decision + (k.D_CHUNKS >>> 2)] = hashes.length;
+    k.indexLookup(hashes.length, placement.salt);
+  }
+
+  #exclude(tried: readonly number[]): void {
+    const k = this.#kernel.exports;
+    const count = Math.min(tried.length, k.MAX_EXCLUDED);
+    this.#words[this.#decision + (k.D_EXCLUDED >>> 2)] = count;
+    for (let i = 0; i < count; i++) this.#words[this.#decision + (k.D_EXCLUDE >>> 2) + i] = tried[i];
+  }
+
+  /** Chooses for the prompt that is up: an endpoint row, or -1 when there is no candidate. */
+  choose({ cluster, eligibility, policy }: Placement): number {
+    return this.#kernel.exports.choose(
+      cluster,
+      eligibility,
+      policy.kernelPolicy,
+      policy.candidatePercent,
+      policy.cacheWeight,
+      policy.requestWeight,
+      policy.prefillWeight,
+    );
+  }
+
+  /** Chunks of the prompt that the endpoint last chosen is presumed to hold. */
+  get matchedChunks(): number {
+    return this.#words[this.#decision + (this.#kernel.exports.D_MATCHED >>> 2)];
+  }
+
+  /** Records that an endpoint holds a prompt from now on. */
+  remember({ hashes }: HashedPrompt, salt: number, row: number): void {
+    if (hashes.length === 0) return;
+    this.#hashes.set(hashes);
+    this.#kernel.exports.indexInsertScratch(hashes.length, salt, row);
+  }
+
+  /** Decides and tells how: every candidate with its load, cached chunks and score. */
+  explain(text: string, placement: Placement): Explanation {
+    const k = this.#kernel.exports;
+    this.begin(text, placement);
+    const chosen = this.choose(placement);
+    const word = (field: number) => this.#words[this.#decision + (field >>> 2)];
+    const candidates: Candidate[] = [];
+    for (let position = 0; position < word(k.D_POSITIONS); position++) {
+      const requests = this.#floats[(k.queueOffset() >>> 2) + position];
+      if (requests === Infinity) continue;
+      const block = this.#words[(k.positionBlockOffset() >>> 2) + Math.floor(position / k.BLOCK_ROWS)];
+      const row = block * k.BLOCK_ROWS + position % k.BLOCK_ROWS;
+      candidates.push({
+        row,
+        requests,
+        promptBytes: this.#floats[(k.promptOffset() >>> 2) + position],
+        cachedChunks: k.matchedChunks(row),
+        score: this.#floats[(k.scoreOffset() >>> 2) + position],
+      });
+    }
+    return { chosen, chunks: word(k.D_CHUNKS), everywhereChunks: word(k.D_EVERYWHERE), candidates };
+  }
+}
+
+// UTF-8 length of text from index `from`: what did not fit into scratch is counted, not hashed.
+function utf8Bytes(text: string, from: number): number {
+  let bytes = 0;
+  for (let i = from; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    // A surrogate is half of a pair of four bytes.
+    bytes += code < 0x80 ? 1 : code < 0x800 ? 2 : code >= 0xd800 && code < 0xe000 ? 2 : 3;
+  }
+  return bytes;
+}

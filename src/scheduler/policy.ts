@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model's load-balancing policy in the kernel's terms.
+
+import type { Config } from "../config/schema.ts";
+import { DEFAULT_CANDIDATE_PERCENT } from "../config/load.ts";
+import type { PolicyName } from "../config/sections.ts";
+
+/** Order of the kernel's policy numbers. */
+const KERNEL_POLICIES: PolicyName[] = ["inference_lb", "random", "round_robin", "least_request"];
+
+export interface Policy {
+  readonly name: PolicyName;
+  /** The kernel's number; random when load awareness is off. */
+  readonly kernelPolicy: number;
+  /** Whether prompts are hashed, looked up and remembered. */
+  readonly cacheAware: boolean;
+  /** Share of the best candidates that one is drawn from. */
+  readonly candidatePercent: number;
+  readonly cacheWeight: number;
+  readonly requestWeight: number;
+  readonly prefillWeight: number;
+}
+
+/** The policy of a model: its lb_mapping_rule, else the defaults. */
+export function policyOf(config: Config, model: string): Policy {
+  const rule = config.lb_mapping_rule[model];
+  const name = rule?.algorithm ?? config.algorithm;
+  const loadAware = rule?.load_aware_enable ?? true;
+  return {
+    name,
+    kernelPolicy: KERNEL_POLICIES.indexOf(loadAware ? name : "random"),
+    cacheAware: name === "inference_lb" && loadAware && (rule?.cache_aware_enable ?? true),
+    candidatePercent: rule?.candidate_percent ?? DEFAULT_CANDIDATE_PERCENT,
+    cacheWeight: rule?.cache_radio_weight ?? 2,
+    requestWeight: rule?.request_load_weight ?? 1,
+    prefillWeight: rule?.prefill_load_weight ?? 3,
+  };
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scheduler gives a request a slot: an endpoint with the request's load counted on it. A slot is disposed of exactly
+// once, at the true end of the request; whoever holds it last owns that end.
+
+import { GatewayError } from "../base/errors.ts";
+import type { RequestRow, RequestTable } from "../tables/request_table.ts";
+import type { DecisionMaker, HashedPrompt, Placement } from "./decision.ts";
+
+export interface SlotRequest {
+  readonly placement: Placement;
+  readonly promptText: string;
+  /** Model row, for the books. */
+  readonly model: number;
+  readonly wallMs: number;
+}
+
+/** Gives out slots. A queue behind `acquire` may let a request wait; this one grants at once. */
+export interface Scheduler {
+  /** Throws GatewayError: no_endpoint, overloaded; and the signal's reason when the client leaves first. */
+  acquire(request: SlotRequest, signal: AbortSignal): Promise<Slot>;
+}
+
+/** An endpoint that changes hands between choice and grant is chosen again this often. */
+const MOST_CHOICES = 16;
+
+export class LocalScheduler implements Scheduler {
+  constructor(readonly decisions: DecisionMaker, readonly requests: RequestTable) {}
+
+  // deno-lint-ignore require-await -- the interface allows waiting; here everyone is served at once
+  async acquire({ placement, promptText, model, wallMs }: SlotRequest, signal: AbortSignal): Promise<Slot> {
+    signal.throwIfAborted();
+    const prompt = this.decisions.begin(promptText, placement);
+    const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes, wallMs);
+    if (!row) {
+      throw new GatewayError(
+        "overloaded",
+        `This gateway has ${this.requests.capacity} requests in flight in one worker, its limit`,
+      );
+    }
+    if (this.#grant(row, placement)) return new Slot(this, row, placement, prompt);
+    row.release();
+    throw new GatewayError("no_endpoint", "No endpoint of the model is available");
+  }
+
+  #grant(row: RequestRow, placement: Placement): boolean {
+    for (let i = 0; i < MOST_CHOICES; i++) {
+      const endpoint = this.decisions.choose(placement);
+      if (endpoint < 0) return false;
+      if (row.grant(endpoint, this.decisions.matchedChunks)) return true;
+    }
+    return false;
+  }
+
+  /** Moves a slot's load to an endpoint that is not in `tried`; false, with the load where it was, when there is none. */
+  moveTo(row: RequestRow, placement: Placement, prompt: HashedPrompt, tried: readonly number[]): boolean {
+    this.decisions.resume(prompt, placement, tried);
+    const endpoint = this.decisions.choose(placement);
+    if (endpoint < 0) return false;
+    row.returnToWaiting();
+    return row.grant(endpoint, this.decisions.matchedChunks) || this.#grant(row, placement);
+  }
+}
+
+/** A granted endpoint. `using slot = …` releases its load when the block ends, unless `keep` moved it on. */
+export class Slot implements Disposable {
+  readonly #scheduler: LocalScheduler;
+  readonly #tried: number[] = [];
+  #row: RequestRow | undefined;
+  #endpoint: number;
+  #matched: number;
+
+  constructor(
+    scheduler: LocalScheduler,
+    row: RequestRow,
+    readonly placement: Placement,
+    readonly prompt: HashedPrompt,
+  ) {
+    this.#scheduler = scheduler;
+    this.#row = row;
+    this.#endpoint = row.endpoint;
+    this.#matched = scheduler.decisions.matchedChunks;
+  }
+
+  /** Row of the endpoint. */
+  get endpoint(): number {
+    return this.#endpoint;
+  }
+
+  /** Chunks of the prompt that the endpoint was presumed to hold when it was chosen. */
+  get matchedChunks(): number {
+    return this.#matched;
+  }
+
+  /** Marks the request as sent; returns the identity generation of the endpoint. */
+  dispatch(): number {
+    return this.#row!.dispatch();
+  }
+
+  /** The first token was seen, or is presumed: the prompt's load comes off. May be called again. */
+  firstToken(): void {
+    this.#row?.firstToken();
+  }
+
+  /** The engine answered 200: it holds the prompt from now on. */
+  remember(): void {
+    this.#scheduler.decisions.remember(this.prompt, this.placement.salt, this.#endpoint);
+  }
+
+  /** Gives the endpoint up for another that was not tried yet; false when there is none. */
+  tryAnother(): boolean {
+    this.#tried.push(this.#endpoint);
+    if (!this.#row || !this.#scheduler.moveTo(this.#row, this.placement, this.prompt, this.#tried)) return false;
+    this.#endpoint = this.#row.endpoint;
+    this.#matched = this.#scheduler.decisions.matchedChunks;
+    return true;
+  }
+
+  /** Hands the load over to a new slot, which outlives the block of this one. */
+  keep(): Slot {
+    const row = this.#row!;
+    const kept = new Slot(this.#scheduler, row, this.placement, this.prompt);
+    kept.#matched = this.#matched;
+    kept.#tried.push(...this.#tried);
+    this.#row = undefined;
+    return kept;
+  }
+
+  [Symbol.dispose](): void {
+    this.#row?.release();
+    this.#row = undefined;
+  }
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// Starts the data plane workers and keeps them: one that dies, fails or stops beating is ended, the load that it held is
+// released, and another takes its block after a growing pause.
+
+import type { AttachedKernel, SharedKernel } from "../../wasm/kernel.ts";
+import type { Address } from "../base/address.ts";
+import type { Config } from "../config/schema.ts";
+import { WORKER_CELLS } from "../telemetry/instruments.ts";
+import type { Log } from "../telemetry/log.ts";
+import type { FromWorker, ToWorker } from "./protocol.ts";
+
+const FIRST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 10_000;
+/** A worker that served this long is healthy: the next pause is the first again. */
+const HEALTHY_MS = 30_000;
+const WATCH_MS = 1_000;
+/** A worker that has not beaten for this long hangs. */
+const SILENT_MS = 10_000;
+
+export interface WorkerView {
+  worker: number;
+  state: "starting" | "serving" | "restarting";
+  restarts: number;
+}
+
+interface Seat {
+  readonly worker: number;
+  thread: Worker | undefined;
+  state: WorkerView["state"];
+  restarts: number;
+  pauseMs: number;
+  servingSince: number;
+  timer: number | undefined;
+}
+
+export class Supervisor {
+  readonly #seats: Seat[];
+  #draining = false;
+  #watch: number | undefined;
+  #onDrained: (worker: number, cut: number) => void = () => {};
+
+  constructor(
+    readonly kernel: AttachedKernel,
+    readonly shared: SharedKernel,
+    readonly config: Config,
+    readonly listen: Address,
+    readonly via: string,
+    readonly log: Log,
+    workers: number,
+  ) {
+    this.#seats = Array.from({ length: workers }, (_, i) => ({
+      worker: i + 1,
+      thread: undefined,
+      state: "starting",
+      restarts: 0,
+      pauseMs: FIRST_PAUSE_MS,
+      servingSince: 0,
+      timer: undefined,
+    }));
+  }
+
+  /** Starts every worker; resolves when all serve. Rejects, with all ended, when one cannot. */
+  async start(): Promise<void> {
+    try {
+      await Promise.all(this.#seats.map((seat) => this.#begin(seat)));
+    } catch (error) {
+      for (const seat of this.#seats) seat.thread?.terminate();
+      throw error;
+    }
+    this.#watch = setInterval(() => this.#watchHearts(), WATCH_MS);
+  }
+
+  #begin(seat: Seat): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const thread = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: `worker-${seat.worker}` });
+    seat.thread = thread;
+    seat.state = "starting";
+    thread.onmessage = ({ data }: MessageEvent<FromWorker>) => {
+      if (data.kind === "serving") {
+        seat.state = "serving";
+        seat.servingSince = Date.now();
+        resolve();
+      } else if (data.kind === "drained") this.#onDrained(seat.worker, data.cut);
+      else this.#lost(seat, thread, data.message, reject);
+    };
+    thread.onerror = (event) => {
+      event.preventDefault();
+      this.#lost(seat, thread, event.message, reject);
+    };
+    thread.postMessage(
+      {
+        kind: "start",
+        shared: this.shared,
+        worker: seat.worker,
+        seed: crypto.getRandomValues(new Uint32Array(1))[0],
+        config: this.config,
+        listen: this.listen,
+        via: this.via,
+      } satisfies ToWorker,
+    );
+    return promise;
+  }
+
+  #lost(seat: Seat, thread: Worker, why: string, reject: (error: Error) => void): void {
+    if (seat.thread !== thread) return;
+    thread.terminate();
+    seat.thread = undefined;
+    reject(new Error(`Worker ${seat.worker} cannot serve: ${why}`));
+    const released = this.kernel.exports.reap(seat.worker);
+    this.log.error("worker lost", { worker: seat.worker, why, released });
+    if (this.#draining) {
+      this.#onDrained(seat.worker, 0);
+      return;
+    }
+    if (this.#watch === undefined) return; // the first start failed as a whole
+    if (Date.now() - seat.servingSince > HEALTHY_MS) seat.pauseMs = FIRST_PAUSE_MS;
+    seat.state = "restarting";
+    seat.restarts++;
+    seat.timer = setTimeout(() => {
+      this.#begin(seat).catch(() => {/* logged where it was lost */});
+    }, seat.pauseMs);
+    seat.pauseMs = Math.min(LONGEST_PAUSE_MS, seat.pauseMs * 2);
+  }
+
+  #watchHearts(): void {
+    const cell = this.kernel.exports;
+    for (const seat of this.#seats) {
+      if (seat.state !== "serving" || !seat.thread) continue;
+      const beat = new Float64Array(this.kernel.buffer, cell.metricOffset(seat.worker), 1)[WORKER_CELLS.heartbeat];
+      if (Date.now() - beat > SILENT_MS) this.#lost(seat, seat.thread, `no heartbeat for ${SILENT_MS} ms`, () => {});
+    }
+  }
+
+  /** Ends a worker at once, as a crash would; another takes its place. False when there is no such worker serving. */
+  restart(worker: number): boolean {
+    const seat = this.#seats.find((one) => one.worker === worker);
+    if (!seat?.thread) return false;
+    this.#lost(seat, seat.thread, "restart was asked for", () => {});
+    return true;
+  }
+
+  view(): WorkerView[] {
+    return this.#seats.map(({ worker, state, restarts }) => ({ worker, state, restarts }));
+  }
+
+  get serving(): number {
+    return this.#seats.filter(({ state }) => state === "serving").length;
+  }
+
+  get restarts(): number {
+    return this.#seats.reduce((sum, { restarts }) => sum + restarts, 0);
+  }
+
+  /** Stops accepting, waits for what is in flight up to the deadline, ends the workers. Returns how many requests were cut. */
+  async drain(deadlineMs: number): Promise<number> {
+    this.#draining = true;
+    clearInterval(this.#watch);
+    const waiting = new Set<number>();
+    let total = 0;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#onDrained = (worker, cut) => {
+      total += cut;
+      waiting.delete(worker);
+      if (waiting.size === 0) resolve();
+    };
+    for (const seat of this.#seats) {
+      clearTimeout(seat.timer);
+      if (!seat.thread || seat.state !== "serving") continue;
+      waiting.add(seat.worker);
+      seat.thread.postMessage({ kind: "drain", deadlineMs } satisfies ToWorker);
+    }
+    const late = setTimeout(resolve, deadlineMs + 2_000);
+    if (waiting.size > 0) await promise;
+    clearTimeout(late);
+    for (const seat of this.#seats) seat.thread?.terminate();
+    return total;
+  }
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// A data plane thread: attaches to the shared memory, assembles the pipeline and serves. Everything that a request needs
+// is put together here, once.
+
+import { attachKernel } from "../../wasm/kernel.ts";
+import { systemClock } from "../base/clock.ts";
+import { Deadlines } from "../base/deadlines.ts";
+import { Dispatcher } from "../gateway/dispatch.ts";
+import { Pipeline } from "../gateway/pipeline.ts";
+import { RouteTable } from "../gateway/routes.ts";
+import { DecisionMaker } from "../scheduler/decision.ts";
+import { LocalScheduler } from "../scheduler/scheduler.ts";
+import { EndpointTable } from "../tables/endpoint_table.ts";
+import { ownCells } from "../tables/metric_cells.ts";
+import { RequestTable } from "../tables/request_table.ts";
+import { AccessLog } from "../telemetry/access_log.ts";
+import { Instruments, unknownModel, WORKER_CELLS } from "../telemetry/instruments.ts";
+import { Log } from "../telemetry/log.ts";
+import { openTracing } from "../telemetry/tracing.ts";
+import { EndpointPools } from "../upstream/endpoint_pools.ts";
+import type { FromWorker, ToWorker } from "./protocol.ts";
+
+const HEARTBEAT_MS = 500;
+const scope = self as unknown as {
+  onmessage: ((event: MessageEvent<ToWorker>) => void) | null;
+  postMessage(message: FromWorker): void;
+  close(): void;
+};
+
+scope.onmessage = ({ data }) => {
+  if (data.kind !== "start") return;
+  try {
+    start(data);
+  } catch (error) {
+    scope.postMessage({ kind: "failed", message: (error as Error).message });
+  }
+};
+
+function start({ shared, worker, seed, config, listen, via }: ToWorker & { kind: "start" }): void {
+  const kernel = attachKernel(shared, worker, seed);
+  const log = new Log(config.log.level, `worker ${worker}`);
+  const clock = systemClock;
+  const deadlines = new Deadlines(clock);
+  const endpoints = new EndpointTable(kernel);
+  const requests = new RequestTable(kernel);
+  const instruments = new Instruments(ownCells(kernel));
+  const decisions = new DecisionMaker(kernel);
+  const pools = new EndpointPools(endpoints, deadlines, {
+    connectMs: config.timeouts.connect_ms,
+    responseHeaderMs: config.timeouts.response_header_ms,
+    streamIdleMs: config.timeouts.stream_idle_ms,
+    responseHeaderBytes: config.limits.response_header_bytes,
+    idleConnections: config.limits.idle_connections_per_endpoint,
+    idleConnectionMs: config.timeouts.idle_connection_ms,
+  });
+  const accessLog = config.log.enabled ? new AccessLog(config.log.path) : undefined;
+  const pipeline = new Pipeline({
+    config,
+    context: {
+      clock,
+      instruments,
+      accessLog,
+      tracing: openTracing(),
+      unknownModel: unknownModel(config.limits.models),
+      via,
+      exposeEndpoint: config.expose_endpoint,
+    },
+    deadlines,
+    routes: new RouteTable(config),
+    decisions,
+    scheduler: new LocalScheduler(decisions, requests),
+    dispatcher: new Dispatcher(pools, endpoints, config.retries),
+    log,
+  });
+
+  const beat = (): void => {
+    instruments.cells[WORKER_CELLS.heartbeat] = Date.now();
+    pools.sweep();
+  };
+  beat();
+  const heart = setInterval(beat, HEARTBEAT_MS);
+  const cut = new AbortController();
+  const server = Deno.serve({
+    hostname: listen.hostname,
+    port: listen.port,
+    reusePort: true,
+    signal: cut.signal,
+    onListen: () => scope.postMessage({ kind: "serving" }),
+    onError(error) {
+      log.error("a request failed outside the pipeline", { error: String(error) });
+      return new Response(null, { status: 500 });
+    },
+  }, (request) => pipeline.handle(request));
+
+  scope.onmessage = async ({ data }) => {
+    if (data.kind !== "drain") return;
+    // Stop accepting, let what is in flight finish, and after the deadline cut the rest.
+    let left = 0;
+    const timer = setTimeout(() => {
+      left = requests.open;
+      cut.abort();
+    }, data.deadlineMs);
+    await Promise.race([server.shutdown(), new Promise((resolve) => cut.signal.addEventListener("abort", resolve))]);
+    clearTimeout(timer);
+    clearInterval(heart);
+    pools.close();
+    accessLog?.close();
+    scope.postMessage({ kind: "drained", cut: left });
+  };
+}

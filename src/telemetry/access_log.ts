@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// The access log: one JSON object a request, under the field names that users of the system know. Lines are buffered and
+// written a few times a second; a full buffer drops lines and counts them, it never delays a request.
+
+import type { Outcome } from "./outcome.ts";
+
+export interface AccessRecord {
+  time: string;
+  trace_id: string;
+  route_name: string;
+  ai_model_name: string;
+  target_model_name: string;
+  ai_backend_protocol: string;
+  ai_stream_request: boolean;
+  lora_id: string;
+  endpoint: string;
+  status: number;
+  outcome: Outcome;
+  is_local_error: boolean;
+  prompt_bytes: number;
+  use_cache: boolean;
+  cached_chunks: number;
+  tries: number;
+  /** Milliseconds from the request to the first token; null when there was none. */
+  ttft: number | null;
+  /** Milliseconds from the request to the first and the last byte of the answer. */
+  first_rt: number | null;
+  last_rt: number;
+}
+
+const MOST_LINES = 10_000;
+const FLUSH_MS = 200;
+
+export class AccessLog {
+  #lines: string[] = [];
+  #timer: number | undefined;
+  #file: Deno.FsFile | undefined;
+  dropped = 0;
+
+  /** `path` is a file to append to, or "-" for standard output. */
+  constructor(readonly path: string) {
+    if (path !== "-") this.#file = Deno.openSync(path, { append: true, create: true });
+  }
+
+  write(record: AccessRecord): void {
+    if (this.#lines.length >= MOST_LINES) {
+      this.dropped++;
+      return;
+    }
+    this.#lines.push(JSON.stringify(record));
+    this.#timer ??= setTimeout(() => this.flush(), FLUSH_MS);
+  }
+
+  /** Writes what is buffered. */
+  flush(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (this.#lines.length === 0) return;
+    const bytes = new TextEncoder().encode(`${this.#lines.join("\n")}\n`);
+    this.#lines = [];
+    const sink = this.#file ?? Deno.stdout;
+    for (let at = 0; at < bytes.length;) at += sink.writeSync(bytes.subarray(at));
+  }
+
+  close(): void {
+    this.flush();
+    this.#file?.close();
+    this.#file = undefined;
+  }
+}

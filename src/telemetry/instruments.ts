@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is counted and where: every counter and histogram has its cells in the worker's block, so recording is an
+// addition to an array and reading is a sum over workers.
+
+import { type Outcome, OUTCOMES } from "./outcome.ts";
+
+/** Upper bounds in seconds: from a gateway's own time to that of a long generation. */
+export const DURATION_BUCKETS = [
+  0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600,
+] as const;
+
+/** A histogram's cells: a count for each bucket, one above them, and the sum. */
+const HISTOGRAM_CELLS = DURATION_BUCKETS.length + 2;
+
+/** Cells that belong to a worker as a whole. */
+export const WORKER_CELLS = { heartbeat: 0, retries: 1, connectFailures: 2, pieces: 3, bytes: 4 } as const;
+const WORKER_CELL_COUNT = 8;
+
+const MODEL_CELLS = OUTCOMES.length + 2 * HISTOGRAM_CELLS;
+
+/** Cells for this many models; one more model row stands for unknown names. */
+export function cellCount(models: number): number {
+  return WORKER_CELL_COUNT + (models + 1) * MODEL_CELLS;
+}
+
+/** Index of the row of unknown models. */
+export function unknownModel(models: number): number {
+  return models;
+}
+
+function modelBase(model: number): number {
+  return WORKER_CELL_COUNT + model * MODEL_CELLS;
+}
+
+/** Writes the metrics of one worker. */
+export class Instruments {
+  constructor(readonly cells: Float64Array) {}
+
+  add(cell: number, value = 1): void {
+    this.cells[cell] += value;
+  }
+
+  /** A request ended. */
+  ended(model: number, outcome: Outcome, seconds: number): void {
+    const base = modelBase(model);
+    this.cells[base + OUTCOMES.indexOf(outcome)]++;
+    this.#observe(base + OUTCOMES.length, seconds);
+  }
+
+  firstToken(model: number, seconds: number): void {
+    this.#observe(modelBase(model) + OUTCOMES.length + HISTOGRAM_CELLS, seconds);
+  }
+
+  #observe(base: number, seconds: number): void {
+    let bucket = 0;
+    while (bucket < DURATION_BUCKETS.length && seconds > DURATION_BUCKETS[bucket]) bucket++;
+    this.cells[base + bucket]++;
+    this.cells[base + HISTOGRAM_CELLS - 1] += seconds;
+  }
+}
+
+export interface HistogramReading {
+  /** Counts by bucket, the last one above all bounds. */
+  counts: Float64Array;
+  sum: number;
+}
+
+/** Reads one model's metrics from summed cells. */
+export function readModel(
+  cells: Float64Array,
+  model: number,
+): { outcomes: Float64Array; duration: HistogramReading; ttft: HistogramReading } {
+  const base = modelBase(model);
+  const histogram = (at: number): HistogramReading => ({
+    counts: cells.subarray(at, at + HISTOGRAM_CELLS - 1),
+    sum: cells[at + HISTOGRAM_CELLS - 1],
+  });
+  return {
+    outcomes: cells.subarray(base, base + OUTCOMES.length),
+    duration: histogram(base + OUTCOMES.length),
+    ttft: histogram(base + OUTCOMES.length + HISTOGRAM_CELLS),
+  };
+}

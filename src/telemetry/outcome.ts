@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every way that a request can end is one value: the metric label, the log field and the `x-aigw-reason` header.
+
+import { ERROR_CODES, type ErrorCode } from "../base/errors.ts";
+
+export type Outcome =
+  | "ok"
+  | "engine_rejected" // the engine answered 4xx
+  | "engine_failed" // the engine answered 5xx
+  | "stream_broken" // the engine's answer broke off after its beginning
+  | ErrorCode;
+
+export const OUTCOMES: readonly Outcome[] = ["ok", "engine_rejected", "engine_failed", "stream_broken", ...ERROR_CODES];
+
+/** Outcome of an answer that an engine gave. */
+export function outcomeOfStatus(status: number): Outcome {
+  return status < 400 ? "ok" : status < 500 ? "engine_rejected" : "engine_failed";
+}

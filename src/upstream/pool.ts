@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// Idle connections to one endpoint, the one used last first. An engine may close an idle connection at any moment, so one
+// that fails before any byte of an answer is replaced by a fresh one without counting as a failed attempt.
+
+import type { Address } from "../base/address.ts";
+import type { Deadlines } from "../base/deadlines.ts";
+import { Connection, type ConnectionLimits } from "./connection.ts";
+import { UpstreamError } from "./errors.ts";
+import type { ResponseHead } from "./response_head.ts";
+
+export interface PoolLimits extends ConnectionLimits {
+  idleConnections: number;
+  idleConnectionMs: number;
+}
+
+export class Pool {
+  readonly #idle: Connection[] = [];
+  #closed = false;
+
+  constructor(readonly address: Address, readonly deadlines: Deadlines, readonly limits: PoolLimits) {}
+
+  /**
+   * Sends a request on an idle connection or a new one and returns the answer's head with the connection to read its
+   * body from. `hold` is told the connection as soon as it is in use, so that the caller can fail it when the client
+   * leaves. Throws UpstreamError.
+   */
+  async send(
+    head: Uint8Array,
+    body: Uint8Array,
+    signal: AbortSignal,
+    hold: (connection: Connection) => void,
+  ): Promise<{ head: ResponseHead; connection: Connection }> {
+    const idle = this.#take();
+    if (idle) {
+      hold(idle);
+      try {
+        return { head: await idle.send(head, body), connection: idle };
+      } catch (error) {
+        if (!(error instanceof UpstreamError) || error.failure !== "lost_before_answer") throw error;
+      }
+    }
+    const connection = await Connection.open(this.address, this.deadlines, this.limits, signal);
+    hold(connection);
+    return { head: await connection.send(head, body), connection };
+  }
+
+  #take(): Connection | undefined {
+    const oldest = this.deadlines.clock.now() - this.limits.idleConnectionMs;
+    for (;;) {
+      const connection = this.#idle.pop();
+      if (!connection || connection.idleSince >= oldest) return connection;
+      connection.close();
+    }
+  }
+
+  /** Takes a connection back after its exchange; closes it when it cannot be used again. */
+  give(connection: Connection): void {
+    if (this.#closed || !connection.reusable || this.#idle.length >= this.limits.idleConnections) {
+      connection.close();
+      return;
+    }
+    connection.idleSince = this.deadlines.clock.now();
+    this.#idle.push(connection);
+  }
+
+  /** Closes what has been idle for too long. */
+  sweep(): void {
+    const oldest = this.deadlines.clock.now() - this.limits.idleConnectionMs;
+    while (this.#idle.length > 0 && this.#idle[0].idleSince < oldest) this.#idle.shift()!.close();
+  }
+
+  close(): void {
+    this.#closed = true;
+    for (const connection of this.#idle.splice(0)) connection.close();
+  }
+
+  get idle(): number {
+    return this.#idle.length;
+  }
+}
