@@ -43,7 +43,7 @@ export function lookUpNothing(): void {
 
 /**
  * Chooses among the cluster's rows whose eligibility has all bits of `mask`. `percent` of the candidates, at least one,
- * are the best that inference_lb draws from. Returns the row, or -1 when there is no candidate.
+ * are the best that inference_lb draws from; `promptColumn` is what it takes for prompt_i. Returns the row, or -1 when there is no candidate.
  */
 export function choose(
   cluster: u32,
@@ -53,8 +53,9 @@ export function choose(
   cacheWeight: f32,
   requestWeight: f32,
   prefillWeight: f32,
+  promptColumn: u32,
 ): i32 {
-  const candidates = gather(cluster, mask);
+  const candidates = gather(cluster, mask, promptColumn);
   if (candidates == 0) {
     store<i32>(scratch, -1, D_ROW);
     return -1;

@@ -68,6 +68,7 @@ export {
   E_REQUESTS,
   E_RUNNING,
   E_STATE,
+  E_UNCACHED,
   E_WAITING,
   H_BUCKETS,
   H_CELLS,

@@ -53,7 +53,8 @@ export const E_DISPATCHED: u32 = 10; // requests ever sent
 export const E_WAITING: u32 = 11; // f32 gauges scraped from the engine, NaN when unknown
 export const E_RUNNING: u32 = 12;
 export const E_KV_USAGE: u32 = 13;
-export const ENDPOINT_COLUMNS: u32 = 14;
+export const E_UNCACHED: u32 = 14; // of E_PROMPT, the bytes that the endpoint was not presumed to hold: prefill work
+export const ENDPOINT_COLUMNS: u32 = 15;
 
 /** Serving: bit 0 of the eligibility word. */
 export const SERVING: u32 = 1;
@@ -73,6 +74,7 @@ export const R_GENERATION: u32 = 24; // bumped each time the row is opened
 export const R_MODEL: u32 = 28;
 export const R_STARTED: u32 = 32; // f64, ms since the epoch
 export const R_CACHED: u32 = 40; // chunks matched on the granted endpoint
+export const R_UNCACHED: u32 = 44; // prompt bytes beyond them
 
 export const PHASE_FREE: u32 = 0;
 export const PHASE_WAITING: u32 = 1;
@@ -193,7 +195,7 @@ export function layoutHash(): u32 {
   h = mix(mix(mix(h, BUCKET_SLOTS), ENTRY_BYTES), HOLDERS);
   h = mix(mix(mix(h, DECISION_BYTES), BLOCK_ROWS), HISTOGRAM_BYTES);
   h = mix(mix(mix(h, R_STARTED), R_CACHED), R_GENERATION);
-  h = mix(mix(mix(h, D_MATCH), D_EXCLUDE), E_KV_USAGE);
+  h = mix(mix(mix(h, D_MATCH), D_EXCLUDE), E_UNCACHED);
   return h;
 }
 

@@ -9,11 +9,13 @@
 
 import {
   cell,
+  CHUNK_BYTES,
   E_DISPATCHED,
   E_ELIGIBILITY,
   E_GENERATION,
   E_PROMPT,
   E_REQUESTS,
+  E_UNCACHED,
   PHASE_DECODING,
   PHASE_FREE,
   PHASE_GRANTED,
@@ -28,6 +30,7 @@ import {
   R_PHASE,
   R_PROMPT,
   R_STARTED,
+  R_UNCACHED,
   R_WAKE,
   REQUEST_BYTES,
   requestBase,
@@ -41,6 +44,16 @@ function rowAt(row: u32): usize {
   return requestBase + <usize>row * REQUEST_BYTES;
 }
 
+// Takes the prompt's load off, once.
+// @ts-ignore: decorator
+@inline
+function dropPrompt(at: usize, endpoint: u32): bool {
+  if (atomic.xchg<u32>(at, 0, R_HELD) == 0) return false;
+  atomic.sub<u32>(cell(E_PROMPT, endpoint), load<u32>(at, R_PROMPT));
+  atomic.sub<u32>(cell(E_UNCACHED, endpoint), load<u32>(at, R_UNCACHED));
+  return true;
+}
+
 /** Opens a free row of the caller's own block as waiting. Returns its generation, which a granter must name. */
 export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32, now: f64): u32 {
   const at = rowAt(row);
@@ -49,6 +62,7 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
   store<u32>(at, promptBytes, R_PROMPT);
   store<u32>(at, 0, R_HELD);
   store<u32>(at, 0, R_CACHED);
+  store<u32>(at, promptBytes, R_UNCACHED);
   store<f64>(at, now, R_STARTED);
   const generation = load<u32>(at, R_GENERATION) + 1;
   store<u32>(at, generation, R_GENERATION);
@@ -67,15 +81,19 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
   const prompt = load<u32>(at, R_PROMPT);
   store<u32>(at, endpoint, R_ENDPOINT);
   store<u32>(at, cachedChunks, R_CACHED);
+  // Hashes cannot see into the chunk in which the cached prefix ends: it is taken as cached too.
+  const known = cachedChunks == 0 ? 0 : (cachedChunks + 1) * CHUNK_BYTES;
+  const uncached = prompt - min(prompt, known);
+  store<u32>(at, uncached, R_UNCACHED);
   atomic.store<u32>(at, 1, R_HELD);
   atomic.add<u32>(cell(E_REQUESTS, endpoint), 1);
   atomic.add<u32>(cell(E_PROMPT, endpoint), prompt);
+  atomic.add<u32>(cell(E_UNCACHED, endpoint), uncached);
   // The control plane frees a row only when it serves no more and its count is zero, in this order; so after the
   // addition a row that still serves is not being freed.
   if ((atomic.load<u32>(cell(E_ELIGIBILITY, endpoint)) & SERVING) == 0) {
     atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);
-    atomic.sub<u32>(cell(E_PROMPT, endpoint), prompt);
-    atomic.store<u32>(at, 0, R_HELD);
+    dropPrompt(at, endpoint);
     atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
     return -1;
   }
@@ -96,8 +114,7 @@ export function requestDispatch(row: u32): u32 {
 /** First token seen, or presumed: the prompt bytes come off. Returns 1 the first time, then 0. */
 export function requestFirstToken(row: u32): i32 {
   const at = rowAt(row);
-  if (atomic.xchg<u32>(at, 0, R_HELD) == 0) return 0;
-  atomic.sub<u32>(cell(E_PROMPT, load<u32>(at, R_ENDPOINT)), load<u32>(at, R_PROMPT));
+  if (!dropPrompt(at, load<u32>(at, R_ENDPOINT))) return 0;
   atomic.store<u32>(at, PHASE_DECODING, R_PHASE);
   return 1;
 }
@@ -106,9 +123,7 @@ export function requestFirstToken(row: u32): i32 {
 export function requestReturn(row: u32): void {
   const at = rowAt(row);
   const endpoint = load<u32>(at, R_ENDPOINT);
-  if (atomic.xchg<u32>(at, 0, R_HELD) != 0) {
-    atomic.sub<u32>(cell(E_PROMPT, endpoint), load<u32>(at, R_PROMPT));
-  }
+  dropPrompt(at, endpoint);
   atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);
   atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
 }
@@ -119,9 +134,7 @@ export function requestRelease(row: u32): i32 {
   const phase = atomic.xchg<u32>(at, PHASE_FREE, R_PHASE);
   if (phase == PHASE_FREE) return 0;
   const endpoint = load<u32>(at, R_ENDPOINT);
-  if (atomic.xchg<u32>(at, 0, R_HELD) != 0) {
-    atomic.sub<u32>(cell(E_PROMPT, endpoint), load<u32>(at, R_PROMPT));
-  }
+  dropPrompt(at, endpoint);
   if (phase >= PHASE_GRANTED) atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);
   return 1;
 }

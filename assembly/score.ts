@@ -27,7 +27,6 @@ import {
   D_MIN_REQUESTS,
   D_POSITIONS,
   E_ELIGIBILITY,
-  E_PROMPT,
   E_REMOTE_PROMPT,
   E_REMOTE_REQUESTS,
   E_REQUESTS,
@@ -60,9 +59,9 @@ function horizontalMax(v: v128): f32 {
 
 /**
  * Gathers the loads of the cluster's rows whose eligibility has all bits of `mask` and that are not excluded.
- * Returns the number of candidates; their extremes go to the decision.
+ * The prompt load is that of `promptColumn`: E_PROMPT or E_UNCACHED. Returns the number of candidates; their extremes go to the decision.
  */
-export function gather(cluster: u32, mask: u32): u32 {
+export function gather(cluster: u32, mask: u32, promptColumn: u32): u32 {
   const queues = scratch + positionQueue;
   const prompts = scratch + positionPrompt;
   const blockList = scratch + positionBlock;
@@ -92,7 +91,7 @@ export function gather(cluster: u32, mask: u32): u32 {
         ),
       );
       const p = f32x4.convert_i32x4_u(
-        i32x4.add(v128.load(cell(E_PROMPT, row)), v128.load(cell(E_REMOTE_PROMPT, row))),
+        i32x4.add(v128.load(cell(promptColumn, row)), v128.load(cell(E_REMOTE_PROMPT, row))),
       );
       const at = out + (<usize>lane << 2);
       const masked = v128.bitselect(q, infinity, fits);

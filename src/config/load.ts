@@ -131,6 +131,7 @@ function applyEnvironment(config: Config, environment: Environment): void {
       request_load_weight: 1,
       prefill_load_weight: 3,
       cache_radio_weight: 2,
+      prefill_load_uncached: true,
     };
     rule.candidate_percent ??= percent;
   }

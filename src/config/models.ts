@@ -41,6 +41,8 @@ export const loadBalancingSchema = z.strictObject({
   request_load_weight: weight(1),
   prefill_load_weight: weight(3),
   cache_radio_weight: weight(2),
+  prefill_load_uncached: z.boolean().default(true)
+    .describe("Count only prompt bytes that the endpoint does not hold as its prefill load"),
 });
 
 export type RuleConfig = z.infer<typeof ruleSchema>;

@@ -126,6 +126,7 @@ export class DecisionMaker {
       policy.cacheWeight,
       policy.requestWeight,
       policy.prefillWeight,
+      policy.uncachedOnly ? this.#kernel.exports.E_UNCACHED : this.#kernel.exports.E_PROMPT,
     );
   }
 

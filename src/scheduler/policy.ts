@@ -19,6 +19,8 @@ export interface Policy {
   readonly cacheWeight: number;
   readonly requestWeight: number;
   readonly prefillWeight: number;
+  /** Whether the score counts only the prompt bytes that an endpoint does not hold yet. */
+  readonly uncachedOnly: boolean;
 }
 
 /** The policy of a model: its lb_mapping_rule, else the defaults. */
@@ -34,5 +36,6 @@ export function policyOf(config: Config, model: string): Policy {
     cacheWeight: rule?.cache_radio_weight ?? 2,
     requestWeight: rule?.request_load_weight ?? 1,
     prefillWeight: rule?.prefill_load_weight ?? 3,
+    uncachedOnly: rule?.prefill_load_uncached ?? true,
   };
 }

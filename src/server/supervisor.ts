@@ -30,13 +30,13 @@ interface Seat {
   restarts: number;
   pauseMs: number;
   servingSince: number;
-  timer: number | undefined;
+  timer: ReturnType<typeof setTimeout> | undefined;
 }
 
 export class Supervisor {
   readonly #seats: Seat[];
   #draining = false;
-  #watch: number | undefined;
+  #watch: ReturnType<typeof setInterval> | undefined;
   #onDrained: (worker: number, cut: number) => void = () => {};
 
   constructor(

@@ -175,6 +175,11 @@ export class EndpointTable {
     return this.#load(this.#kernel.exports.E_PROMPT, row) >>> 0;
   }
 
+  /** Of these, the bytes that it was not presumed to hold: its prefill work. */
+  uncachedBytes(row: number): number {
+    return this.#load(this.#kernel.exports.E_UNCACHED, row) >>> 0;
+  }
+
   remoteRequests(row: number): number {
     return this.#load(this.#kernel.exports.E_REMOTE_REQUESTS, row);
   }

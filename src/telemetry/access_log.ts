@@ -33,7 +33,7 @@ const FLUSH_MS = 200;
 
 export class AccessLog {
   #lines: string[] = [];
-  #timer: number | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
   #file: Deno.FsFile | undefined;
   dropped = 0;
 

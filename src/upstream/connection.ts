@@ -51,7 +51,7 @@ export class Connection implements Deadline {
     signal?: AbortSignal,
   ): Promise<Connection> {
     const controller = new AbortController();
-    let failure: UpstreamFailure = "connect_failed";
+    let failure = "connect_failed" as UpstreamFailure;
     const give = (why: UpstreamFailure) => {
       failure = why;
       controller.abort();

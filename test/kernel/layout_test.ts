@@ -31,7 +31,7 @@ Deno.test("regions neither overlap nor leave the memory", () => {
     [first.clusterOffset(SMALL.clusters), first.nextBlockOffset(0)],
     [first.nextBlockOffset(4), first.ordinalOffset(0)],
     [first.ordinalOffset(4), first.columnOffset(0)],
-    [first.columnOffset(13) + 64 * 4, first.identityOffset(0)],
+    [first.columnOffset(14) + 64 * 4, first.identityOffset(0)],
     [first.identityOffset(64), first.requestOffset(0)],
     [first.requestOffset(SMALL.workers * SMALL.requestsPerWorker), first.decisionOffset()],
     [first.decisionOffset() + 256, first.queueOffset()],

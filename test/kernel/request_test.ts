@@ -11,7 +11,8 @@ Deno.test("request rows and counters agree after random lives, releases repeated
   const endpoints = new EndpointTable(kernels[0]);
   const rows = [1, 2, 3].map((port) => endpoints.add(0, { hostname: "e", port }, 10, 0));
   const tables = [1, 2].map((worker) => new RequestTable(kernels[worker]));
-  const open: { row: RequestRow; prompt: number; requests: number; held: number; endpoint: number }[] = [];
+  const open: { row: RequestRow; prompt: number; requests: number; held: number; uncached: number; endpoint: number }[] =
+    [];
   for (let step = 0; step < 20_000; step++) {
     const table = random.pick(tables);
     const one = open.length > 0 ? random.pick(open) : undefined;
@@ -20,20 +21,22 @@ Deno.test("request rows and counters agree after random lives, releases repeated
       const prompt = random.below(100_000);
       const row = table.tryOpen(0, 0, prompt, step);
       if (table.capacity === table.open) assert(row === undefined || table.open === table.capacity);
-      if (row) open.push({ row, prompt, requests: 0, held: 0, endpoint: -1 });
+      if (row) open.push({ row, prompt, requests: 0, held: 0, uncached: 0, endpoint: -1 });
     } else if (one && action === 1 && one.row.phase === RequestPhase.waiting) {
       one.endpoint = random.pick(rows);
-      assert(one.row.grant(one.endpoint, 0));
+      const cached = random.below(200);
+      assert(one.row.grant(one.endpoint, cached));
+      one.uncached = Math.max(0, one.prompt - (cached === 0 ? 0 : (cached + 1) * 512));
       one.requests = 1;
       one.held = one.prompt;
     } else if (one && action === 2 && one.row.phase === RequestPhase.granted) one.row.dispatch();
     else if (one && action === 3 && one.row.phase === RequestPhase.prefilling) {
       one.row.firstToken();
       one.row.firstToken();
-      one.held = 0;
+      one.held = one.uncached = 0;
     } else if (one && action === 4 && one.row.phase === RequestPhase.prefilling) {
       one.row.returnToWaiting();
-      one.requests = one.held = 0;
+      one.requests = one.held = one.uncached = 0;
     } else if (one && action === 5) {
       one.row.release();
       one.row.release();
@@ -44,6 +47,7 @@ Deno.test("request rows and counters agree after random lives, releases repeated
       const mine = open.filter((other) => other.endpoint === row);
       assertEquals(endpoints.requests(row), mine.reduce((sum, { requests }) => sum + requests, 0));
       assertEquals(endpoints.promptBytes(row), mine.reduce((sum, { held }) => sum + held, 0));
+      assertEquals(endpoints.uncachedBytes(row), mine.reduce((sum, { uncached }) => sum + uncached, 0));
     }
   }
 });

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// A whole gateway for tests: real workers in this process, mock engines in this process or as processes of their own.
+
+import { type Address, formatAddress } from "../../src/base/address.ts";
+import { parseConfig } from "../../src/config/load.ts";
+import { type MockEngine, type MockEngineOptions, startMockEngine } from "../../src/mock/server.ts";
+import { type GatewayProcess, startGateway } from "../../src/server/gateway_process.ts";
+
+export interface TestGateway extends AsyncDisposable {
+  readonly origin: string;
+  readonly admin: string;
+  readonly gateway: GatewayProcess;
+  endpoints(): Promise<EndpointStatus[]>;
+  /** Waits until every counter of every endpoint is 0; throws with what is left after a while. */
+  settled(): Promise<void>;
+  metric(name: string): Promise<number>;
+}
+
+export interface EndpointStatus {
+  cluster: string;
+  address: string;
+  port: number;
+  state: string;
+  in_flight: number;
+  prompt_bytes: number;
+  dispatched: number;
+}
+
+/** Model "m" on cluster "c" with these endpoints; `changes` are merged over the top level of the config. */
+export async function startTestGateway(
+  endpoints: { address: Address; labels?: Record<string, string> }[],
+  changes: Record<string, unknown> = {},
+): Promise<TestGateway> {
+  const config = parseConfig({
+    listen: "127.0.0.1:0",
+    admin: { listen: "127.0.0.1:0" },
+    expose_endpoint: true,
+    workers: 2,
+    log: { level: "error" },
+    clusters: [{
+      name: "c",
+      endpoints: endpoints.map(({ address, labels }) => ({
+        address: address.hostname,
+        port: address.port,
+        labels: labels ?? {},
+      })),
+    }],
+    model_mapping_rule: { m: { rules: [{ backend: "vllm", cluster: "c" }] } },
+    ...changes,
+  });
+  const gateway = await startGateway(config);
+  const admin = `http://${formatAddress(gateway.admin)}`;
+  const status = async (): Promise<EndpointStatus[]> => (await (await fetch(`${admin}/endpoints`)).json()).endpoints;
+  return {
+    origin: `http://${formatAddress(gateway.listen)}`,
+    admin,
+    gateway,
+    endpoints: status,
+    async settled() {
+      let left: EndpointStatus[] = [];
+      for (let i = 0; i < 200; i++) {
+        left = (await status()).filter(({ in_flight, prompt_bytes }) => in_flight !== 0 || prompt_bytes !== 0);
+        if (left.length === 0) return;
+        await sleep(25);
+      }
+      throw new Error(`Load was left behind: ${JSON.stringify(left)}`);
+    },
+    async metric(name) {
+      const text = await (await fetch(`${admin}/metrics`)).text();
+      let sum = 0;
+      for (const line of text.split("\n")) {
+        if (line.startsWith(`${name} `) || line.startsWith(`${name}{`)) sum += Number(line.slice(line.lastIndexOf(" ")));
+      }
+      return sum;
+    },
+    async [Symbol.asyncDispose]() {
+      await gateway.stop(2_000);
+    },
+  };
+}
+
+/** Mock engines on free ports of this process. */
+export function startEngines(count: number, options: Partial<MockEngineOptions> = {}): MockEngine[] & AsyncDisposable {
+  const engines = Array.from(
+    { length: count },
+    () => startMockEngine({ address: { hostname: "127.0.0.1", port: 0 }, ...options }),
+  );
+  return Object.assign(engines, {
+    async [Symbol.asyncDispose]() {
+      await Promise.all(engines.map((engine) => engine.stop()));
+    },
+  });
+}
+
+export interface EngineProcess extends AsyncDisposable {
+  readonly address: Address;
+  kill(signal?: Deno.Signal): Promise<void>;
+}
+
+/** A mock engine as a process of its own, which can be killed. */
+export async function startEngineProcess(args: string[] = []): Promise<EngineProcess> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "--allow-net",
+      "--allow-read",
+      "--allow-env",
+      new URL("../../src/main.ts", import.meta.url).pathname,
+      "mock-engine",
+      "--listen",
+      "127.0.0.1:0",
+      ...args,
+    ],
+    stdout: "piped",
+    stderr: "null",
+  }).spawn();
+  const reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  while (!text.includes("\n")) {
+    const { value, done } = await reader.read();
+    if (done) throw new Error("The engine process ended before it listened");
+    text += value;
+  }
+  reader.releaseLock();
+  const port = Number(/:(\d+)\s/.exec(text)![1]);
+  let over = false;
+  const kill = async (signal: Deno.Signal = "SIGKILL") => {
+    if (over) return;
+    over = true;
+    child.kill(signal);
+    await child.status;
+    await child.stdout.cancel().catch(() => {});
+  };
+  return { address: { hostname: "127.0.0.1", port }, kill, [Symbol.asyncDispose]: () => kill() };
+}
+
+export function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** A chat request's body. */
+export function chat(content: string, more: Record<string, unknown> = {}): string {
+  return JSON.stringify({ model: "m", messages: [{ role: "user", content }], ...more });
+}
+
+export function post(origin: string, body: BodyInit, more: RequestInit = {}): Promise<Response> {
+  return fetch(`${origin}/v1/chat/completions`, {
+    method: "POST",
+    body,
+    ...more,
+    headers: { "content-type": "application/json", ...more.headers },
+  });
+}
