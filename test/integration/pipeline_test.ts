@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { chat, post, sleep, startEngines, startTestGateway } from "../support/gateway.ts";
+import { bytes, chunkedResponse, cut, startRawServer } from "../support/raw_server.ts";
+
+const OK = bytes("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}");
+const UNAVAILABLE = bytes("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy");
+const QUIET = { probes: { enabled: false } };
+
+Deno.test("body and answer pass byte for byte, end-to-end headers with them", async () => {
+  const answer = bytes(
+    "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\nx-engine: 1\r\nkeep-alive: 5\r\nx-request-id: engine's\r\ncontent-length: 8\r\n\r\n{ \"a\":1}",
+  );
+  await using server = startRawServer(() => ({ writes: [answer], then: "keep" }));
+  await using gateway = await startTestGateway([server], QUIET);
+  const body = '{ "model" :"m",\n "messages":[{"content":"\\u00e9","role":"user"}], "chat_template_kwargs": {"x": 1.50} }';
+  const response = await post(`${gateway.origin}`, body, { headers: { "x-mine": "yes", "x-request-id": "mine" } });
+  assertEquals([response.status, await response.text()], [201, '{ "a":1}']);
+  assertEquals(response.headers.get("x-engine"), "1");
+  assertEquals(response.headers.get("x-request-id"), "mine");
+  assertEquals(response.headers.get("keep-alive"), null);
+  const [request] = server.requests;
+  assert(request.startsWith("POST /v1/chat/completions HTTP/1.1\r\n"));
+  assertStringIncludes(request, `host: 127.0.0.1:${server.address.port}\r\n`);
+  assertStringIncludes(request, "x-mine: yes\r\n");
+  assertStringIncludes(request, "x-request-id: mine\r\n");
+  assertEquals(request.slice(request.indexOf("\r\n\r\n") + 4), body);
+  await gateway.settled();
+});
+
+Deno.test("a stream passes byte for byte under every cut, with the streaming headers", async () => {
+  const events = ['data: {"choices":[{"delta":{"content":"é"}}]}\n\n', ": ping\n\n", "data: [DONE]\n\n"];
+  const whole = chunkedResponse(events, "text/event-stream; charset=utf-8");
+  await using server = startRawServer((_, n) => ({ writes: cut(whole, 1 + n % (whole.length - 1)), then: "keep", pauseMs: 0 }));
+  await using gateway = await startTestGateway([server], QUIET);
+  for (let i = 0; i < whole.length; i++) {
+    const response = await post(gateway.origin, chat("x", { stream: true }));
+    assertEquals(await response.text(), events.join(""));
+    assertEquals(response.headers.get("content-type"), "text/event-stream;charset=UTF-8");
+    assertEquals(response.headers.get("x-accel-buffering"), "no");
+  }
+  await gateway.settled();
+});
+
+Deno.test("a stream that its engine cuts at any byte ends with whole events and an error event", async () => {
+  const events = ["data: one\n\n", "data: two\n\n"];
+  const whole = chunkedResponse(events);
+  const headBytes = new TextDecoder().decode(whole).indexOf("\r\n\r\n") + 4;
+  await using server = startRawServer((_, n) => ({ writes: [whole.slice(0, headBytes + n)], then: "close" }));
+  await using gateway = await startTestGateway([server], QUIET);
+  for (let i = 0; headBytes + i < whole.length; i++) {
+    const response = await post(gateway.origin, chat("x", { stream: true }));
+    const text = await response.text();
+    assertMatch(text, /^(data: one\n\n)?(data: two\n\n)?data: \{"error":\{"message":"The engine [^\n]*"code":"upstream_failed"\}\}\n\n$/);
+  }
+  await gateway.settled();
+});
+
+Deno.test("one retry on another endpoint: refused, lost before the answer, 503; the 503 of the last try passes", async () => {
+  await using good = startRawServer(() => ({ writes: [OK], then: "keep" }));
+  await using lost = startRawServer(() => ({ writes: [], then: "close" }));
+  await using busy = startRawServer(() => ({ writes: [UNAVAILABLE], then: "keep" }));
+  const refused = { address: { hostname: "127.0.0.1", port: 1 } };
+  for (const bad of [refused, lost, busy]) {
+    await using gateway = await startTestGateway([bad, good], { ...QUIET, algorithm: "round_robin", workers: 1 });
+    for (let i = 0; i < 6; i++) {
+      const response = await post(gateway.origin, chat("x"));
+      assertEquals([response.status, await response.text()], [200, "{}"]);
+    }
+    assert(await gateway.metric("aigw_retries_total") >= 2);
+    await gateway.settled();
+  }
+  await using allBusy = await startTestGateway([busy], QUIET);
+  const response = await post(allBusy.origin, chat("x"));
+  assertEquals([response.status, await response.text()], [503, "busy"]);
+  await using allLost = await startTestGateway([lost, refused], QUIET);
+  const failed = await post(allLost.origin, chat("x"));
+  assertEquals([failed.status, (await failed.json()).error.code], [502, "upstream_failed"]);
+  assertEquals(failed.headers.get("x-aigw-reason"), "upstream_failed");
+  await allBusy.settled();
+  await allLost.settled();
+});
+
+Deno.test("an answer that breaks off is never retried", async () => {
+  await using broken = startRawServer(() => ({
+    writes: [bytes("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")],
+    then: "close",
+  }));
+  await using gateway = await startTestGateway([broken, broken].slice(0, 1), QUIET);
+  const response = await post(gateway.origin, chat("x"));
+  assertEquals([response.status, (await response.json()).error.code], [502, "upstream_failed"]);
+  assertEquals(broken.requests.length, 1);
+  await gateway.settled();
+});
+
+Deno.test("routes: most matching headers first, labels choose endpoints, a LoRA subset sends its name", async () => {
+  await using plain = startRawServer(() => ({ writes: [OK], then: "keep" }));
+  await using gold = startRawServer(() => ({ writes: [OK], then: "keep" }));
+  await using gateway = await startTestGateway([plain, { address: gold.address, labels: { tier: "gold", zone: "a" } }], {
+    ...QUIET,
+    model_mapping_rule: {
+      m: {
+        rules: [
+          { backend: "vllm", cluster: "c", headers: [{ key: "x-tier", value: "none" }], subset: [{ labels: { tier: "none" } }] },
+          { backend: "vllm", cluster: "c", headers: [{ key: "x-tier", value: "gold" }], subset: [{ labels: { tier: "gold" }, lora: "gold-lora" }] },
+        ],
+      },
+    },
+  });
+  const body = '{"messages":[{"role":"user","content":"model"}], "model": "m" }';
+  for (let i = 0; i < 5; i++) {
+    const response = await post(gateway.origin, body, { headers: { "x-tier": "gold" } });
+    assertEquals(response.headers.get("x-aigw-endpoint"), `127.0.0.1:${gold.address.port}`);
+    await response.text();
+  }
+  assertStringIncludes(gold.requests[0], '{"messages":[{"role":"user","content":"model"}], "model": "gold-lora" }');
+  assertEquals(plain.requests.length, 0);
+  const nobody = await post(gateway.origin, body, { headers: { "x-tier": "none" } });
+  assertEquals([nobody.status, (await nobody.json()).error.code], [503, "no_endpoint"]);
+  assertEquals(nobody.headers.get("retry-after"), "1");
+  const noRoute = await post(gateway.origin, body);
+  assertEquals([noRoute.status, (await noRoute.json()).error.code], [404, "route_not_found"]);
+  await gateway.settled();
+});
+
+Deno.test("load: prompt bytes until the first token, the request until the end", async () => {
+  let step: (() => void) | undefined;
+  const listener = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, () => {
+    const body = new ReadableStream<Uint8Array>({
+      async start(controller) {
+        await new Promise<void>((resolve) => step = resolve);
+        controller.enqueue(bytes("data: 1\n\n"));
+        await new Promise<void>((resolve) => step = resolve);
+        controller.close();
+      },
+    });
+    return new Response(body, { headers: { "content-type": "text/event-stream" } });
+  });
+  const address = { hostname: "127.0.0.1", port: listener.addr.port };
+  await using gateway = await startTestGateway([{ address }], QUIET);
+  const load = async () => {
+    const [{ in_flight, prompt_bytes }] = await gateway.endpoints();
+    return [in_flight, prompt_bytes];
+  };
+  const advance = async () => {
+    while (!step) await sleep(5);
+    const go = step;
+    step = undefined;
+    go();
+    await sleep(50);
+  };
+  const response = await post(gateway.origin, chat("hello", { stream: true }));
+  assertEquals(await load(), [1, '[{"role":"user","content":"hello"}]'.length]);
+  const reader = response.body!.getReader();
+  const first = reader.read();
+  await advance();
+  await first;
+  assertEquals(await load(), [1, 0]);
+  const second = reader.read();
+  await advance();
+  assert((await second).done);
+  await gateway.settled();
+  await listener.shutdown();
+});
+
+Deno.test("load: a non-streaming prompt comes off by prediction, long before a slow answer", async () => {
+  await using slow = startRawServer(() => ({ writes: [], then: "hang" }));
+  await using gateway = await startTestGateway([slow], QUIET);
+  const controller = new AbortController();
+  const pending = post(gateway.origin, chat("hello"), { signal: controller.signal }).catch(() => {});
+  let seen: number[] = [];
+  for (let i = 0; i < 100; i++) {
+    const [{ in_flight, prompt_bytes }] = await gateway.endpoints();
+    seen.push(prompt_bytes);
+    if (in_flight === 1 && prompt_bytes === 0 && seen.some((value) => value > 0)) break;
+    await sleep(10);
+  }
+  assertEquals(seen.at(-1), 0);
+  assert(seen.some((value) => value > 0));
+  controller.abort();
+  await pending;
+  await gateway.settled();
+});
+
+Deno.test("a client that leaves reaches the engine at once: before the answer, in a stream, in a body", async () => {
+  await using hanging = startRawServer(() => ({ writes: [], then: "hang" }));
+  await using gateway = await startTestGateway([hanging], QUIET);
+  const controller = new AbortController();
+  const waiting = post(gateway.origin, chat("x"), { signal: controller.signal }).catch(() => "left");
+  while (hanging.requests.length === 0) await sleep(5);
+  controller.abort();
+  assertEquals(await waiting, "left");
+  for (let i = 0; i < 200 && hanging.closedByPeer === 0; i++) await sleep(5);
+  assertEquals(hanging.closedByPeer, 1);
+  await gateway.settled();
+
+  await using engines = startEngines(1);
+  await using streaming = await startTestGateway(engines, QUIET);
+  const stream = await post(streaming.origin, chat("x", { stream: true, max_tokens: 10_000 }));
+  const reader = stream.body!.getReader();
+  await reader.read();
+  assertEquals(engines[0].model.running, 1);
+  await reader.cancel();
+  for (let i = 0; i < 200 && engines[0].model.running > 0; i++) await sleep(5);
+  assertEquals(engines[0].model.running, 0);
+  await streaming.settled();
+});
+
+Deno.test("a slow client slows its engine down; nothing piles up in the gateway", async () => {
+  let produced = 0;
+  const piece = new Uint8Array(65_536).fill(120);
+  const listener = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, () =>
+    new Response(
+      new ReadableStream({
+        pull(controller) {
+          controller.enqueue(piece);
+          produced += piece.length;
+          if (produced >= 200_000_000) controller.close();
+        },
+      }, { highWaterMark: 0 }),
+    ));
+  await using gateway = await startTestGateway([{ address: { hostname: "127.0.0.1", port: listener.addr.port } }], QUIET);
+  const connection = await Deno.connect({ hostname: "127.0.0.1", port: gateway.gateway.listen.port });
+  const body = chat("x", { stream: true });
+  await connection.write(bytes(`POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: ${body.length}\r\n\r\n${body}`));
+  await connection.read(new Uint8Array(1_024));
+  await sleep(500);
+  const stalled = produced;
+  await sleep(300);
+  assertEquals(produced, stalled);
+  assert(produced < 50_000_000, `${produced} bytes went into a client that does not read`);
+  connection.close();
+  await gateway.settled();
+  await listener.shutdown();
+});
+
+Deno.test("explain tells why: candidates, scores and the choice, and dispatches nothing", async () => {
+  await using engines = startEngines(3, { speed: 20 });
+  await using gateway = await startTestGateway(engines);
+  const body = chat("long ".repeat(500));
+  const first = await post(gateway.origin, body);
+  await first.text();
+  const explained = await (await fetch(`${gateway.admin}/explain`, { method: "POST", body })).json();
+  assertEquals(explained.chosen, first.headers.get("x-mock-engine"));
+  assertEquals(explained.candidates.length, 3);
+  assertEquals(explained.candidates[0].cached_chunks, explained.prompt.chunks);
+  assert(explained.candidates[0].score > explained.candidates[1].score);
+  assertEquals((await gateway.endpoints()).reduce((sum, { dispatched }) => sum + dispatched, 0), 1);
+  const wrong = await fetch(`${gateway.admin}/explain`, { method: "POST", body: '{"model":"x","messages":[{}]}' });
+  assertEquals([wrong.status, (await wrong.json()).error.code], [404, "model_not_found"]);
+});
