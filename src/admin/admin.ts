@@ -94,9 +94,7 @@ function json(value: unknown): Response {
 
 // The decision that a gateway worker would take now for this body and these headers, with everything that led to it.
 function explain({ routes, decisions, nameOf }: AdminParts, headers: Headers, body: Uint8Array): unknown {
-  const probe = JSON.parse(new TextDecoder().decode(body).trim() || "null");
-  const endpoint = probe !== null && typeof probe === "object" && "messages" in probe ? "chat" : "completion";
-  const { request } = decodeRequest(endpoint, body);
+  const { request } = decodeRequest(undefined, body);
   const route = routes.resolve(request.model, headers);
   const { policy } = route.placement;
   const text = promptText(request, decisions.digest);

@@ -26,7 +26,7 @@ export const limitsSchema = z.strictObject({
   response_header_bytes: positive(1_048_576).default(65_536).describe("Largest response head of an engine"),
   idle_connections_per_endpoint: z.int().min(0).max(65_536).default(256)
     .describe("Idle connections kept to one endpoint by one worker"),
-  endpoint_header_bytes: positive(1_048_576).default(65_536).describe("Largest request head sent to an engine"),
+  endpoint_header_bytes: positive(1_048_576).default(32_768).describe("Largest request head sent to an engine"),
 }).prefault({});
 
 export const timeoutsSchema = z.strictObject({

@@ -20,8 +20,11 @@ export interface InferenceRequest {
 
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
-/** Decodes a body. Throws GatewayError: invalid_json, invalid_request. */
-export function decodeRequest(endpoint: Endpoint, bytes: Uint8Array): { request: InferenceRequest; text: string } {
+/**
+ * Decodes a body; without an endpoint, one with `messages` is a chat. Throws GatewayError: invalid_json,
+ * invalid_request.
+ */
+export function decodeRequest(endpoint: Endpoint | undefined, bytes: Uint8Array): { request: InferenceRequest; text: string } {
   if (bytes.length === 0) throw new GatewayError("invalid_json", "The request has no body; a JSON object is expected");
   let text: string;
   let body: unknown;
@@ -38,7 +41,8 @@ export function decodeRequest(endpoint: Endpoint, bytes: Uint8Array): { request:
   if (typeof body !== "object" || body === null || Array.isArray(body)) {
     throw new GatewayError("invalid_request", "The request body is to be a JSON object");
   }
-  return { request: read(endpoint, body as Record<string, unknown>), text };
+  const fields = body as Record<string, unknown>;
+  return { request: read(endpoint ?? ("messages" in fields ? "chat" : "completion"), fields), text };
 }
 
 function read(endpoint: Endpoint, body: Record<string, unknown>): InferenceRequest {

@@ -79,12 +79,10 @@ function start({ shared, worker, seed, config, listen, via }: ToWorker & { kind:
   };
   beat();
   const heart = setInterval(beat, HEARTBEAT_MS);
-  const cut = new AbortController();
   const server = Deno.serve({
     hostname: listen.hostname,
     port: listen.port,
     reusePort: true,
-    signal: cut.signal,
     onListen: () => scope.postMessage({ kind: "serving" }),
     onError(error) {
       log.error("a request failed outside the pipeline", { error: String(error) });
@@ -94,14 +92,10 @@ function start({ shared, worker, seed, config, listen, via }: ToWorker & { kind:
 
   scope.onmessage = async ({ data }) => {
     if (data.kind !== "drain") return;
-    // Stop accepting, let what is in flight finish, and after the deadline cut the rest.
-    let left = 0;
-    const timer = setTimeout(() => {
-      left = requests.open;
-      cut.abort();
-    }, data.deadlineMs);
-    await Promise.race([server.shutdown(), new Promise((resolve) => cut.signal.addEventListener("abort", resolve))]);
-    clearTimeout(timer);
+    // Stop accepting and let what is in flight finish; what is left at the deadline ends with this thread.
+    const late = new Promise((resolve) => setTimeout(resolve, data.deadlineMs));
+    await Promise.race([server.shutdown(), late]);
+    const left = requests.open;
     clearInterval(heart);
     pools.close();
     accessLog?.close();

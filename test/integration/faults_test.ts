@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+import { assert, assertEquals } from "@std/assert";
+import { chat, post, sleep, startEngineProcess, startEngines, startTestGateway } from "../support/gateway.ts";
+import { Random, seed } from "../support/seed.ts";
+
+/** What a streaming client saw. */
+async function streamOf(response: Response): Promise<"complete" | "error event" | "cut"> {
+  try {
+    const text = await response.text();
+    if (text.trimEnd().endsWith("data: [DONE]")) return "complete";
+    return /data: \{"error":\{[^\n]+\}\}\n\n$/.test(text) ? "error event" : "cut";
+  } catch {
+    return "cut";
+  }
+}
+
+Deno.test("64 streams, one of 4 engines killed: unanswered requests move on, cut streams say so, counters return to 0", async () => {
+  const engines = await Promise.all(Array.from({ length: 4 }, () => startEngineProcess()));
+  await using gateway = await startTestGateway(engines);
+  const random = new Random(seed);
+  const results = Array.from({ length: 64 }, async () => {
+    await sleep(random.below(1_000));
+    // A third of the prompts are long enough to be still in prefill when their engine dies.
+    const content = `${random.next()} `.repeat(random.chance(0.3) ? 2_000 : 20);
+    const response = await post(gateway.origin, chat(content, { stream: true, max_tokens: 60 }));
+    return { status: response.status, engine: response.headers.get("x-mock-engine"), end: await streamOf(response) };
+  });
+  await sleep(700);
+  const [victim, ...others] = engines;
+  await victim.kill();
+  const killed = `127.0.0.1:${victim.address.port}`;
+  for (const { status, engine, end } of await Promise.all(results)) {
+    assertEquals(status, 200);
+    if (engine !== killed) assertEquals(end, "complete");
+    else assert(end === "complete" || end === "error event", end);
+  }
+  await gateway.settled();
+  for (let i = 0; i < 100; i++) {
+    if ((await gateway.endpoints()).find(({ port }) => port === victim.address.port)?.state === "unhealthy") break;
+    await sleep(50);
+  }
+  const states = (await gateway.endpoints()).map(({ port, state }) => port === victim.address.port ? state : `other ${state}`);
+  assertEquals(states.sort(), ["other available", "other available", "other available", "unhealthy"]);
+  await Promise.all(others.map((engine) => engine.kill()));
+});
+
+Deno.test("an engine that died comes back when it answers its probe", async () => {
+  const first = await startEngineProcess();
+  const { port } = first.address;
+  await using gateway = await startTestGateway([first], { probes: { health_interval_ms: 50, metrics_interval_ms: 50 } });
+  const state = async (wanted: string) => {
+    for (let i = 0; i < 100; i++) {
+      if ((await gateway.endpoints())[0].state === wanted) return true;
+      await sleep(50);
+    }
+    return false;
+  };
+  await first.kill();
+  assert(await state("unhealthy"));
+  const ready = await fetch(`${gateway.admin}/readyz`);
+  assertEquals([ready.status, await ready.text()], [503, "no endpoint is available\n"]);
+  const refused = await post(gateway.origin, chat("x"));
+  assertEquals([refused.status, (await refused.json()).error.code], [503, "no_endpoint"]);
+  await using _again = await startEngineProcess(["--listen", `127.0.0.1:${port}`]);
+  assert(await state("available"));
+  const answered = await post(gateway.origin, chat("x"));
+  assertEquals(answered.status, 200);
+  await answered.text();
+});
+
+Deno.test("500 clients that leave at random moments leave nothing behind", async () => {
+  await using engines = startEngines(4, { speed: 3 });
+  await using gateway = await startTestGateway(engines);
+  const random = new Random(seed);
+  let left = 0;
+  await Promise.all(Array.from({ length: 500 }, async (_, i) => {
+    await sleep(random.below(1_500));
+    const controller = new AbortController();
+    const timer = setTimeout(() => {
+      left++;
+      controller.abort();
+    }, random.below(400));
+    try {
+      const stream = random.chance(0.5);
+      const body = chat(`${i} ${"word ".repeat(random.below(2_000))}`, { stream, max_tokens: 1 + random.below(60) });
+      await (await post(gateway.origin, body, { signal: controller.signal })).text();
+    } catch {
+      // it left
+    }
+    clearTimeout(timer);
+  }));
+  assert(left > 100, `${left} left`);
+  await gateway.settled();
+  for (let i = 0; i < 100 && engines.some(({ model }) => !model.idle); i++) await sleep(20);
+  assertEquals(engines.map(({ model }) => [model.waiting, model.running, model.cache.inUse]), Array(4).fill([0, 0, 0]));
+});
+
+Deno.test("a worker that dies gives its load back and is replaced; the other serves on", async () => {
+  await using engines = startEngines(2);
+  await using gateway = await startTestGateway(engines);
+  const streams = Array.from({ length: 40 }, async () => {
+    try {
+      return await streamOf(await post(gateway.origin, chat("x", { stream: true, max_tokens: 80 })));
+    } catch {
+      return "cut";
+    }
+  });
+  await sleep(300);
+  assertEquals((await gateway.endpoints()).reduce((sum, { in_flight }) => sum + in_flight, 0), 40);
+  const restarted = await fetch(`${gateway.admin}/workers/1/restart`, { method: "POST" });
+  assertEquals((await restarted.json()).restarting, true);
+  const ends = await Promise.all(streams);
+  assert(ends.every((end) => end === "complete" || end === "cut"), `${ends}`);
+  await gateway.settled();
+  for (let i = 0; i < 100; i++) {
+    const { workers } = await (await fetch(`${gateway.admin}/workers`)).json();
+    if (workers.every(({ state }: { state: string }) => state === "serving")) break;
+    await sleep(50);
+  }
+  const { workers } = await (await fetch(`${gateway.admin}/workers`)).json();
+  assertEquals(workers.map(({ state, restarts }: { state: string; restarts: number }) => [state, restarts]), [["serving", 1], ["serving", 0]]);
+  for (let i = 0; i < 20; i++) {
+    const response = await post(gateway.origin, chat(`again ${i}`, { max_tokens: 2 }));
+    assertEquals(response.status, 200);
+    await response.text();
+  }
+  await gateway.settled();
+});
+
+Deno.test("mock engine faults: status, delay, stall, error chunk, the first N, a share", async () => {
+  await using engines = startEngines(1, { speed: 20 });
+  await using gateway = await startTestGateway(engines, { timeouts: { stream_idle_ms: 300 }, retries: 0 });
+  const fault = (value: unknown) => fetch(`http://127.0.0.1:${engines[0].address.port}/faults`, { method: "POST", body: JSON.stringify(value) });
+  const once = async (more: Record<string, unknown> = {}) => {
+    const response = await post(gateway.origin, chat("x", { max_tokens: 3, ...more }));
+    return { status: response.status, text: await response.text() };
+  };
+  await (await fault({ kind: "status", status: 500, first: 2 })).text();
+  assertEquals([(await once()).status, (await once()).status, (await once()).status], [500, 500, 200]);
+  await (await fault({ kind: "stall", after_tokens: 1 })).text();
+  const stalled = await once({ stream: true });
+  assert(stalled.text.includes('"code":"upstream_timeout"'), stalled.text);
+  await (await fault({ kind: "cut", after_tokens: 1 })).text();
+  assert((await once({ stream: true })).text.includes('"code":"upstream_failed"'));
+  await (await fault({ kind: "error_chunk", after_tokens: 1 })).text();
+  assert((await once({ stream: true })).text.includes("fault: error chunk"));
+  await (await fault({ kind: "status", status: 429, share: 0.5 })).text();
+  const statuses = await Promise.all(Array.from({ length: 60 }, async () => (await once()).status));
+  assert(statuses.includes(429) && statuses.includes(200));
+  const wrong = await fault({ kind: "explode" });
+  assertEquals(wrong.status, 400);
+  await wrong.text();
+  await gateway.settled();
+});

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// The command line as users run it: real processes, exit statuses, signals.
+
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { parseConfig } from "../../src/config/load.ts";
+import { sleep } from "../support/gateway.ts";
+
+const PERMISSIONS = ["--allow-net", "--allow-read", "--allow-write", "--allow-env", "--allow-sys=hostname"];
+const root = new URL("../../", import.meta.url).pathname;
+
+function command(...args: string[]): Deno.Command {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", ...PERMISSIONS, `${root}src/main.ts`, ...args],
+    cwd: root,
+    stdout: "piped",
+    stderr: "piped",
+    env: { NO_COLOR: "1" },
+  });
+}
+
+async function run(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+  const { code, stdout, stderr } = await command(...args).output();
+  return { code, out: new TextDecoder().decode(stdout), err: new TextDecoder().decode(stderr) };
+}
+
+async function withConfig<T>(text: string, body: (path: string) => Promise<T>): Promise<T> {
+  const path = await Deno.makeTempFile({ suffix: ".yaml" });
+  try {
+    await Deno.writeTextFile(path, text);
+    return await body(path);
+  } finally {
+    await Deno.remove(path);
+  }
+}
+
+Deno.test("help, version, schema, wrong usage", async () => {
+  assertStringIncludes((await run("--help")).out, "Commands:");
+  assertStringIncludes((await run("serve", "--help")).out, "--mock-engines");
+  assertEquals((await run("version")).out.trim(), JSON.parse(await Deno.readTextFile(`${root}deno.json`)).version);
+  const schema = JSON.parse((await run("config-schema")).out);
+  assertEquals(schema.properties.listen.type, "string");
+  for (const [args, message] of [
+    [["dance"], 'no command "dance"'],
+    [["serve"], "needs --config"],
+    [["serve", "--conf", "x"], "Unknown option --conf"],
+    [["serve", "--config", "config/local.yaml", "--workers", "many"], "expected a whole number"],
+    [["serve", "--config", "config/local.yaml", "--listen", "nowhere"], "expected HOST:PORT"],
+    [["mock-engine", "--fault", "{"], "--fault"],
+    [["check-config"], "takes 1 arguments"],
+  ] as const) {
+    const { code, err } = await run(...args);
+    assertEquals(code, 2, err);
+    assertStringIncludes(err, message);
+  }
+});
+
+Deno.test("check-config says what is wrong and where", async () => {
+  assertEquals((await run("check-config", "config/local.yaml")).code, 0);
+  await withConfig("clusters: [{name: a\nmodel", async (path) => {
+    const { code, err } = await run("check-config", path);
+    assertEquals(code, 1);
+    assertStringIncludes(err, "is neither YAML nor JSON");
+  });
+  await withConfig("lisen: 1.2.3.4:5\nclusters: [{name: a, endpoints: [{address: x, port: 99999}]}]", async (path) => {
+    const { code, err } = await run("check-config", path);
+    assertEquals(code, 1);
+    assertStringIncludes(err, 'lisen: unknown key; did you mean "listen"?');
+    assertStringIncludes(err, "clusters[0].endpoints[0].port: Too big: expected number to be <=65535 (found 99999)");
+  });
+  assertStringIncludes((await run("check-config", "/nowhere.yaml")).err, "there is no such file");
+  await withConfig("clusters: [{name: empty}]", async (path) => {
+    assertStringIncludes((await run("check-config", path)).out, 'cluster "empty" has no endpoints');
+  });
+});
+
+Deno.test("the smallest useful config works as it is", () => {
+  const config = parseConfig({
+    clusters: [{ name: "qwen3.service", endpoints: [{ address: "127.0.0.1", port: 8000 }, { address: "127.0.0.1", port: 8001 }] }],
+    model_mapping_rule: { qwen3: { rules: [{ backend: "vllm", cluster: "qwen3.service" }] } },
+  });
+  assertEquals([config.listen, config.admin.listen, config.expose_endpoint], ["0.0.0.0:10000", "127.0.0.1:15000", false]);
+});
+
+const SMALL = `
+listen: 127.0.0.1:0
+admin: {listen: "127.0.0.1:0"}
+workers: 1
+clusters: [{name: c, endpoints: [{address: 127.0.0.1, port: PORT}]}]
+model_mapping_rule: {m: {rules: [{backend: vllm, cluster: c}]}}
+`;
+
+async function freePort(): Promise<number> {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  listener.close();
+  await sleep(0);
+  return port;
+}
+
+Deno.test("a port in use is said plainly, for the gateway, the admin and a mock engine", async () => {
+  const engine = await freePort();
+  await withConfig(SMALL.replace("PORT", String(engine)), async (path) => {
+    using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const address = `127.0.0.1:${(taken.addr as Deno.NetAddr).port}`;
+    for (const option of ["--listen", "--admin"]) {
+      const { code, err } = await run("serve", "--config", path, option, address);
+      assertEquals(code, 1);
+      assertStringIncludes(err, `Cannot listen on ${address}`);
+      assertStringIncludes(err, "in use");
+    }
+    using alsoTaken = Deno.listen({ hostname: "127.0.0.1", port: engine });
+    assert(alsoTaken);
+    const { code, err } = await run("serve", "--config", path, "--mock-engines", "1");
+    assertEquals(code, 1);
+    assertStringIncludes(err, "Cannot start a mock engine");
+  });
+});
+
+for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  Deno.test(`serve prints a curl line that works; ${signal} refuses new work, finishes streams and exits 0`, async () => {
+    await withConfig(SMALL.replace("PORT", String(await freePort())), async (path) => {
+      const child = command("serve", "--config", path, "--mock-engines", "1").spawn();
+      let printed = "";
+      const printing = (async () => {
+        for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) printed += text;
+      })();
+      while (!printed.includes("curl ")) await sleep(20);
+      const [, url, body] = /curl (\S+) .* -d '(.*)'/.exec(printed)!;
+      const response = await fetch(url, { method: "POST", body });
+      assertEquals(response.status, 200);
+      assertEquals((await response.json()).object, "chat.completion");
+
+      const stream = await fetch(url, {
+        method: "POST",
+        body: JSON.stringify({ model: "m", messages: [{ role: "user", content: "x" }], stream: true, max_tokens: 100 }),
+      });
+      const reader = stream.body!.pipeThrough(new TextDecoderStream()).getReader();
+      let text = (await reader.read()).value!;
+      child.kill(signal);
+      await sleep(200);
+      const late = await fetch(url, { method: "POST", body }).then((r) => r.body?.cancel().then(() => r.status), () => "refused");
+      assertEquals(late, "refused");
+      for (let piece = await reader.read(); !piece.done; piece = await reader.read()) text += piece.value;
+      assert(text.trimEnd().endsWith("data: [DONE]"));
+      assertEquals((await child.status).code, 0);
+      await printing;
+      await child.stderr.cancel();
+      assertStringIncludes(printed, "nothing was lost");
+    });
+  });
+}
