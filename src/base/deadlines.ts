@@ -8,39 +8,49 @@ import type { Clock } from "./clock.ts";
 export interface Deadline {
   /** When it expires, in the clock's `now`; Infinity for never. */
   deadline: number;
+  /** Its place among the watched, kept by `Deadlines`; -1 when it is not watched. */
+  place: number;
   /** Called once, after which it is watched no more. */
   expire(): void;
 }
 
 export class Deadlines {
-  readonly #watched = new Set<Deadline>();
+  // An array with swapped removal: a Set would hash an object three times a request.
+  readonly #watched: Deadline[] = [];
   #ticking = false;
 
   constructor(readonly clock: Clock, readonly tickMs = 50) {}
 
   watch(item: Deadline): void {
-    this.#watched.add(item);
+    if (item.place < 0) item.place = this.#watched.push(item) - 1;
     if (this.#ticking) return;
     this.#ticking = true;
     this.clock.after(this.tickMs, this.#tick);
   }
 
   unwatch(item: Deadline): void {
-    this.#watched.delete(item);
+    const { place } = item;
+    if (place < 0) return;
+    const last = this.#watched.pop()!;
+    if (last !== item) {
+      this.#watched[place] = last;
+      last.place = place;
+    }
+    item.place = -1;
   }
 
   get size(): number {
-    return this.#watched.size;
+    return this.#watched.length;
   }
 
   readonly #tick = (): void => {
     const now = this.clock.now();
-    for (const item of this.#watched) {
-      if (item.deadline > now) continue;
-      this.#watched.delete(item);
+    const due = this.#watched.filter((item) => item.deadline <= now);
+    for (const item of due) {
+      this.unwatch(item);
       item.expire();
     }
-    if (this.#watched.size > 0) this.clock.after(this.tickMs, this.#tick);
+    if (this.#watched.length > 0) this.clock.after(this.tickMs, this.#tick);
     else this.#ticking = false;
   };
 }

@@ -9,15 +9,20 @@ export interface BodyLimits {
   ms: number;
 }
 
-/** Throws GatewayError: body_too_large, request_timeout, client_closed. */
-export function readBody(request: Request, limits: BodyLimits, deadlines: Deadlines): Promise<Uint8Array> {
-  const announced = request.headers.get("content-length");
+/** `announced` is the content-length, null without one. Throws GatewayError: body_too_large, request_timeout, client_closed. */
+export function readBody(
+  request: Request,
+  announced: string | null,
+  limits: BodyLimits,
+  deadlines: Deadlines,
+): Promise<Uint8Array> {
   if (announced !== null && Number(announced) > limits.bytes) return Promise.reject(tooLarge(limits.bytes));
   // Fast path, every SDK: the length is announced and within the limit.
   const reading = announced !== null ? request.bytes() : readCounted(request, limits.bytes);
   return new Promise((resolve, reject) => {
     const deadline: Deadline = {
       deadline: deadlines.clock.now() + limits.ms,
+      place: -1,
       expire: () => reject(new GatewayError("request_timeout", `The request body did not arrive within ${limits.ms} ms`)),
     };
     deadlines.watch(deadline);

@@ -11,6 +11,7 @@ import type { Instruments } from "../telemetry/instruments.ts";
 import { type Outcome } from "../telemetry/outcome.ts";
 import type { RequestSpan, Tracing } from "../telemetry/tracing.ts";
 import type { Connection } from "../upstream/connection.ts";
+import { type IncomingFields, readIncoming } from "../upstream/request_head.ts";
 import { UpstreamError } from "../upstream/errors.ts";
 import type { Route } from "./routes.ts";
 
@@ -28,7 +29,7 @@ export interface ExchangeContext {
 }
 
 export class Exchange {
-  readonly requestId: string;
+  readonly incoming: IncomingFields;
   readonly started: number;
   readonly signal: AbortSignal;
   #connection: Connection | undefined;
@@ -46,13 +47,18 @@ export class Exchange {
 
   constructor(readonly context: ExchangeContext, request: Request) {
     this.started = context.clock.now();
-    this.requestId = request.headers.get("x-request-id") ?? crypto.randomUUID();
+    this.incoming = readIncoming(request.headers);
     this.signal = request.signal;
     this.signal.addEventListener("abort", this.#abort);
     this.#span = context.tracing?.start(request.headers);
   }
 
+  get requestId(): string {
+    return this.incoming.requestId;
+  }
+
   readonly #abort = (): void => {
+    if (this.#ended) return;
     this.#connection?.fail(new UpstreamError("aborted", "the client left"));
   };
 
@@ -80,7 +86,6 @@ export class Exchange {
   end(outcome: Outcome): void {
     if (this.#ended) return;
     this.#ended = true;
-    this.signal.removeEventListener("abort", this.#abort);
     this.#connection = undefined;
     const { clock, instruments, accessLog } = this.context;
     const elapsed = clock.now() - this.started;
@@ -117,20 +122,21 @@ export class Exchange {
     });
   }
 
-  /** Headers that every answer carries. */
-  ownHeaders(): [string, string][] {
-    const headers: [string, string][] = [["x-request-id", this.requestId], ["x-aigw-via", this.context.via]];
-    if (this.context.exposeEndpoint && this.endpoint !== "") headers.push(["x-aigw-endpoint", this.endpoint]);
-    return headers;
+  /** Adds the headers that every answer carries. Appending costs less than half of handing a list to Response. */
+  addHeaders(response: Response): Response {
+    const { headers } = response;
+    headers.append("x-request-id", this.requestId);
+    headers.append("x-aigw-via", this.context.via);
+    if (this.context.exposeEndpoint && this.endpoint !== "") headers.append("x-aigw-endpoint", this.endpoint);
+    return response;
   }
 
   /** Ends it with an error of the gateway's own. */
-  refuse(error: GatewayError, more: [string, string][] = []): Response {
+  refuse(error: GatewayError, more: Record<string, string> = {}): Response {
     this.status = error.status;
     this.end(error.code);
-    const headers = [...this.ownHeaders(), ...more];
-    headers.push(["content-type", "application/json"], ["x-aigw-reason", error.code]);
-    if (error.status === 503) headers.push(["retry-after", "1"]);
-    return new Response(errorBody(error), { status: error.status, headers });
+    const headers: Record<string, string> = { "content-type": "application/json", "x-aigw-reason": error.code, ...more };
+    if (error.status === 503) headers["retry-after"] = "1";
+    return this.addHeaders(new Response(errorBody(error), { status: error.status, headers }));
   }
 }

@@ -16,7 +16,6 @@ import type { DecisionMaker } from "../scheduler/decision.ts";
 import type { Scheduler, Slot } from "../scheduler/scheduler.ts";
 import { predictTtftMs } from "../scheduler/ttft.ts";
 import type { Log } from "../telemetry/log.ts";
-import { forwardedFields } from "../upstream/request_head.ts";
 import { readBody } from "./body.ts";
 import type { Dispatcher } from "./dispatch.ts";
 import { Exchange, type ExchangeContext } from "./exchange.ts";
@@ -68,7 +67,7 @@ export class Pipeline {
     try {
       // Read: the whole body, within its limits.
       const limits = { bytes: config.limits.body_bytes, ms: config.timeouts.request_body_ms };
-      const bytes = await readBody(request, limits, deadlines);
+      const bytes = await readBody(request, exchange.incoming.contentLength, limits, deadlines);
 
       // Decode: one parse; the engine gets the bytes as they came.
       const { request: call, text } = decodeRequest(endpoint, bytes);
@@ -77,7 +76,7 @@ export class Pipeline {
       const route = routes.resolve(call.model, request.headers);
       exchange.routed(call, route);
       const body = route.targetModel === "" ? bytes : encode(replaceModelName(text, route.targetModel));
-      const fields = this.#fields(request, exchange);
+      this.#checkHeaders(exchange);
 
       // Prompt: the canonical text that prefixes are hashes of.
       const prompt = promptText(call, decisions.digest);
@@ -91,7 +90,7 @@ export class Pipeline {
 
       // Dispatch: to that endpoint, or to another if it fails before it answers.
       using _timer = call.stream ? undefined : this.#presumeFirstToken(slot);
-      const answer = await dispatcher.dispatch(slot, exchange, { path, fields, body });
+      const answer = await dispatcher.dispatch(slot, exchange, { path, fields: exchange.incoming.fields, body });
       exchange.matchedChunks = slot.matchedChunks;
 
       // Relay: the answer as it comes. From here on the slot belongs to it.
@@ -101,20 +100,18 @@ export class Pipeline {
     }
   }
 
-  #fields(request: Request, exchange: Exchange): string {
-    const fields = forwardedFields(request.headers, exchange.requestId);
+  #checkHeaders({ incoming }: Exchange): void {
     const most = this.#parts.config.limits.endpoint_header_bytes;
-    if (fields.length > most) {
+    if (incoming.fields.length > most) {
       throw new GatewayError("headers_too_large", `The request headers are larger than ${most} bytes`);
     }
-    return fields;
   }
 
   // A non-streaming request shows no first token: its prompt load comes off when the prefill is over by prediction.
   #presumeFirstToken(slot: Slot): Disposable {
     const { deadlines, config: { prediction } } = this.#parts;
     const ms = predictTtftMs(slot.prompt.bytes / prediction.bytes_per_token) * prediction.first_token_margin;
-    const deadline: Deadline = { deadline: deadlines.clock.now() + ms, expire: () => slot.firstToken() };
+    const deadline: Deadline = { deadline: deadlines.clock.now() + ms, place: -1, expire: () => slot.firstToken() };
     deadlines.watch(deadline);
     return { [Symbol.dispose]: () => deadlines.unwatch(deadline) };
   }
@@ -129,13 +126,13 @@ export class Pipeline {
     }));
     exchange.status = 200;
     exchange.end("ok");
-    return Response.json({ object: "list", data }, { headers: exchange.ownHeaders() });
+    return exchange.addHeaders(Response.json({ object: "list", data }));
   }
 
   #wrongMethod(request: Request, path: string, allowed: string): Response {
     return new Exchange(this.#parts.context, request).refuse(
       new GatewayError("method_not_allowed", `${path} takes ${allowed}, not ${request.method}`),
-      [["allow", allowed]],
+      { allow: allowed },
     );
   }
 

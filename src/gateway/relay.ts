@@ -22,10 +22,9 @@ export async function relay(answer: Answer, slot: Slot, exchange: Exchange): Pro
   const { head, connection, pool } = answer;
   exchange.status = head.status;
   if (head.status === 200) slot.remember();
-  const headers = answerHeaders(answer, exchange);
   const { framing } = head;
   if (framing.kind !== "none" && !(framing.kind === "length" && framing.bytes <= WHOLE_BYTES)) {
-    return new Response(new RelayStream(answer, slot, exchange).stream(), { status: head.status, headers });
+    return respond(new RelayStream(answer, slot, exchange).stream(), answer, exchange);
   }
   using _ = slot;
   try {
@@ -35,7 +34,7 @@ export async function relay(answer: Answer, slot: Slot, exchange: Exchange): Pro
     exchange.context.instruments.add(WORKER_CELLS.bytes, body.length);
     pool.give(connection);
     exchange.end(outcomeOfStatus(head.status));
-    return new Response(NULL_BODY.has(head.status) ? null : body, { status: head.status, headers });
+    return respond(NULL_BODY.has(head.status) ? null : body, answer, exchange);
   } catch (error) {
     throw error instanceof UpstreamError ? asGatewayError(error, exchange.endpoint) : error;
   }
@@ -59,17 +58,20 @@ function isEventStream(head: Answer["head"]): boolean {
   return head.headers.some(([name, value]) => name === "content-type" && value.startsWith("text/event-stream"));
 }
 
-function answerHeaders({ head }: Answer, exchange: Exchange): [string, string][] {
-  const headers = exchange.ownHeaders();
-  const own = new Set(headers.map(([name]) => name));
+function respond(body: BodyInit | null, { head }: Answer, exchange: Exchange): Response {
+  const response = exchange.addHeaders(new Response(body, { status: head.status }));
+  const { headers } = response;
   const events = isEventStream(head);
   for (const [name, value] of head.headers) {
-    if (own.has(name) || (events && (name === "content-type" || name === "x-accel-buffering"))) continue;
-    headers.push([name, value]);
+    if (name === "x-request-id" || name === "x-aigw-via" || name === "x-aigw-endpoint") continue;
+    if (events && (name === "content-type" || name === "x-accel-buffering")) continue;
+    headers.append(name, value);
   }
-  if (events) headers.push(["content-type", "text/event-stream;charset=UTF-8"], ["x-accel-buffering", "no"]);
-  else if (head.framing.kind === "length") headers.push(["content-length", String(head.framing.bytes)]);
-  return headers;
+  if (events) {
+    headers.append("content-type", "text/event-stream;charset=UTF-8");
+    headers.append("x-accel-buffering", "no");
+  } else if (head.framing.kind === "length") headers.append("content-length", String(head.framing.bytes));
+  return response;
 }
 
 class RelayStream implements UnderlyingDefaultSource<Uint8Array> {

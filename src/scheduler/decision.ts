@@ -19,8 +19,10 @@ export interface Placement {
 /** The hashes of a prompt and its length. */
 export interface HashedPrompt {
   readonly bytes: number;
-  /** Prefix hashes, empty when the policy takes no notice of caches. */
-  readonly hashes: BigUint64Array<ArrayBuffer>;
+  /** Number of prefix hashes; 0 when the policy takes no notice of caches. */
+  readonly chunks: number;
+  /** The hashes as pairs of words, in a buffer that may be longer and goes back to the decision maker with `retire`. */
+  readonly hashes: Int32Array;
 }
 
 /** One candidate of an explained decision. */
@@ -41,7 +43,9 @@ export interface Explanation {
   candidates: Candidate[];
 }
 
-const NO_HASHES = new BigUint64Array(0);
+const NO_HASHES = new Int32Array(0);
+/** Hash buffers kept for reuse, by power of two of their length. */
+const KEPT_BUFFERS = 256;
 
 export class DecisionMaker {
   readonly #kernel: AttachedKernel;
@@ -51,7 +55,9 @@ export class DecisionMaker {
   readonly #words: Int32Array;
   readonly #floats: Float32Array;
   readonly #decision: number;
+  readonly #hashWord: number;
   readonly #encoder = new TextEncoder();
+  readonly #buffers: Int32Array[][] = [];
 
   constructor(kernel: AttachedKernel) {
     const k = kernel.exports;
@@ -63,6 +69,7 @@ export class DecisionMaker {
     this.#text = new Uint8Array(kernel.buffer, k.textOffset(), this.#textBytes);
     this.#hashes = new BigUint64Array(kernel.buffer, k.hashOffset(), chunks);
     this.#decision = k.decisionOffset() >>> 2;
+    this.#hashWord = k.hashOffset() >>> 2;
   }
 
   /** 128-bit digest of a text as 32 hex digits. Overwrites the prompt in scratch. */
@@ -90,23 +97,40 @@ export class DecisionMaker {
     const bytes = written + (read === text.length ? 0 : utf8Bytes(text, read));
     if (!placement.policy.cacheAware) {
       k.lookUpNothing();
-      return { bytes, hashes: NO_HASHES };
+      return { bytes, chunks: 0, hashes: NO_HASHES };
     }
     const chunks = k.lookUp(written, placement.salt);
-    const hashes = new BigUint64Array(chunks);
-    hashes.set(this.#hashes.subarray(0, chunks));
-    return { bytes, hashes };
+    const hashes = this.#takeBuffer(chunks);
+    for (let i = 0; i < 2 * chunks; i++) hashes[i] = this.#words[this.#hashWord + i];
+    return { bytes, chunks, hashes };
+  }
+
+  // A fresh typed array costs more than the copy into it, most of it in the garbage collector.
+  #takeBuffer(chunks: number): Int32Array {
+    const size = Math.max(5, 32 - Math.clz32(Math.max(0, 2 * chunks - 1)));
+    return this.#buffers[size]?.pop() ?? new Int32Array(2 ** size);
+  }
+
+  /** Takes the hash buffer of a prompt back when its request is over. */
+  retire({ hashes }: HashedPrompt): void {
+    if (hashes.length === 0) return;
+    const kept = this.#buffers[31 - Math.clz32(hashes.length)] ??= [];
+    if (kept.length < KEPT_BUFFERS) kept.push(hashes);
+  }
+
+  #restore({ chunks, hashes }: HashedPrompt): void {
+    for (let i = 0; i < 2 * chunks; i++) this.#words[this.#hashWord + i] = hashes[i];
   }
 
   /** Puts a prompt up again, without the endpoints in `tried`. */
-  resume({ hashes }: HashedPrompt, placement: Placement, tried: readonly number[]): void {
+  resume(prompt: HashedPrompt, placement: Placement, tried: readonly number[]): void {
     const k = this.#kernel.exports;
     this.#exclude(tried);
     k.lookUpNothing();
-    if (hashes.length === 0) return;
-    this.#hashes.set(hashes);
-    this.#words[this.#decision + (k.D_CHUNKS >>> 2)] = hashes.length;
-    k.indexLookup(hashes.length, placement.salt);
+    if (prompt.chunks === 0) return;
+    this.#restore(prompt);
+    this.#words[this.#decision + (k.D_CHUNKS >>> 2)] = prompt.chunks;
+    k.indexLookup(prompt.chunks, placement.salt);
   }
 
   #exclude(tried: readonly number[]): void {
@@ -136,16 +160,16 @@ export class DecisionMaker {
   }
 
   /** Records that an endpoint holds a prompt from now on. */
-  remember({ hashes }: HashedPrompt, salt: number, row: number): void {
-    if (hashes.length === 0) return;
-    this.#hashes.set(hashes);
-    this.#kernel.exports.indexInsertScratch(hashes.length, salt, row);
+  remember(prompt: HashedPrompt, salt: number, row: number): void {
+    if (prompt.chunks === 0) return;
+    this.#restore(prompt);
+    this.#kernel.exports.indexInsertScratch(prompt.chunks, salt, row);
   }
 
   /** Decides and tells how: every candidate with its load, cached chunks and score. */
   explain(text: string, placement: Placement): Explanation {
     const k = this.#kernel.exports;
-    this.begin(text, placement);
+    this.retire(this.begin(text, placement));
     const chosen = this.choose(placement);
     const word = (field: number) => this.#words[this.#decision + (field >>> 2)];
     const candidates: Candidate[] = [];

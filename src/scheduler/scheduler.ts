@@ -32,6 +32,7 @@ export class LocalScheduler implements Scheduler {
     const prompt = this.decisions.begin(promptText, placement);
     const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes, wallMs);
     if (!row) {
+      this.decisions.retire(prompt);
       throw new GatewayError(
         "overloaded",
         `This gateway has ${this.requests.capacity} requests in flight in one worker, its limit`,
@@ -39,6 +40,7 @@ export class LocalScheduler implements Scheduler {
     }
     if (this.#grant(row, placement)) return new Slot(this, row, placement, prompt);
     row.release();
+    this.decisions.retire(prompt);
     throw new GatewayError("no_endpoint", "No endpoint of the model is available");
   }
 
@@ -64,7 +66,7 @@ export class LocalScheduler implements Scheduler {
 /** A granted endpoint. `using slot = …` releases its load when the block ends, unless `keep` moved it on. */
 export class Slot implements Disposable {
   readonly #scheduler: LocalScheduler;
-  readonly #tried: number[] = [];
+  #tried: number[] | undefined;
   #row: RequestRow | undefined;
   #endpoint: number;
   #matched: number;
@@ -108,8 +110,9 @@ export class Slot implements Disposable {
 
   /** Gives the endpoint up for another that was not tried yet; false when there is none. */
   tryAnother(): boolean {
-    this.#tried.push(this.#endpoint);
-    if (!this.#row || !this.#scheduler.moveTo(this.#row, this.placement, this.prompt, this.#tried)) return false;
+    const tried = this.#tried ??= [];
+    tried.push(this.#endpoint);
+    if (!this.#row || !this.#scheduler.moveTo(this.#row, this.placement, this.prompt, tried)) return false;
     this.#endpoint = this.#row.endpoint;
     this.#matched = this.#scheduler.decisions.matchedChunks;
     return true;
@@ -120,13 +123,15 @@ export class Slot implements Disposable {
     const row = this.#row!;
     const kept = new Slot(this.#scheduler, row, this.placement, this.prompt);
     kept.#matched = this.#matched;
-    kept.#tried.push(...this.#tried);
+    kept.#tried = this.#tried;
     this.#row = undefined;
     return kept;
   }
 
   [Symbol.dispose](): void {
-    this.#row?.release();
+    if (!this.#row) return;
+    this.#row.release();
     this.#row = undefined;
+    this.#scheduler.decisions.retire(this.prompt);
   }
 }

@@ -9,6 +9,7 @@ import { assert } from "../base/assert.ts";
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { ChunkedDecoder } from "./chunked_decoder.ts";
 import { UpstreamError, type UpstreamFailure } from "./errors.ts";
+import { writeHead } from "./request_head.ts";
 import { headEnd, parseResponseHead, type ResponseHead } from "./response_head.ts";
 
 export interface ConnectionLimits {
@@ -20,11 +21,10 @@ export interface ConnectionLimits {
 
 const FIRST_BUFFER_BYTES = 8_192;
 const MOST_BUFFER_BYTES = 65_536;
-/** Bodies up to this size leave in one write together with the head. */
-const JOINED_WRITE_BYTES = 65_536;
 
 export class Connection implements Deadline {
   deadline = Infinity;
+  place = -1;
   /** When it was put into a pool, in the deadlines' clock. */
   idleSince = 0;
   #buffer = new Uint8Array(FIRST_BUFFER_BYTES);
@@ -41,7 +41,9 @@ export class Connection implements Deadline {
     readonly socket: Deno.TcpConn,
     readonly deadlines: Deadlines,
     readonly limits: ConnectionLimits,
-  ) {}
+  ) {
+    deadlines.watch(this);
+  }
 
   /** Opens a connection. Throws UpstreamError: connect_failed, connect_timeout, aborted. */
   static async open(
@@ -80,13 +82,12 @@ export class Connection implements Deadline {
    * Sends a request and reads the head of its answer; interim 1xx answers are skipped.
    * Throws UpstreamError; afterwards the connection is closed.
    */
-  async send(head: Uint8Array, body: Uint8Array): Promise<ResponseHead> {
+  async send(head: string, body: Uint8Array): Promise<ResponseHead> {
     assert(this.#bodyDone && !this.#closed, "an exchange begins on a connection that is free");
     this.#bodyDone = false;
     this.#head = undefined;
     this.#start = this.#end = 0;
     this.deadline = this.deadlines.clock.now() + this.limits.responseHeaderMs;
-    this.deadlines.watch(this);
     try {
       await this.#write(head, body);
       let parsed: ResponseHead;
@@ -98,16 +99,20 @@ export class Connection implements Deadline {
     }
   }
 
-  async #write(head: Uint8Array, body: Uint8Array): Promise<void> {
-    if (body.length <= JOINED_WRITE_BYTES) {
-      const joined = new Uint8Array(head.length + body.length);
-      joined.set(head);
-      joined.set(body, head.length);
-      await this.#writeAll(joined);
-    } else {
-      await this.#writeAll(head);
-      await this.#writeAll(body);
+  // The buffer that will take the answer is free until then: head and, if it fits, body leave from it in one write.
+  async #write(head: string, body: Uint8Array): Promise<void> {
+    let end = writeHead(head, this.#buffer);
+    if (end < 0) {
+      this.#buffer = new Uint8Array(Math.max(MOST_BUFFER_BYTES, head.length));
+      end = writeHead(head, this.#buffer);
     }
+    const joined = end + body.length <= this.#buffer.length;
+    if (joined) {
+      this.#buffer.set(body, end);
+      end += body.length;
+    }
+    await this.#writeAll(this.#buffer.subarray(0, end));
+    if (!joined) await this.#writeAll(body);
   }
 
   async #writeAll(bytes: Uint8Array): Promise<void> {
@@ -215,7 +220,6 @@ export class Connection implements Deadline {
   #finish(): void {
     this.#bodyDone = true;
     this.deadline = Infinity;
-    this.deadlines.unwatch(this);
   }
 
   /** Whether it may carry another exchange. */

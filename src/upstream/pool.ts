@@ -25,7 +25,7 @@ export class Pool {
    * leaves. Throws UpstreamError.
    */
   async send(
-    head: Uint8Array,
+    head: string,
     body: Uint8Array,
     signal: AbortSignal,
     hold: (connection: Connection) => void,

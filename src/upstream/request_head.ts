@@ -2,8 +2,6 @@
 // The head of the request to an engine: the client's end-to-end fields, our host and length (RFC 9110, section 7.6).
 
 const NOT_FORWARDED = new Set([
-  "connection",
-  "content-length",
   "expect",
   "host",
   "keep-alive",
@@ -17,29 +15,53 @@ const NOT_FORWARDED = new Set([
 
 const encoder = new TextEncoder();
 
-/** The part of the head that is the same for every attempt: everything but the host. */
-export function forwardedFields(headers: Headers, requestId: string): string {
-  let text = "";
-  let named: string[] | undefined;
-  const connection = headers.get("connection");
-  if (connection !== null && connection !== "keep-alive" && connection !== "close") {
-    named = connection.toLowerCase().split(",").map((token) => token.trim());
-  }
-  for (const [name, value] of headers) {
-    if (NOT_FORWARDED.has(name) || name === "x-request-id" || named?.includes(name)) continue;
-    text += `${name}: ${value}\r\n`;
-  }
-  return `${text}x-request-id: ${requestId}\r\n`;
+/** What the gateway takes from a client's header fields, in one pass over them. */
+export interface IncomingFields {
+  /** The client's `x-request-id`, or a new one. */
+  readonly requestId: string;
+  readonly contentLength: string | null;
+  /** The part of the head to an engine that is the same for every attempt: everything but host and length. */
+  readonly fields: string;
 }
 
-/** The bytes of a request head. `fields` comes from `forwardedFields`; `host` is the endpoint's HOST:PORT. */
-export function requestHead(method: string, path: string, host: string, fields: string, bodyBytes: number): Uint8Array {
-  const text = `${method} ${path} HTTP/1.1\r\nhost: ${host}\r\n${fields}content-length: ${bodyBytes}\r\n\r\n`;
-  const bytes = new Uint8Array(text.length);
-  const { read, written } = encoder.encodeInto(text, bytes);
+export function readIncoming(headers: Headers): IncomingFields {
+  let requestId = undefined as string | undefined;
+  let contentLength = null as string | null;
+  let connection = undefined as string | undefined;
+  let fields = "";
+  // forEach costs half of what an iterator does here.
+  headers.forEach((value, name) => {
+    if (name === "x-request-id") requestId = value;
+    else if (name === "content-length") contentLength = value;
+    else if (name === "connection") connection = value;
+    else if (!NOT_FORWARDED.has(name)) fields += `${name}: ${value}\r\n`;
+  });
+  if (connection !== undefined && connection !== "keep-alive" && connection !== "close") {
+    fields = withoutNamed(fields, connection);
+  }
+  requestId ??= crypto.randomUUID();
+  return { requestId, contentLength, fields: `${fields}x-request-id: ${requestId}\r\n` };
+}
+
+// Rare: the client named further fields of its own connection.
+function withoutNamed(fields: string, connection: string): string {
+  const named = connection.toLowerCase().split(",").map((token) => token.trim());
+  const lines = fields.split("\r\n").filter((line) => !named.includes(line.slice(0, Math.max(0, line.indexOf(":")))));
+  return lines.join("\r\n");
+}
+
+/** The text of a request head. `fields` comes from `readIncoming`; `host` is the endpoint's HOST:PORT. */
+export function requestHead(method: string, path: string, host: string, fields: string, bodyBytes: number): string {
+  return `${method} ${path} HTTP/1.1\r\nhost: ${host}\r\n${fields}content-length: ${bodyBytes}\r\n\r\n`;
+}
+
+/** Writes a head to `buffer`, one byte a character, and returns its length; -1 when it does not fit. */
+export function writeHead(text: string, buffer: Uint8Array): number {
+  if (text.length > buffer.length) return -1;
+  const { read, written } = encoder.encodeInto(text, buffer);
   // Header values are bytes: what is beyond ASCII must not become UTF-8.
   if (read !== text.length || written !== text.length) {
-    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    for (let i = 0; i < text.length; i++) buffer[i] = text.charCodeAt(i);
   }
-  return bytes;
+  return text.length;
 }

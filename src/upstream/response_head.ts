@@ -37,6 +37,8 @@ export function headEnd(buffer: Uint8Array, from: number, end: number): number {
 /** Parses a complete head. Throws UpstreamError (bad_response) when it is none. */
 export function parseResponseHead(buffer: Uint8Array, start: number, end: number): ResponseHead {
   const text = latin1(buffer, start, end);
+  // deno-lint-ignore no-control-regex
+  if (/\0|\r(?!\n)|(?<!\r)\n/.test(text)) throw bad("the response head has a control character");
   const status = /^HTTP\/1\.([01]) ([1-9]\d\d)(?: |\r)/.exec(text);
   if (!status) throw bad("the answer does not begin with an HTTP/1.1 status line");
   const code = Number(status[2]);
@@ -53,8 +55,6 @@ export function parseResponseHead(buffer: Uint8Array, start: number, end: number
     const name = text.slice(at, colon).toLowerCase();
     const value = text.slice(colon + 1, lineEnd).trim();
     if (!/^[!#$%&'*+.^_`|~0-9a-z-]+$/.test(name)) throw bad("a header name has a character that none may have");
-    // deno-lint-ignore no-control-regex
-    if (/[\0\r\n]/.test(value)) throw bad(`the header ${name} has a control character`);
     at = lineEnd + 2;
     if (name === "content-length") {
       const bytes = /^\d{1,15}$/.test(value) ? Number(value) : NaN;

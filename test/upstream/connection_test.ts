@@ -14,7 +14,7 @@ const LIMITS: PoolLimits = {
   idleConnections: 4,
   idleConnectionMs: 60_000,
 };
-const HEAD = bytes("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n");
+const HEAD = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n";
 const NEVER = new AbortController().signal;
 
 function poolOf(address: { hostname: string; port: number }, limits: Partial<PoolLimits> = {}) {
@@ -125,7 +125,7 @@ Deno.test("large bodies go out and come back whole", async () => {
     then: "keep",
   }));
   using pool = poolOf(server.address);
-  const head = bytes(`POST / HTTP/1.1\r\nhost: x\r\ncontent-length: ${large.length}\r\n\r\n`);
+  const head = `POST / HTTP/1.1\r\nhost: x\r\ncontent-length: ${large.length}\r\n\r\n`;
   const { connection } = await pool.send(head, bytes(large), NEVER, () => {});
   let length = 0;
   for (let piece = await connection.readBody(); piece !== null; piece = await connection.readBody()) length += piece.length;

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// `deno task bench:load`: the gateway beside no proxy and two bare ones, in front of the same instant mock engine in the
+// same run. The proxy under test has a core of its own where taskset is installed; engine and load share another. Figures
+// are medians over rounds; processor time is that of the proxy's process, read from /proc.
+// Options: --seconds N (2), --rounds N (3), --chunks N (100), --json FILE.
+
+import { parseArgs } from "@std/cli/parse-args";
+
+const options = parseArgs(Deno.args, {
+  string: ["seconds", "rounds", "chunks", "json"],
+  default: { seconds: "2", rounds: "3", chunks: "100" },
+});
+const SECONDS = Number(options.seconds);
+const ROUNDS = Number(options.rounds);
+const CHUNKS = Number(options.chunks);
+const root = new URL("../../", import.meta.url).pathname;
+const folder = await Deno.makeTempDir();
+const [ENGINE, PORT, ADMIN] = [19_001, 19_000, 19_002];
+
+const installed = (name: string) => new Deno.Command("which", { args: [name], stdout: "null" }).outputSync().success;
+const pinning = installed("taskset") && navigator.hardwareConcurrency > 1;
+const wrk = installed("wrk");
+
+function spawn(core: number, command: string, args: string[]): Deno.ChildProcess {
+  const [program, all] = pinning ? ["taskset", ["-c", String(core), command, ...args]] : [command, args];
+  return new Deno.Command(program as string, { args: all as string[], stdout: "null", stderr: "inherit" }).spawn();
+}
+
+const deno = Deno.execPath();
+const run = ["run", "--no-check", "--allow-net", "--allow-read", "--allow-write", "--allow-env", "--allow-sys=hostname"];
+
+async function listening(port: number): Promise<void> {
+  for (let i = 0; i < 200; i++) {
+    try {
+      (await Deno.connect({ hostname: "127.0.0.1", port })).close();
+      return;
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+  throw new Error(`Nothing listens on port ${port}`);
+}
+
+/** Processor microseconds that a process has used. */
+async function processorMicros(pid: number): Promise<number> {
+  const stat = await Deno.readTextFile(`/proc/${pid}/stat`);
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[11]) + Number(fields[12])) * 10_000;
+}
+
+interface Load {
+  requests: number;
+  seconds: number;
+  p50: number;
+  p99: number;
+  failures: number;
+}
+
+async function load(port: number, connections: number, seconds: number, body: string): Promise<Load> {
+  const generator = wrk
+    ? ["wrk", ["-t1", `-c${connections}`, `-d${seconds}`, "--latency", "-s", `${folder}/post.lua`, `http://127.0.0.1:${port}/v1/chat/completions`, "--", body]] as const
+    : [deno, [...run, `${root}bench/load/generator.ts`, String(port), String(connections), String(seconds), body]] as const;
+  const [program, args] = pinning ? ["taskset", ["-c", "0", generator[0], ...generator[1]]] : generator;
+  const { stdout } = await new Deno.Command(program as string, { args: [...args], stdout: "piped", stderr: "inherit" }).output();
+  const text = new TextDecoder().decode(stdout);
+  if (!wrk) return JSON.parse(text);
+  const ms = (label: string) => {
+    const [, number, unit] = new RegExp(`${label}\\s+([\\d.]+)(us|ms|s)`).exec(text)!;
+    return Number(number) * { us: 0.001, ms: 1, s: 1_000 }[unit as "us" | "ms" | "s"];
+  };
+  const [, requests, time] = /(\d+) requests in ([\d.]+)s/.exec(text)!;
+  return {
+    requests: Number(requests),
+    seconds: Number(time),
+    p50: ms("50%"),
+    p99: ms("99%"),
+    failures: Number(/Non-2xx or 3xx responses: (\d+)/.exec(text)?.[1] ?? 0),
+  };
+}
+
+const median = (values: number[]) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
+
+await Deno.writeTextFile(
+  `${folder}/post.lua`,
+  `wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nfunction init(args) wrk.body = io.open(args[1]):read("*a") end\nfunction request() return wrk.format() end\n`,
+);
+await Deno.writeTextFile(
+  `${folder}/gateway.json`,
+  JSON.stringify({
+    clusters: [{ name: "c", endpoints: [{ address: "127.0.0.1", port: ENGINE }] }],
+    model_mapping_rule: { m: { rules: [{ backend: "vllm", cluster: "c" }] } },
+  }),
+);
+
+const TARGETS = {
+  "direct": undefined,
+  "fetch, piped": [`${root}bench/load/bare_proxy.ts`, "pipe", String(PORT), String(ENGINE)],
+  "fetch, read": [`${root}bench/load/bare_proxy.ts`, "read", String(PORT), String(ENGINE)],
+  "aigw": [
+    `${root}src/main.ts`,
+    "serve",
+    "--config",
+    `${folder}/gateway.json`,
+    "--listen",
+    `127.0.0.1:${PORT}`,
+    "--admin",
+    `127.0.0.1:${ADMIN}`,
+    "--workers",
+    "1",
+  ],
+};
+
+interface Row {
+  target: string;
+  stream: boolean;
+  bodyBytes: number;
+  connections: number;
+  requestsPerSecond: number;
+  p50Ms: number;
+  p99Ms: number;
+  /** Processor microseconds of the proxy for a request, or for a chunk when streaming. */
+  processorMicros: number | undefined;
+  failures: number;
+}
+
+const rows: Row[] = [];
+const engine = spawn(0, deno, [...run, `${root}src/main.ts`, "mock-engine", "--listen", `127.0.0.1:${ENGINE}`, "--instant"]);
+await listening(ENGINE);
+try {
+  for (const [target, args] of Object.entries(TARGETS)) {
+    const proxy = args && spawn(1, deno, [...run, ...args]);
+    const port = proxy ? PORT : ENGINE;
+    await listening(port);
+    for (const stream of [false, true]) {
+      for (const bodyBytes of [200, 2_048, 16_384]) {
+        const file = `${folder}/body-${stream}-${bodyBytes}.json`;
+        const body = { model: "m", stream, max_tokens: stream ? CHUNKS : 16, messages: [{ role: "user", content: "" }] };
+        body.messages[0].content = "hello world ".repeat(bodyBytes).slice(0, bodyBytes - JSON.stringify(body).length);
+        await Deno.writeTextFile(file, JSON.stringify(body));
+        for (const connections of [1, 64]) {
+          await load(port, connections, 0.5 < SECONDS ? 1 : SECONDS, file);
+          const rounds: (Load & { micros: number | undefined })[] = [];
+          for (let round = 0; round < ROUNDS; round++) {
+            const before = proxy && await processorMicros(proxy.pid);
+            const result = await load(port, connections, SECONDS, file);
+            const used = proxy && await processorMicros(proxy.pid) - before!;
+            const units = stream ? result.requests * CHUNKS : result.requests;
+            rounds.push({ ...result, micros: used === undefined ? undefined : used / units });
+          }
+          const row = {
+            target,
+            stream,
+            bodyBytes,
+            connections,
+            requestsPerSecond: median(rounds.map(({ requests, seconds }) => requests / seconds)),
+            p50Ms: median(rounds.map(({ p50 }) => p50)),
+            p99Ms: median(rounds.map(({ p99 }) => p99)),
+            processorMicros: proxy && median(rounds.map(({ micros }) => micros!)),
+            failures: rounds.reduce((sum, { failures }) => sum + failures, 0),
+          };
+          rows.push(row);
+          console.error(JSON.stringify(row));
+        }
+      }
+    }
+    proxy?.kill("SIGTERM");
+    await proxy?.status;
+  }
+} finally {
+  engine.kill("SIGTERM");
+  await engine.status;
+  await Deno.remove(folder, { recursive: true });
+}
+
+if (options.json) await Deno.writeTextFile(options.json, JSON.stringify({ seconds: SECONDS, rounds: ROUNDS, chunks: CHUNKS, rows }, null, 2));
+const number = (value: number | undefined, digits: number) => value === undefined ? "" : value.toFixed(digits);
+console.log(`\nLoad by ${wrk ? "wrk" : "bench/load/generator.ts"}, ${pinning ? "proxy on a core of its own" : "not pinned"}, ${ROUNDS} rounds of ${SECONDS} s, streams of ${CHUNKS} chunks\n`);
+for (const stream of [false, true]) {
+  console.log(`| ${stream ? "streaming" : "whole answers"}: body, connections | ${Object.keys(TARGETS).join(" | ")} |`);
+  console.log(`|---|${"---|".repeat(Object.keys(TARGETS).length)}`);
+  for (const bodyBytes of [200, 2_048, 16_384]) {
+    for (const connections of [1, 64]) {
+      const cells = Object.keys(TARGETS).map((target) => {
+        const row = rows.find((one) => one.target === target && one.stream === stream && one.bodyBytes === bodyBytes && one.connections === connections)!;
+        const processor = row.processorMicros === undefined ? "" : `, ${number(row.processorMicros, 1)} µs CPU`;
+        return `${Math.round(row.requestsPerSecond)}/s, ${number(row.p50Ms, 2)}/${number(row.p99Ms, 2)} ms${processor}${row.failures ? `, ${row.failures} FAILED` : ""}`;
+      });
+      console.log(`| ${bodyBytes} B, ${connections} | ${cells.join(" | ")} |`);
+    }
+  }
+  console.log();
+}
+console.log("Each cell: requests/s, p50/p99, processor time of the proxy per " + "request (whole answers) or chunk (streaming)");
