@@ -97,7 +97,9 @@ function options(command: string, args: string[], names: OptionNames): Record<st
     },
   });
   if (parsed._.length !== (names.positional ?? 0)) {
-    throw new UsageError(`${command} takes ${names.positional ?? 0} arguments, not ${parsed._.length}\n\n${COMMAND_USAGE[command]}`);
+    throw new UsageError(
+      `${command} takes ${names.positional ?? 0} arguments, not ${parsed._.length}\n\n${COMMAND_USAGE[command]}`,
+    );
   }
   for (const name of names.string ?? []) {
     if (parsed[name] === "") throw new UsageError(`--${name} needs a value\n\n${COMMAND_USAGE[command]}`);
@@ -157,7 +159,9 @@ function startMockEngines(config: Config, count: number): MockEngine[] {
       engines.push(startMockEngine({ address: { hostname, port }, models }));
     } catch (error) {
       for (const engine of engines) engine.stop();
-      throw new Error(`Cannot start a mock engine on ${formatAddress({ hostname, port })}: ${(error as Error).message}`);
+      throw new Error(
+        `Cannot start a mock engine on ${formatAddress({ hostname, port })}: ${(error as Error).message}`,
+      );
     }
   }
   return engines;
@@ -175,10 +179,14 @@ function banner(
   const origin = `http://${formatAddress({ hostname: reachable, port })}`;
   const admin = `http://${formatAddress(gateway.admin)}`;
   const lines = [
-    `AIGW ${VERSION} serves on ${origin}/v1 with ${gateway.workers} worker${gateway.workers === 1 ? "" : "s"} (${Math.round(milliseconds)} ms)`,
+    `AIGW ${VERSION} serves on ${origin}/v1 with ${gateway.workers} worker${gateway.workers === 1 ? "" : "s"} (${
+      Math.round(milliseconds)
+    } ms)`,
     `  admin      ${admin} (/endpoints /explain /metrics /readyz)`,
     ...config.clusters.map(({ name, endpoints }) =>
-      `  cluster    ${name}: ${endpoints.map((one) => formatAddress({ hostname: one.address, port: one.port })).join(" ") || "no endpoints"}`
+      `  cluster    ${name}: ${
+        endpoints.map((one) => formatAddress({ hostname: one.address, port: one.port })).join(" ") || "no endpoints"
+      }`
     ),
     ...(mocks > 0 ? [`  mocks      ${mocks} mock engine${mocks === 1 ? "" : "s"} in this process`] : []),
     "",

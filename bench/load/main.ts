@@ -27,7 +27,15 @@ function spawn(core: number, command: string, args: string[]): Deno.ChildProcess
 }
 
 const deno = Deno.execPath();
-const run = ["run", "--no-check", "--allow-net", "--allow-read", "--allow-write", "--allow-env", "--allow-sys=hostname"];
+const run = [
+  "run",
+  "--no-check",
+  "--allow-net",
+  "--allow-read",
+  "--allow-write",
+  "--allow-env",
+  "--allow-sys=hostname",
+];
 
 async function listening(port: number): Promise<void> {
   for (let i = 0; i < 200; i++) {
@@ -58,10 +66,28 @@ interface Load {
 
 async function load(port: number, connections: number, seconds: number, body: string): Promise<Load> {
   const generator = wrk
-    ? ["wrk", ["-t1", `-c${connections}`, `-d${seconds}`, "--latency", "-s", `${folder}/post.lua`, `http://127.0.0.1:${port}/v1/chat/completions`, "--", body]] as const
-    : [deno, [...run, `${root}bench/load/generator.ts`, String(port), String(connections), String(seconds), body]] as const;
+    ? ["wrk", [
+      "-t1",
+      `-c${connections}`,
+      `-d${seconds}`,
+      "--latency",
+      "-s",
+      `${folder}/post.lua`,
+      `http://127.0.0.1:${port}/v1/chat/completions`,
+      "--",
+      body,
+    ]] as const
+    : [deno, [
+      ...run,
+      `${root}bench/load/generator.ts`,
+      String(port),
+      String(connections),
+      String(seconds),
+      body,
+    ]] as const;
   const [program, args] = pinning ? ["taskset", ["-c", "0", generator[0], ...generator[1]]] : generator;
-  const { stdout } = await new Deno.Command(program as string, { args: [...args], stdout: "piped", stderr: "inherit" }).output();
+  const { stdout } = await new Deno.Command(program as string, { args: [...args], stdout: "piped", stderr: "inherit" })
+    .output();
   const text = new TextDecoder().decode(stdout);
   if (!wrk) return JSON.parse(text);
   const ms = (label: string) => {
@@ -123,22 +149,44 @@ interface Row {
   failures: number;
 }
 
+// Both kinds of requests until the compilers have settled: what is measured is the steady state.
+async function warmUp(port: number): Promise<void> {
+  for (const stream of [false, true]) {
+    const file = `${folder}/warm-up.json`;
+    const messages = [{ role: "user", content: "hello world ".repeat(100) }];
+    await Deno.writeTextFile(file, JSON.stringify({ model: "m", stream, max_tokens: CHUNKS, messages }));
+    await load(port, 64, 5, file);
+  }
+}
+
 const rows: Row[] = [];
-const engine = spawn(0, deno, [...run, `${root}src/main.ts`, "mock-engine", "--listen", `127.0.0.1:${ENGINE}`, "--instant"]);
+const engine = spawn(0, deno, [
+  ...run,
+  `${root}src/main.ts`,
+  "mock-engine",
+  "--listen",
+  `127.0.0.1:${ENGINE}`,
+  "--instant",
+]);
 await listening(ENGINE);
 try {
   for (const [target, args] of Object.entries(TARGETS)) {
     const proxy = args && spawn(1, deno, [...run, ...args]);
     const port = proxy ? PORT : ENGINE;
     await listening(port);
+    await warmUp(port);
     for (const stream of [false, true]) {
       for (const bodyBytes of [200, 2_048, 16_384]) {
         const file = `${folder}/body-${stream}-${bodyBytes}.json`;
-        const body = { model: "m", stream, max_tokens: stream ? CHUNKS : 16, messages: [{ role: "user", content: "" }] };
+        const body = {
+          model: "m",
+          stream,
+          max_tokens: stream ? CHUNKS : 16,
+          messages: [{ role: "user", content: "" }],
+        };
         body.messages[0].content = "hello world ".repeat(bodyBytes).slice(0, bodyBytes - JSON.stringify(body).length);
         await Deno.writeTextFile(file, JSON.stringify(body));
         for (const connections of [1, 64]) {
-          await load(port, connections, 0.5 < SECONDS ? 1 : SECONDS, file);
           const rounds: (Load & { micros: number | undefined })[] = [];
           for (let round = 0; round < ROUNDS; round++) {
             const before = proxy && await processorMicros(proxy.pid);
@@ -172,22 +220,38 @@ try {
   await Deno.remove(folder, { recursive: true });
 }
 
-if (options.json) await Deno.writeTextFile(options.json, JSON.stringify({ seconds: SECONDS, rounds: ROUNDS, chunks: CHUNKS, rows }, null, 2));
+if (options.json) {
+  await Deno.writeTextFile(
+    options.json,
+    JSON.stringify({ seconds: SECONDS, rounds: ROUNDS, chunks: CHUNKS, rows }, null, 2),
+  );
+}
 const number = (value: number | undefined, digits: number) => value === undefined ? "" : value.toFixed(digits);
-console.log(`\nLoad by ${wrk ? "wrk" : "bench/load/generator.ts"}, ${pinning ? "proxy on a core of its own" : "not pinned"}, ${ROUNDS} rounds of ${SECONDS} s, streams of ${CHUNKS} chunks\n`);
+console.log(
+  `\nLoad by ${wrk ? "wrk" : "bench/load/generator.ts"}, ${
+    pinning ? "proxy on a core of its own" : "not pinned"
+  }, ${ROUNDS} rounds of ${SECONDS} s, streams of ${CHUNKS} chunks\n`,
+);
 for (const stream of [false, true]) {
   console.log(`| ${stream ? "streaming" : "whole answers"}: body, connections | ${Object.keys(TARGETS).join(" | ")} |`);
   console.log(`|---|${"---|".repeat(Object.keys(TARGETS).length)}`);
   for (const bodyBytes of [200, 2_048, 16_384]) {
     for (const connections of [1, 64]) {
       const cells = Object.keys(TARGETS).map((target) => {
-        const row = rows.find((one) => one.target === target && one.stream === stream && one.bodyBytes === bodyBytes && one.connections === connections)!;
+        const row = rows.find((one) =>
+          one.target === target && one.stream === stream && one.bodyBytes === bodyBytes &&
+          one.connections === connections
+        )!;
         const processor = row.processorMicros === undefined ? "" : `, ${number(row.processorMicros, 1)} µs CPU`;
-        return `${Math.round(row.requestsPerSecond)}/s, ${number(row.p50Ms, 2)}/${number(row.p99Ms, 2)} ms${processor}${row.failures ? `, ${row.failures} FAILED` : ""}`;
+        return `${Math.round(row.requestsPerSecond)}/s, ${number(row.p50Ms, 2)}/${number(row.p99Ms, 2)} ms${processor}${
+          row.failures ? `, ${row.failures} FAILED` : ""
+        }`;
       });
       console.log(`| ${bodyBytes} B, ${connections} | ${cells.join(" | ")} |`);
     }
   }
   console.log();
 }
-console.log("Each cell: requests/s, p50/p99, processor time of the proxy per " + "request (whole answers) or chunk (streaming)");
+console.log(
+  "Each cell: requests/s, p50/p99, processor time of the proxy per " + "request (whole answers) or chunk (streaming)",
+);

@@ -113,7 +113,9 @@ function explain({ routes, decisions, nameOf }: AdminParts, headers: Headers, bo
       prefill_load_weight: policy.prefillWeight,
     },
     prompt: { bytes: new TextEncoder().encode(text).length, chunks, chunks_held_everywhere: everywhereChunks },
-    candidates: candidates.sort((a, b) => b.score - a.score).map(({ row, requests, promptBytes, cachedChunks, score }) => ({
+    candidates: candidates.sort((a, b) => b.score - a.score).map((
+      { row, requests, promptBytes, cachedChunks, score },
+    ) => ({
       endpoint: nameOf(row),
       score,
       in_flight: requests,

@@ -77,14 +77,22 @@ function requestMetrics(text: PrometheusText, { cells, models, unknownModel }: M
 
 function fleetMetrics(text: PrometheusText, source: MetricsSource): void {
   const { endpoints, clusters } = source;
-  text.family("watched_clusters_total", "gauge", "Clusters known").sample("watched_clusters_total", {}, clusters.length);
+  text.family("watched_clusters_total", "gauge", "Clusters known").sample(
+    "watched_clusters_total",
+    {},
+    clusters.length,
+  );
   text.family("watched_cluster_endpoints", "gauge", "Endpoints of a cluster");
   for (const cluster of clusters) {
     text.sample("watched_cluster_endpoints", { cluster }, endpoints.filter((one) => one.cluster === cluster).length);
   }
   text.family("watched_cluster_labels", "gauge", "Labels of an endpoint");
   for (const { cluster, address, port, labels } of endpoints) {
-    text.sample("watched_cluster_labels", { cluster, endpoint_address: `${address}:${port}` }, Object.keys(labels).length);
+    text.sample(
+      "watched_cluster_labels",
+      { cluster, endpoint_address: `${address}:${port}` },
+      Object.keys(labels).length,
+    );
   }
   text.family("aigw_rule_total", "gauge", "Model mapping rules").sample("aigw_rule_total", {}, source.ruleCount);
   text.family("aigw_lbconfig_total", "gauge", "Load-balancing rules")
@@ -97,8 +105,16 @@ function fleetMetrics(text: PrometheusText, source: MetricsSource): void {
       if (number !== null) text.sample(name, { cluster: one.cluster, endpoint: `${one.address}:${one.port}` }, number);
     }
   };
-  each("aigw_endpoint_in_flight_requests", "Unfinished requests of this gateway on an endpoint", (one) => one.in_flight);
-  each("aigw_endpoint_prompt_bytes", "Prompt bytes of this gateway before their first token", (one) => one.prompt_bytes);
+  each(
+    "aigw_endpoint_in_flight_requests",
+    "Unfinished requests of this gateway on an endpoint",
+    (one) => one.in_flight,
+  );
+  each(
+    "aigw_endpoint_prompt_bytes",
+    "Prompt bytes of this gateway before their first token",
+    (one) => one.prompt_bytes,
+  );
   each("aigw_endpoint_dispatched_total", "Requests sent to an endpoint, retries included", (one) => one.dispatched);
   each("aigw_endpoint_waiting_requests", "Requests waiting in the engine", (one) => one.waiting);
   each("aigw_endpoint_running_requests", "Requests running in the engine", (one) => one.running);
@@ -106,7 +122,11 @@ function fleetMetrics(text: PrometheusText, source: MetricsSource): void {
   text.family("aigw_endpoint_state", "gauge", "1 for the state that an endpoint is in");
   for (const { cluster, address, port, state } of endpoints) {
     for (const name of STATES) {
-      text.sample("aigw_endpoint_state", { cluster, endpoint: `${address}:${port}`, state: name }, state === name ? 1 : 0);
+      text.sample(
+        "aigw_endpoint_state",
+        { cluster, endpoint: `${address}:${port}`, state: name },
+        state === name ? 1 : 0,
+      );
     }
   }
 }

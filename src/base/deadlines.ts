@@ -17,15 +17,13 @@ export interface Deadline {
 export class Deadlines {
   // An array with swapped removal: a Set would hash an object three times a request.
   readonly #watched: Deadline[] = [];
-  #ticking = false;
+  #cancel: (() => void) | undefined;
 
   constructor(readonly clock: Clock, readonly tickMs = 50) {}
 
   watch(item: Deadline): void {
     if (item.place < 0) item.place = this.#watched.push(item) - 1;
-    if (this.#ticking) return;
-    this.#ticking = true;
-    this.clock.after(this.tickMs, this.#tick);
+    this.#cancel ??= this.clock.after(this.tickMs, this.#tick);
   }
 
   unwatch(item: Deadline): void {
@@ -39,6 +37,12 @@ export class Deadlines {
     item.place = -1;
   }
 
+  /** Stops ticking; what is watched expires no more. */
+  close(): void {
+    this.#cancel?.();
+    this.#cancel = undefined;
+  }
+
   get size(): number {
     return this.#watched.length;
   }
@@ -50,7 +54,6 @@ export class Deadlines {
       this.unwatch(item);
       item.expire();
     }
-    if (this.#watched.length > 0) this.clock.after(this.tickMs, this.#tick);
-    else this.#ticking = false;
+    this.#cancel = this.#watched.length > 0 ? this.clock.after(this.tickMs, this.#tick) : undefined;
   };
 }

@@ -85,14 +85,17 @@ function describe(schema: z.ZodType, issue: z.core.$ZodIssue): ConfigIssue[] {
       message: `unknown key${suggest(key, known)}`,
     }));
   }
-  const shown = issue.input === undefined || typeof issue.input === "object" ? "" : ` (found ${JSON.stringify(issue.input)})`;
+  const shown = issue.input === undefined || typeof issue.input === "object"
+    ? ""
+    : ` (found ${JSON.stringify(issue.input)})`;
   return [{ path: formatPath(issue.path), message: `${issue.message.replace(/^Invalid input: /, "")}${shown}` }];
 }
 
 function suggest(key: string, known: string[]): string {
   if (known.length === 0) return "";
   const nearest = closestString(key, known) as string;
-  const close = nearest.includes(key) || key.includes(nearest) || levenshteinDistance(key, nearest) <= Math.max(2, key.length / 2);
+  const close = nearest.includes(key) || key.includes(nearest) ||
+    levenshteinDistance(key, nearest) <= Math.max(2, key.length / 2);
   return close ? `; did you mean "${nearest}"?` : `; accepted here: ${known.join(", ")}`;
 }
 
@@ -110,7 +113,9 @@ function knownKeys(schema: z.ZodType, path: PropertyKey[]): string[] {
 
 /** `clusters[0].endpoints[1].port` */
 function formatPath(path: PropertyKey[]): string {
-  return path.map((step, i) => typeof step === "number" ? `[${step}]` : `${i === 0 ? "" : "."}${String(step)}`).join("");
+  return path.map((step, i) => typeof step === "number" ? `[${step}]` : `${i === 0 ? "" : "."}${String(step)}`).join(
+    "",
+  );
 }
 
 /** Share of the candidates, in percent, when neither the model's rule nor the environment says another. */
@@ -122,7 +127,10 @@ function applyEnvironment(config: Config, environment: Environment): void {
   if (text === undefined || text === "") return;
   const percent = Number(text);
   if (!(percent >= 0 && percent <= 100)) {
-    throw new ConfigError("environment", [{ path: name, message: `expected a number from 0 to 100 (found "${text}")` }]);
+    throw new ConfigError("environment", [{
+      path: name,
+      message: `expected a number from 0 to 100 (found "${text}")`,
+    }]);
   }
   for (const model of Object.keys(config.model_mapping_rule)) {
     const rule = config.lb_mapping_rule[model] ??= {

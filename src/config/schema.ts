@@ -70,12 +70,17 @@ export function checkRelations(config: Config): ConfigIssue[] {
     });
   });
   if (config.clusters.length > limits.clusters) {
-    issues.push({ path: "clusters", message: `${config.clusters.length} clusters, limits.clusters is ${limits.clusters}` });
+    issues.push({
+      path: "clusters",
+      message: `${config.clusters.length} clusters, limits.clusters is ${limits.clusters}`,
+    });
   }
   if (blocks * 16 > limits.endpoints) {
     issues.push({
       path: "clusters",
-      message: `the endpoints take ${blocks * 16} rows (blocks of 16 a cluster), limits.endpoints is ${limits.endpoints}`,
+      message: `the endpoints take ${
+        blocks * 16
+      } rows (blocks of 16 a cluster), limits.endpoints is ${limits.endpoints}`,
     });
   }
   const models = Object.entries(config.model_mapping_rule);
@@ -89,7 +94,10 @@ export function checkRelations(config: Config): ConfigIssue[] {
     rules.forEach((rule, i) => {
       if (!clusters.has(rule.cluster)) {
         const known = [...clusters.keys()].join(", ") || "none";
-        issues.push({ path: `${path}.rules[${i}].cluster`, message: `no cluster "${rule.cluster}"; there are: ${known}` });
+        issues.push({
+          path: `${path}.rules[${i}].cluster`,
+          message: `no cluster "${rule.cluster}"; there are: ${known}`,
+        });
       }
       if (rule.cluster !== rules[0].cluster || rule.backend !== rules[0].backend) {
         issues.push({ path: `${path}.rules[${i}]`, message: "all rules of a model name the same cluster and backend" });

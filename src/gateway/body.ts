@@ -23,7 +23,8 @@ export function readBody(
     const deadline: Deadline = {
       deadline: deadlines.clock.now() + limits.ms,
       place: -1,
-      expire: () => reject(new GatewayError("request_timeout", `The request body did not arrive within ${limits.ms} ms`)),
+      expire: () =>
+        reject(new GatewayError("request_timeout", `The request body did not arrive within ${limits.ms} ms`)),
     };
     deadlines.watch(deadline);
     reading.then(
@@ -33,7 +34,9 @@ export function readBody(
       },
       (error) => {
         deadlines.unwatch(deadline);
-        reject(error instanceof GatewayError ? error : new GatewayError("client_closed", "The client left", null, error));
+        reject(
+          error instanceof GatewayError ? error : new GatewayError("client_closed", "The client left", null, error),
+        );
       },
     );
   });

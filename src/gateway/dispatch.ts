@@ -50,7 +50,9 @@ export class Dispatcher {
           this.endpoints.countFailure(slot.endpoint);
           exchange.context.instruments.add(WORKER_CELLS.connectFailures);
         }
-        if (!error.retriable || exchange.signal.aborted || !this.#another(slot, exchange)) throw asGatewayError(error, name);
+        if (!error.retriable || exchange.signal.aborted || !this.#another(slot, exchange)) {
+          throw asGatewayError(error, name);
+        }
       }
     }
   }

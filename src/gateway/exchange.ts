@@ -135,7 +135,11 @@ export class Exchange {
   refuse(error: GatewayError, more: Record<string, string> = {}): Response {
     this.status = error.status;
     this.end(error.code);
-    const headers: Record<string, string> = { "content-type": "application/json", "x-aigw-reason": error.code, ...more };
+    const headers: Record<string, string> = {
+      "content-type": "application/json",
+      "x-aigw-reason": error.code,
+      ...more,
+    };
     if (error.status === 503) headers["retry-after"] = "1";
     return this.addHeaders(new Response(errorBody(error), { status: error.status, headers }));
   }

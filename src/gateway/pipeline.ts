@@ -51,13 +51,18 @@ export class Pipeline {
     const path = pathOf(request.url);
     const endpoint = INFERENCE_PATHS.get(path);
     if (endpoint !== undefined) {
-      return request.method === "POST" ? this.#infer(request, path, endpoint) : this.#wrongMethod(request, path, "POST");
+      return request.method === "POST"
+        ? this.#infer(request, path, endpoint)
+        : this.#wrongMethod(request, path, "POST");
     }
     if (path === "/v1/models") {
       return request.method === "GET" ? this.#models(request) : this.#wrongMethod(request, path, "GET");
     }
     return new Exchange(this.#parts.context, request).refuse(
-      new GatewayError("route_not_found", `There is no path ${path.slice(0, 200)}; inference is at /v1/chat/completions`),
+      new GatewayError(
+        "route_not_found",
+        `There is no path ${path.slice(0, 200)}; inference is at /v1/chat/completions`,
+      ),
     );
   }
 

@@ -98,7 +98,9 @@ async function route(context: Context, request: Request, path: string): Promise<
     case "POST /faults": {
       const text = await request.text();
       const parsed = faultSchema.safeParse(text === "" ? undefined : JSON.parse(text));
-      if (text !== "" && !parsed.success) return Response.json({ error: z.prettifyError(parsed.error) }, { status: 400 });
+      if (text !== "" && !parsed.success) {
+        return Response.json({ error: z.prettifyError(parsed.error) }, { status: 400 });
+      }
       faults.set(parsed.data);
       return Response.json({ fault: parsed.data ?? null });
     }
@@ -266,7 +268,9 @@ class Completion {
           this.context.driver.cancel(this.#sequence);
           if (fault?.kind === "cut") controller.error(new Error("fault: cut"));
           if (fault?.kind === "error_chunk") {
-            send(`data: ${JSON.stringify({ error: { message: "fault: error chunk", type: "MockFault", code: 400 } })}\n\n`);
+            send(
+              `data: ${JSON.stringify({ error: { message: "fault: error chunk", type: "MockFault", code: 400 } })}\n\n`,
+            );
             send("data: [DONE]\n\n");
             controller.close();
           }

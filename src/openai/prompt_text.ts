@@ -27,7 +27,9 @@ const PAYLOAD_CHARACTERS: Record<string, number> = {
 /** Throws GatewayError (invalid_request) when the messages nest deeper than the stack allows. */
 export function promptText(request: InferenceRequest, digest: Digest): string {
   try {
-    let text = typeof request.prompt === "string" ? request.prompt : canonicalMessages(request.prompt as unknown[], digest);
+    let text = typeof request.prompt === "string"
+      ? request.prompt
+      : canonicalMessages(request.prompt as unknown[], digest);
     if (request.tools !== undefined) text = canonical(request.tools, digest) + text;
     return request.cacheSalt === undefined ? text : `${request.cacheSalt}\n${text}`;
   } catch (error) {
@@ -57,7 +59,9 @@ function canonical(value: unknown, digest: Digest): string {
   if (Array.isArray(value)) return `[${value.map((item) => canonical(item, digest)).join(",")}]`;
   const object = value as Record<string, unknown>;
   const payload = typeof object.type === "string" ? PAYLOAD_CHARACTERS[object.type] : undefined;
-  if (payload !== undefined) return `{"type":${JSON.stringify(object.type)},"payload":"${stretch(object, payload, digest)}"}`;
+  if (payload !== undefined) {
+    return `{"type":${JSON.stringify(object.type)},"payload":"${stretch(object, payload, digest)}"}`;
+  }
   const fields = Object.keys(object).sort(byCanonicalOrder)
     .map((key) => `${JSON.stringify(key)}:${canonical(object[key], digest)}`);
   return `{${fields.join(",")}}`;

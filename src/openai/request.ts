@@ -31,7 +31,10 @@ function decodeText(bytes: Uint8Array): string {
  * Decodes a body; without an endpoint, one with `messages` is a chat. Throws GatewayError: invalid_json,
  * invalid_request.
  */
-export function decodeRequest(endpoint: Endpoint | undefined, bytes: Uint8Array): { request: InferenceRequest; text: string } {
+export function decodeRequest(
+  endpoint: Endpoint | undefined,
+  bytes: Uint8Array,
+): { request: InferenceRequest; text: string } {
   if (bytes.length === 0) throw new GatewayError("invalid_json", "The request has no body; a JSON object is expected");
   let text: string;
   let body: unknown;
@@ -74,7 +77,9 @@ function messagesOf({ messages }: Record<string, unknown>): unknown {
   if (!Array.isArray(messages) || messages.length === 0) {
     throw new GatewayError("invalid_request", "`messages` is required: a non-empty array", "messages");
   }
-  const odd = messages.findIndex((message) => typeof message !== "object" || message === null || Array.isArray(message));
+  const odd = messages.findIndex((message) =>
+    typeof message !== "object" || message === null || Array.isArray(message)
+  );
   if (odd >= 0) {
     throw new GatewayError("invalid_request", `\`messages[${odd}]\` is to be an object`, `messages[${odd}]`);
   }

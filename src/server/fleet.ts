@@ -80,7 +80,9 @@ export class Fleet {
   #addStatic(): void {
     const labelSets = labelSetsOf(this.config);
     const backends = new Map<string, Backend>();
-    for (const { rules } of Object.values(this.config.model_mapping_rule)) backends.set(rules[0].cluster, rules[0].backend);
+    for (const { rules } of Object.values(this.config.model_mapping_rule)) {
+      backends.set(rules[0].cluster, rules[0].backend);
+    }
     this.config.clusters.forEach(({ name, endpoints, kv_capacity_tokens }, clusterRow) => {
       for (const { address, port, labels } of endpoints) {
         const where = { hostname: address, port };
@@ -129,7 +131,9 @@ export class Fleet {
   readonly #watch = (): void => {
     if (this.#prober) {
       for (const member of this.#members) {
-        if (this.table.failures(member.row) >= this.config.probes.unhealthy_after) this.#out(member, "connect failures");
+        if (this.table.failures(member.row) >= this.config.probes.unhealthy_after) {
+          this.#out(member, "connect failures");
+        }
       }
     }
     this.#cancel = this.clock.after(WATCH_MS, this.#watch);

@@ -72,7 +72,10 @@ export class Supervisor {
 
   #begin(seat: Seat): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const thread = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: `worker-${seat.worker}` });
+    const thread = new Worker(new URL("./worker.ts", import.meta.url), {
+      type: "module",
+      name: `worker-${seat.worker}`,
+    });
     seat.thread = thread;
     seat.state = "starting";
     thread.onmessage = ({ data }: MessageEvent<FromWorker>) => {

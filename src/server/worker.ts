@@ -98,6 +98,7 @@ function start({ shared, worker, seed, config, listen, via }: ToWorker & { kind:
     const left = requests.open;
     clearInterval(heart);
     pools.close();
+    deadlines.close();
     accessLog?.close();
     scope.postMessage({ kind: "drained", cut: left });
   };

@@ -6,7 +6,24 @@ import { type Outcome, OUTCOMES } from "./outcome.ts";
 
 /** Upper bounds in seconds: from a gateway's own time to that of a long generation. */
 export const DURATION_BUCKETS = [
-  0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600,
+  0.001,
+  0.0025,
+  0.005,
+  0.01,
+  0.025,
+  0.05,
+  0.1,
+  0.25,
+  0.5,
+  1,
+  2.5,
+  5,
+  10,
+  30,
+  60,
+  120,
+  300,
+  600,
 ] as const;
 
 /** A histogram's cells: a count for each bucket, one above them, and the sum. */

@@ -70,7 +70,9 @@ export class Connection implements Deadline {
       socket.setNoDelay(true);
       return new Connection(socket, deadlines, limits);
     } catch (error) {
-      const what = failure === "connect_timeout" ? `no connection within ${limits.connectMs} ms` : (error as Error).message;
+      const what = failure === "connect_timeout"
+        ? `no connection within ${limits.connectMs} ms`
+        : (error as Error).message;
       throw new UpstreamError(failure, what, error);
     } finally {
       clearTimeout(timer);

@@ -37,7 +37,6 @@ export function headEnd(buffer: Uint8Array, from: number, end: number): number {
 /** Parses a complete head. Throws UpstreamError (bad_response) when it is none. */
 export function parseResponseHead(buffer: Uint8Array, start: number, end: number): ResponseHead {
   const text = latin1(buffer, start, end);
-  // deno-lint-ignore no-control-regex
   if (/\0|\r(?!\n)|(?<!\r)\n/.test(text)) throw bad("the response head has a control character");
   const status = /^HTTP\/1\.([01]) ([1-9]\d\d)(?: |\r)/.exec(text);
   if (!status) throw bad("the answer does not begin with an HTTP/1.1 status line");
@@ -58,7 +57,9 @@ export function parseResponseHead(buffer: Uint8Array, start: number, end: number
     at = lineEnd + 2;
     if (name === "content-length") {
       const bytes = /^\d{1,15}$/.test(value) ? Number(value) : NaN;
-      if (Number.isNaN(bytes) || (length !== undefined && length !== bytes)) throw bad("the content-length is no length");
+      if (Number.isNaN(bytes) || (length !== undefined && length !== bytes)) {
+        throw bad("the content-length is no length");
+      }
       length = bytes;
     } else if (name === "transfer-encoding") {
       coding = (coding === undefined ? "" : `${coding},`) + value.toLowerCase();

@@ -17,7 +17,10 @@ Deno.test("conversations stay where their cache is: at least 90 % of follow-up t
     const messages = [{ role: "user", content: words(random, 1_000) }];
     let before: string | null = null;
     for (let turn = 0; turn < 10; turn++) {
-      const response = await post(gateway.origin, JSON.stringify({ model: "m", messages, stream: true, max_tokens: 16 }));
+      const response = await post(
+        gateway.origin,
+        JSON.stringify({ model: "m", messages, stream: true, max_tokens: 16 }),
+      );
       const engine = response.headers.get("x-mock-engine");
       await response.text();
       if (before !== null) {

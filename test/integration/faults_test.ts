@@ -39,7 +39,9 @@ Deno.test("64 streams, one of 4 engines killed: unanswered requests move on, cut
     if ((await gateway.endpoints()).find(({ port }) => port === victim.address.port)?.state === "unhealthy") break;
     await sleep(50);
   }
-  const states = (await gateway.endpoints()).map(({ port, state }) => port === victim.address.port ? state : `other ${state}`);
+  const states = (await gateway.endpoints()).map(({ port, state }) =>
+    port === victim.address.port ? state : `other ${state}`
+  );
   assertEquals(states.sort(), ["other available", "other available", "other available", "unhealthy"]);
   await Promise.all(others.map((engine) => engine.kill()));
 });
@@ -47,7 +49,9 @@ Deno.test("64 streams, one of 4 engines killed: unanswered requests move on, cut
 Deno.test("an engine that died comes back when it answers its probe", async () => {
   const first = await startEngineProcess();
   const { port } = first.address;
-  await using gateway = await startTestGateway([first], { probes: { health_interval_ms: 50, metrics_interval_ms: 50 } });
+  await using gateway = await startTestGateway([first], {
+    probes: { health_interval_ms: 50, metrics_interval_ms: 50 },
+  });
   const state = async (wanted: string) => {
     for (let i = 0; i < 100; i++) {
       if ((await gateway.endpoints())[0].state === wanted) return true;
@@ -118,7 +122,10 @@ Deno.test("a worker that dies gives its load back and is replaced; the other ser
     await sleep(50);
   }
   const { workers } = await (await fetch(`${gateway.admin}/workers`)).json();
-  assertEquals(workers.map(({ state, restarts }: { state: string; restarts: number }) => [state, restarts]), [["serving", 1], ["serving", 0]]);
+  assertEquals(workers.map(({ state, restarts }: { state: string; restarts: number }) => [state, restarts]), [[
+    "serving",
+    1,
+  ], ["serving", 0]]);
   for (let i = 0; i < 20; i++) {
     const response = await post(gateway.origin, chat(`again ${i}`, { max_tokens: 2 }));
     assertEquals(response.status, 200);
@@ -130,7 +137,8 @@ Deno.test("a worker that dies gives its load back and is replaced; the other ser
 Deno.test("mock engine faults: status, delay, stall, error chunk, the first N, a share", async () => {
   await using engines = startEngines(1, { speed: 20 });
   await using gateway = await startTestGateway(engines, { timeouts: { stream_idle_ms: 300 }, retries: 0 });
-  const fault = (value: unknown) => fetch(`http://127.0.0.1:${engines[0].address.port}/faults`, { method: "POST", body: JSON.stringify(value) });
+  const fault = (value: unknown) =>
+    fetch(`http://127.0.0.1:${engines[0].address.port}/faults`, { method: "POST", body: JSON.stringify(value) });
   const once = async (more: Record<string, unknown> = {}) => {
     const response = await post(gateway.origin, chat("x", { max_tokens: 3, ...more }));
     return { status: response.status, text: await response.text() };

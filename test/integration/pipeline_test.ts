@@ -9,11 +9,12 @@ const QUIET = { probes: { enabled: false } };
 
 Deno.test("body and answer pass byte for byte, end-to-end headers with them", async () => {
   const answer = bytes(
-    "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\nx-engine: 1\r\nkeep-alive: 5\r\nx-request-id: engine's\r\ncontent-length: 8\r\n\r\n{ \"a\":1}",
+    'HTTP/1.1 201 Created\r\ncontent-type: application/json\r\nx-engine: 1\r\nkeep-alive: 5\r\nx-request-id: engine\'s\r\ncontent-length: 8\r\n\r\n{ "a":1}',
   );
   await using server = startRawServer(() => ({ writes: [answer], then: "keep" }));
   await using gateway = await startTestGateway([server], QUIET);
-  const body = '{ "model" :"m",\n "messages":[{"content":"\\u00e9","role":"user"}], "chat_template_kwargs": {"x": 1.50} }';
+  const body =
+    '{ "model" :"m",\n "messages":[{"content":"\\u00e9","role":"user"}], "chat_template_kwargs": {"x": 1.50} }';
   const response = await post(`${gateway.origin}`, body, { headers: { "x-mine": "yes", "x-request-id": "mine" } });
   assertEquals([response.status, await response.text()], [201, '{ "a":1}']);
   assertEquals(response.headers.get("x-engine"), "1");
@@ -31,7 +32,11 @@ Deno.test("body and answer pass byte for byte, end-to-end headers with them", as
 Deno.test("a stream passes byte for byte under every cut, with the streaming headers", async () => {
   const events = ['data: {"choices":[{"delta":{"content":"é"}}]}\n\n', ": ping\n\n", "data: [DONE]\n\n"];
   const whole = chunkedResponse(events, "text/event-stream; charset=utf-8");
-  await using server = startRawServer((_, n) => ({ writes: cut(whole, 1 + n % (whole.length - 1)), then: "keep", pauseMs: 0 }));
+  await using server = startRawServer((_, n) => ({
+    writes: cut(whole, 1 + n % (whole.length - 1)),
+    then: "keep",
+    pauseMs: 0,
+  }));
   await using gateway = await startTestGateway([server], QUIET);
   for (let i = 0; i < whole.length; i++) {
     const response = await post(gateway.origin, chat("x", { stream: true }));
@@ -51,7 +56,10 @@ Deno.test("a stream that its engine cuts at any byte ends with whole events and 
   for (let i = 0; headBytes + i < whole.length; i++) {
     const response = await post(gateway.origin, chat("x", { stream: true }));
     const text = await response.text();
-    assertMatch(text, /^(data: one\n\n)?(data: two\n\n)?data: \{"error":\{"message":"The engine [^\n]*"code":"upstream_failed"\}\}\n\n$/);
+    assertMatch(
+      text,
+      /^(data: one\n\n)?(data: two\n\n)?data: \{"error":\{"message":"The engine [^\n]*"code":"upstream_failed"\}\}\n\n$/,
+    );
   }
   await gateway.settled();
 });
@@ -96,17 +104,30 @@ Deno.test("an answer that breaks off is never retried", async () => {
 Deno.test("routes: most matching headers first, labels choose endpoints, a LoRA subset sends its name", async () => {
   await using plain = startRawServer(() => ({ writes: [OK], then: "keep" }));
   await using gold = startRawServer(() => ({ writes: [OK], then: "keep" }));
-  await using gateway = await startTestGateway([plain, { address: gold.address, labels: { tier: "gold", zone: "a" } }], {
-    ...QUIET,
-    model_mapping_rule: {
-      m: {
-        rules: [
-          { backend: "vllm", cluster: "c", headers: [{ key: "x-tier", value: "none" }], subset: [{ labels: { tier: "none" } }] },
-          { backend: "vllm", cluster: "c", headers: [{ key: "x-tier", value: "gold" }], subset: [{ labels: { tier: "gold" }, lora: "gold-lora" }] },
-        ],
+  await using gateway = await startTestGateway(
+    [plain, { address: gold.address, labels: { tier: "gold", zone: "a" } }],
+    {
+      ...QUIET,
+      model_mapping_rule: {
+        m: {
+          rules: [
+            {
+              backend: "vllm",
+              cluster: "c",
+              headers: [{ key: "x-tier", value: "none" }],
+              subset: [{ labels: { tier: "none" } }],
+            },
+            {
+              backend: "vllm",
+              cluster: "c",
+              headers: [{ key: "x-tier", value: "gold" }],
+              subset: [{ labels: { tier: "gold" }, lora: "gold-lora" }],
+            },
+          ],
+        },
       },
     },
-  });
+  );
   const body = '{"messages":[{"role":"user","content":"model"}], "model": "m" }';
   for (let i = 0; i < 5; i++) {
     const response = await post(gateway.origin, body, { headers: { "x-tier": "gold" } });
@@ -168,7 +189,7 @@ Deno.test("load: a non-streaming prompt comes off by prediction, long before a s
   await using gateway = await startTestGateway([slow], QUIET);
   const controller = new AbortController();
   const pending = post(gateway.origin, chat("hello"), { signal: controller.signal }).catch(() => {});
-  let seen: number[] = [];
+  const seen: number[] = [];
   for (let i = 0; i < 100; i++) {
     const [{ in_flight, prompt_bytes }] = await gateway.endpoints();
     seen.push(prompt_bytes);
@@ -219,10 +240,15 @@ Deno.test("a slow client slows its engine down; nothing piles up in the gateway"
         },
       }, { highWaterMark: 0 }),
     ));
-  await using gateway = await startTestGateway([{ address: { hostname: "127.0.0.1", port: listener.addr.port } }], QUIET);
+  await using gateway = await startTestGateway(
+    [{ address: { hostname: "127.0.0.1", port: listener.addr.port } }],
+    QUIET,
+  );
   const connection = await Deno.connect({ hostname: "127.0.0.1", port: gateway.gateway.listen.port });
   const body = chat("x", { stream: true });
-  await connection.write(bytes(`POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: ${body.length}\r\n\r\n${body}`));
+  await connection.write(
+    bytes(`POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: ${body.length}\r\n\r\n${body}`),
+  );
   await connection.read(new Uint8Array(1_024));
   await sleep(500);
   const stalled = produced;

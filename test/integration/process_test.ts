@@ -39,15 +39,17 @@ Deno.test("help, version, schema, wrong usage", async () => {
   assertEquals((await run("version")).out.trim(), JSON.parse(await Deno.readTextFile(`${root}deno.json`)).version);
   const schema = JSON.parse((await run("config-schema")).out);
   assertEquals(schema.properties.listen.type, "string");
-  for (const [args, message] of [
-    [["dance"], 'no command "dance"'],
-    [["serve"], "needs --config"],
-    [["serve", "--conf", "x"], "Unknown option --conf"],
-    [["serve", "--config", "config/local.yaml", "--workers", "many"], "expected a whole number"],
-    [["serve", "--config", "config/local.yaml", "--listen", "nowhere"], "expected HOST:PORT"],
-    [["mock-engine", "--fault", "{"], "--fault"],
-    [["check-config"], "takes 1 arguments"],
-  ] as const) {
+  for (
+    const [args, message] of [
+      [["dance"], 'no command "dance"'],
+      [["serve"], "needs --config"],
+      [["serve", "--conf", "x"], "Unknown option --conf"],
+      [["serve", "--config", "config/local.yaml", "--workers", "many"], "expected a whole number"],
+      [["serve", "--config", "config/local.yaml", "--listen", "nowhere"], "expected HOST:PORT"],
+      [["mock-engine", "--fault", "{"], "--fault"],
+      [["check-config"], "takes 1 arguments"],
+    ] as const
+  ) {
     const { code, err } = await run(...args);
     assertEquals(code, 2, err);
     assertStringIncludes(err, message);
@@ -75,10 +77,17 @@ Deno.test("check-config says what is wrong and where", async () => {
 
 Deno.test("the smallest useful config works as it is", () => {
   const config = parseConfig({
-    clusters: [{ name: "qwen3.service", endpoints: [{ address: "127.0.0.1", port: 8000 }, { address: "127.0.0.1", port: 8001 }] }],
+    clusters: [{
+      name: "qwen3.service",
+      endpoints: [{ address: "127.0.0.1", port: 8000 }, { address: "127.0.0.1", port: 8001 }],
+    }],
     model_mapping_rule: { qwen3: { rules: [{ backend: "vllm", cluster: "qwen3.service" }] } },
   });
-  assertEquals([config.listen, config.admin.listen, config.expose_endpoint], ["0.0.0.0:10000", "127.0.0.1:15000", false]);
+  assertEquals([config.listen, config.admin.listen, config.expose_endpoint], [
+    "0.0.0.0:10000",
+    "127.0.0.1:15000",
+    false,
+  ]);
 });
 
 const SMALL = `
@@ -138,7 +147,10 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
       let text = (await reader.read()).value!;
       child.kill(signal);
       await sleep(200);
-      const late = await fetch(url, { method: "POST", body }).then((r) => r.body?.cancel().then(() => r.status), () => "refused");
+      const late = await fetch(url, { method: "POST", body }).then(
+        (r) => r.body?.cancel().then(() => r.status),
+        () => "refused",
+      );
       assertEquals(late, "refused");
       for (let piece = await reader.read(); !piece.done; piece = await reader.read()) text += piece.value;
       assert(text.trimEnd().endsWith("data: [DONE]"));

@@ -10,7 +10,8 @@ Deno.test("the official SDK: chat, streaming chat, legacy completion, models, er
   const messages = [{ role: "user" as const, content: "Hello" }];
 
   await t.step("chat", async () => {
-    const { data, response, request_id } = await client.chat.completions.create({ model: "m", messages }).withResponse();
+    const { data, response, request_id } = await client.chat.completions.create({ model: "m", messages })
+      .withResponse();
     assertEquals(data.choices[0].message.role, "assistant");
     assert(data.choices[0].message.content!.length > 0);
     assertEquals(data.usage!.completion_tokens, 16);
@@ -63,14 +64,21 @@ Deno.test("the official SDK: chat, streaming chat, legacy completion, models, er
     );
     assertEquals(none.param, "messages");
     await assertRejects(
-      () => client.post("/chat/completions", { body: new TextEncoder().encode('{"model": "m", '), headers: { "content-type": "application/json" } }),
+      () =>
+        client.post("/chat/completions", {
+          body: new TextEncoder().encode('{"model": "m", '),
+          headers: { "content-type": "application/json" },
+        }),
       OpenAI.BadRequestError,
       "not valid JSON",
     );
   });
   await t.step("an engine's own error passes unchanged", async () => {
     await assertRejects(
-      () => client.chat.completions.create({ model: "m", messages }, { headers: { "x-mock-fault": '{"kind":"status","status":429}' } }),
+      () =>
+        client.chat.completions.create({ model: "m", messages }, {
+          headers: { "x-mock-fault": '{"kind":"status","status":429}' },
+        }),
       OpenAI.RateLimitError,
       "fault: status 429",
     );

@@ -21,7 +21,10 @@ async function raw(port: number, request: Uint8Array | string): Promise<string> 
 
 Deno.test("wrong requests get a clear answer each, and the gateway serves on", async () => {
   await using engines = startEngines(1, { speed: 50 });
-  await using gateway = await startTestGateway(engines, { limits: { body_bytes: 100_000 }, timeouts: { request_body_ms: 300 } });
+  await using gateway = await startTestGateway(engines, {
+    limits: { body_bytes: 100_000 },
+    timeouts: { request_body_ms: 300 },
+  });
   const { port } = gateway.gateway.listen;
   const errorOf = async (response: Response) => {
     const { error } = await response.json();
@@ -41,14 +44,19 @@ Deno.test("wrong requests get a clear answer each, and the gateway serves on", a
   // A body without an announced length is counted as it comes.
   const endless = await raw(
     port,
-    `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1adb0\r\n${"x".repeat(110_000)}\r\n`,
+    `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1adb0\r\n${
+      "x".repeat(110_000)
+    }\r\n`,
   );
   assert(endless.startsWith("HTTP/1.1 413 ") && endless.includes("body_too_large"), endless);
   assertEquals(await errorOf(await fetch(`${gateway.origin}/v2/chat`)), [404, "route_not_found"]);
   const method = await fetch(`${gateway.origin}/v1/chat/completions`);
   assertEquals(method.headers.get("allow"), "POST");
   assertEquals(await errorOf(method), [405, "method_not_allowed"]);
-  assertEquals(await errorOf(await fetch(`${gateway.origin}/v1/models`, { method: "DELETE" })), [405, "method_not_allowed"]);
+  assertEquals(await errorOf(await fetch(`${gateway.origin}/v1/models`, { method: "DELETE" })), [
+    405,
+    "method_not_allowed",
+  ]);
 
   // A body that never comes.
   const slow = await raw(port, "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{");
@@ -58,12 +66,14 @@ Deno.test("wrong requests get a clear answer each, and the gateway serves on", a
   const request = (headers: string) =>
     `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n${headers}content-length: ${body.length}\r\n\r\n${body}`;
   // Up to its own parser's limit the gateway says what is too large; beyond, the parser answers 400 without a body.
-  for (const [headers, status] of [
-    [`x-long: ${"y".repeat(20_000)}\r\n`, 200],
-    [`x-long: ${"y".repeat(65_000)}\r\n`, 431],
-    [`x-long: ${"y".repeat(900)}\r\n`.repeat(70), 431],
-    [`x-long: ${"y".repeat(65_536)}\r\n`, 400],
-  ] as const) {
+  for (
+    const [headers, status] of [
+      [`x-long: ${"y".repeat(20_000)}\r\n`, 200],
+      [`x-long: ${"y".repeat(65_000)}\r\n`, 431],
+      [`x-long: ${"y".repeat(900)}\r\n`.repeat(70), 431],
+      [`x-long: ${"y".repeat(65_536)}\r\n`, 400],
+    ] as const
+  ) {
     const answer = await raw(port, request(headers));
     assert(answer.startsWith(`HTTP/1.1 ${status} `), answer.slice(0, 200));
     assertEquals(answer.includes('"code":"headers_too_large"'), status === 431);

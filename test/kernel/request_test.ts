@@ -11,8 +11,14 @@ Deno.test("request rows and counters agree after random lives, releases repeated
   const endpoints = new EndpointTable(kernels[0]);
   const rows = [1, 2, 3].map((port) => endpoints.add(0, { hostname: "e", port }, 10, 0));
   const tables = [1, 2].map((worker) => new RequestTable(kernels[worker]));
-  const open: { row: RequestRow; prompt: number; requests: number; held: number; uncached: number; endpoint: number }[] =
-    [];
+  const open: {
+    row: RequestRow;
+    prompt: number;
+    requests: number;
+    held: number;
+    uncached: number;
+    endpoint: number;
+  }[] = [];
   for (let step = 0; step < 20_000; step++) {
     const table = random.pick(tables);
     const one = open.length > 0 ? random.pick(open) : undefined;

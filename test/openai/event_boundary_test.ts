@@ -6,7 +6,12 @@ import { cut } from "../support/raw_server.ts";
 const encode = (text: string) => new TextEncoder().encode(text);
 const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
-for (const [name, stream] of [["LF", ": hi\n\ndata: é\n\ndata: 2\n\n"], ["CRLF", "data: é\r\n\r\ndata: 2\r\n\r\n"]] as const) {
+for (
+  const [name, stream] of [["LF", ": hi\n\ndata: é\n\ndata: 2\n\n"], [
+    "CRLF",
+    "data: é\r\n\r\ndata: 2\r\n\r\n",
+  ]] as const
+) {
   Deno.test(`EventBoundary passes whole events only, same bytes under every cut (${name})`, () => {
     const whole = encode(stream);
     for (let a = 1; a < whole.length; a++) {

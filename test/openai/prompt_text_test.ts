@@ -8,7 +8,10 @@ import { freshKernel } from "../support/kernel.ts";
 
 const { digest } = new DecisionMaker(freshKernel());
 const text = (json: string) =>
-  promptText(decodeRequest(json.includes('"messages"') ? "chat" : "completion", new TextEncoder().encode(json)).request, digest);
+  promptText(
+    decodeRequest(json.includes('"messages"') ? "chat" : "completion", new TextEncoder().encode(json)).request,
+    digest,
+  );
 
 Deno.test("promptText is the JSON of the messages, whatever white space and key order the client used", () => {
   const plain = '[{"role":"user","content":"a\\"é"}]';
@@ -23,18 +26,26 @@ Deno.test("promptText is the JSON of the messages, whatever white space and key 
 Deno.test("promptText of a completion is its prompt; tools and salt stand before", () => {
   assertEquals(text('{"model":"m","prompt":"Once"}'), "Once");
   assertEquals(text('{"model":"m","prompt":"Once","cache_salt":"s"}'), "s\nOnce");
-  assert(text('{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[{"b":1,"a":2}]}').startsWith('[{"a":2,"b":1}]['));
+  assert(
+    text('{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[{"b":1,"a":2}]}').startsWith(
+      '[{"a":2,"b":1}][',
+    ),
+  );
 });
 
 Deno.test("promptText replaces payloads by digests of their kind's length: equal images match, others differ", () => {
   const image = (url: string, extra = "") =>
-    text(`{"model":"m","messages":[{"role":"user","content":[{"type":"image_url"${extra},"image_url":{"url":"${url}"}}]}]}`);
+    text(
+      `{"model":"m","messages":[{"role":"user","content":[{"type":"image_url"${extra},"image_url":{"url":"${url}"}}]}]}`,
+    );
   assertEquals(image("data:image/png;base64,AAAA"), image("data:image/png;base64,AAAA"));
   assert(image("data:image/png;base64,AAAA") !== image("data:image/png;base64,AAAB"));
   const large = image(`data:image/png;base64,${"A".repeat(3_000_000)}`);
   assertEquals(large.length, image("data:,x").length);
   assert(large.length > 4_096 && large.length < 4_300);
-  const audio = text('{"model":"m","messages":[{"role":"user","content":[{"type":"input_audio","input_audio":{"data":"x"}}]}]}');
+  const audio = text(
+    '{"model":"m","messages":[{"role":"user","content":[{"type":"input_audio","input_audio":{"data":"x"}}]}]}',
+  );
   assert(audio.length > 40_960 && audio.length < 41_200);
 });
 

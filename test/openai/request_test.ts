@@ -40,7 +40,10 @@ Deno.test("replaceModelName changes the top-level model and not another byte", (
   for (
     const [before, after] of [
       ['{"model":"a"}', '{"model":"new"}'],
-      ['{ "x":{"model":"a"}, "model" : "b" ,"y":["model",{"model":"c"}]}', '{ "x":{"model":"a"}, "model" : "new" ,"y":["model",{"model":"c"}]}'],
+      [
+        '{ "x":{"model":"a"}, "model" : "b" ,"y":["model",{"model":"c"}]}',
+        '{ "x":{"model":"a"}, "model" : "new" ,"y":["model",{"model":"c"}]}',
+      ],
       ['{"a":"model","model":"m\\"x"}', '{"a":"model","model":"new"}'],
       ['{"mod\\u0065l":"a","n":"\\\\"}', '{"mod\\u0065l":"new","n":"\\\\"}'],
       ['{"model":"a","model":"b"}', '{"model":"new","model":"new"}'],

@@ -69,7 +69,9 @@ export async function startTestGateway(
       const text = await (await fetch(`${admin}/metrics`)).text();
       let sum = 0;
       for (const line of text.split("\n")) {
-        if (line.startsWith(`${name} `) || line.startsWith(`${name}{`)) sum += Number(line.slice(line.lastIndexOf(" ")));
+        if (line.startsWith(`${name} `) || line.startsWith(`${name}{`)) {
+          sum += Number(line.slice(line.lastIndexOf(" ")));
+        }
       }
       return sum;
     },

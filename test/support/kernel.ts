@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A kernel over a small memory of its own for tests and benchmarks.
 
-import { attachKernel, type AttachedKernel, compileKernel, createSharedKernel, type MemoryLimits } from "../../wasm/kernel.ts";
+import {
+  type AttachedKernel,
+  attachKernel,
+  compileKernel,
+  createSharedKernel,
+  type MemoryLimits,
+} from "../../wasm/kernel.ts";
 
 const module = await compileKernel();
 

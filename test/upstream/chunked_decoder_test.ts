@@ -43,7 +43,17 @@ Deno.test("ChunkedDecoder counts what lies beyond the end", () => {
 
 Deno.test("ChunkedDecoder refuses what is no chunked coding", () => {
   for (
-    const text of ["\r\n", "g\r\n", "5hello", "-1\r\n", "5\rhello", "5\r\nhelloX", "5\r\nhello\rX", "0\r\n\rX", "1".repeat(20)]
+    const text of [
+      "\r\n",
+      "g\r\n",
+      "5hello",
+      "-1\r\n",
+      "5\rhello",
+      "5\r\nhelloX",
+      "5\r\nhello\rX",
+      "0\r\n\rX",
+      "1".repeat(20),
+    ]
   ) assertThrows(() => decodeAll([encode(text)]), UpstreamError);
   assertThrows(() => decodeAll([encode(`5;${"x".repeat(20_000)}`)]), UpstreamError, "longer than 16 KiB");
 });
@@ -52,7 +62,9 @@ Deno.test("ChunkedDecoder never fails otherwise on random bytes", () => {
   const random = new Random(seed);
   for (let round = 0; round < 2_000; round++) {
     const decoder = new ChunkedDecoder();
-    const buffer = encode(Array.from({ length: 40 }, () => random.pick(["0", "a", "\r", "\n", "\r\n", ";", "5"])).join(""));
+    const buffer = encode(
+      Array.from({ length: 40 }, () => random.pick(["0", "a", "\r", "\n", "\r\n", ";", "5"])).join(""),
+    );
     try {
       const end = decoder.decode(buffer, 0, buffer.length);
       assert(end <= buffer.length);

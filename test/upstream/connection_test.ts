@@ -18,8 +18,13 @@ const HEAD = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n";
 const NEVER = new AbortController().signal;
 
 function poolOf(address: { hostname: string; port: number }, limits: Partial<PoolLimits> = {}) {
-  const pool = new Pool(address, new Deadlines(systemClock, 10), { ...LIMITS, ...limits });
-  return Object.assign(pool, { [Symbol.dispose]: () => pool.close() });
+  const deadlines = new Deadlines(systemClock, 10);
+  const pool = new Pool(address, deadlines, { ...LIMITS, ...limits });
+  const dispose = () => {
+    pool.close();
+    deadlines.close();
+  };
+  return Object.assign(pool, { [Symbol.dispose]: dispose });
 }
 
 async function exchange(pool: Pool): Promise<{ status: number; body: string }> {
@@ -47,7 +52,11 @@ Deno.test("an answer reads the same under every cut, on one connection", async (
   const answers = [
     chunkedResponse(events),
     bytes(`HTTP/1.1 200 OK\r\ncontent-length: ${bytes(events.join("")).length}\r\n\r\n${events.join("")}`),
-    bytes(`HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: ${bytes(events.join("")).length}\r\n\r\n${events.join("")}`),
+    bytes(
+      `HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: ${bytes(events.join("")).length}\r\n\r\n${
+        events.join("")
+      }`,
+    ),
   ];
   const plan: RawAnswer[] = answers.flatMap((answer) =>
     Array.from({ length: answer.length }, (_, at) => ({ writes: cut(answer, at), then: "keep" as const, pauseMs: 0 }))
@@ -62,7 +71,9 @@ Deno.test("an answer that ends at any byte is lost before it or in it, never tak
   const answer = chunkedResponse(["data: one\n\n", "data: two\n\n"]);
   await using server = startRawServer((_, n) => ({ writes: cut(answer.slice(0, n)), then: "close" }));
   using pool = poolOf(server.address);
-  for (let i = 0; i < answer.length; i++) await assertFails(exchange(pool), i === 0 ? "lost_before_answer" : "lost_in_answer");
+  for (let i = 0; i < answer.length; i++) {
+    await assertFails(exchange(pool), i === 0 ? "lost_before_answer" : "lost_in_answer");
+  }
 });
 
 Deno.test("a body without framing ends with its connection, which is not used again", async () => {
@@ -94,10 +105,16 @@ Deno.test("each limit has its own failure", async () => {
   await using silent = startRawServer(() => ({ writes: [], then: "hang" }));
   using noHead = poolOf(silent.address, { responseHeaderMs: 50 });
   await assertFails(exchange(noHead), "header_timeout");
-  await using stalling = startRawServer(() => ({ writes: [chunkedResponse(["data: x\n\n"]).slice(0, 90)], then: "hang" }));
+  await using stalling = startRawServer(() => ({
+    writes: [chunkedResponse(["data: x\n\n"]).slice(0, 90)],
+    then: "hang",
+  }));
   using noMore = poolOf(stalling.address, { streamIdleMs: 50 });
   await assertFails(exchange(noMore), "idle_timeout");
-  await using endless = startRawServer(() => ({ writes: [bytes(`HTTP/1.1 200 OK\r\nx: ${"y".repeat(20_000)}`)], then: "hang" }));
+  await using endless = startRawServer(() => ({
+    writes: [bytes(`HTTP/1.1 200 OK\r\nx: ${"y".repeat(20_000)}`)],
+    then: "hang",
+  }));
   using tooLong = poolOf(endless.address);
   await assertFails(exchange(tooLong), "bad_response");
   using refused = poolOf({ hostname: "127.0.0.1", port: 1 });
@@ -128,7 +145,9 @@ Deno.test("large bodies go out and come back whole", async () => {
   const head = `POST / HTTP/1.1\r\nhost: x\r\ncontent-length: ${large.length}\r\n\r\n`;
   const { connection } = await pool.send(head, bytes(large), NEVER, () => {});
   let length = 0;
-  for (let piece = await connection.readBody(); piece !== null; piece = await connection.readBody()) length += piece.length;
+  for (let piece = await connection.readBody(); piece !== null; piece = await connection.readBody()) {
+    length += piece.length;
+  }
   pool.give(connection);
   assert(connection.reusable);
   assertEquals(length, head.length + large.length);

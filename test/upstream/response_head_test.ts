@@ -15,7 +15,9 @@ Deno.test("parseResponseHead reads status, end-to-end fields and framing", () =>
     framing: { kind: "length", bytes: 5 },
     keepAlive: true,
   });
-  const hop = parse("HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nx-hop: 1\r\nTE: x\r\nTransfer-Encoding: Chunked\r\n\r\n");
+  const hop = parse(
+    "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nx-hop: 1\r\nTE: x\r\nTransfer-Encoding: Chunked\r\n\r\n",
+  );
   assertEquals([hop.headers, hop.framing, hop.keepAlive], [[], { kind: "chunked" }, false]);
   assertEquals(parse("HTTP/1.1 204 \r\ncontent-length: 5\r\n\r\n").framing, { kind: "none" });
   assertEquals(parse("HTTP/1.0 200 OK\r\n\r\n").keepAlive, false);
