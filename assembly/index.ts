@@ -18,6 +18,7 @@ export {
   promptOffset,
   queueOffset,
   requestOffset,
+  ringOffset,
   scoreOffset,
   textOffset,
 } from "./layout";
@@ -76,6 +77,8 @@ export {
   H_CLUSTERS,
   H_ENDPOINTS,
   H_REQUESTS,
+  H_RING,
+  H_SHARING,
   H_WORKERS,
   IDENTITY_BYTES,
   MAX_EXCLUDED,
@@ -88,12 +91,14 @@ export {
   R_CLUSTER,
   R_ENDPOINT,
   R_GENERATION,
+  R_HELD,
   R_MODEL,
   R_PHASE,
   R_PROMPT,
   R_STARTED,
   R_WAKE,
   REQUEST_BYTES,
+  RING_HEADER_BYTES,
   SERVING,
 } from "./layout";
 export { POLICY_INFERENCE_LB, POLICY_LEAST_REQUEST, POLICY_RANDOM, POLICY_ROUND_ROBIN } from "./decide";

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layout of the one shared memory, defined here and nowhere else.
 //
-//   0 ┌───────────┬──────────┬──────────────────┬──────────────┬──────────┬─────────┬─────────┬─────────┐
-//     │ header    │ clusters │ endpoint columns │ identities   │ requests │ prefix  │ scratch │ metric  │
-//     │ 256 bytes │ 16 each  │ 4 bytes × rows   │ 272 each     │ 64 each  │ index   │ /worker │ /worker │
-//     └───────────┴──────────┴──────────────────┴──────────────┴──────────┴─────────┴─────────┴─────────┘
+//   0 ┌────────┬──────────┬──────────────────┬────────────┬──────────┬────────┬─────────┬─────────┬─────────┐
+//     │ header │ clusters │ endpoint columns │ identities │ requests │ prefix │ scratch │ metric  │ save    │
+//     │ 256 B  │ 16 each  │ 4 × rows each    │ 272 each   │ 64 each  │ index  │ /worker │ /worker │ /worker │
+//     └────────┴──────────┴──────────────────┴────────────┴──────────┴────────┴─────────┴─────────┴─────────┘
 //
 // Sizes come from the limits in the config: `plan` computes them, `format` writes them into the header, `attach` reads
 // them back and refuses a memory of another layout. The memory never grows. Worker block 0 is the control plane's.
@@ -24,6 +24,8 @@ export const H_REQUESTS: u32 = 7; // per worker
 export const H_BUCKETS: u32 = 8; // prefix index buckets, a power of two
 export const H_CHUNKS: u32 = 9; // most chunks of one prompt that are hashed
 export const H_CELLS: u32 = 10; // metric cells per worker
+export const H_RING: u32 = 12; // words of each worker's save ring
+export const H_SHARING: u32 = 13; // 1 while somebody outside wants to know which prefixes are saved
 export const H_CLOCK: u32 = 11; // prefix index clock: one tick per insertion
 export const HEADER_BYTES: u32 = 256;
 
@@ -91,6 +93,10 @@ export const N_TOUCHED: u32 = 0;
 export const N_OVERFLOW: u32 = 4;
 export const N_HOLDERS: u32 = 8;
 
+// Save ring of one worker: u32 words written and read so far, then a ring of words. One writer (the worker), one reader
+// (the control plane): each publishes its own count with one atomic store.
+export const RING_HEADER_BYTES: u32 = 64;
+
 // Scratch of one worker. D_*: the decision, u32/f32 words from its start.
 export const DECISION_BYTES: u32 = 256;
 export const D_ROW: u32 = 0; // chosen endpoint row, -1 for none
@@ -127,6 +133,7 @@ export let entryBase: usize = 0;
 export let scratchBase: usize = 0;
 export let scratchBytes: usize = 0;
 export let metricBase: usize = 0;
+export let ringBase: usize = 0;
 
 export let workers: u32 = 0;
 export let clusters: u32 = 0;
@@ -135,6 +142,7 @@ export let requestsPerWorker: u32 = 0;
 export let buckets: u32 = 0;
 export let maxChunks: u32 = 0;
 export let cells: u32 = 0;
+export let ringWords: u32 = 0;
 
 // Regions inside one worker's scratch, from its start.
 export let positionQueue: usize = 0; // f32 a position, +Inf when it is no candidate
@@ -184,6 +192,8 @@ function layOut(): u64 {
   at = up(at + <u64>workers * s);
   metricBase = <usize>at;
   at = up(at + <u64>workers * cells * 8);
+  ringBase = <usize>at;
+  at = up(at + <u64>workers * (RING_HEADER_BYTES + ringWords * 4));
   return at;
 }
 
@@ -194,6 +204,7 @@ export function layoutHash(): u32 {
   h = mix(mix(mix(h, ENDPOINT_COLUMNS), IDENTITY_BYTES), REQUEST_BYTES);
   h = mix(mix(mix(h, BUCKET_SLOTS), ENTRY_BYTES), HOLDERS);
   h = mix(mix(mix(h, DECISION_BYTES), BLOCK_ROWS), HISTOGRAM_BYTES);
+  h = mix(mix(mix(h, RING_HEADER_BYTES), H_SHARING), R_UNCACHED);
   h = mix(mix(mix(h, R_STARTED), R_CACHED), R_GENERATION);
   h = mix(mix(mix(h, D_MATCH), D_EXCLUDE), E_UNCACHED);
   return h;
@@ -212,6 +223,7 @@ export function plan(
   indexBuckets: u32,
   chunkLimit: u32,
   metricCells: u32,
+  ringSize: u32,
 ): f64 {
   workers = workerBlocks;
   clusters = clusterRows;
@@ -220,6 +232,7 @@ export function plan(
   buckets = indexBuckets;
   maxChunks = chunkLimit;
   cells = metricCells;
+  ringWords = ringSize;
   return <f64>layOut();
 }
 
@@ -237,6 +250,7 @@ export function format(): void {
   store<u32>(H_BUCKETS * 4, buckets);
   store<u32>(H_CHUNKS * 4, maxChunks);
   store<u32>(H_CELLS * 4, cells);
+  store<u32>(H_RING * 4, ringWords);
 }
 
 /** This instance's scratch block. */
@@ -258,6 +272,7 @@ export function attach(worker: u32): i32 {
   buckets = load<u32>(H_BUCKETS * 4);
   maxChunks = load<u32>(H_CHUNKS * 4);
   cells = load<u32>(H_CELLS * 4);
+  ringWords = load<u32>(H_RING * 4);
   const total = layOut();
   if (<u32>total != load<u32>(H_TOTAL * 4) || total > (<u64>memory.size() << 16)) return 5;
   scratch = scratchBase + <usize>worker * scratchBytes;
@@ -285,6 +300,9 @@ export function requestOffset(row: u32): usize {
 }
 export function metricOffset(worker: u32): usize {
   return metricBase + (<usize>worker * cells << 3);
+}
+export function ringOffset(worker: u32): usize {
+  return ringBase + <usize>worker * (RING_HEADER_BYTES + ringWords * 4);
 }
 export function decisionOffset(): usize {
   return scratch;

@@ -4,10 +4,11 @@
 import { parseArgs } from "@std/cli/parse-args";
 import { formatAddress, isLoopback, parseAddress } from "./base/address.ts";
 import { VERSION } from "./base/version.ts";
-import { ConfigError, configJsonSchema, loadConfig } from "./config/load.ts";
+import { ConfigError, configJsonSchema, loadConfig, parseConfig } from "./config/load.ts";
 import type { Config } from "./config/schema.ts";
 import { faultSchema } from "./mock/faults.ts";
 import { type MockEngine, startMockEngine } from "./mock/server.ts";
+import { startCenter } from "./server/center_process.ts";
 import { startGateway } from "./server/gateway_process.ts";
 
 const USAGE = `aigw ${VERSION}: an inference scheduler for LLM fleets
@@ -16,6 +17,7 @@ Usage: aigw COMMAND [options]
 
 Commands:
   serve               Run the gateway
+  metadata-center     Run a metadata center alone
   mock-engine         Run an engine that behaves like vLLM, without a model
   check-config FILE   Validate a configuration
   config-schema       Print the JSON Schema of the configuration
@@ -30,8 +32,15 @@ Options:
   --config FILE         Configuration, YAML or JSON
   --listen HOST:PORT    Gateway address, instead of the config's
   --admin HOST:PORT     Admin address, instead of the config's
+  --center HOST:PORT    Address of the embedded metadata center, instead of the config's
   --workers N           Data plane threads, a number or auto
   --mock-engines N      Run mock engines on the first N loopback endpoints of the config`,
+  "metadata-center": `Usage: aigw metadata-center [options]
+
+Options:
+  --config FILE         Take metadata_center from this configuration
+  --listen HOST:PORT    Address (default 127.0.0.1:8080)
+  --peer HOST:PORT      Replicate to this center. May be repeated`,
   "mock-engine": `Usage: aigw mock-engine [options]
 
 Options:
@@ -63,6 +72,8 @@ async function main(args: string[]): Promise<number> {
   switch (command) {
     case "serve":
       return await serve(rest);
+    case "metadata-center":
+      return await metadataCenter(rest);
     case "mock-engine":
       return await mockEngine(rest);
     case "check-config":
@@ -102,7 +113,9 @@ function options(command: string, args: string[], names: OptionNames): Record<st
     );
   }
   for (const name of names.string ?? []) {
-    if (parsed[name] === "") throw new UsageError(`--${name} needs a value\n\n${COMMAND_USAGE[command]}`);
+    if (parsed[name] === "" || (Array.isArray(parsed[name]) && parsed[name].includes(""))) {
+      throw new UsageError(`--${name} needs a value\n\n${COMMAND_USAGE[command]}`);
+    }
   }
   return parsed;
 }
@@ -122,11 +135,14 @@ function wholeNumber(option: string, text: string, least: number, most: number):
 
 async function serve(args: string[]): Promise<number> {
   const started = performance.now();
-  const given = options("serve", args, { string: ["config", "listen", "admin", "workers", "mock-engines"] });
+  const given = options("serve", args, {
+    string: ["config", "listen", "admin", "center", "workers", "mock-engines"],
+  });
   if (given.config === undefined) throw new UsageError(`serve needs --config FILE\n\n${COMMAND_USAGE.serve}`);
   const config = await loadConfig(given.config);
   if (given.listen !== undefined) config.listen = address("listen", given.listen);
   if (given.admin !== undefined) config.admin.listen = address("admin", given.admin);
+  if (given.center !== undefined) config.metadata_center.listen = address("center", given.center);
   if (given.workers !== undefined) {
     config.workers = given.workers === "auto" ? "auto" : wholeNumber("workers", given.workers, 1, 256);
   }
@@ -183,6 +199,9 @@ function banner(
       Math.round(milliseconds)
     } ms)`,
     `  admin      ${admin} (/endpoints /explain /metrics /readyz)`,
+    ...(gateway.center
+      ? [`  center     http://${formatAddress(gateway.center.address)} (embedded metadata center)`]
+      : []),
     ...config.clusters.map(({ name, endpoints }) =>
       `  cluster    ${name}: ${
         endpoints.map((one) => formatAddress({ hostname: one.address, port: one.port })).join(" ") || "no endpoints"
@@ -239,6 +258,19 @@ async function mockEngine(args: string[]): Promise<number> {
   console.log(`Mock engine on http://${formatAddress(engine.address)}`);
   await terminationSignal();
   await engine.stop();
+  return 0;
+}
+
+async function metadataCenter(args: string[]): Promise<number> {
+  const given = options("metadata-center", args, { string: ["config", "listen", "peer"], collect: ["peer"] });
+  const config = given.config === undefined ? parseConfig({}) : await loadConfig(given.config);
+  const { metadata_center: own } = config;
+  if (given.listen !== undefined) own.listen = address("listen", given.listen);
+  for (const peer of given.peer ?? []) own.peers.push(address("peer", peer));
+  const center = await startCenter(own);
+  console.log(`Metadata center on http://${formatAddress(center.address)}`);
+  await terminationSignal();
+  await center.stop();
   return 0;
 }
 

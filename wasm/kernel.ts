@@ -18,6 +18,8 @@ export interface MemoryLimits {
   promptChunks: number;
   /** Metric cells (f64) of each worker. */
   metricCells: number;
+  /** Words of each worker's save ring, a power of two. */
+  ringWords: number;
 }
 
 /** The kernel's functions and layout constants over one attached memory. */
@@ -60,6 +62,7 @@ export function createSharedKernel(module: WebAssembly.Module, limits: MemoryLim
     buckets,
     limits.promptChunks,
     limits.metricCells,
+    limits.ringWords,
   ] as const;
   const planner = instantiate(module, new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }));
   const bytes = planner.plan(...arguments_);

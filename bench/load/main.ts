@@ -15,7 +15,7 @@ const ROUNDS = Number(options.rounds);
 const CHUNKS = Number(options.chunks);
 const root = new URL("../../", import.meta.url).pathname;
 const folder = await Deno.makeTempDir();
-const [ENGINE, PORT, ADMIN] = [19_001, 19_000, 19_002];
+const [ENGINE, PORT] = [19_010, 19_000];
 
 const installed = (name: string) => new Deno.Command("which", { args: [name], stdout: "null" }).outputSync().success;
 const pinning = installed("taskset") && navigator.hardwareConcurrency > 1;
@@ -113,24 +113,24 @@ await Deno.writeTextFile(
 await Deno.writeTextFile(
   `${folder}/gateway.json`,
   JSON.stringify({
+    admin: { listen: "127.0.0.1:19011" },
     clusters: [{ name: "c", endpoints: [{ address: "127.0.0.1", port: ENGINE }] }],
     model_mapping_rule: { m: { rules: [{ backend: "vllm", cluster: "c" }] } },
   }),
 );
 
-const TARGETS = {
+/** What is measured, each on a port of its own. All run at once and are measured in turn, so that a machine whose speed drifts treats them alike. */
+const TARGETS: Record<string, string[] | undefined> = {
   "direct": undefined,
-  "fetch, piped": [`${root}bench/load/bare_proxy.ts`, "pipe", String(PORT), String(ENGINE)],
-  "fetch, read": [`${root}bench/load/bare_proxy.ts`, "read", String(PORT), String(ENGINE)],
+  "fetch, piped": [`${root}bench/load/bare_proxy.ts`, "pipe", String(PORT + 1), String(ENGINE)],
+  "fetch, read": [`${root}bench/load/bare_proxy.ts`, "read", String(PORT + 2), String(ENGINE)],
   "aigw": [
     `${root}src/main.ts`,
     "serve",
     "--config",
     `${folder}/gateway.json`,
     "--listen",
-    `127.0.0.1:${PORT}`,
-    "--admin",
-    `127.0.0.1:${ADMIN}`,
+    `127.0.0.1:${PORT + 3}`,
     "--workers",
     "1",
   ],
@@ -149,74 +149,75 @@ interface Row {
   failures: number;
 }
 
-// Both kinds of requests until the compilers have settled: what is measured is the steady state.
-async function warmUp(port: number): Promise<void> {
-  for (const stream of [false, true]) {
-    const file = `${folder}/warm-up.json`;
-    const messages = [{ role: "user", content: "hello world ".repeat(100) }];
-    await Deno.writeTextFile(file, JSON.stringify({ model: "m", stream, max_tokens: CHUNKS, messages }));
-    await load(port, 64, 5, file);
-  }
+interface Target {
+  name: string;
+  port: number;
+  proxy: Deno.ChildProcess | undefined;
+}
+
+async function bodyFile(stream: boolean, bodyBytes: number): Promise<string> {
+  const file = `${folder}/body-${stream}-${bodyBytes}.json`;
+  const body = { model: "m", stream, max_tokens: stream ? CHUNKS : 16, messages: [{ role: "user", content: "" }] };
+  body.messages[0].content = "hello world ".repeat(bodyBytes).slice(0, bodyBytes - JSON.stringify(body).length);
+  await Deno.writeTextFile(file, JSON.stringify(body));
+  return file;
+}
+
+async function once({ port, proxy }: Target, connections: number, file: string, stream: boolean) {
+  const before = proxy && await processorMicros(proxy.pid);
+  const result = await load(port, connections, SECONDS, file);
+  const used = proxy && await processorMicros(proxy.pid) - before!;
+  const units = stream ? result.requests * CHUNKS : result.requests;
+  return { ...result, micros: used === undefined ? undefined : used / units };
 }
 
 const rows: Row[] = [];
-const engine = spawn(0, deno, [
-  ...run,
-  `${root}src/main.ts`,
-  "mock-engine",
-  "--listen",
-  `127.0.0.1:${ENGINE}`,
-  "--instant",
-]);
-await listening(ENGINE);
+const processes = [
+  spawn(0, deno, [...run, `${root}src/main.ts`, "mock-engine", "--listen", `127.0.0.1:${ENGINE}`, "--instant"]),
+];
 try {
-  for (const [target, args] of Object.entries(TARGETS)) {
+  await listening(ENGINE);
+  const targets: Target[] = Object.entries(TARGETS).map(([name, args], i) => {
     const proxy = args && spawn(1, deno, [...run, ...args]);
-    const port = proxy ? PORT : ENGINE;
+    if (proxy) processes.push(proxy);
+    return { name, port: proxy ? PORT + i : ENGINE, proxy };
+  });
+  for (const { port } of targets) {
     await listening(port);
-    await warmUp(port);
-    for (const stream of [false, true]) {
-      for (const bodyBytes of [200, 2_048, 16_384]) {
-        const file = `${folder}/body-${stream}-${bodyBytes}.json`;
-        const body = {
-          model: "m",
-          stream,
-          max_tokens: stream ? CHUNKS : 16,
-          messages: [{ role: "user", content: "" }],
-        };
-        body.messages[0].content = "hello world ".repeat(bodyBytes).slice(0, bodyBytes - JSON.stringify(body).length);
-        await Deno.writeTextFile(file, JSON.stringify(body));
-        for (const connections of [1, 64]) {
-          const rounds: (Load & { micros: number | undefined })[] = [];
-          for (let round = 0; round < ROUNDS; round++) {
-            const before = proxy && await processorMicros(proxy.pid);
-            const result = await load(port, connections, SECONDS, file);
-            const used = proxy && await processorMicros(proxy.pid) - before!;
-            const units = stream ? result.requests * CHUNKS : result.requests;
-            rounds.push({ ...result, micros: used === undefined ? undefined : used / units });
-          }
-          const row = {
-            target,
+    // Both kinds of requests until the compilers have settled: what is measured is the steady state.
+    for (const stream of [false, true]) await load(port, 64, 5, await bodyFile(stream, 2_048));
+  }
+  for (const stream of [false, true]) {
+    for (const bodyBytes of [200, 2_048, 16_384]) {
+      const file = await bodyFile(stream, bodyBytes);
+      for (const connections of [1, 64]) {
+        const rounds = new Map(targets.map((target) => [target, [] as Awaited<ReturnType<typeof once>>[]]));
+        for (let round = 0; round < ROUNDS; round++) {
+          for (const target of targets) rounds.get(target)!.push(await once(target, connections, file, stream));
+        }
+        for (const [{ name, proxy }, all] of rounds) {
+          const row: Row = {
+            target: name,
             stream,
             bodyBytes,
             connections,
-            requestsPerSecond: median(rounds.map(({ requests, seconds }) => requests / seconds)),
-            p50Ms: median(rounds.map(({ p50 }) => p50)),
-            p99Ms: median(rounds.map(({ p99 }) => p99)),
-            processorMicros: proxy && median(rounds.map(({ micros }) => micros!)),
-            failures: rounds.reduce((sum, { failures }) => sum + failures, 0),
+            requestsPerSecond: median(all.map(({ requests, seconds }) => requests / seconds)),
+            p50Ms: median(all.map(({ p50 }) => p50)),
+            p99Ms: median(all.map(({ p99 }) => p99)),
+            processorMicros: proxy && median(all.map(({ micros }) => micros!)),
+            failures: all.reduce((sum, { failures }) => sum + failures, 0),
           };
           rows.push(row);
           console.error(JSON.stringify(row));
         }
       }
     }
-    proxy?.kill("SIGTERM");
-    await proxy?.status;
   }
 } finally {
-  engine.kill("SIGTERM");
-  await engine.status;
+  for (const process of processes) {
+    process.kill("SIGTERM");
+    await process.status;
+  }
   await Deno.remove(folder, { recursive: true });
 }
 

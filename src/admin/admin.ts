@@ -19,6 +19,8 @@ export interface AdminParts {
   /** Why the gateway is not ready; undefined when it is. */
   notReady(): string | undefined;
   endpoints(): unknown[];
+  /** Centers and the age of what they told; null without a metadata center. */
+  center(): unknown;
   workers(): unknown[];
   metrics(): string;
   nameOf(row: number): string;
@@ -69,7 +71,7 @@ async function answer(parts: AdminParts, path: string, request: Request): Promis
       return reason === undefined ? new Response("ready\n") : new Response(`${reason}\n`, { status: 503 });
     }
     case "/endpoints":
-      return json({ endpoints: parts.endpoints() });
+      return json({ endpoints: parts.endpoints(), metadata_center: parts.center() });
     case "/workers":
       return json({ workers: parts.workers() });
     case "/config":

@@ -29,7 +29,8 @@ export interface MetricsSource {
   }[];
   clusters: string[];
   workers: { serving: number; restarts: number };
-  accessLogDropped?: number;
+  sync: { cluster: string; age_ms: number | null; weight: number }[];
+  centers: { center: string; state: string; dropped: number }[];
 }
 
 const STATES = ["available", "unhealthy", "draining"];
@@ -52,6 +53,7 @@ export function metricsPage(source: MetricsSource): string {
   text.family("aigw_worker_restarts_total", "counter", "Data plane workers that were replaced")
     .sample("aigw_worker_restarts_total", {}, source.workers.restarts);
   fleetMetrics(text, source);
+  centerMetrics(text, source);
   return text.toString();
 }
 
@@ -72,6 +74,28 @@ function requestMetrics(text: PrometheusText, { cells, models, unknownModel }: M
   text.family("aigw_ttft_seconds", "histogram", "From the request to the first token, or to a whole answer");
   for (const { model, ttft } of rows) {
     text.histogram("aigw_ttft_seconds", { model }, DURATION_BUCKETS, ttft.counts, ttft.sum);
+  }
+}
+
+function centerMetrics(text: PrometheusText, { sync, centers }: MetricsSource): void {
+  text.family("aigw_metadata_center_age_seconds", "gauge", "Since the cluster's metadata center was last heard of");
+  for (const { cluster, age_ms } of sync) {
+    if (age_ms !== null) text.sample("aigw_metadata_center_age_seconds", { cluster }, age_ms / 1_000);
+  }
+  text.family("aigw_remote_load_weight", "gauge", "Share of the other gateways' load that is counted");
+  for (const { cluster, weight } of sync) text.sample("aigw_remote_load_weight", { cluster }, weight);
+  const states = ["connected", "closed", "half-open", "open"];
+  text.family("aigw_servicediscovery_circuitbreaker_state", "gauge", "0 closed, 1 half-open, 2 open");
+  for (const { center, state } of centers) {
+    text.sample("aigw_servicediscovery_circuitbreaker_state", { host: center }, Math.max(0, states.indexOf(state) - 1));
+  }
+  text.family(
+    "aigw_metadata_center_dropped_total",
+    "counter",
+    "Changes that were not delivered and are repaired later",
+  );
+  for (const { center, dropped } of centers) {
+    text.sample("aigw_metadata_center_dropped_total", { host: center }, dropped);
   }
 }
 

@@ -6,6 +6,7 @@ import { closestString } from "@std/text/closest-string";
 import { levenshteinDistance } from "@std/text/levenshtein-distance";
 import { parse as parseYaml } from "@std/yaml";
 import { z } from "zod";
+import { applyCenterEnvironment } from "./metadata_center.ts";
 import { clustersFileSchema } from "./clusters.ts";
 import { checkRelations, type Config, type ConfigIssue, configSchema } from "./schema.ts";
 
@@ -32,7 +33,7 @@ export async function loadConfig(path: string, environment: Environment = Deno.e
     config.clusters.push(...clusters);
   }
   applyEnvironment(config, environment);
-  const issues = checkRelations(config);
+  const issues = [...applyCenterEnvironment(config.metadata_center, environment), ...checkRelations(config)];
   if (issues.length > 0) throw new ConfigError(path, issues);
   return config;
 }

@@ -3,6 +3,7 @@
 
 import { z } from "zod";
 import { type ClusterConfig, clusterSchema } from "./clusters.ts";
+import { metadataCenterSchema } from "./metadata_center.ts";
 import { loadBalancingSchema, modelMappingSchema } from "./models.ts";
 import {
   addressSchema,
@@ -32,6 +33,7 @@ export const configSchema = z.strictObject({
   model_mapping_rule: modelMappingSchema.default({}),
   lb_mapping_rule: z.record(z.string().min(1), loadBalancingSchema).default({}),
   admin: adminSchema,
+  metadata_center: metadataCenterSchema,
   log: logSchema,
   limits: limitsSchema,
   timeouts: timeoutsSchema,

@@ -5,7 +5,7 @@
 import { GatewayError } from "../base/errors.ts";
 import type { RuleConfig, SubsetConfig } from "../config/models.ts";
 import type { Config } from "../config/schema.ts";
-import type { Placement } from "../scheduler/decision.ts";
+import { type Placement, placementSalt } from "../scheduler/decision.ts";
 import { labelSetsOf, requiredBits } from "../scheduler/eligibility.ts";
 import { policyOf } from "../scheduler/policy.ts";
 
@@ -41,7 +41,7 @@ export class RouteTable {
           const placement = {
             cluster: clusters.get(rule.cluster)!,
             eligibility: requiredBits(labelSets, rule.cluster, labels),
-            salt: fnv1a(`${rule.cluster}\n${lora}`),
+            salt: placementSalt(rule.cluster, lora),
             policy,
           };
           return { route: { model, rule, placement, targetModel: lora }, weight };
@@ -76,11 +76,4 @@ export class RouteTable {
       "model",
     );
   }
-}
-
-// FNV-1a, 32 bits.
-function fnv1a(text: string): number {
-  let hash = 0x811c9dc5;
-  for (const byte of new TextEncoder().encode(text)) hash = Math.imul(hash ^ byte, 0x01000193);
-  return hash >>> 0;
 }

@@ -3,6 +3,7 @@
 // kernel does the work; this file carries values in and out of its scratch block.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { SaveRingWriter } from "../tables/save_ring.ts";
 import type { Policy } from "./policy.ts";
 
 /** Where a request may go: the result of routing. */
@@ -43,6 +44,13 @@ export interface Explanation {
   candidates: Candidate[];
 }
 
+/** Salt of the prefixes of a cluster's base model, or of a LoRA adapter on it. */
+export function placementSalt(cluster: string, lora: string): number {
+  let hash = 0x811c9dc5;
+  for (const byte of new TextEncoder().encode(`${cluster}\n${lora}`)) hash = Math.imul(hash ^ byte, 0x01000193);
+  return hash >>> 0;
+}
+
 const NO_HASHES = new Int32Array(0);
 /** Hash buffers kept for reuse, by power of two of their length. */
 const KEPT_BUFFERS = 256;
@@ -57,11 +65,13 @@ export class DecisionMaker {
   readonly #decision: number;
   readonly #hashWord: number;
   readonly #encoder = new TextEncoder();
+  readonly #ring: SaveRingWriter;
   readonly #buffers: Int32Array[][] = [];
 
   constructor(kernel: AttachedKernel) {
     const k = kernel.exports;
     this.#kernel = kernel;
+    this.#ring = new SaveRingWriter(kernel);
     this.#words = new Int32Array(kernel.buffer);
     this.#floats = new Float32Array(kernel.buffer);
     const chunks = this.#words[k.H_CHUNKS];
@@ -164,6 +174,7 @@ export class DecisionMaker {
     if (prompt.chunks === 0) return;
     this.#restore(prompt);
     this.#kernel.exports.indexInsertScratch(prompt.chunks, salt, row);
+    this.#ring.write(row, salt, prompt.chunks, prompt.hashes);
   }
 
   /** Decides and tells how: every candidate with its load, cached chunks and score. */

@@ -12,7 +12,7 @@ import { labelSetsOf, memberships } from "../scheduler/eligibility.ts";
 import { ENDPOINT_STATE_NAMES, EndpointState, EndpointTable } from "../tables/endpoint_table.ts";
 import type { Log } from "../telemetry/log.ts";
 
-interface Member {
+export interface Member {
   readonly cluster: string;
   readonly clusterRow: number;
   readonly backend: Backend | undefined;
@@ -54,6 +54,7 @@ export class Fleet {
   readonly table: EndpointTable;
   readonly #members: Member[] = [];
   readonly #byRow = new Map<number, Member>();
+  readonly #byCluster = new Map<string, Member[]>();
   readonly #prober: Prober<Member> | undefined;
   #cancel: () => void = () => {};
 
@@ -108,6 +109,7 @@ export class Fleet {
         };
         this.#members.push(member);
         this.#byRow.set(row, member);
+        this.#byCluster.set(name, [...this.membersOf(name) as Member[], member]);
         this.#prober?.add(member);
       }
     });
@@ -190,6 +192,15 @@ export class Fleet {
   /** Endpoints that may be chosen. */
   get available(): number {
     return this.#members.filter(({ row }) => this.table.state(row) === EndpointState.available).length;
+  }
+
+  /** The endpoint of a row. */
+  memberOf(row: number): Readonly<Member> | undefined {
+    return this.#byRow.get(row);
+  }
+
+  membersOf(cluster: string): readonly Readonly<Member>[] {
+    return this.#byCluster.get(cluster) ?? [];
   }
 
   /** HOST:PORT of a row. */

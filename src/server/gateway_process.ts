@@ -5,22 +5,32 @@
 import { attachKernel, compileKernel, createSharedKernel } from "../../wasm/kernel.ts";
 import { type AdminParts, handleAdmin } from "../admin/admin.ts";
 import { metricsPage } from "../admin/metrics_page.ts";
-import { type Address, formatAddress, parseAddress } from "../base/address.ts";
+import { type Address, parseAddress } from "../base/address.ts";
 import { systemClock } from "../base/clock.ts";
 import { VERSION } from "../base/version.ts";
+import type { MetadataCenterConfig } from "../config/metadata_center.ts";
 import type { Config } from "../config/schema.ts";
 import { RouteTable } from "../gateway/routes.ts";
+import { CenterClient } from "../metadata/client.ts";
+import { EmbeddedLink } from "../metadata/embedded.ts";
+import { HostList } from "../metadata/hosts.ts";
+import type { CenterLink } from "../metadata/link.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
 import { sumCells } from "../tables/metric_cells.ts";
 import { cellCount, unknownModel } from "../telemetry/instruments.ts";
 import { Log } from "../telemetry/log.ts";
+import { type CenterProcess, startCenter } from "./center_process.ts";
 import { Fleet } from "./fleet.ts";
+import { reserve, serveOn } from "./listeners.ts";
+import { LoadSync } from "./load_sync.ts";
 import { Supervisor } from "./supervisor.ts";
 
 export interface GatewayProcess {
   /** Where it listens; a port 0 of the config is resolved. */
   readonly listen: Address;
   readonly admin: Address;
+  /** Where the embedded metadata center serves; undefined without one. */
+  readonly center: CenterProcess | undefined;
   readonly workers: number;
   readonly fleet: Fleet;
   readonly supervisor: Supervisor;
@@ -41,11 +51,16 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
     prefixes: config.limits.prefixes,
     promptChunks: config.limits.prompt_chunks,
     metricCells: cellCount(config.limits.models),
+    ringWords: 65_536,
   });
   const kernel = attachKernel(shared, 0, crypto.getRandomValues(new Uint32Array(1))[0]);
   const fleet = new Fleet(kernel, config, systemClock, log);
   const supervisor = new Supervisor(kernel, shared, config, listen, hostname(), log, workers);
+  const gatewayId = `${hostname()}-${crypto.randomUUID().slice(0, 8)}`;
   let draining = false;
+  let sync: LoadSync | undefined;
+  let link: CenterLink | undefined;
+  let embedded: CenterProcess | undefined;
 
   const models = Object.keys(config.model_mapping_rule);
   const parts: AdminParts = {
@@ -58,6 +73,7 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
       return fleet.available === 0 ? "no endpoint is available" : undefined;
     },
     endpoints: () => fleet.view(),
+    center: () => sync && link ? { gateway: gatewayId, centers: link.view(), clusters: sync.view() } : null,
     workers: () => supervisor.view(),
     nameOf: (row) => fleet.nameOf(row),
     restartWorker: (worker) => supervisor.restart(worker),
@@ -72,60 +88,89 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
         endpoints: fleet.view(),
         clusters: config.clusters.map(({ name }) => name),
         workers: { serving: supervisor.serving, restarts: supervisor.restarts },
+        sync: sync?.view() ?? [],
+        centers: link?.view() ?? [],
       }),
   };
-  const admin = serveAdmin(config.admin.listen, (request) => handleAdmin(parts, request));
+  const stops: (() => Promise<unknown> | void)[] = [];
+  const stopAll = async () => {
+    for (const stop of stops.reverse()) await stop();
+  };
+  let admin: Deno.HttpServer<Deno.NetAddr>;
   try {
+    admin = serveOn(config.admin.listen, "admin.listen", (request) => handleAdmin(parts, request));
+    stops.push(() => admin.shutdown());
+    if (config.metadata_center.enabled) {
+      ({ link, embedded } = await startLink(config.metadata_center, gatewayId));
+      const center = embedded;
+      if (center) stops.push(() => center.stop());
+      sync = new LoadSync(kernel, fleet, link, config.metadata_center, systemClock, gatewayId);
+      sync.start();
+      stops.push(() => sync!.stop());
+    }
     fleet.start();
+    stops.push(() => fleet.stop());
     await supervisor.start();
   } catch (error) {
-    fleet.stop();
-    await admin.shutdown();
+    await stopAll();
     throw error;
   }
   return {
     listen,
     admin: { hostname: parseAddress(config.admin.listen)!.hostname, port: admin.addr.port },
+    center: embedded,
     workers,
     fleet,
     supervisor,
     async stop(deadlineMs = config.timeouts.drain_ms) {
       draining = true;
       const cut = await supervisor.drain(deadlineMs);
-      fleet.stop();
-      await admin.shutdown();
+      await stopAll();
       return cut;
     },
   };
 }
 
-// Workers share their port by SO_REUSEPORT, which would also share it with a stranger: a plain listener asks first.
-function reserve(text: string, what: string): Address {
-  const address = parseAddress(text)!;
-  try {
-    const listener = Deno.listen(address);
-    const { port } = listener.addr as Deno.NetAddr;
-    listener.close();
-    return { hostname: address.hostname, port };
-  } catch (error) {
-    throw cannotListen(what, address, error);
+/** The link to the metadata center: to the embedded one, which is started here, or to a remote one. */
+async function startLink(
+  config: MetadataCenterConfig,
+  gateway: string,
+): Promise<{ link: CenterLink; embedded: CenterProcess | undefined }> {
+  if (config.host === undefined) {
+    const embedded = await startCenter(config);
+    return {
+      link: new EmbeddedLink(
+        embedded.server,
+        gateway,
+        embedded.replication.publish,
+        () => embedded.replication.hasPeers(),
+      ),
+      embedded,
+    };
   }
-}
-
-function serveAdmin(text: string, handler: (request: Request) => Promise<Response>): Deno.HttpServer<Deno.NetAddr> {
-  const address = parseAddress(text)!;
-  try {
-    return Deno.serve({ ...address, onListen() {} }, handler);
-  } catch (error) {
-    throw cannotListen("admin.listen", address, error);
-  }
-}
-
-function cannotListen(what: string, address: Address, error: unknown): Error {
-  const reason = error instanceof Deno.errors.AddrInUse
-    ? "the address is in use by another process"
-    : (error as Error).message;
-  return new Error(`Cannot listen on ${formatAddress(address)} (${what}): ${reason}`, { cause: error });
+  const hosts = new HostList(systemClock, {
+    host: config.host,
+    port: config.port,
+    lookupIntervalMs: config.dns_lookup_interval_ms,
+    coldStartMs: config.cold_start_delay_ms,
+    breaker: {
+      maxFailures: config.endpoint_max_failures,
+      cooldownMs: config.endpoint_cooldown_ms,
+      halfOpenRequests: config.endpoint_half_open_requests,
+    },
+  });
+  const link = new CenterClient(systemClock, hosts, {
+    gateway,
+    syncIntervalMs: config.sync_interval_ms,
+    coalesceMs: 2,
+    updateTimeoutMs: config.update_stats_timeout_ms,
+    fetchTimeoutMs: config.fetch_metric_timeout_ms,
+    watchSilenceMs: 3_000,
+    queue: config.queue_size,
+    failoverRetries: config.max_failover_retry,
+    renewMs: 500,
+  });
+  return { link, embedded: undefined };
 }
 
 function hostname(): string {

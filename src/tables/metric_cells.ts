@@ -4,6 +4,9 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 
+/** Cell with the highest request row that a worker has used: how far the control plane has to look. */
+export const HIGH_ROW_CELL = 6;
+
 /** The block that this thread writes. */
 export function ownCells(kernel: AttachedKernel): Float64Array {
   return cellsOf(kernel, kernel.worker);
@@ -19,6 +22,11 @@ export function sumCells(kernel: AttachedKernel): Float64Array {
     for (let i = 0; i < total.length; i++) total[i] += cells[i];
   }
   return total;
+}
+
+/** One cell of one worker. */
+export function readCell(kernel: AttachedKernel, worker: number, cell: number): number {
+  return cellsOf(kernel, worker)[cell];
 }
 
 function cellsOf(kernel: AttachedKernel, worker: number): Float64Array {

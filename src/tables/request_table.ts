@@ -4,6 +4,7 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { assert } from "../base/assert.ts";
+import { HIGH_ROW_CELL, ownCells } from "./metric_cells.ts";
 
 export const RequestPhase = { free: 0, waiting: 1, granted: 2, prefilling: 3, decoding: 4 } as const;
 export type RequestPhase = (typeof RequestPhase)[keyof typeof RequestPhase];
@@ -13,6 +14,7 @@ export class RequestTable {
   readonly #words: Int32Array;
   readonly #free: Uint32Array;
   #freeCount: number;
+  readonly #cells: Float64Array;
 
   constructor(kernel: AttachedKernel) {
     this.#kernel = kernel;
@@ -22,6 +24,7 @@ export class RequestTable {
     this.#free = new Uint32Array(rows);
     for (let i = 0; i < rows; i++) this.#free[i] = first + rows - 1 - i;
     this.#freeCount = rows;
+    this.#cells = ownCells(kernel);
   }
 
   /** Rows of this worker that carry a request. */
@@ -37,6 +40,7 @@ export class RequestTable {
   tryOpen(cluster: number, model: number, promptBytes: number, wallMs: number): RequestRow | undefined {
     if (this.#freeCount === 0) return undefined;
     const row = this.#free[--this.#freeCount];
+    if (row > this.#cells[HIGH_ROW_CELL]) this.#cells[HIGH_ROW_CELL] = row;
     const generation = this.#kernel.exports.requestOpen(row, cluster, model, promptBytes, wallMs);
     return new RequestRow(this.#kernel, this.#words, row, generation, this.#giveBack);
   }

@@ -2,6 +2,7 @@
 // What is counted and where: every counter and histogram has its cells in the worker's block, so recording is an
 // addition to an array and reading is a sum over workers.
 
+import { HIGH_ROW_CELL } from "../tables/metric_cells.ts";
 import { type Outcome, OUTCOMES } from "./outcome.ts";
 
 /** Upper bounds in seconds: from a gateway's own time to that of a long generation. */
@@ -30,7 +31,15 @@ export const DURATION_BUCKETS = [
 const HISTOGRAM_CELLS = DURATION_BUCKETS.length + 2;
 
 /** Cells that belong to a worker as a whole. */
-export const WORKER_CELLS = { heartbeat: 0, retries: 1, connectFailures: 2, pieces: 3, bytes: 4 } as const;
+export const WORKER_CELLS = {
+  heartbeat: 0,
+  retries: 1,
+  connectFailures: 2,
+  pieces: 3,
+  bytes: 4,
+  savesDropped: 5,
+  highRow: HIGH_ROW_CELL,
+} as const;
 const WORKER_CELL_COUNT = 8;
 
 const MODEL_CELLS = OUTCOMES.length + 2 * HISTOGRAM_CELLS;

@@ -22,6 +22,10 @@ export interface ConnectionLimits {
 const FIRST_BUFFER_BYTES = 8_192;
 const MOST_BUFFER_BYTES = 65_536;
 
+// Buffers of this thread for requests between 8 and 64 KiB.
+const KEPT_SEND_BUFFERS = 16;
+const sendBuffers: Uint8Array<ArrayBuffer>[] = [];
+
 export class Connection implements Deadline {
   deadline = Infinity;
   place = -1;
@@ -101,20 +105,24 @@ export class Connection implements Deadline {
     }
   }
 
-  // The buffer that will take the answer is free until then: head and, if it fits, body leave from it in one write.
+  // Head and body leave in one write where they fit: from the buffer that will take the answer, which is free until
+  // then, or from a larger one that is borrowed for the write.
   async #write(head: string, body: Uint8Array): Promise<void> {
-    let end = writeHead(head, this.#buffer);
-    if (end < 0) {
-      this.#buffer = new Uint8Array(Math.max(MOST_BUFFER_BYTES, head.length));
-      end = writeHead(head, this.#buffer);
+    const bytes = head.length + body.length;
+    if (bytes <= this.#buffer.length) {
+      this.#buffer.set(body, writeHead(head, this.#buffer));
+      await this.#writeAll(this.#buffer.subarray(0, bytes));
+    } else if (bytes <= MOST_BUFFER_BYTES) {
+      const borrowed = sendBuffers.pop() ?? new Uint8Array(MOST_BUFFER_BYTES);
+      borrowed.set(body, writeHead(head, borrowed));
+      await this.#writeAll(borrowed.subarray(0, bytes));
+      if (sendBuffers.length < KEPT_SEND_BUFFERS) sendBuffers.push(borrowed);
+    } else {
+      const first = new Uint8Array(head.length);
+      writeHead(head, first);
+      await this.#writeAll(first);
+      await this.#writeAll(body);
     }
-    const joined = end + body.length <= this.#buffer.length;
-    if (joined) {
-      this.#buffer.set(body, end);
-      end += body.length;
-    }
-    await this.#writeAll(this.#buffer.subarray(0, end));
-    if (!joined) await this.#writeAll(body);
   }
 
   async #writeAll(bytes: Uint8Array): Promise<void> {

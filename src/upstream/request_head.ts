@@ -55,9 +55,8 @@ export function requestHead(method: string, path: string, host: string, fields: 
   return `${method} ${path} HTTP/1.1\r\nhost: ${host}\r\n${fields}content-length: ${bodyBytes}\r\n\r\n`;
 }
 
-/** Writes a head to `buffer`, one byte a character, and returns its length; -1 when it does not fit. */
+/** Writes a head to `buffer`, which has room for it, one byte a character; returns its length. */
 export function writeHead(text: string, buffer: Uint8Array): number {
-  if (text.length > buffer.length) return -1;
   const { read, written } = encoder.encodeInto(text, buffer);
   // Header values are bytes: what is beyond ASCII must not become UTF-8.
   if (read !== text.length || written !== text.length) {

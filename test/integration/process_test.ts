@@ -5,7 +5,13 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { parseConfig } from "../../src/config/load.ts";
 import { sleep } from "../support/gateway.ts";
 
-const PERMISSIONS = ["--allow-net", "--allow-read", "--allow-write", "--allow-env", "--allow-sys=hostname"];
+const PERMISSIONS = [
+  "--allow-net",
+  "--allow-read",
+  "--allow-write",
+  "--allow-env",
+  "--allow-sys=hostname,networkInterfaces",
+];
 const root = new URL("../../", import.meta.url).pathname;
 
 function command(...args: string[]): Deno.Command {
@@ -93,6 +99,7 @@ Deno.test("the smallest useful config works as it is", () => {
 const SMALL = `
 listen: 127.0.0.1:0
 admin: {listen: "127.0.0.1:0"}
+metadata_center: {listen: "127.0.0.1:0"}
 workers: 1
 clusters: [{name: c, endpoints: [{address: 127.0.0.1, port: PORT}]}]
 model_mapping_rule: {m: {rules: [{backend: vllm, cluster: c}]}}

@@ -37,7 +37,8 @@ Deno.test("regions neither overlap nor leave the memory", () => {
     [first.decisionOffset() + 256, first.queueOffset()],
     [first.hashOffset() + SMALL.promptChunks * 8, first.textOffset()],
     [last.textOffset() + SMALL.promptChunks * 512, last.metricOffset(0)],
-    [last.metricOffset(SMALL.workers), shared.memory.buffer.byteLength],
+    [last.metricOffset(SMALL.workers), first.ringOffset(0)],
+    [last.ringOffset(SMALL.workers), shared.memory.buffer.byteLength],
   ];
   for (const [end, start] of ends) assert(end <= start, `${end} <= ${start}`);
   assertEquals(first.columnOffset(0) % 64, 0);

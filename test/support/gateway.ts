@@ -34,6 +34,7 @@ export async function startTestGateway(
   const config = parseConfig({
     listen: "127.0.0.1:0",
     admin: { listen: "127.0.0.1:0" },
+    metadata_center: { listen: "127.0.0.1:0" },
     expose_endpoint: true,
     workers: 2,
     log: { level: "error" },

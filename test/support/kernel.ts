@@ -19,6 +19,7 @@ export const SMALL: MemoryLimits = {
   prefixes: 65_536,
   promptChunks: 256,
   metricCells: 64,
+  ringWords: 1_024,
 };
 
 /** Attached instances of one fresh memory, one per worker block. */

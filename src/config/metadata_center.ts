@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// The metadata center: embedded with its own listener and perhaps peers, or a remote one. Existing deployments configure
+// the remote one by environment variables; those that are set win over the file.
+
+import { z } from "zod";
+import { addressSchema } from "./sections.ts";
+
+const ms = (standard: number) => z.int().min(1).max(86_400_000).default(standard);
+
+export const metadataCenterSchema = z.strictObject({
+  enabled: z.boolean().default(true).describe("false: this gateway knows its own load only"),
+  listen: addressSchema.default("127.0.0.1:8080").describe("Where the embedded center serves its API"),
+  peers: z.array(addressSchema).default([]).describe("Other centers that changes are replicated to, this one left out"),
+  peers_dns: addressSchema.optional().describe("NAME:PORT of all centers, looked up every dns_lookup_interval_ms"),
+  host: z.string().min(1).optional().describe("A remote center, an IP or a DNS name, instead of the embedded one"),
+  port: z.int().min(1).max(65_535).default(80),
+  cache_enable: z.boolean().default(true).describe("Share which engine holds which prefix"),
+  report_interval_ms: ms(10).describe("How often this gateway's requests are looked through for changes"),
+  sync_interval_ms: ms(50).describe("Polling interval for a center without a watch stream, jittered"),
+  lease_ms: ms(3_000).describe("The embedded center drops a gateway's load this long after it was last heard of"),
+  stale_after_ms: ms(1_000).describe("Age of the others' figures from which on they count less"),
+  fade_ms: ms(3_000).describe("From there until they count nothing"),
+  dns_lookup_interval_ms: ms(5_000),
+  cold_start_delay_ms: z.int().min(0).max(86_400_000).default(600_000)
+    .describe("A newly seen center is asked only when no warmer one is available"),
+  endpoint_max_failures: z.int().min(1).default(10),
+  endpoint_cooldown_ms: ms(5_000),
+  endpoint_half_open_requests: z.int().min(1).default(3),
+  max_failover_retry: z.int().min(0).default(1),
+  queue_size: z.int().min(1).max(10_000_000).default(10_000).describe(
+    "Changes waiting for a cluster's center or a peer",
+  ),
+  update_stats_timeout_ms: ms(100),
+  fetch_metric_timeout_ms: ms(100),
+}).prefault({});
+
+export type MetadataCenterConfig = z.infer<typeof metadataCenterSchema>;
+
+type Reader = (text: string) => unknown;
+
+const flag: Reader = (text) => ({ true: true, false: false, "1": true, "0": false })[text.toLowerCase()];
+const count: Reader = (text) => /^\d+$/.test(text) ? Number(text) : undefined;
+const word: Reader = (text) => text;
+
+/** Go's durations: 5s, 10m, 100ms, 1h30m; milliseconds, undefined for anything else. */
+export function parseDuration(text: string): number | undefined {
+  const units: Record<string, number> = { ns: 1e-6, us: 1e-3, "µs": 1e-3, ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
+  if (!/^(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+$/.test(text)) return undefined;
+  let total = 0;
+  for (const [, number, , unit] of text.matchAll(/(\d+(\.\d+)?)(ns|us|µs|ms|s|m|h)/g)) {
+    total += Number(number) * units[unit];
+  }
+  return total;
+}
+
+const seconds: Reader = (text) => parseDuration(/^\d+$/.test(text) ? `${text}s` : text);
+
+const VARIABLES: [name: string, key: keyof MetadataCenterConfig, read: Reader][] = [
+  ["AIGW_META_DATA_CENTER_HOST", "host", word],
+  ["AIGW_META_DATA_CENTER_PORT", "port", count],
+  ["AIGW_META_DATA_CENTER_ENABLE", "enabled", flag],
+  ["AIGW_META_DATA_CENTER_CACHE_ENABLE", "cache_enable", flag],
+  ["AIGW_META_DATA_CENTER_DNS_LOOKUP_INTERVAL", "dns_lookup_interval_ms", parseDuration],
+  ["AIGW_META_COLD_START_DELAY", "cold_start_delay_ms", parseDuration],
+  ["AIGW_METADATA_CENTER_ENDPOINT_MAX_FAILURES", "endpoint_max_failures", count],
+  ["AIGW_METADATA_CENTER_ENDPOINT_COOLDOWN_SECONDS", "endpoint_cooldown_ms", seconds],
+  ["AIGW_METADATA_CENTER_ENDPOINT_HALF_OPEN_REQUESTS", "endpoint_half_open_requests", count],
+  ["AIGW_META_MAX_FAILOVER_RETRY", "max_failover_retry", count],
+  ["AIGW_METADATA_CENTER_QUEUE_SIZE", "queue_size", count],
+  ["AIGW_METADATA_CENTER_UPDATE_STATS_TIMEOUT", "update_stats_timeout_ms", parseDuration],
+  ["AIGW_METADATA_CENTER_FETCH_METRIC_TIMEOUT", "fetch_metric_timeout_ms", parseDuration],
+];
+
+/** Applies the variables that are set; returns what is wrong with them. */
+export function applyCenterEnvironment(
+  config: MetadataCenterConfig,
+  environment: { get(name: string): string | undefined },
+): { path: string; message: string }[] {
+  const issues: { path: string; message: string }[] = [];
+  for (const [name, key, read] of VARIABLES) {
+    const text = environment.get(name);
+    if (text === undefined || text === "") continue;
+    const changed = metadataCenterSchema.safeParse({ ...config, [key]: read(text) });
+    if (read(text) !== undefined && changed.success) Object.assign(config, changed.data);
+    else issues.push({ path: name, message: `"${text}" is not accepted here` });
+  }
+  return issues;
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Circuit breaker of one center: closed until it fails so many times in a row, open for a while, then half-open: a few
+// tries, of which one failure opens it again and successes close it.
+
+import type { Clock } from "../base/clock.ts";
+
+export interface BreakerLimits {
+  maxFailures: number;
+  cooldownMs: number;
+  halfOpenRequests: number;
+}
+
+export type BreakerState = "closed" | "half-open" | "open";
+
+export class Breaker {
+  #failures = 0;
+  #openedAt: number | undefined;
+  #tries = 0;
+  #successes = 0;
+
+  constructor(readonly clock: Clock, readonly limits: BreakerLimits) {}
+
+  get state(): BreakerState {
+    if (this.#openedAt === undefined) return "closed";
+    return this.clock.now() - this.#openedAt >= this.limits.cooldownMs ? "half-open" : "open";
+  }
+
+  /** Whether a request may be tried now; counts it against the half-open tries. */
+  allow(): boolean {
+    const { state } = this;
+    if (state === "half-open") return this.#tries++ < this.limits.halfOpenRequests;
+    return state === "closed";
+  }
+
+  succeeded(): void {
+    this.#failures = 0;
+    if (this.#openedAt !== undefined && ++this.#successes >= this.limits.halfOpenRequests) this.#openedAt = undefined;
+  }
+
+  failed(): void {
+    if (this.#openedAt === undefined && ++this.#failures < this.limits.maxFailures) return;
+    this.#openedAt = this.clock.now();
+    this.#failures = this.#tries = this.#successes = 0;
+  }
+}

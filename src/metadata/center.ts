@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+// The metadata center's books: which requests load which engine, which engine holds which prefix. No network and no
+// clock of its own; the server, the embedding gateway and the tests drive it alike.
+//
+// A request is added once, its prompt length taken off once, and removed once. A delete whose request is unknown may have
+// overtaken its add: it is tried again a second later. A request lives as long as its gateway's lease, or 660 s when the
+// gateway has none.
+
+import type { Clock } from "../base/clock.ts";
+
+/** One engine: an IP, and a port where several engines share a host. */
+export interface EngineAddress {
+  ip: string;
+  port?: number;
+}
+
+export interface LoadRequest extends EngineAddress {
+  cluster: string;
+  requestId: string;
+  promptLength: number;
+  /** The gateway whose lease keeps it alive; undefined for gateways that know no leases. */
+  gateway?: string;
+}
+
+/** Load of one engine. */
+export interface EngineLoad extends EngineAddress {
+  queued: number;
+  promptLength: number;
+  /** Milliseconds since the epoch of the last change. */
+  updatedMs: number;
+}
+
+/** Prefixes that an engine holds from now on. */
+export interface CacheSave extends EngineAddress {
+  cluster: string;
+  hashes: bigint[];
+  /** Who told; undefined when it did not say. */
+  gateway?: string;
+}
+
+export interface CacheLocation extends EngineAddress {
+  /** Leading chunks held. */
+  length: number;
+}
+
+/** What changed, for those who watch a cluster. `load` says which engine; its figures are read with `loadOf`. */
+export type Change = { kind: "load"; engine: EngineAddress } | { kind: "cache"; save: CacheSave };
+
+export type Watcher = (change: Change) => void;
+
+export interface CenterLimits {
+  /** A request without a lease, an engine or a cluster untouched for this long is dropped. */
+  expiryMs: number;
+  /** A delete of an unknown request is tried again after this long. */
+  secondChanceMs: number;
+  /** How long a lease lasts without renewal. */
+  leaseMs: number;
+  /** Requests known at once; more are refused. */
+  requests: number;
+  /** Prefix hashes known at once; the oldest go first. */
+  prefixes: number;
+}
+
+export const DEFAULT_CENTER_LIMITS: CenterLimits = {
+  expiryMs: 660_000,
+  secondChanceMs: 1_000,
+  leaseMs: 3_000,
+  requests: 1_000_000,
+  prefixes: 1_000_000,
+};
+
+interface Engine extends EngineAddress {
+  total: Share;
+  /** The part that each gateway with a lease causes. */
+  byGateway: Map<string, Share>;
+  updatedMs: number;
+}
+
+interface Share {
+  queued: number;
+  promptLength: number;
+}
+
+interface Cluster {
+  engines: Map<string, Engine>;
+  /** Holders of each prefix hash, in order of their last save. */
+  prefixes: Map<bigint, Map<string, EngineAddress>>;
+  watchers: Set<Watcher>;
+}
+
+interface OpenRequest extends LoadRequest {
+  promptHeld: boolean;
+  sinceMs: number;
+}
+
+/** One string for an engine. */
+export function engineKey({ ip, port }: EngineAddress): string {
+  return port === undefined ? ip : `${ip}:${port}`;
+}
+
+export class Center {
+  readonly #clusters = new Map<string, Cluster>();
+  readonly #requests = new Map<string, OpenRequest>();
+  readonly #leases = new Map<string, { untilMs: number; requests: Set<string> }>();
+  readonly #cancels = new Set<() => void>();
+  #prefixCount = 0;
+
+  constructor(readonly clock: Clock, readonly limits: CenterLimits = DEFAULT_CENTER_LIMITS) {}
+
+  /** Adds a request; one that is known already is ignored. False when limits.requests is reached. */
+  add(request: LoadRequest): boolean {
+    if (this.#requests.has(request.requestId)) return true;
+    if (this.#requests.size >= this.limits.requests) return false;
+    this.#requests.set(request.requestId, { ...request, promptHeld: true, sinceMs: this.clock.wall() });
+    if (request.gateway !== undefined) this.#lease(request.gateway).requests.add(request.requestId);
+    this.#change(request, 1, request.promptLength);
+    return true;
+  }
+
+  /** Takes a request's prompt length off its engine, once. */
+  deletePrompt(requestId: string): void {
+    this.#orLater(requestId, (request) => this.#dropPrompt(request));
+  }
+
+  /** Removes a request, and its prompt length if that is still there. */
+  delete(requestId: string): void {
+    this.#orLater(requestId, (request) => this.#remove(request));
+  }
+
+  #orLater(requestId: string, act: (request: OpenRequest) => void): void {
+    const request = this.#requests.get(requestId);
+    if (request) return act(request);
+    const cancel = this.clock.after(this.limits.secondChanceMs, () => {
+      this.#cancels.delete(cancel);
+      const late = this.#requests.get(requestId);
+      if (late) act(late);
+    });
+    this.#cancels.add(cancel);
+  }
+
+  #dropPrompt(request: OpenRequest): void {
+    if (!request.promptHeld) return;
+    request.promptHeld = false;
+    this.#change(request, 0, -request.promptLength);
+  }
+
+  #remove(request: OpenRequest): void {
+    this.#requests.delete(request.requestId);
+    if (request.gateway !== undefined) this.#leases.get(request.gateway)?.requests.delete(request.requestId);
+    this.#change(request, -1, request.promptHeld ? -request.promptLength : 0);
+  }
+
+  #change(request: LoadRequest, queued: number, promptLength: number): void {
+    const cluster = this.#cluster(request.cluster);
+    const key = engineKey(request);
+    let engine = cluster.engines.get(key);
+    if (!engine) {
+      const { ip, port } = request;
+      engine = { ip, port, total: { queued: 0, promptLength: 0 }, byGateway: new Map(), updatedMs: 0 };
+      cluster.engines.set(key, engine);
+    }
+    engine.updatedMs = this.clock.wall();
+    engine.total.queued += queued;
+    engine.total.promptLength += promptLength;
+    if (request.gateway !== undefined) {
+      const share = engine.byGateway.get(request.gateway) ?? { queued: 0, promptLength: 0 };
+      share.queued += queued;
+      share.promptLength += promptLength;
+      if (share.queued === 0) engine.byGateway.delete(request.gateway);
+      else engine.byGateway.set(request.gateway, share);
+    }
+    for (const watcher of cluster.watchers) watcher({ kind: "load", engine });
+  }
+
+  /** Renews a gateway's lease. */
+  renew(gateway: string): void {
+    this.#lease(gateway).untilMs = this.clock.wall() + this.limits.leaseMs;
+  }
+
+  /** Drops what a gateway has open in a cluster, or everywhere: it is about to say anew. */
+  reset(gateway: string, cluster?: string): void {
+    this.renew(gateway);
+    for (const id of this.#lease(gateway).requests) {
+      const request = this.#requests.get(id)!;
+      if (cluster === undefined || request.cluster === cluster) this.#remove(request);
+    }
+  }
+
+  #lease(gateway: string): { untilMs: number; requests: Set<string> } {
+    let lease = this.#leases.get(gateway);
+    if (!lease) {
+      lease = { untilMs: this.clock.wall() + this.limits.leaseMs, requests: new Set() };
+      this.#leases.set(gateway, lease);
+    }
+    return lease;
+  }
+
+  /** Gateways with a lease. */
+  get gateways(): number {
+    return this.#leases.size;
+  }
+
+  get requests(): number {
+    return this.#requests.size;
+  }
+
+  /** Loads of a cluster's engines, less what `without` causes; undefined for an unknown cluster. */
+  loads(cluster: string, without?: string): EngineLoad[] | undefined {
+    const known = this.#clusters.get(cluster);
+    if (!known) return undefined;
+    return [...known.engines.values()].map((engine) => figures(engine, without));
+  }
+
+  /** Load of one engine, less what `without` causes. */
+  loadOf(cluster: string, engine: EngineAddress, without?: string): EngineLoad {
+    const known = this.#clusters.get(cluster)?.engines.get(engineKey(engine));
+    return known ? figures(known, without) : { ...engine, queued: 0, promptLength: 0, updatedMs: this.clock.wall() };
+  }
+
+  /** Records that an engine holds these prefixes. */
+  saveCache(save: CacheSave): void {
+    const { cluster: name, hashes, ip, port } = save;
+    const cluster = this.#cluster(name);
+    const key = engineKey(save);
+    for (const hash of hashes) {
+      const holders = cluster.prefixes.get(hash);
+      // Deleted and set again: a Map keeps the order of insertion, so its beginning is what was saved longest ago.
+      if (holders) cluster.prefixes.delete(hash);
+      else this.#prefixCount++;
+      cluster.prefixes.set(hash, (holders ?? new Map()).set(key, { ip, port }));
+    }
+    while (this.#prefixCount > this.limits.prefixes) {
+      const [oldest] = cluster.prefixes.keys();
+      cluster.prefixes.delete(oldest);
+      this.#prefixCount--;
+    }
+    for (const watcher of cluster.watchers) watcher({ kind: "cache", save });
+  }
+
+  /** The engines that hold the longest beginnings of a prompt, longest first. */
+  queryCache(name: string, hashes: bigint[], topk: number): CacheLocation[] {
+    const prefixes = this.#clusters.get(name)?.prefixes;
+    const lengths = new Map<string, CacheLocation>();
+    for (let i = 0; i < hashes.length; i++) {
+      const holders = prefixes?.get(hashes[i]);
+      if (!holders) break;
+      let longer = false;
+      for (const [key, engine] of holders) {
+        const known = lengths.get(key);
+        if ((known?.length ?? 0) !== i) continue;
+        lengths.set(key, { ...engine, length: i + 1 });
+        longer = true;
+      }
+      if (!longer) break;
+    }
+    return [...lengths.values()].sort((a, b) => b.length - a.length).slice(0, topk);
+  }
+
+  /** Calls back on every change of a cluster; returns a function that ends it. */
+  watch(cluster: string, watcher: Watcher): () => void {
+    const { watchers } = this.#cluster(cluster);
+    watchers.add(watcher);
+    return () => watchers.delete(watcher);
+  }
+
+  clusterNames(): string[] {
+    return [...this.#clusters.keys()];
+  }
+
+  #cluster(name: string): Cluster {
+    let cluster = this.#clusters.get(name);
+    if (!cluster) {
+      cluster = { engines: new Map(), prefixes: new Map(), watchers: new Set() };
+      this.#clusters.set(name, cluster);
+    }
+    return cluster;
+  }
+
+  /** Drops the requests of gateways whose lease ran out. Call several times a lease. */
+  expireLeases(): void {
+    const now = this.clock.wall();
+    for (const [gateway, lease] of this.#leases) {
+      if (lease.untilMs > now) continue;
+      for (const id of lease.requests) this.#remove(this.#requests.get(id)!);
+      this.#leases.delete(gateway);
+    }
+  }
+
+  /** Drops what has been untouched for too long. Call about once a minute. */
+  collectGarbage(): void {
+    const oldest = this.clock.wall() - this.limits.expiryMs;
+    for (const request of this.#requests.values()) {
+      if (request.sinceMs >= oldest) break; // in order of their adding
+      if (request.gateway === undefined || !this.#leases.has(request.gateway)) this.#remove(request);
+    }
+    for (const [name, cluster] of this.#clusters) {
+      for (const [key, engine] of cluster.engines) {
+        if (engine.updatedMs < oldest && engine.total.queued === 0) cluster.engines.delete(key);
+      }
+      if (cluster.engines.size === 0 && cluster.prefixes.size === 0 && cluster.watchers.size === 0) {
+        this.#clusters.delete(name);
+      }
+    }
+  }
+
+  close(): void {
+    for (const cancel of this.#cancels) cancel();
+    this.#cancels.clear();
+  }
+}
+
+function figures(engine: Engine, without: string | undefined): EngineLoad {
+  const share = without === undefined ? undefined : engine.byGateway.get(without);
+  const address = engine.port === undefined ? { ip: engine.ip } : { ip: engine.ip, port: engine.port };
+  return {
+    ...address,
+    queued: engine.total.queued - (share?.queued ?? 0),
+    promptLength: engine.total.promptLength - (share?.promptLength ?? 0),
+    updatedMs: engine.updatedMs,
+  };
+}

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+// The client of a remote center. Changes leave in batches, in order, from a bounded queue for each cluster; the figures
+// of the others come by the watch stream, or by polling a center that has none.
+//
+// Repair: a delivery that failed, a queue that overflowed, or a center that has forgotten us (its epoch changed) makes the
+// next success begin anew: the center drops all that it holds of this gateway and is told every open request.
+
+import { ServerSentEventParseStream } from "@std/http/server-sent-event-parse-stream";
+import type { Clock } from "../base/clock.ts";
+import { type EngineAddress, engineKey, type EngineLoad } from "./center.ts";
+import type { Host, HostList } from "./hosts.ts";
+import type { CenterLink, LinkListener } from "./link.ts";
+import type { CenterEvent } from "./server.ts";
+import { parseExact, printExact } from "./wire.ts";
+
+export interface ClientOptions {
+  gateway: string;
+  /** Polling interval for centers without a watch stream; jittered by a quarter either way. */
+  syncIntervalMs: number;
+  /** Changes are sent together after this long. */
+  coalesceMs: number;
+  updateTimeoutMs: number;
+  fetchTimeoutMs: number;
+  /** A watch stream that is silent for this long is dead; the center pings every second. */
+  watchSilenceMs: number;
+  queue: number;
+  failoverRetries: number;
+  renewMs: number;
+}
+
+interface ClusterState {
+  queue: CenterEvent[];
+  sending: boolean;
+  repair: boolean;
+  /** What this gateway causes on each engine, as far as a center without exclusion has acknowledged it. */
+  acknowledged: Map<string, { queued: number; promptLength: number }>;
+  epoch: string | undefined;
+}
+
+export class CenterClient implements CenterLink {
+  readonly #clusters = new Map<string, ClusterState>();
+  /** Centers that know only the documented calls. */
+  readonly #plain = new Set<string>();
+  readonly #own = new Map<string, { engine: string; promptLength: number; held: boolean }>();
+  readonly #abort = new AbortController();
+  #listener: LinkListener | undefined;
+  #open: (cluster: string) => CenterEvent[] = () => [];
+  #timers: ReturnType<typeof setInterval>[] = [];
+  #flushTimer: ReturnType<typeof setTimeout> | undefined;
+  #tasks: Promise<void>[] = [];
+  dropped = 0;
+
+  constructor(readonly clock: Clock, readonly hosts: HostList, readonly options: ClientOptions) {}
+
+  start(clusters: string[], listener: LinkListener, open: (cluster: string) => CenterEvent[]): void {
+    this.#listener = listener;
+    this.#open = open;
+    for (const cluster of clusters) {
+      this.#clusters.set(cluster, {
+        queue: [],
+        sending: false,
+        repair: false,
+        acknowledged: new Map(),
+        epoch: undefined,
+      });
+      this.#tasks.push(this.#follow(cluster));
+    }
+    this.#timers.push(setInterval(() => {
+      for (const cluster of clusters) {
+        this.send(cluster, [{ type: "lease.renew", body: { gateway: this.options.gateway } }]);
+      }
+    }, this.options.renewMs));
+    this.#tasks.push(this.hosts.start());
+  }
+
+  send(cluster: string, events: CenterEvent[]): void {
+    const state = this.#clusters.get(cluster);
+    if (!state) return;
+    for (const event of events) {
+      if (state.queue.length >= this.options.queue) {
+        this.dropped++;
+        state.repair = true;
+      } else state.queue.push(event);
+    }
+    this.#flushTimer ??= setTimeout(() => this.#flush(), this.options.coalesceMs);
+  }
+
+  #flush(): void {
+    this.#flushTimer = undefined;
+    for (const [cluster, state] of this.#clusters) {
+      if (!state.sending && (state.queue.length > 0 || state.repair)) this.#tasks.push(this.#drain(cluster, state));
+    }
+    if (this.#tasks.length > 1_000) this.#tasks = this.#tasks.slice(-100);
+  }
+
+  async #drain(cluster: string, state: ClusterState): Promise<void> {
+    state.sending = true;
+    while (state.queue.length > 0 && !this.#abort.signal.aborted) {
+      let events = state.queue.splice(0, 1_000);
+      if (state.repair) {
+        // All that is open now includes what the queue still wanted to add; deletes of the dropped requests are moot.
+        state.repair = false;
+        state.queue.length = 0;
+        events = [{ type: "lease.reset", body: { gateway: this.options.gateway, cluster } }, ...this.#open(cluster)];
+      }
+      const epoch = await this.#deliver(cluster, state, events);
+      if (epoch === undefined) {
+        this.dropped += events.length;
+        state.repair = true;
+        // The next renewal tries again: nothing is retried in a tight loop.
+        state.queue.length = 0;
+        break;
+      }
+      if (state.epoch !== undefined && epoch !== state.epoch) {
+        state.repair = true;
+        state.queue.push({ type: "lease.renew", body: { gateway: this.options.gateway } });
+      }
+      state.epoch = epoch;
+    }
+    state.sending = false;
+  }
+
+  /** The epoch of the center that took the events; undefined when none did. */
+  async #deliver(cluster: string, state: ClusterState, events: CenterEvent[]): Promise<string | undefined> {
+    for (const host of this.#tries(cluster)) {
+      if (!this.#plain.has(host.address)) {
+        const answer = await this.#call(host, "POST", "/v1/batch", { events }, this.options.updateTimeoutMs);
+        if (answer && answer.status === 200) {
+          return `${host.address} ${(answer.data as { epoch?: string } | null)?.epoch ?? ""}`;
+        }
+        if (!answer || answer.status !== 404) continue;
+        this.#plain.add(host.address);
+      }
+      if (await this.#deliverSingly(host, state, events)) return `${host.address} plain`;
+    }
+    return undefined;
+  }
+
+  async #deliverSingly(host: Host, state: ClusterState, events: CenterEvent[]): Promise<boolean> {
+    const calls: Record<string, [string, string]> = {
+      "load.stats.set": ["POST", "/v1/load/stats"],
+      "load.stats.delete": ["DELETE", "/v1/load/stats"],
+      "load.prompt.delete": ["DELETE", "/v1/load/prompt"],
+    };
+    for (const { type, body } of events) {
+      const call = calls[type];
+      if (!call) continue;
+      const answer = await this.#call(host, call[0], call[1], body, this.options.updateTimeoutMs);
+      if (!answer || answer.status >= 500) return false;
+      this.#acknowledge(state, type, body);
+    }
+    return true;
+  }
+
+  #acknowledge(state: ClusterState, type: string, body: Record<string, unknown>): void {
+    const id = body.request_id as string;
+    const known = this.#own.get(id);
+    const add = (engine: string, queued: number, promptLength: number) => {
+      const share = state.acknowledged.get(engine) ?? { queued: 0, promptLength: 0 };
+      state.acknowledged.set(engine, {
+        queued: share.queued + queued,
+        promptLength: share.promptLength + promptLength,
+      });
+    };
+    if (type === "load.stats.set" && !known) {
+      // A center of the documented kind tells engines apart by IP alone.
+      const engine = body.ip as string;
+      const promptLength = body.prompt_length as number;
+      this.#own.set(id, { engine, promptLength, held: true });
+      add(engine, 1, promptLength);
+    } else if (known && type === "load.prompt.delete" && known.held) {
+      known.held = false;
+      add(known.engine, 0, -known.promptLength);
+    } else if (known && type === "load.stats.delete") {
+      this.#own.delete(id);
+      add(known.engine, -1, known.held ? -known.promptLength : 0);
+    }
+  }
+
+  // Watches a cluster, again and again; polls while its center has no watch stream.
+  async #follow(cluster: string): Promise<void> {
+    while (!this.#abort.signal.aborted) {
+      let polled = false;
+      for (const host of this.#tries(cluster)) {
+        if (!this.#plain.has(host.address) && await this.#watch(cluster, host)) break;
+        if (this.#plain.has(host.address) && await this.#poll(cluster, host)) {
+          polled = true;
+          break;
+        }
+      }
+      const { syncIntervalMs } = this.options;
+      await this.#pause(polled ? syncIntervalMs * (0.75 + Math.random() / 2) : Math.max(syncIntervalMs, 50));
+    }
+  }
+
+  /** Reads one watch stream to its end; true when it had begun. */
+  async #watch(cluster: string, host: Host): Promise<boolean> {
+    const silence = new AbortController();
+    const signal = AbortSignal.any([this.#abort.signal, silence.signal]);
+    let timer = setTimeout(() => silence.abort(), this.options.watchSilenceMs);
+    let begun = false;
+    try {
+      const query = new URLSearchParams({ cluster, gateway: this.options.gateway });
+      const response = await fetch(`http://${host.address}/v1/watch?${query}`, { signal });
+      if (response.status === 404) {
+        this.#plain.add(host.address);
+        await response.body?.cancel();
+        return false;
+      }
+      if (response.status !== 200) throw new Error(`status ${response.status}`);
+      host.breaker.succeeded();
+      begun = true;
+      const heard = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
+        transform: (chunk, controller) => {
+          clearTimeout(timer);
+          timer = setTimeout(() => silence.abort(), this.options.watchSilenceMs);
+          this.#listener?.fresh(cluster);
+          controller.enqueue(chunk);
+        },
+      });
+      const events: AsyncIterable<{ event?: string; data?: string }> = response.body!.pipeThrough(heard)
+        .pipeThrough(new ServerSentEventParseStream());
+      for await (const { event, data } of events) this.#heard(cluster, event, data);
+    } catch {
+      if (!begun && !this.#abort.signal.aborted) host.breaker.failed();
+    } finally {
+      clearTimeout(timer);
+    }
+    return begun;
+  }
+
+  #heard(cluster: string, event: string | undefined, data: string | undefined): void {
+    if (data === undefined) return;
+    if (event === "snapshot" || event === "load") {
+      this.#listener?.loads(cluster, readLoads(parseExact(data)), event === "snapshot");
+    } else if (event === "cache") {
+      const { ip, port, prompt_hash } = parseExact(data) as {
+        ip: string;
+        port?: number;
+        prompt_hash: (number | bigint)[];
+      };
+      this.#listener?.saved(cluster, { ip, port }, prompt_hash.map(BigInt));
+    }
+  }
+
+  async #poll(cluster: string, host: Host): Promise<boolean> {
+    const path = `/v1/load/stats?${new URLSearchParams({ cluster })}`;
+    const answer = await this.#call(host, "GET", path, undefined, this.options.fetchTimeoutMs);
+    if (answer?.status !== 200) return false;
+    const acknowledged = this.#clusters.get(cluster)!.acknowledged;
+    const loads = readLoads(answer.data ?? []).map((load) => {
+      const own = acknowledged.get(engineKey(load)) ?? acknowledged.get(load.ip);
+      return {
+        ...load,
+        queued: Math.max(0, load.queued - (own?.queued ?? 0)),
+        promptLength: Math.max(0, load.promptLength - (own?.promptLength ?? 0)),
+      };
+    });
+    this.#listener?.fresh(cluster);
+    this.#listener?.loads(cluster, loads, true);
+    return true;
+  }
+
+  #tries(cluster: string): Host[] {
+    return this.hosts.candidates(cluster).slice(0, 1 + this.options.failoverRetries).filter((host) =>
+      host.breaker.allow()
+    );
+  }
+
+  async #call(
+    host: Host,
+    method: string,
+    path: string,
+    body: unknown,
+    timeoutMs: number,
+  ): Promise<{ status: number; data: unknown } | undefined> {
+    try {
+      const response = await fetch(`http://${host.address}${path}`, {
+        method,
+        headers: { "content-type": "application/json" },
+        body: body === undefined ? undefined : printExact(body),
+        signal: AbortSignal.any([this.#abort.signal, AbortSignal.timeout(timeoutMs)]),
+      });
+      const text = await response.text();
+      if (response.status >= 500) throw new Error(`status ${response.status}`);
+      host.breaker.succeeded();
+      const data = response.status === 200 ? (parseExact(text) as { data?: unknown }).data : null;
+      return { status: response.status, data };
+    } catch {
+      if (!this.#abort.signal.aborted) host.breaker.failed();
+      return undefined;
+    }
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const done = (): void => {
+        clearTimeout(timer);
+        this.#abort.signal.removeEventListener("abort", done);
+        resolve();
+      };
+      const timer = setTimeout(done, ms);
+      this.#abort.signal.addEventListener("abort", done);
+    });
+  }
+
+  wantsSaves(): boolean {
+    return this.hosts.all.some(({ address }) => !this.#plain.has(address));
+  }
+
+  async stop(): Promise<void> {
+    for (const timer of this.#timers) clearInterval(timer);
+    clearTimeout(this.#flushTimer);
+    this.#abort.abort();
+    this.hosts.stop();
+    await Promise.allSettled(this.#tasks);
+  }
+
+  view(): { center: string; state: string; dropped: number }[] {
+    return this.hosts.all.map(({ address, breaker }) => ({
+      center: address,
+      state: breaker.state,
+      dropped: this.dropped,
+    }));
+  }
+}
+
+function readLoads(rows: unknown): EngineLoad[] {
+  type Row = {
+    ip: string;
+    port?: number;
+    queued_req_num: number;
+    prompt_length: number;
+    updated_time: number | bigint;
+  };
+  return (rows as Row[]).map(({ ip, port, queued_req_num, prompt_length, updated_time }) => ({
+    ...(port === undefined ? { ip } : { ip, port }) as EngineAddress,
+    queued: Number(queued_req_num),
+    promptLength: Math.max(0, Number(prompt_length)),
+    updatedMs: Number(updated_time) / 1e6,
+  }));
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a gateway talks to its metadata center, wherever that is: changes go out without waiting, loads and cache saves of
+// the other gateways come in. Implemented by the embedded center and by the client of a remote one.
+
+import type { EngineAddress, EngineLoad } from "./center.ts";
+import type { CenterEvent } from "./server.ts";
+
+/** What a link tells its gateway. */
+export interface LinkListener {
+  /** Figures of a cluster without this gateway's own part; `whole` when engines that are not named carry nothing. */
+  loads(cluster: string, loads: EngineLoad[], whole: boolean): void;
+  /** Another gateway's engine holds these prefixes. */
+  saved(cluster: string, engine: EngineAddress, hashes: bigint[]): void;
+  /** The center was heard of: its figures for the cluster are of now. */
+  fresh(cluster: string): void;
+}
+
+export interface CenterLink {
+  /** Takes changes to deliver in order; never waits and never throws. */
+  send(cluster: string, events: CenterEvent[]): void;
+  start(clusters: string[], listener: LinkListener, open: (cluster: string) => CenterEvent[]): void;
+  /** Whether anybody wants to know which prefixes this gateway's requests put into engines. */
+  wantsSaves(): boolean;
+  stop(): Promise<void>;
+  /** One line of state a center, for `/endpoints` and `/metrics`. */
+  view(): { center: string; state: string; dropped: number }[];
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Passes every accepted change on to the peers, at most one hop: in batches to centers of our kind, one event a request to
+// those that know only the documented events. A peer that is away loses what was meant for it, as leases and expiry
+// will do; when it is back, it learns of new requests only.
+
+import type { CenterEvent } from "./server.ts";
+import { printExact } from "./wire.ts";
+
+export interface ReplicationOptions {
+  /** HOST:PORT of each peer, without this center; asked again before every batch. */
+  peers: () => string[];
+  /** Changes are sent together after this long. */
+  coalesceMs: number;
+  timeoutMs: number;
+  /** Attempts at one request. */
+  attempts: number;
+  /** Most events waiting for one peer. */
+  queue: number;
+}
+
+interface Peer {
+  queue: CenterEvent[];
+  sending: boolean;
+  /** It refused a batch: one event a request. */
+  plain: boolean;
+}
+
+/** Events that the documented protocol does not have. */
+const OWN_EVENTS = new Set(["cache.save", "lease.renew", "lease.reset"]);
+
+export class Replication {
+  readonly #peers = new Map<string, Peer>();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  readonly #abort = new AbortController();
+  dropped = 0;
+
+  constructor(readonly options: ReplicationOptions, readonly fetcher: typeof fetch = fetch) {}
+
+  readonly publish = (event: CenterEvent): void => {
+    for (const address of this.options.peers()) {
+      let peer = this.#peers.get(address);
+      if (!peer) this.#peers.set(address, peer = { queue: [], sending: false, plain: false });
+      if (peer.queue.length >= this.options.queue) this.dropped++;
+      else peer.queue.push(event);
+    }
+    this.#timer ??= setTimeout(() => this.#flush(), this.options.coalesceMs);
+  };
+
+  /** Whether there is anybody to tell. */
+  hasPeers(): boolean {
+    return this.options.peers().length > 0;
+  }
+
+  #flush(): void {
+    this.#timer = undefined;
+    for (const [address, peer] of this.#peers) if (!peer.sending && peer.queue.length > 0) this.#drain(address, peer);
+  }
+
+  async #drain(address: string, peer: Peer): Promise<void> {
+    peer.sending = true;
+    while (peer.queue.length > 0 && !this.#abort.signal.aborted) {
+      const events = peer.queue.splice(0, 1_000);
+      if (!peer.plain) {
+        const status = await this.#post(address, "aigw.batch", { events });
+        if (status !== 400 && status !== 404) continue;
+        peer.plain = true;
+      }
+      for (const { type, body } of events) if (!OWN_EVENTS.has(type)) await this.#post(address, type, body);
+    }
+    peer.sending = false;
+  }
+
+  async #post(address: string, type: string, body: unknown): Promise<number | undefined> {
+    for (let attempt = 0; attempt < this.options.attempts && !this.#abort.signal.aborted; attempt++) {
+      try {
+        const response = await this.fetcher(`http://${address}/v1/replica/event`, {
+          method: "POST",
+          headers: { "content-type": "application/json", "Event-Type": type },
+          body: printExact(body),
+          signal: AbortSignal.any([this.#abort.signal, AbortSignal.timeout(this.options.timeoutMs)]),
+        });
+        await response.body?.cancel();
+        if (response.status < 500) return response.status;
+      } catch {
+        // tried again, or given up below
+      }
+    }
+    this.dropped++;
+    return undefined;
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+    this.#abort.abort();
+  }
+}

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+// The metadata center's HTTP API over a Center: what the existing Go center defines, byte for byte where it does, and
+// beyond it a port beside the IP, leases, batches and a watch stream.
+
+import { pathAndQuery } from "./urls.ts";
+import { type Center, type Change, type EngineAddress, engineKey } from "./center.ts";
+import { CenterMetrics } from "./metrics.ts";
+import {
+  answer,
+  failure,
+  INVALID_INPUT,
+  InvalidInput,
+  parseExact,
+  printExact,
+  printLoads,
+  printLocations,
+  readCacheQuery,
+  readCacheSave,
+  readGateway,
+  readLoadSet,
+  readRequestId,
+  UNEXPECTED,
+} from "./wire.ts";
+
+/** What a change is called between centers, and in a batch. */
+export const EVENT_TYPES = [
+  "load.stats.set",
+  "load.stats.delete",
+  "load.prompt.delete",
+  "cache.save",
+  "lease.renew",
+  "lease.reset",
+] as const;
+export type EventType = (typeof EVENT_TYPES)[number];
+
+/** One change as it goes over the wire. */
+export interface CenterEvent {
+  type: EventType;
+  body: Record<string, unknown>;
+}
+
+export interface CenterServerOptions {
+  /** Told of every change that came from a gateway, to pass it on to the peers. */
+  replicate?: (event: CenterEvent) => void;
+  /** Changes of a watched cluster are sent together after this long. */
+  coalesceMs?: number;
+  /** A comment is sent to an idle watcher this often, so that both sides notice a dead connection. */
+  pingMs?: number;
+  version: string;
+}
+
+const MOST_BODY_BYTES = 16 * 1024 * 1024;
+/** Cache saves that a reconnecting watcher may have missed and still gets. */
+const KEPT_SAVES = 4_096;
+
+export class CenterServer {
+  readonly metrics: CenterMetrics;
+  /** Changes when the center has forgotten everything: its clients tell it anew. */
+  readonly epoch: string = crypto.randomUUID();
+  readonly #streams = new Set<() => void>();
+  readonly #histories = new Map<string, History>();
+
+  constructor(readonly center: Center, readonly options: CenterServerOptions) {
+    this.metrics = new CenterMetrics(options.version);
+  }
+
+  /** Answers one request; never throws. */
+  readonly handle = async (request: Request): Promise<Response> => {
+    const started = performance.now();
+    const traceId = request.headers.get("TraceId") ?? crypto.randomUUID().replaceAll("-", "");
+    const { path, query } = pathAndQuery(request.url);
+    let response: Response;
+    try {
+      response = await this.#route(request, path, query, traceId);
+    } catch (error) {
+      response = error instanceof InvalidInput
+        ? failure(400, INVALID_INPUT, "invalid input", error.message, traceId)
+        : failure(500, UNEXPECTED, "unexpected error", String(error), traceId);
+    }
+    this.metrics.answered(request.method, path, response.status, performance.now() - started);
+    return response;
+  };
+
+  async #route(request: Request, path: string, query: URLSearchParams, traceId: string): Promise<Response> {
+    switch (`${request.method} ${path}`) {
+      case "POST /v1/load/stats":
+        return this.#apply("load.stats.set", await this.#body(request), traceId);
+      case "DELETE /v1/load/stats":
+        return this.#apply("load.stats.delete", await this.#body(request), traceId);
+      case "DELETE /v1/load/prompt":
+        return this.#apply("load.prompt.delete", await this.#body(request), traceId);
+      case "POST /v1/cache/save":
+        return this.#apply("cache.save", await this.#body(request), traceId);
+      case "POST /v1/lease":
+        return this.#apply("lease.renew", await this.#body(request), traceId);
+      case "GET /v1/load/stats":
+        return answer(printLoads(this.center.loads(cluster(query), query.get("without") ?? undefined)), traceId);
+      case "POST /v1/cache/query": {
+        const { cluster, hashes, topk } = readCacheQuery(await this.#body(request));
+        return answer(printLocations(this.center.queryCache(cluster, hashes, topk)), traceId);
+      }
+      case "POST /v1/batch":
+        for (const event of readEvents(await this.#body(request))) this.#replicated(event);
+        return answer({ epoch: this.epoch }, traceId);
+      case "POST /v1/replica/event":
+        return this.#replica(request, traceId);
+      case "GET /v1/watch":
+        return this.#watch(cluster(query), request, query);
+      case "POST /log/level": {
+        const { LevelParam } = (await this.#body(request) ?? {}) as { LevelParam?: unknown };
+        if (typeof LevelParam !== "string") throw new InvalidInput("LevelParam: expected a string");
+        this.metrics.logLevel = LevelParam;
+        return answer(null, traceId);
+      }
+      case "GET /metrics":
+        return new Response(this.metrics.text(this.center), {
+          headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
+        });
+      case "GET /":
+        return answer("alive", traceId);
+      default:
+        return failure(404, "40401404", "not found", `there is no ${request.method} ${path.slice(0, 200)}`, traceId);
+    }
+  }
+
+  async #body(request: Request): Promise<unknown> {
+    if (Number(request.headers.get("content-length") ?? 0) > MOST_BODY_BYTES) {
+      throw new InvalidInput(`the body is larger than ${MOST_BODY_BYTES} bytes`);
+    }
+    return parseExact(await request.text());
+  }
+
+  #apply(type: EventType, body: unknown, traceId: string): Response {
+    this.#replicated({ type, body: body as Record<string, unknown> });
+    return answer(null, traceId);
+  }
+
+  #replicated(event: CenterEvent): void {
+    this.apply(event);
+    this.options.replicate?.(event);
+  }
+
+  /** Applies a change to this center only. Throws InvalidInput. */
+  apply({ type, body }: CenterEvent): void {
+    switch (type) {
+      case "load.stats.set": {
+        const load = readLoadSet(body);
+        if (load.gateway !== undefined) this.center.renew(load.gateway);
+        if (!this.center.add(load)) {
+          throw new InvalidInput(`the center holds ${this.center.limits.requests} requests, its limit`);
+        }
+        if (load.timestamp !== undefined) this.metrics.replicated(Date.now() - load.timestamp / 1e6);
+        break;
+      }
+      case "load.stats.delete":
+        this.center.delete(readRequestId(body));
+        break;
+      case "load.prompt.delete":
+        this.center.deletePrompt(readRequestId(body));
+        break;
+      case "cache.save":
+        this.center.saveCache(readCacheSave(body));
+        break;
+      case "lease.renew":
+        this.center.renew(readGateway(body).gateway);
+        break;
+      case "lease.reset": {
+        const { gateway, cluster } = readGateway(body);
+        this.center.reset(gateway, cluster);
+        break;
+      }
+    }
+  }
+
+  // From a peer: applied, not passed on.
+  async #replica(request: Request, traceId: string): Promise<Response> {
+    const type = request.headers.get("Event-Type");
+    const body = await this.#body(request);
+    if (type === "aigw.batch") { for (const event of readEvents(body)) this.apply(event); }
+    else if ((EVENT_TYPES as readonly (string | null)[]).includes(type)) {
+      this.apply({ type: type as EventType, body: body as Record<string, unknown> });
+    } else throw new InvalidInput(`Event-Type: expected one of ${EVENT_TYPES.join(", ")}`);
+    return answer(null, traceId);
+  }
+
+  // Server-sent events: a snapshot, then changes. Loads are absolute figures of an engine, so a later one replaces an
+  // earlier one and a snapshot makes good whatever was missed; cache saves of a gap are replayed from the history.
+  #watch(cluster: string, request: Request, query: URLSearchParams): Response {
+    const without = query.get("gateway") ?? undefined;
+    const since = Number(request.headers.get("last-event-id") ?? query.get("since") ?? NaN);
+    const history = this.#history(cluster);
+    const encoder = new TextEncoder();
+    let close = (): void => {};
+    const stream = new ReadableStream<Uint8Array>({
+      start: (controller) => {
+        const send = (event: string, data: unknown) => {
+          try {
+            controller.enqueue(encoder.encode(`id: ${history.last}\nevent: ${event}\ndata: ${printExact(data)}\n\n`));
+          } catch {
+            close();
+          }
+        };
+        const dirty = new Map<string, EngineAddress>();
+        let timer: ReturnType<typeof setTimeout> | undefined;
+        const flush = (): void => {
+          timer = undefined;
+          const loads = [...dirty.values()].map((engine) => this.center.loadOf(cluster, engine, without));
+          dirty.clear();
+          if (loads.length > 0) send("load", printLoads(loads));
+        };
+        const unwatch = this.center.watch(cluster, (change: Change) => {
+          if (change.kind === "load") {
+            dirty.set(engineKey(change.engine), change.engine);
+            timer ??= setTimeout(flush, this.options.coalesceMs ?? 2);
+          } else if (change.save.gateway !== without || without === undefined) send("cache", printSave(change.save));
+        });
+        const ping = setInterval(() => {
+          try {
+            controller.enqueue(encoder.encode(": ping\n\n"));
+          } catch {
+            close();
+          }
+        }, this.options.pingMs ?? 1_000);
+        close = () => {
+          this.#streams.delete(close);
+          unwatch();
+          clearTimeout(timer);
+          clearInterval(ping);
+          try {
+            controller.close();
+          } catch {
+            // closed already
+          }
+        };
+        this.#streams.add(close);
+        send("snapshot", printLoads(this.center.loads(cluster, without)) ?? []);
+        for (const { id, save } of history.saves) {
+          if (id > since && (save.gateway !== without || without === undefined)) send("cache", printSave(save));
+        }
+      },
+      cancel: () => close(),
+    });
+    return new Response(stream, { headers: { "content-type": "text/event-stream", "cache-control": "no-store" } });
+  }
+
+  #history(cluster: string): History {
+    let history = this.#histories.get(cluster);
+    if (!history) {
+      const kept: History = history = { last: 0, saves: [], unwatch: () => {} };
+      kept.unwatch = this.center.watch(cluster, (change) => {
+        if (change.kind !== "cache") return;
+        kept.saves.push({ id: ++kept.last, save: change.save });
+        if (kept.saves.length > KEPT_SAVES) kept.saves.shift();
+      });
+      this.#histories.set(cluster, history);
+    }
+    return history;
+  }
+
+  /** Whether a watch stream is open. */
+  get watching(): boolean {
+    return this.#streams.size > 0;
+  }
+
+  /** Ends every watch stream. */
+  close(): void {
+    for (const close of this.#streams) close();
+    for (const { unwatch } of this.#histories.values()) unwatch();
+    this.#histories.clear();
+  }
+}
+
+interface History {
+  last: number;
+  saves: { id: number; save: Extract<Change, { kind: "cache" }>["save"] }[];
+  unwatch: () => void;
+}
+
+function printSave({ ip, port, hashes }: Extract<Change, { kind: "cache" }>["save"]): unknown {
+  return { ip, ...(port === undefined ? {} : { port }), prompt_hash: hashes };
+}
+
+function cluster(query: URLSearchParams): string {
+  const name = query.get("cluster");
+  if (name === null || name === "") throw new InvalidInput("cluster: expected a query parameter");
+  return name;
+}
+
+function readEvents(value: unknown): CenterEvent[] {
+  const events = (value as { events?: unknown } | null)?.events;
+  if (!Array.isArray(events)) throw new InvalidInput("events: expected an array");
+  events.forEach((event, i) => {
+    if (!EVENT_TYPES.includes(event?.type)) {
+      throw new InvalidInput(`events.${i}.type: expected one of ${EVENT_TYPES.join(", ")}`);
+    }
+  });
+  return events;
+}

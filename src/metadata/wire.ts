@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// The metadata center's wire: bodies, their validation, the envelope of every answer. Hashes are unsigned 64-bit integers,
+// exact in both directions although JSON numbers beyond 2^53 are not.
+
+import { z } from "zod";
+import type { CacheLocation, EngineAddress, EngineLoad, LoadRequest } from "./center.ts";
+
+/** Invalid input, answered with 400. */
+export class InvalidInput extends Error {
+  override readonly name = "InvalidInput";
+}
+
+export const INVALID_INPUT = "40001400";
+export const UNEXPECTED = "50001000";
+
+declare global {
+  interface JSON {
+    /** A value that JSON.stringify prints as this text. */
+    rawJSON(text: string): unknown;
+  }
+}
+
+/** Parses JSON; integers that a double cannot hold become bigint. */
+export function parseExact(text: string): unknown {
+  // The reviver's third argument, with the source text of primitives, is newer than the type definitions.
+  const parse = JSON.parse as (
+    text: string,
+    reviver: (key: string, value: unknown, context: { source?: string }) => unknown,
+  ) => unknown;
+  try {
+    // Fast path: without a number of 16 digits or more, doubles are exact.
+    if (!/\d{16}/.test(text)) return JSON.parse(text);
+    return parse(
+      text,
+      (_key, value, { source }) =>
+        typeof value === "number" && !Number.isSafeInteger(value) && /^-?\d+$/.test(source!) ? BigInt(source!) : value,
+    );
+  } catch (error) {
+    throw new InvalidInput(`The body is not valid JSON: ${(error as Error).message}`);
+  }
+}
+
+/** Prints JSON; bigints appear as plain integers. */
+export function printExact(value: unknown): string {
+  return JSON.stringify(value, (_key, item) => typeof item === "bigint" ? JSON.rawJSON(String(item)) : item);
+}
+
+const ipv4 = z.string().refine(
+  (ip) => /^(\d{1,3})(\.\d{1,3}){3}$/.test(ip) && ip.split(".").every((n) => Number(n) < 256),
+  {
+    error: "expected an IPv4 address",
+  },
+);
+const port = z.int().min(1).max(65_535).optional();
+const hash = z.union([z.int().min(0).transform(BigInt), z.bigint().min(0n).max((1n << 64n) - 1n)]);
+const name = z.string().min(1);
+const integer = z.union([z.int(), z.bigint().transform(Number)]);
+
+const loadSetSchema = z.object({
+  cluster: name,
+  request_id: name,
+  ip: ipv4,
+  port,
+  prompt_length: integer.pipe(z.number().min(0)).nullish(),
+  timestamp: integer.nullish(),
+  gateway: name.nullish(),
+});
+const requestIdSchema = z.object({ request_id: name });
+const cacheSaveSchema = z.object({
+  cluster: name,
+  ip: ipv4,
+  port,
+  prompt_hash: z.array(hash).min(1).max(65_536),
+  gateway: name.nullish(),
+});
+const cacheQuerySchema = z.object({
+  cluster: name,
+  prompt_hash: z.array(hash).max(65_536),
+  topk: z.int().min(1).max(10_000),
+});
+
+const gatewaySchema = z.object({ gateway: name, cluster: name.optional() });
+
+export type LoadSetBody = z.infer<typeof loadSetSchema>;
+export type CacheSaveBody = z.infer<typeof cacheSaveSchema>;
+
+function read<T extends z.ZodType>(schema: T, value: unknown): z.infer<T> {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const [issue] = result.error.issues;
+  const path = issue.path.map(String).join(".");
+  throw new InvalidInput(path === "" ? issue.message : `${path}: ${issue.message.replace(/^Invalid input: /, "")}`);
+}
+
+export const readLoadSet = (value: unknown): LoadRequest & { timestamp?: number } => {
+  const body = read(loadSetSchema, value);
+  return {
+    cluster: body.cluster,
+    requestId: body.request_id,
+    ...addressOf(body),
+    promptLength: body.prompt_length ?? 0,
+    gateway: body.gateway ?? undefined,
+    timestamp: body.timestamp ?? undefined,
+  };
+};
+export const readRequestId = (value: unknown): string => read(requestIdSchema, value).request_id;
+export const readCacheSave = (value: unknown) => {
+  const body = read(cacheSaveSchema, value);
+  return { cluster: body.cluster, ...addressOf(body), hashes: body.prompt_hash, gateway: body.gateway ?? undefined };
+};
+export const readGateway = (value: unknown) => read(gatewaySchema, value);
+export const readCacheQuery = (value: unknown) => {
+  const { cluster, prompt_hash, topk } = read(cacheQuerySchema, value);
+  return { cluster, hashes: prompt_hash, topk };
+};
+
+function addressOf({ ip, port }: EngineAddress): EngineAddress {
+  return port === undefined ? { ip } : { ip, port };
+}
+
+/** The rows of `GET /v1/load/stats`. */
+export function printLoads(loads: EngineLoad[] | undefined): unknown {
+  if (!loads) return null;
+  return loads.map(({ ip, port, queued, promptLength, updatedMs }) => ({
+    ip,
+    ...(port === undefined ? {} : { port }),
+    queued_req_num: queued,
+    prompt_length: promptLength,
+    updated_time: BigInt(Math.round(updatedMs)) * 1_000_000n,
+  }));
+}
+
+export function printLocations(locations: CacheLocation[]): unknown {
+  return {
+    locations: locations.map(({ ip, port, length }) => ({ ip, ...(port === undefined ? {} : { port }), length })),
+  };
+}
+
+/** A successful answer. */
+export function answer(data: unknown, traceId: string): Response {
+  return envelope({ status: "OK", error: null, data, trace_id: traceId }, 200, traceId);
+}
+
+/** A failed answer. */
+export function failure(status: number, code: string, message: string, reason: string, traceId: string): Response {
+  return envelope(
+    { status: "ERROR", error: { code, message, reason }, data: null, trace_id: traceId },
+    status,
+    traceId,
+  );
+}
+
+function envelope(value: unknown, status: number, traceId: string): Response {
+  return new Response(printExact(value), {
+    status,
+    headers: { "content-type": "application/json; charset=utf-8", "TraceId": traceId },
+  });
+}

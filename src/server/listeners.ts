@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// Listening with an error that says what to change.
+
+import { type Address, formatAddress, parseAddress } from "../base/address.ts";
+
+/** A server on HOST:PORT of the config key `what`. Throws Error with a plain message when that cannot be. */
+export function serveOn(
+  text: string,
+  what: string,
+  handler: (request: Request) => Response | Promise<Response>,
+): Deno.HttpServer<Deno.NetAddr> {
+  const address = parseAddress(text)!;
+  try {
+    return Deno.serve({ ...address, onListen() {} }, handler);
+  } catch (error) {
+    throw cannotListen(what, address, error);
+  }
+}
+
+/**
+ * Finds out whether an address is free and resolves port 0. Workers share their port by SO_REUSEPORT, which would also
+ * share it with a stranger: a plain listener asks first.
+ */
+export function reserve(text: string, what: string): Address {
+  const address = parseAddress(text)!;
+  try {
+    const listener = Deno.listen(address);
+    const { port } = listener.addr as Deno.NetAddr;
+    listener.close();
+    return { hostname: address.hostname, port };
+  } catch (error) {
+    throw cannotListen(what, address, error);
+  }
+}
+
+function cannotListen(what: string, address: Address, error: unknown): Error {
+  const reason = error instanceof Deno.errors.AddrInUse
+    ? "the address is in use by another process"
+    : (error as Error).message;
+  return new Error(`Cannot listen on ${formatAddress(address)} (${what}): ${reason}`, { cause: error });
+}
