@@ -15,7 +15,7 @@ export const metadataCenterSchema = z.strictObject({
   host: z.string().min(1).optional().describe("A remote center, an IP or a DNS name, instead of the embedded one"),
   port: z.int().min(1).max(65_535).default(80),
   cache_enable: z.boolean().default(true).describe("Share which engine holds which prefix"),
-  report_interval_ms: ms(10).describe("How often this gateway's requests are looked through for changes"),
+  report_interval_ms: ms(4).describe("How often this gateway's requests are looked through for changes"),
   sync_interval_ms: ms(50).describe("Polling interval for a center without a watch stream, jittered"),
   lease_ms: ms(3_000).describe("The embedded center drops a gateway's load this long after it was last heard of"),
   stale_after_ms: ms(1_000).describe("Age of the others' figures from which on they count less"),

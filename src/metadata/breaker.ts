@@ -37,6 +37,12 @@ export class Breaker {
     if (this.#openedAt !== undefined && ++this.#successes >= this.limits.halfOpenRequests) this.#openedAt = undefined;
   }
 
+  /** Closes it: something else has shown that the center is there. */
+  reset(): void {
+    this.#openedAt = undefined;
+    this.#failures = 0;
+  }
+
   failed(): void {
     if (this.#openedAt === undefined && ++this.#failures < this.limits.maxFailures) return;
     this.#openedAt = this.clock.now();

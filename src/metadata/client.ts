@@ -28,6 +28,9 @@ export interface ClientOptions {
   renewMs: number;
 }
 
+/** Pause between two attempts to reach a center that is away. */
+const RECONNECT_MS = 300;
+
 interface ClusterState {
   queue: CenterEvent[];
   sending: boolean;
@@ -47,7 +50,7 @@ export class CenterClient implements CenterLink {
   #open: (cluster: string) => CenterEvent[] = () => [];
   #timers: ReturnType<typeof setInterval>[] = [];
   #flushTimer: ReturnType<typeof setTimeout> | undefined;
-  #tasks: Promise<void>[] = [];
+  readonly #tasks = new Set<Promise<void>>();
   dropped = 0;
 
   constructor(readonly clock: Clock, readonly hosts: HostList, readonly options: ClientOptions) {}
@@ -63,14 +66,19 @@ export class CenterClient implements CenterLink {
         acknowledged: new Map(),
         epoch: undefined,
       });
-      this.#tasks.push(this.#follow(cluster));
+      this.#run(this.#follow(cluster));
     }
     this.#timers.push(setInterval(() => {
       for (const cluster of clusters) {
         this.send(cluster, [{ type: "lease.renew", body: { gateway: this.options.gateway } }]);
       }
     }, this.options.renewMs));
-    this.#tasks.push(this.hosts.start());
+    this.#run(this.hosts.start());
+  }
+
+  #run(task: Promise<void>): void {
+    this.#tasks.add(task);
+    task.finally(() => this.#tasks.delete(task));
   }
 
   send(cluster: string, events: CenterEvent[]): void {
@@ -88,9 +96,8 @@ export class CenterClient implements CenterLink {
   #flush(): void {
     this.#flushTimer = undefined;
     for (const [cluster, state] of this.#clusters) {
-      if (!state.sending && (state.queue.length > 0 || state.repair)) this.#tasks.push(this.#drain(cluster, state));
+      if (!state.sending && (state.queue.length > 0 || state.repair)) this.#run(this.#drain(cluster, state));
     }
-    if (this.#tasks.length > 1_000) this.#tasks = this.#tasks.slice(-100);
   }
 
   async #drain(cluster: string, state: ClusterState): Promise<void> {
@@ -177,19 +184,20 @@ export class CenterClient implements CenterLink {
     }
   }
 
-  // Watches a cluster, again and again; polls while its center has no watch stream.
+  // Watches a cluster, again and again; polls while its center has no watch stream. The breaker does not hold a watcher
+  // back: one connection attempt now and then is cheap, and its success is how an open breaker learns early.
   async #follow(cluster: string): Promise<void> {
+    const { syncIntervalMs, failoverRetries } = this.options;
     while (!this.#abort.signal.aborted) {
-      let polled = false;
-      for (const host of this.#tries(cluster)) {
-        if (!this.#plain.has(host.address) && await this.#watch(cluster, host)) break;
-        if (this.#plain.has(host.address) && await this.#poll(cluster, host)) {
-          polled = true;
-          break;
-        }
+      let heard = false;
+      for (const host of this.hosts.candidates(cluster).slice(0, 1 + failoverRetries)) {
+        heard = !this.#plain.has(host.address) && await this.#watch(cluster, host);
+        heard ||= this.#plain.has(host.address) && host.breaker.allow() && await this.#poll(cluster, host);
+        if (heard) break;
       }
-      const { syncIntervalMs } = this.options;
-      await this.#pause(polled ? syncIntervalMs * (0.75 + Math.random() / 2) : Math.max(syncIntervalMs, 50));
+      await this.#pause(
+        heard ? syncIntervalMs * (0.75 + Math.random() / 2) : RECONNECT_MS * (0.75 + Math.random() / 2),
+      );
     }
   }
 
@@ -208,7 +216,7 @@ export class CenterClient implements CenterLink {
         return false;
       }
       if (response.status !== 200) throw new Error(`status ${response.status}`);
-      host.breaker.succeeded();
+      host.breaker.reset();
       begun = true;
       const heard = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
         transform: (chunk, controller) => {
@@ -222,7 +230,7 @@ export class CenterClient implements CenterLink {
         .pipeThrough(new ServerSentEventParseStream());
       for await (const { event, data } of events) this.#heard(cluster, event, data);
     } catch {
-      if (!begun && !this.#abort.signal.aborted) host.breaker.failed();
+      // away, cut or silent: the next round tries again
     } finally {
       clearTimeout(timer);
     }
@@ -293,6 +301,7 @@ export class CenterClient implements CenterLink {
   }
 
   #pause(ms: number): Promise<void> {
+    if (this.#abort.signal.aborted) return Promise.resolve();
     return new Promise((resolve) => {
       const done = (): void => {
         clearTimeout(timer);

@@ -211,7 +211,7 @@ export class CenterServer {
         const unwatch = this.center.watch(cluster, (change: Change) => {
           if (change.kind === "load") {
             dirty.set(engineKey(change.engine), change.engine);
-            timer ??= setTimeout(flush, this.options.coalesceMs ?? 2);
+            timer ??= setTimeout(flush, this.options.coalesceMs ?? 1);
           } else if (change.save.gateway !== without || without === undefined) send("cache", printSave(change.save));
         });
         const ping = setInterval(() => {

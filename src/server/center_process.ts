@@ -25,7 +25,7 @@ export async function startCenter(config: MetadataCenterConfig): Promise<CenterP
   const peers = new Set<string>(config.peers);
   const replication = new Replication({
     peers: () => [...peers],
-    coalesceMs: 2,
+    coalesceMs: 1,
     timeoutMs: 1_000,
     attempts: 2,
     queue: config.queue_size,

@@ -162,7 +162,7 @@ async function startLink(
   const link = new CenterClient(systemClock, hosts, {
     gateway,
     syncIntervalMs: config.sync_interval_ms,
-    coalesceMs: 2,
+    coalesceMs: 1,
     updateTimeoutMs: config.update_stats_timeout_ms,
     fetchTimeoutMs: config.fetch_metric_timeout_ms,
     watchSilenceMs: 3_000,

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+import { assert, assertEquals } from "@std/assert";
+import { ManualClock } from "../../src/base/clock.ts";
+import { parseDuration } from "../../src/config/metadata_center.ts";
+import { loadConfig } from "../../src/config/load.ts";
+import { Breaker } from "../../src/metadata/breaker.ts";
+import { Center, DEFAULT_CENTER_LIMITS } from "../../src/metadata/center.ts";
+import { fnv1a, HostList } from "../../src/metadata/hosts.ts";
+import { parseExact, printExact } from "../../src/metadata/wire.ts";
+import { Random, seed } from "../support/seed.ts";
+
+Deno.test("Center agrees with a plain count over random lives, out of order, with leases and garbage", () => {
+  const random = new Random(seed);
+  for (let round = 0; round < 10; round++) {
+    const clock = new ManualClock(1_000_000);
+    const center = new Center(clock, { ...DEFAULT_CENTER_LIMITS, expiryMs: 60_000 });
+    const open = new Map<string, { ip: string; prompt: number; held: boolean; gateway?: string; at: number }>();
+    const heard = new Map<string, number>();
+    for (let step = 0; step < 3_000; step++) {
+      clock.advance(random.below(60));
+      const now = clock.wall();
+      const gateway = random.pick([undefined, "a", "b"]);
+      if (gateway !== undefined && (random.chance(0.5) || gateway === "a")) {
+        center.renew(gateway);
+        heard.set(gateway, now);
+      }
+      const action = random.below(5);
+      if (action < 2) {
+        const id = `r${step}`;
+        const ip = random.pick(["10.0.0.1", "10.0.0.2"]);
+        const prompt = random.below(1_000);
+        center.add({ cluster: "c", requestId: id, ip, promptLength: prompt, gateway });
+        if (gateway !== undefined && !heard.has(gateway)) heard.set(gateway, now);
+        open.set(id, { ip, prompt, held: true, gateway, at: now });
+      } else if (open.size > 0) {
+        const [id, request] = random.pick([...open]);
+        if (action === 2) {
+          center.deletePrompt(id);
+          request.held = false;
+        } else if (action === 3) {
+          center.delete(id);
+          open.delete(id);
+        }
+      }
+      if (random.chance(0.1)) {
+        center.expireLeases();
+        for (const [gateway, at] of heard) {
+          if (at + center.limits.leaseMs > now) continue;
+          heard.delete(gateway);
+          for (const [id, request] of open) if (request.gateway === gateway) open.delete(id);
+        }
+      }
+      if (random.chance(0.05)) {
+        center.collectGarbage();
+        for (const [id, request] of open) {
+          if (request.at < now - 60_000 && (request.gateway === undefined || !heard.has(request.gateway))) {
+            open.delete(id);
+          }
+        }
+      }
+      for (const without of [undefined, "a", "b"]) {
+        for (const ip of ["10.0.0.1", "10.0.0.2"]) {
+          const mine = [...open.values()].filter((one) =>
+            one.ip === ip && (without === undefined || one.gateway !== without)
+          );
+          const { queued, promptLength } = center.loadOf("c", { ip }, without);
+          assertEquals([queued, promptLength], [
+            mine.length,
+            mine.reduce((sum, one) => sum + (one.held ? one.prompt : 0), 0),
+          ]);
+        }
+      }
+    }
+    center.close();
+  }
+});
+
+Deno.test("Center: reset forgets one gateway's requests of one cluster", () => {
+  const center = new Center(new ManualClock());
+  for (const [id, cluster, gateway] of [["1", "c", "a"], ["2", "d", "a"], ["3", "c", "b"]]) {
+    center.add({ cluster, requestId: id, ip: "10.0.0.1", promptLength: 1, gateway });
+  }
+  center.reset("a", "c");
+  assertEquals([center.loadOf("c", { ip: "10.0.0.1" }).queued, center.loadOf("d", { ip: "10.0.0.1" }).queued], [1, 1]);
+  assert(center.add({ cluster: "c", requestId: "1", ip: "10.0.0.1", promptLength: 1, gateway: "a" }));
+  center.close();
+});
+
+Deno.test("Center is bounded in requests and prefixes", () => {
+  const center = new Center(new ManualClock(), { ...DEFAULT_CENTER_LIMITS, requests: 2, prefixes: 3 });
+  const add = (requestId: string) => center.add({ cluster: "c", requestId, ip: "10.0.0.1", promptLength: 1 });
+  assertEquals([add("1"), add("2"), add("3"), add("2")], [true, true, false, true]);
+  for (let i = 0n; i < 10n; i++) center.saveCache({ cluster: "c", ip: "10.0.0.1", hashes: [i] });
+  assertEquals([6n, 7n, 8n, 9n].map((hash) => center.queryCache("c", [hash], 10).length), [0, 1, 1, 1]);
+});
+
+Deno.test("wire: integers beyond 2^53 are exact both ways, everything else is as JSON has it", () => {
+  const random = new Random(seed);
+  for (let i = 0; i < 500; i++) {
+    const hash = new BigUint64Array(random.bytes(8).buffer)[0];
+    const text = `{"a":[${hash},1.5,-3,"${hash}"],"b":null}`;
+    const value = parseExact(text) as { a: (number | bigint | string)[] };
+    assertEquals(BigInt(value.a[0] as number), hash);
+    assertEquals(value.a.slice(1), [1.5, -3, String(hash)]);
+    assertEquals(printExact(value), text);
+  }
+});
+
+Deno.test("Breaker: opens after so many failures in a row, lets a few through, closes when they succeed", () => {
+  const clock = new ManualClock();
+  const breaker = new Breaker(clock, { maxFailures: 3, cooldownMs: 100, halfOpenRequests: 2 });
+  for (const outcome of ["failed", "failed", "succeeded", "failed", "failed"] as const) breaker[outcome]();
+  assertEquals([breaker.state, breaker.allow()], ["closed", true]);
+  breaker.failed();
+  assertEquals([breaker.state, breaker.allow()], ["open", false]);
+  clock.advance(100);
+  assertEquals([breaker.state, breaker.allow(), breaker.allow(), breaker.allow()], ["half-open", true, true, false]);
+  breaker.failed();
+  assertEquals(breaker.state, "open");
+  clock.advance(100);
+  for (let i = 0; i < 2; i++) {
+    assert(breaker.allow());
+    breaker.succeeded();
+  }
+  assertEquals(breaker.state, "closed");
+});
+
+Deno.test("HostList: the hash of the cluster chooses, then the next; a newcomer is asked last until it is warm", async () => {
+  assertEquals(["", "a", "foobar"].map(fnv1a), [0x811c9dc5, 0xe40c292c, 0xbf9cf968]);
+  const clock = new ManualClock();
+  let ips = ["10.0.0.2", "10.0.0.1"];
+  const hosts = new HostList(clock, {
+    host: "center.local",
+    port: 80,
+    lookupIntervalMs: 3_600_000,
+    coldStartMs: 1_000,
+    breaker: { maxFailures: 1, cooldownMs: 1, halfOpenRequests: 1 },
+    resolve: () => Promise.resolve(ips),
+  });
+  await hosts.start();
+  const order = () => hosts.candidates("c").map(({ address }) => address);
+  const sorted = ["10.0.0.1:80", "10.0.0.2:80"];
+  const first = fnv1a("c") % 2;
+  assertEquals(order(), [sorted[first], sorted[1 - first]]);
+  hosts.stop();
+  ips = ["10.0.0.0", ...ips];
+  await hosts.start();
+  assertEquals(order().at(-1), "10.0.0.0:80");
+  clock.advance(1_000);
+  const all = ["10.0.0.0:80", ...sorted];
+  assertEquals(order(), [0, 1, 2].map((i) => all[(fnv1a("c") + i) % 3]));
+  hosts.stop();
+});
+
+Deno.test("the remote center's environment variables, with Go's durations, win over the file", async () => {
+  assertEquals(["100ms", "5s", "10m", "1h30m", "1.5s", "5", ""].map(parseDuration), [
+    100,
+    5_000,
+    600_000,
+    5_400_000,
+    1_500,
+    undefined,
+    undefined,
+  ]);
+  const set: Record<string, string> = {
+    AIGW_META_DATA_CENTER_HOST: "10.1.1.1",
+    AIGW_META_DATA_CENTER_PORT: "8081",
+    AIGW_META_DATA_CENTER_CACHE_ENABLE: "false",
+    AIGW_META_COLD_START_DELAY: "1m",
+    AIGW_METADATA_CENTER_ENDPOINT_COOLDOWN_SECONDS: "7",
+  };
+  const { metadata_center: center } = await loadConfig(new URL("../../config/local.yaml", import.meta.url).pathname, {
+    get: (name) => set[name],
+  });
+  assertEquals(
+    [center.host, center.port, center.cache_enable, center.cold_start_delay_ms, center.endpoint_cooldown_ms],
+    ["10.1.1.1", 8081, false, 60_000, 7_000],
+  );
+});
