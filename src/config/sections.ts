@@ -21,7 +21,9 @@ export const limitsSchema = z.strictObject({
   models: positive(4_096).default(256).describe("Models in model_mapping_rule"),
   requests_in_flight: positive(1_048_576).default(8_192).describe("Requests in flight in each worker"),
   prefixes: positive(33_554_432).default(524_288).describe("Prompt prefixes remembered, 72 bytes each"),
-  prompt_chunks: positive(65_536).default(4_096).describe("Chunks of 512 bytes of one prompt that are hashed"),
+  prompt_chunks: z.int().min(16).max(65_536).default(4_096).describe(
+    "Chunks of 512 bytes of one prompt that are hashed",
+  ),
   body_bytes: positive(1_073_741_824).default(33_554_432).describe("Largest request body"),
   response_header_bytes: positive(1_048_576).default(65_536).describe("Largest response head of an engine"),
   idle_connections_per_endpoint: z.int().min(0).max(65_536).default(256)
@@ -35,6 +37,8 @@ export const timeoutsSchema = z.strictObject({
   response_header_ms: positive(86_400_000).default(600_000)
     .describe("Until the engine's response head; a non-streaming answer is generated before it"),
   stream_idle_ms: positive(86_400_000).default(120_000).describe("Between two pieces of the engine's answer"),
+  client_stall_ms: positive(86_400_000).default(600_000)
+    .describe("How long a client may take nothing of a streamed answer"),
   idle_connection_ms: positive(3_600_000).default(4_000)
     .describe("How long an idle connection is kept; below the engine's own limit (uvicorn: 5 s)"),
   drain_ms: z.int().min(0).max(86_400_000).default(30_000).describe("For streams in flight after SIGTERM"),

@@ -16,7 +16,8 @@ import type { Exchange } from "./exchange.ts";
 
 /** What goes to the engine, whichever it is. */
 export interface OutgoingRequest {
-  readonly path: string;
+  /** Path and query. */
+  readonly target: string;
   /** End-to-end header fields as text. */
   readonly fields: string;
   readonly body: Uint8Array;
@@ -32,17 +33,17 @@ export interface Answer {
 export class Dispatcher {
   constructor(readonly pools: EndpointPools, readonly endpoints: EndpointTable, readonly retries: number) {}
 
-  /** Throws GatewayError: upstream_failed, upstream_timeout, client_closed. */
-  async dispatch(slot: Slot, exchange: Exchange, outgoing: OutgoingRequest): Promise<Answer> {
+  /** `moved` is called when another endpoint is tried. Throws GatewayError: upstream_failed, upstream_timeout, client_closed. */
+  async dispatch(slot: Slot, exchange: Exchange, outgoing: OutgoingRequest, moved: () => void): Promise<Answer> {
     for (;;) {
       const { name, pool } = this.pools.of(slot.endpoint, slot.dispatch());
       exchange.endpoint = name;
       exchange.tries++;
-      const head = requestHead("POST", outgoing.path, name, outgoing.fields, outgoing.body.length);
+      const head = requestHead("POST", outgoing.target, name, outgoing.fields, outgoing.body.length);
       try {
         const answer = await pool.send(head, outgoing.body, exchange.signal, (connection) => exchange.hold(connection));
         this.endpoints.clearFailures(slot.endpoint);
-        if (answer.head.status !== 503 || !this.#another(slot, exchange)) return { ...answer, pool };
+        if (answer.head.status !== 503 || !this.#another(slot, exchange, moved)) return { ...answer, pool };
         answer.connection.close();
       } catch (error) {
         if (!(error instanceof UpstreamError)) throw error;
@@ -50,7 +51,7 @@ export class Dispatcher {
           this.endpoints.countFailure(slot.endpoint);
           exchange.context.instruments.add(WORKER_CELLS.connectFailures);
         }
-        if (!error.retriable || exchange.signal.aborted || !this.#another(slot, exchange)) {
+        if (!error.retriable || exchange.signal.aborted || !this.#another(slot, exchange, moved)) {
           throw asGatewayError(error, name);
         }
       }
@@ -58,9 +59,10 @@ export class Dispatcher {
   }
 
   // Moves the slot on, when there are tries left and an endpoint that was not tried.
-  #another(slot: Slot, exchange: Exchange): boolean {
+  #another(slot: Slot, exchange: Exchange, moved: () => void): boolean {
     if (exchange.tries > this.retries || !slot.tryAnother()) return false;
     exchange.context.instruments.add(WORKER_CELLS.retries);
+    moved();
     return true;
   }
 }

@@ -51,9 +51,7 @@ export class Pipeline {
     const path = pathOf(request.url);
     const endpoint = INFERENCE_PATHS.get(path);
     if (endpoint !== undefined) {
-      return request.method === "POST"
-        ? this.#infer(request, path, endpoint)
-        : this.#wrongMethod(request, path, "POST");
+      return request.method === "POST" ? this.#infer(request, endpoint) : this.#wrongMethod(request, path, "POST");
     }
     if (path === "/v1/models") {
       return request.method === "GET" ? this.#models(request) : this.#wrongMethod(request, path, "GET");
@@ -66,7 +64,7 @@ export class Pipeline {
     );
   }
 
-  async #infer(request: Request, path: string, endpoint: Endpoint): Promise<Response> {
+  async #infer(request: Request, endpoint: Endpoint): Promise<Response> {
     const { config, context, deadlines, routes, decisions, scheduler, dispatcher } = this.#parts;
     const exchange = new Exchange(context, request);
     try {
@@ -94,12 +92,16 @@ export class Pipeline {
       exchange.promptBytes = slot.prompt.bytes;
 
       // Dispatch: to that endpoint, or to another if it fails before it answers.
-      using _timer = call.stream ? undefined : this.#presumeFirstToken(slot);
-      const answer = await dispatcher.dispatch(slot, exchange, { path, fields: exchange.incoming.fields, body });
+      using presumption = call.stream ? undefined : this.#presumeFirstToken(slot);
+      const outgoing = { target: targetOf(request.url), fields: exchange.incoming.fields, body };
+      const answer = await dispatcher.dispatch(slot, exchange, outgoing, () => presumption?.again());
       exchange.matchedChunks = slot.matchedChunks;
 
       // Relay: the answer as it comes. From here on the slot belongs to it.
-      return await relay(answer, slot.keep(), exchange);
+      return await relay(answer, slot.keep(), exchange, {
+        deadlines,
+        clientStallMs: config.timeouts.client_stall_ms,
+      });
     } catch (error) {
       return exchange.refuse(this.#asGatewayError(error, exchange));
     }
@@ -112,13 +114,20 @@ export class Pipeline {
     }
   }
 
-  // A non-streaming request shows no first token: its prompt load comes off when the prefill is over by prediction.
-  #presumeFirstToken(slot: Slot): Disposable {
+  // A non-streaming request shows no first token: its prompt load comes off when the prefill is over by prediction,
+  // counted again from each endpoint that it is sent to.
+  #presumeFirstToken(slot: Slot): Disposable & { again(): void } {
     const { deadlines, config: { prediction } } = this.#parts;
     const ms = predictTtftMs(slot.prompt.bytes / prediction.bytes_per_token) * prediction.first_token_margin;
     const deadline: Deadline = { deadline: deadlines.clock.now() + ms, place: -1, expire: () => slot.firstToken() };
     deadlines.watch(deadline);
-    return { [Symbol.dispose]: () => deadlines.unwatch(deadline) };
+    return {
+      again() {
+        deadline.deadline = deadlines.clock.now() + ms;
+        deadlines.watch(deadline);
+      },
+      [Symbol.dispose]: () => deadlines.unwatch(deadline),
+    };
   }
 
   #models(request: Request): Response {
@@ -155,6 +164,11 @@ export class Pipeline {
 const encoder = new TextEncoder();
 function encode(text: string): Uint8Array {
   return encoder.encode(text);
+}
+
+/** Path and query of an absolute URL. */
+function targetOf(url: string): string {
+  return url.slice(url.indexOf("/", url.indexOf("://") + 3));
 }
 
 /** Path of an absolute URL without its query. */

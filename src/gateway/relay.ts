@@ -3,6 +3,7 @@
 // slows its engine down and nothing piles up here. The slot is released at the true end: the last byte, the client's
 // leaving, or the engine's breaking off.
 
+import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
 import { errorEvent } from "../openai/errors.ts";
 import { EventBoundary } from "../openai/event_boundary.ts";
@@ -13,29 +14,39 @@ import { UpstreamError } from "../upstream/errors.ts";
 import { type Answer, asGatewayError } from "./dispatch.ts";
 import type { Exchange } from "./exchange.ts";
 
+export interface RelayLimits {
+  readonly deadlines: Deadlines;
+  /** How long the client may take nothing of a stream. */
+  readonly clientStallMs: number;
+}
+
 /** Answers up to this size are read whole, so that one that breaks off is an error and not half an answer. */
 const WHOLE_BYTES = 1_048_576;
 const NULL_BODY = new Set([204, 205, 304]);
 
 /** Takes the slot over. Throws GatewayError when a whole answer breaks off. */
-export async function relay(answer: Answer, slot: Slot, exchange: Exchange): Promise<Response> {
+export async function relay(answer: Answer, slot: Slot, exchange: Exchange, limits: RelayLimits): Promise<Response> {
   const { head, connection, pool } = answer;
   exchange.status = head.status;
   if (head.status === 200) slot.remember();
   const { framing } = head;
-  if (framing.kind !== "none" && !(framing.kind === "length" && framing.bytes <= WHOLE_BYTES)) {
-    return respond(new RelayStream(answer, slot, exchange).stream(), answer, exchange);
-  }
-  using _ = slot;
+  const whole = framing.kind === "none" || (framing.kind === "length" && framing.bytes <= WHOLE_BYTES);
   try {
-    const body = framing.kind === "none" ? new Uint8Array(0) : await readWhole(answer, framing.bytes);
+    if (!whole && !NULL_BODY.has(head.status)) {
+      return respond(new RelayStream(answer, slot, exchange, limits).stream(), answer, exchange);
+    }
+    const body = framing.kind === "length" && whole ? await readWhole(answer, framing.bytes) : new Uint8Array(0);
     slot.firstToken();
     exchange.firstToken();
     exchange.context.instruments.add(WORKER_CELLS.bytes, body.length);
+    const response = respond(NULL_BODY.has(head.status) ? null : body, answer, exchange);
     pool.give(connection);
+    slot[Symbol.dispose]();
     exchange.end(outcomeOfStatus(head.status));
-    return respond(NULL_BODY.has(head.status) ? null : body, answer, exchange);
+    return response;
   } catch (error) {
+    connection.close();
+    slot[Symbol.dispose]();
     throw error instanceof UpstreamError ? asGatewayError(error, exchange.endpoint) : error;
   }
 }
@@ -74,14 +85,21 @@ function respond(body: BodyInit | null, { head }: Answer, exchange: Exchange): R
   return response;
 }
 
-class RelayStream implements UnderlyingDefaultSource<Uint8Array> {
+class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
+  deadline = Infinity;
+  place = -1;
+  readonly #limits: RelayLimits;
+  #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
   readonly #boundary: EventBoundary | undefined;
   readonly #answer: Answer;
   readonly #slot: Slot;
   readonly #exchange: Exchange;
   #first = true;
 
-  constructor(answer: Answer, slot: Slot, exchange: Exchange) {
+  constructor(answer: Answer, slot: Slot, exchange: Exchange, limits: RelayLimits) {
+    this.#limits = limits;
+    this.#patience();
+    limits.deadlines.watch(this);
     this.#answer = answer;
     this.#slot = slot;
     this.#exchange = exchange;
@@ -93,7 +111,20 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array> {
     return new ReadableStream(this as UnderlyingDefaultSource<Uint8Array<ArrayBuffer>>, { highWaterMark: 0 });
   }
 
+  // The client has a piece to take, or the whole answer before its first one.
+  #patience(): void {
+    this.deadline = this.#limits.deadlines.clock.now() + this.#limits.clientStallMs;
+  }
+
+  /** The client took nothing for too long. */
+  expire(): void {
+    this.cancel();
+    this.#controller?.error(new GatewayError("client_closed", "The client took nothing of the answer for too long"));
+  }
+
   async pull(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
+    this.#controller = controller;
+    this.deadline = Infinity;
     try {
       for (;;) {
         const piece = await this.#answer.connection.readBody();
@@ -115,6 +146,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array> {
         instruments.add(WORKER_CELLS.bytes, piece.length);
         const ready = this.#boundary === undefined ? piece : this.#boundary.push(piece);
         if (ready.length === 0) continue;
+        this.#patience();
         controller.enqueue(ready);
         return;
       }
@@ -130,7 +162,8 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array> {
       ? asGatewayError(error, this.#exchange.endpoint)
       : new GatewayError("internal", "The gateway failed while streaming", null, error);
     this.#end(failure.code === "client_closed" ? "client_closed" : "stream_broken");
-    if (this.#boundary && failure.code !== "client_closed") {
+    if (failure.code === "client_closed") controller.close();
+    else if (this.#boundary) {
       controller.enqueue(new TextEncoder().encode(errorEvent(failure)));
       controller.close();
     } else controller.error(failure);
@@ -143,6 +176,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array> {
   }
 
   #end(outcome: Outcome): void {
+    this.#limits.deadlines.unwatch(this);
     this.#slot[Symbol.dispose]();
     this.#exchange.end(outcome);
   }

@@ -207,8 +207,8 @@ class Completion {
   }
 
   async #whole(): Promise<Response> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    this.request.signal.addEventListener("abort", () => reject(this.request.signal.reason), { once: true });
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.request.signal.addEventListener("abort", () => resolve(), { once: true });
     this.#start((generated) => {
       if (generated === this.#outputTokens) resolve();
     });

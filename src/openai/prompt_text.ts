@@ -12,25 +12,29 @@ import type { InferenceRequest } from "./request.ts";
 /** Hex digest of a text of any length. */
 export type Digest = (text: string) => string;
 
-/** Characters that stand for one payload, by kind (reference figures of the first implementation). */
-const PAYLOAD_CHARACTERS: Record<string, number> = {
-  image_url: 4_096,
-  image: 4_096,
-  input_image: 4_096,
-  video_url: 8_192,
-  video: 8_192,
-  input_audio: 40_960,
-  audio_url: 40_960,
-  audio: 40_960,
-};
+/** Characters that stand for one payload, by kind of part (reference figures of the first implementation). */
+const PAYLOAD_CHARACTERS = new Map([
+  ["image_url", 4_096],
+  ["image", 4_096],
+  ["input_image", 4_096],
+  ["video_url", 8_192],
+  ["video", 8_192],
+  ["input_audio", 40_960],
+  ["audio_url", 40_960],
+  ["audio", 40_960],
+]);
+/** Characters of all stretched payloads of one prompt; beyond, a payload is its bare digest. */
+const MOST_STRETCHED = 4_194_304;
 
 /** Throws GatewayError (invalid_request) when the messages nest deeper than the stack allows. */
 export function promptText(request: InferenceRequest, digest: Digest): string {
   try {
     let text = typeof request.prompt === "string"
       ? request.prompt
-      : canonicalMessages(request.prompt as unknown[], digest);
-    if (request.tools !== undefined) text = canonical(request.tools, digest) + text;
+      : request.endpoint === "chat"
+      ? canonicalMessages(request.prompt as unknown[], digest)
+      : canonical(request.prompt);
+    if (request.tools !== undefined) text = canonical(request.tools) + text;
     return request.cacheSalt === undefined ? text : `${request.cacheSalt}\n${text}`;
   } catch (error) {
     if (error instanceof RangeError) {
@@ -43,28 +47,58 @@ export function promptText(request: InferenceRequest, digest: Digest): string {
 // Fast path, most chats: every message is {role, content: text} in this order, and JSON.stringify is canonical already.
 function canonicalMessages(messages: unknown[], digest: Digest): string {
   for (const message of messages) {
-    if (typeof message !== "object" || message === null) return canonical(messages, digest);
     let position = 0;
-    for (const key in message) {
-      if (position > 1 || key !== (position === 0 ? "role" : "content")) return canonical(messages, digest);
-      if (typeof (message as Record<string, unknown>)[key] !== "string") return canonical(messages, digest);
+    for (const key in message as Record<string, unknown>) {
+      if (
+        position > 1 || key !== (position === 0 ? "role" : "content") ||
+        typeof (message as Record<string, unknown>)[key] !== "string"
+      ) return new MultimodalText(digest).messages(messages);
       position++;
     }
   }
   return JSON.stringify(messages);
 }
 
-function canonical(value: unknown, digest: Digest): string {
+function canonical(value: unknown): string {
   if (typeof value !== "object" || value === null) return JSON.stringify(value);
-  if (Array.isArray(value)) return `[${value.map((item) => canonical(item, digest)).join(",")}]`;
-  const object = value as Record<string, unknown>;
-  const payload = typeof object.type === "string" ? PAYLOAD_CHARACTERS[object.type] : undefined;
-  if (payload !== undefined) {
-    return `{"type":${JSON.stringify(object.type)},"payload":"${stretch(object, payload, digest)}"}`;
-  }
+  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
+  return canonicalObject(value as Record<string, unknown>, canonical);
+}
+
+function canonicalObject(object: Record<string, unknown>, field: (value: unknown, key: string) => string): string {
   const fields = Object.keys(object).sort(byCanonicalOrder)
-    .map((key) => `${JSON.stringify(key)}:${canonical(object[key], digest)}`);
+    .map((key) => `${JSON.stringify(key)}:${field(object[key], key)}`);
   return `{${fields.join(",")}}`;
+}
+
+/** The text of one prompt whose messages may have parts with payloads. */
+class MultimodalText {
+  #stretched = 0;
+
+  constructor(readonly digest: Digest) {}
+
+  messages(messages: unknown[]): string {
+    const texts = messages.map((message) =>
+      canonicalObject(message as Record<string, unknown>, (value, key) => {
+        if (key !== "content" || !Array.isArray(value)) return canonical(value);
+        return `[${value.map((part) => this.#part(part)).join(",")}]`;
+      })
+    );
+    return `[${texts.join(",")}]`;
+  }
+
+  #part(part: unknown): string {
+    const { type, ...payload } = (part ?? {}) as Record<string, unknown>;
+    const characters = typeof type === "string" ? PAYLOAD_CHARACTERS.get(type) : undefined;
+    if (characters === undefined) return canonical(part);
+    // Everything of the part but its type goes into the digest.
+    let hex = this.digest(canonical(payload));
+    if (this.#stretched + characters <= MOST_STRETCHED) {
+      this.#stretched += characters;
+      hex = hex.repeat(Math.ceil(characters / hex.length)).slice(0, characters);
+    }
+    return `{"type":${JSON.stringify(type)},"payload":"${hex}"}`;
+  }
 }
 
 function byCanonicalOrder(a: string, b: string): number {
@@ -73,11 +107,4 @@ function byCanonicalOrder(a: string, b: string): number {
 
 function rank(key: string): number {
   return key === "role" ? 0 : key === "content" ? 1 : 2;
-}
-
-// Everything of the part but its type goes into the digest.
-function stretch(part: Record<string, unknown>, characters: number, digest: Digest): string {
-  const { type: _, ...payload } = part;
-  const hex = digest(canonical(payload, digest));
-  return hex.repeat(Math.ceil(characters / hex.length)).slice(0, characters);
 }

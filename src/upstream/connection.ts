@@ -22,7 +22,10 @@ export interface ConnectionLimits {
 const FIRST_BUFFER_BYTES = 8_192;
 const MOST_BUFFER_BYTES = 65_536;
 
-// Buffers of this thread for requests between 8 and 64 KiB.
+const MOST_INTERIM_ANSWERS = 16;
+
+// Buffers of this thread that requests leave from; one is in use only while its write is under way.
+const SEND_BUFFER_BYTES = 65_536;
 const KEPT_SEND_BUFFERS = 16;
 const sendBuffers: Uint8Array<ArrayBuffer>[] = [];
 
@@ -40,6 +43,11 @@ export class Connection implements Deadline {
   #bodyDone = true;
   #failure: UpstreamError | undefined;
   #closed = false;
+  /** Whether a byte of the answer has arrived. */
+  #answered = false;
+  /** The read that has been going on since it was parked. */
+  #idleRead: Promise<number | null> | undefined;
+  #parked: ((connection: Connection) => void) | undefined;
 
   private constructor(
     readonly socket: Deno.TcpConn,
@@ -90,44 +98,56 @@ export class Connection implements Deadline {
    */
   async send(head: string, body: Uint8Array): Promise<ResponseHead> {
     assert(this.#bodyDone && !this.#closed, "an exchange begins on a connection that is free");
+    this.#parked = undefined;
     this.#bodyDone = false;
     this.#head = undefined;
+    this.#answered = false;
     this.#start = this.#end = 0;
     this.deadline = this.deadlines.clock.now() + this.limits.responseHeaderMs;
     try {
-      await this.#write(head, body);
-      let parsed: ResponseHead;
-      do parsed = await this.#readHead(); while (parsed.status < 200);
+      const parsed = head.length + body.length <= SEND_BUFFER_BYTES
+        ? (await this.#writeJoined(head, body), await this.#readFinalHead())
+        : await this.#writeLarge(head, body);
       this.#begin(parsed);
       return parsed;
     } catch (error) {
-      throw this.#failed(error, "lost_before_answer");
+      throw this.#failed(error, this.#answered ? "lost_in_answer" : "lost_before_answer");
     }
   }
 
-  // Head and body leave in one write where they fit: from the buffer that will take the answer, which is free until
-  // then, or from a larger one that is borrowed for the write.
-  async #write(head: string, body: Uint8Array): Promise<void> {
-    const bytes = head.length + body.length;
-    if (bytes <= this.#buffer.length) {
-      this.#buffer.set(body, writeHead(head, this.#buffer));
-      await this.#writeAll(this.#buffer.subarray(0, bytes));
-    } else if (bytes <= MOST_BUFFER_BYTES) {
-      const borrowed = sendBuffers.pop() ?? new Uint8Array(MOST_BUFFER_BYTES);
-      borrowed.set(body, writeHead(head, borrowed));
-      await this.#writeAll(borrowed.subarray(0, bytes));
-      if (sendBuffers.length < KEPT_SEND_BUFFERS) sendBuffers.push(borrowed);
-    } else {
-      const first = new Uint8Array(head.length);
-      writeHead(head, first);
-      await this.#writeAll(first);
-      await this.#writeAll(body);
-    }
+  // Head and body leave in one write from a borrowed buffer: the connection's own may be waiting for the answer already.
+  async #writeJoined(head: string, body: Uint8Array): Promise<void> {
+    const borrowed = sendBuffers.pop() ?? new Uint8Array(SEND_BUFFER_BYTES);
+    borrowed.set(body, writeHead(head, borrowed));
+    await this.#writeAll(borrowed.subarray(0, head.length + body.length));
+    if (sendBuffers.length < KEPT_SEND_BUFFERS) sendBuffers.push(borrowed);
+  }
+
+  // An engine may answer a large body before it has read all of it, with a refusal: that answer counts, whatever becomes
+  // of the rest, and the connection is not used again.
+  async #writeLarge(head: string, body: Uint8Array): Promise<ResponseHead> {
+    const bytes = new Uint8Array(head.length);
+    writeHead(head, bytes);
+    await this.#writeAll(bytes);
+    const writing = this.#writeAll(body).then(() => true, () => false);
+    const reading = this.#readFinalHead();
+    const first = await Promise.race([writing, reading]);
+    const parsed = typeof first === "boolean" ? await reading : first;
+    if (first !== true) parsed.keepAlive = false;
+    return parsed;
   }
 
   async #writeAll(bytes: Uint8Array): Promise<void> {
     let written = await this.socket.write(bytes);
     while (written < bytes.length) written += await this.socket.write(bytes.subarray(written));
+  }
+
+  async #readFinalHead(): Promise<ResponseHead> {
+    for (let interim = 0; interim <= MOST_INTERIM_ANSWERS; interim++) {
+      const head = await this.#readHead();
+      if (head.status >= 200) return head;
+    }
+    throw new UpstreamError("bad_response", `the engine sent more than ${MOST_INTERIM_ANSWERS} interim answers`);
   }
 
   async #readHead(): Promise<ResponseHead> {
@@ -143,21 +163,46 @@ export class Connection implements Deadline {
         throw new UpstreamError("bad_response", `the response head exceeds ${this.limits.responseHeaderBytes} bytes`);
       }
       searched = Math.max(this.#start, this.#end - 3);
-      if (this.#end === this.#buffer.length) this.#makeRoom();
-      const n = await this.socket.read(this.#buffer.subarray(this.#end));
+      if (this.#end === this.#buffer.length) searched -= this.#makeRoom();
+      const n = await (this.#idleRead ?? this.socket.read(this.#buffer.subarray(this.#end)));
+      this.#idleRead = undefined;
       if (n === null) {
-        throw this.#end === this.#start
-          ? new UpstreamError("lost_before_answer", "the engine closed the connection without an answer")
-          : new UpstreamError("lost_in_answer", "the engine closed the connection inside the response head");
+        throw this.#answered
+          ? new UpstreamError("lost_in_answer", "the engine closed the connection inside the response head")
+          : new UpstreamError("lost_before_answer", "the engine closed the connection without an answer");
       }
+      this.#answered = true;
       this.#end += n;
     }
   }
 
-  #makeRoom(): void {
-    const larger = new Uint8Array(this.#buffer.length * 2);
-    larger.set(this.#buffer.subarray(0, this.#end));
-    this.#buffer = larger;
+  // Moves what is unread to the front, into a larger buffer when there is no front to gain; returns by how much.
+  #makeRoom(): number {
+    const moved = this.#start;
+    const target = moved > 0 ? this.#buffer : new Uint8Array(this.#buffer.length * 2);
+    target.set(this.#buffer.subarray(this.#start, this.#end));
+    this.#buffer = target;
+    this.#end -= moved;
+    this.#start = 0;
+    return moved;
+  }
+
+  /**
+   * Makes it wait for its next exchange. An engine that closes it, or says something that nobody asked for, meanwhile
+   * closes it here; `lost` is told.
+   */
+  park(lost: (connection: Connection) => void): void {
+    this.#parked = lost;
+    const ended = (): void => {
+      const told = this.#parked;
+      this.#parked = undefined;
+      if (told === undefined) return;
+      this.close();
+      told(this);
+    };
+    // The same read goes on as the first one of the next answer.
+    this.#idleRead = this.socket.read(this.#buffer);
+    this.#idleRead.then(ended, ended);
   }
 
   #begin(head: ResponseHead): void {
@@ -166,7 +211,7 @@ export class Connection implements Deadline {
     this.#chunked = framing.kind === "chunked" ? new ChunkedDecoder() : undefined;
     this.#left = framing.kind === "length" ? framing.bytes : framing.kind === "close" ? Infinity : 0;
     if (framing.kind === "none" || (framing.kind === "length" && framing.bytes === 0)) this.#finish();
-    else this.deadline = this.deadlines.clock.now() + this.limits.streamIdleMs;
+    else this.deadline = Infinity; // the engine's silence counts while it is waited for
   }
 
   /** Whether the whole body has been read. */
@@ -187,7 +232,9 @@ export class Connection implements Deadline {
         const arrived = this.takeArrived();
         if (arrived !== undefined && arrived.length > 0) return arrived;
         if (this.#bodyDone) return null;
+        this.deadline = this.deadlines.clock.now() + this.limits.streamIdleMs;
         const n = await this.socket.read(this.#buffer);
+        this.deadline = Infinity;
         if (n === null) {
           if (this.#left !== Infinity || this.#chunked) {
             throw new UpstreamError("lost_in_answer", "the engine closed the connection inside its answer");
@@ -197,7 +244,6 @@ export class Connection implements Deadline {
         }
         this.#start = 0;
         this.#end = n;
-        this.deadline = this.deadlines.clock.now() + this.limits.streamIdleMs;
       }
     } catch (error) {
       throw this.#failed(error, "lost_in_answer");

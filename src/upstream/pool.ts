@@ -61,7 +61,13 @@ export class Pool {
     }
     connection.idleSince = this.deadlines.clock.now();
     this.#idle.push(connection);
+    connection.park(this.#lost);
   }
+
+  readonly #lost = (connection: Connection): void => {
+    const index = this.#idle.indexOf(connection);
+    if (index >= 0) this.#idle.splice(index, 1);
+  };
 
   /** Closes what has been idle for too long. */
   sweep(): void {

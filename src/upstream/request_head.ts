@@ -45,7 +45,7 @@ export function readIncoming(headers: Headers): IncomingFields {
 
 // Rare: the client named further fields of its own connection.
 function withoutNamed(fields: string, connection: string): string {
-  const named = connection.toLowerCase().split(",").map((token) => token.trim());
+  const named = connection.toLowerCase().split(",").map((token) => token.trim()).filter((token) => token !== "");
   const lines = fields.split("\r\n").filter((line) => !named.includes(line.slice(0, Math.max(0, line.indexOf(":")))));
   return lines.join("\r\n");
 }
