@@ -93,9 +93,11 @@ export const N_TOUCHED: u32 = 0;
 export const N_OVERFLOW: u32 = 4;
 export const N_HOLDERS: u32 = 8;
 
-// Save ring of one worker: u32 words written and read so far, then a ring of words. One writer (the worker), one reader
+// Save ring of one worker: u32 words written and read so far, the epoch of the block (bumped when its worker is given
+// up: what the old one still does with requests counts for nothing), then a ring of words. One writer (the worker), one reader
 // (the control plane): each publishes its own count with one atomic store.
 export const RING_HEADER_BYTES: u32 = 64;
+export const G_EPOCH: u32 = 8;
 
 // Scratch of one worker. D_*: the decision, u32/f32 words from its start.
 export const DECISION_BYTES: u32 = 256;
@@ -255,6 +257,9 @@ export function format(): void {
 
 /** This instance's scratch block. */
 export let scratch: usize = 0;
+/** Address of the epoch of this instance's block, and its value when the instance attached. */
+export let epochAt: usize = 0;
+export let epoch: u32 = 0;
 
 /**
  * Binds this instance to a formatted memory and one worker's block.
@@ -276,6 +281,8 @@ export function attach(worker: u32): i32 {
   const total = layOut();
   if (<u32>total != load<u32>(H_TOTAL * 4) || total > (<u64>memory.size() << 16)) return 5;
   scratch = scratchBase + <usize>worker * scratchBytes;
+  epochAt = ringOffset(worker) + G_EPOCH;
+  epoch = atomic.load<u32>(epochAt);
   return 0;
 }
 

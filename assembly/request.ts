@@ -6,6 +6,9 @@
 // grant adds the request and its prompt bytes to the endpoint, the first token takes the prompt bytes off, release takes
 // off what is left: each exactly once, from any phase. Every function but `reap` is straight-line code, and V8 ends a
 // terminated worker only at calls and loop ends, so a dead worker's rows and the counters always agree.
+//
+// A worker that is given up may live on for a while. Its block's epoch and its rows' generations have moved on by then:
+// it opens nothing more, and what it does to its old rows does nothing.
 
 import {
   cell,
@@ -16,6 +19,9 @@ import {
   E_PROMPT,
   E_REQUESTS,
   E_UNCACHED,
+  epoch,
+  epochAt,
+  G_EPOCH,
   PHASE_DECODING,
   PHASE_FREE,
   PHASE_GRANTED,
@@ -35,6 +41,7 @@ import {
   REQUEST_BYTES,
   requestBase,
   requestsPerWorker,
+  ringOffset,
   SERVING,
 } from "./layout";
 
@@ -54,8 +61,12 @@ function dropPrompt(at: usize, endpoint: u32): bool {
   return true;
 }
 
-/** Opens a free row of the caller's own block as waiting. Returns its generation, which a granter must name. */
+/**
+ * Opens a free row of the caller's own block as waiting. Returns its generation, which every later call must name; 0 when
+ * this block was taken from the caller.
+ */
 export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32, now: f64): u32 {
+  if (atomic.load<u32>(epochAt) != epoch) return 0;
   const at = rowAt(row);
   store<u32>(at, cluster, R_CLUSTER);
   store<u32>(at, model, R_MODEL);
@@ -64,8 +75,7 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
   store<u32>(at, 0, R_CACHED);
   store<u32>(at, promptBytes, R_UNCACHED);
   store<f64>(at, now, R_STARTED);
-  const generation = load<u32>(at, R_GENERATION) + 1;
-  store<u32>(at, generation, R_GENERATION);
+  const generation = atomic.add<u32>(at, 1, R_GENERATION) + 1;
   atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
   return generation;
 }
@@ -79,7 +89,7 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
   if (load<u32>(at, R_GENERATION) != generation) return 0;
   if (atomic.cmpxchg<u32>(at, PHASE_WAITING, PHASE_GRANTED, R_PHASE) != PHASE_WAITING) return 0;
   const prompt = load<u32>(at, R_PROMPT);
-  store<u32>(at, endpoint, R_ENDPOINT);
+  atomic.store<u32>(at, endpoint, R_ENDPOINT);
   store<u32>(at, cachedChunks, R_CACHED);
   // Hashes cannot see into the chunk in which the cached prefix ends: it is taken as cached too.
   const known = cachedChunks == 0 ? 0 : (cachedChunks + 1) * CHUNK_BYTES;
@@ -103,33 +113,41 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
 }
 
 /** The request is on its way to the engine. Returns the identity generation of its endpoint. */
-export function requestDispatch(row: u32): u32 {
+export function requestDispatch(row: u32, generation: u32): u32 {
   const at = rowAt(row);
-  atomic.store<u32>(at, PHASE_PREFILLING, R_PHASE);
   const endpoint = load<u32>(at, R_ENDPOINT);
-  atomic.add<u32>(cell(E_DISPATCHED, endpoint), 1);
+  if (atomic.load<u32>(at, R_GENERATION) == generation) {
+    atomic.store<u32>(at, PHASE_PREFILLING, R_PHASE);
+    atomic.add<u32>(cell(E_DISPATCHED, endpoint), 1);
+  }
   return atomic.load<u32>(cell(E_GENERATION, endpoint));
 }
 
 /** First token seen, or presumed: the prompt bytes come off. Returns 1 the first time, then 0. */
-export function requestFirstToken(row: u32): i32 {
+export function requestFirstToken(row: u32, generation: u32): i32 {
   const at = rowAt(row);
+  if (atomic.load<u32>(at, R_GENERATION) != generation) return 0;
   if (!dropPrompt(at, load<u32>(at, R_ENDPOINT))) return 0;
   atomic.store<u32>(at, PHASE_DECODING, R_PHASE);
   return 1;
 }
 
 /** Takes the load off and puts the row back to waiting: this endpoint failed before any byte of its answer. */
-export function requestReturn(row: u32): void {
+export function requestReturn(row: u32, generation: u32): void {
   const at = rowAt(row);
+  if (atomic.load<u32>(at, R_GENERATION) != generation) return;
   const endpoint = load<u32>(at, R_ENDPOINT);
   dropPrompt(at, endpoint);
   atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);
   atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
 }
 
-/** Ends the request, however it ended. Returns 1, or 0 if the row was free already. */
-export function requestRelease(row: u32): i32 {
+/** Ends the request, however it ended. Returns 1, or 0 if the row was free already or is another request's. */
+export function requestRelease(row: u32, generation: u32): i32 {
+  return atomic.load<u32>(rowAt(row), R_GENERATION) == generation ? release(row) : 0;
+}
+
+function release(row: u32): i32 {
   const at = rowAt(row);
   const phase = atomic.xchg<u32>(at, PHASE_FREE, R_PHASE);
   if (phase == PHASE_FREE) return 0;
@@ -139,10 +157,17 @@ export function requestRelease(row: u32): i32 {
   return 1;
 }
 
-/** Releases every row of a dead worker's block. Returns how many were open. */
+/**
+ * Takes a block from its worker and releases its rows. Returns how many were open. Called again before the block is
+ * given away, for what the old worker was in the middle of.
+ */
 export function reap(worker: u32): u32 {
+  atomic.add<u32>(ringOffset(worker) + G_EPOCH, 1);
   let open: u32 = 0;
   const first = worker * requestsPerWorker;
-  for (let i: u32 = 0; i < requestsPerWorker; i++) open += requestRelease(first + i);
+  for (let i: u32 = 0; i < requestsPerWorker; i++) {
+    atomic.add<u32>(rowAt(first + i), 1, R_GENERATION);
+    open += release(first + i);
+  }
   return open;
 }

@@ -4,6 +4,9 @@
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
 
+/** Bodies up to this size are read in one go. */
+const SMALL_BYTES = 65_536;
+
 export interface BodyLimits {
   bytes: number;
   ms: number;
@@ -17,14 +20,18 @@ export function readBody(
   deadlines: Deadlines,
 ): Promise<Uint8Array> {
   if (announced !== null && Number(announced) > limits.bytes) return Promise.reject(tooLarge(limits.bytes));
-  // Fast path, every SDK: the length is announced and within the limit.
-  const reading = announced !== null ? request.bytes() : readCounted(request, limits.bytes);
+  // Fast path, most requests: a small body of announced length. A larger one is read piece by piece, so that it can be
+  // given up when it does not come.
+  const reader = announced !== null && Number(announced) <= SMALL_BYTES ? undefined : request.body?.getReader();
+  const reading = reader ? readCounted(reader, limits.bytes) : request.bytes();
   return new Promise((resolve, reject) => {
     const deadline: Deadline = {
       deadline: deadlines.clock.now() + limits.ms,
       place: -1,
-      expire: () =>
-        reject(new GatewayError("request_timeout", `The request body did not arrive within ${limits.ms} ms`)),
+      expire: () => {
+        reject(new GatewayError("request_timeout", `The request body did not arrive within ${limits.ms} ms`));
+        reader?.cancel().catch(() => {});
+      },
     };
     deadlines.watch(deadline);
     reading.then(
@@ -42,14 +49,16 @@ export function readBody(
   });
 }
 
-async function readCounted(request: Request, most: number): Promise<Uint8Array> {
-  if (request.body === null) return new Uint8Array(0);
+async function readCounted(reader: ReadableStreamDefaultReader<Uint8Array>, most: number): Promise<Uint8Array> {
   const pieces: Uint8Array[] = [];
   let length = 0;
-  for await (const piece of request.body) {
-    length += piece.length;
-    if (length > most) throw tooLarge(most);
-    pieces.push(piece);
+  for (let next = await reader.read(); !next.done; next = await reader.read()) {
+    length += next.value.length;
+    if (length > most) {
+      reader.cancel().catch(() => {});
+      throw tooLarge(most);
+    }
+    pieces.push(next.value);
   }
   const bytes = new Uint8Array(length);
   let at = 0;

@@ -23,7 +23,7 @@ import { type CenterProcess, startCenter } from "./center_process.ts";
 import { Fleet } from "./fleet.ts";
 import { reserve, serveOn } from "./listeners.ts";
 import { LoadSync } from "./load_sync.ts";
-import { Supervisor } from "./supervisor.ts";
+import { SPARE_BLOCKS, Supervisor } from "./supervisor.ts";
 
 export interface GatewayProcess {
   /** Where it listens; a port 0 of the config is resolved. */
@@ -44,7 +44,7 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
   const workers = config.workers === "auto" ? Math.max(1, navigator.hardwareConcurrency - 1) : config.workers;
   const listen = reserve(config.listen, "listen");
   const shared = createSharedKernel(await compileKernel(), {
-    workers: workers + 1,
+    workers: 1 + workers + SPARE_BLOCKS,
     clusters: config.limits.clusters,
     endpoints: config.limits.endpoints,
     requestsPerWorker: config.limits.requests_in_flight,

@@ -5,6 +5,7 @@
 import type { AttachedKernel, SharedKernel } from "../../wasm/kernel.ts";
 import type { Address } from "../base/address.ts";
 import type { Config } from "../config/schema.ts";
+import { readCell } from "../tables/metric_cells.ts";
 import { WORKER_CELLS } from "../telemetry/instruments.ts";
 import type { Log } from "../telemetry/log.ts";
 import type { FromWorker, ToWorker } from "./protocol.ts";
@@ -23,8 +24,16 @@ export interface WorkerView {
   restarts: number;
 }
 
+/** Worker blocks beyond those in use: a worker that is replaced leaves its block to rest before another takes it. */
+export const SPARE_BLOCKS = 4;
+
 interface Seat {
   readonly worker: number;
+  /** Its block of the shared memory. */
+  block: number;
+  /** The last heartbeat seen, and when it was new, by this thread's own clock. */
+  beat: number;
+  beatAt: number;
   thread: Worker | undefined;
   state: WorkerView["state"];
   restarts: number;
@@ -35,6 +44,7 @@ interface Seat {
 
 export class Supervisor {
   readonly #seats: Seat[];
+  readonly #spares: number[];
   #draining = false;
   #watch: ReturnType<typeof setInterval> | undefined;
   #onDrained: (worker: number, cut: number) => void = () => {};
@@ -48,8 +58,12 @@ export class Supervisor {
     readonly log: Log,
     workers: number,
   ) {
+    this.#spares = Array.from({ length: SPARE_BLOCKS }, (_, i) => workers + 1 + i);
     this.#seats = Array.from({ length: workers }, (_, i) => ({
       worker: i + 1,
+      block: i + 1,
+      beat: NaN,
+      beatAt: 0,
       thread: undefined,
       state: "starting",
       restarts: 0,
@@ -78,10 +92,12 @@ export class Supervisor {
     });
     seat.thread = thread;
     seat.state = "starting";
+    seat.beat = NaN;
+    seat.beatAt = performance.now();
     thread.onmessage = ({ data }: MessageEvent<FromWorker>) => {
       if (data.kind === "serving") {
         seat.state = "serving";
-        seat.servingSince = Date.now();
+        seat.servingSince = performance.now();
         resolve();
       } else if (data.kind === "drained") this.#onDrained(seat.worker, data.cut);
       else this.#lost(seat, thread, data.message, reject);
@@ -94,7 +110,7 @@ export class Supervisor {
       {
         kind: "start",
         shared: this.shared,
-        worker: seat.worker,
+        worker: seat.block,
         seed: crypto.getRandomValues(new Uint32Array(1))[0],
         config: this.config,
         listen: this.listen,
@@ -109,28 +125,37 @@ export class Supervisor {
     thread.terminate();
     seat.thread = undefined;
     reject(new Error(`Worker ${seat.worker} cannot serve: ${why}`));
-    const released = this.kernel.exports.reap(seat.worker);
+    // Termination is a request to the thread, not its end: the block is fenced off and rests while another is used.
+    const released = this.kernel.exports.reap(seat.block);
+    this.#spares.push(seat.block);
+    seat.block = this.#spares.shift()!;
     this.log.error("worker lost", { worker: seat.worker, why, released });
     if (this.#draining) {
       this.#onDrained(seat.worker, 0);
       return;
     }
     if (this.#watch === undefined) return; // the first start failed as a whole
-    if (Date.now() - seat.servingSince > HEALTHY_MS) seat.pauseMs = FIRST_PAUSE_MS;
+    if (seat.state === "serving" && performance.now() - seat.servingSince > HEALTHY_MS) seat.pauseMs = FIRST_PAUSE_MS;
     seat.state = "restarting";
     seat.restarts++;
     seat.timer = setTimeout(() => {
+      this.kernel.exports.reap(seat.block); // what the block's last worker may have been in the middle of
       this.#begin(seat).catch(() => {/* logged where it was lost */});
     }, seat.pauseMs);
     seat.pauseMs = Math.min(LONGEST_PAUSE_MS, seat.pauseMs * 2);
   }
 
   #watchHearts(): void {
-    const cell = this.kernel.exports;
+    const now = performance.now();
     for (const seat of this.#seats) {
-      if (seat.state !== "serving" || !seat.thread) continue;
-      const beat = new Float64Array(this.kernel.buffer, cell.metricOffset(seat.worker), 1)[WORKER_CELLS.heartbeat];
-      if (Date.now() - beat > SILENT_MS) this.#lost(seat, seat.thread, `no heartbeat for ${SILENT_MS} ms`, () => {});
+      if (!seat.thread) continue;
+      const beat = readCell(this.kernel, seat.block, WORKER_CELLS.heartbeat);
+      if (beat !== seat.beat) {
+        seat.beat = beat;
+        seat.beatAt = now;
+      } else if (now - seat.beatAt > SILENT_MS) {
+        this.#lost(seat, seat.thread, `no heartbeat for ${SILENT_MS} ms`, () => {});
+      }
     }
   }
 

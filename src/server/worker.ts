@@ -74,7 +74,7 @@ function start({ shared, worker, seed, config, listen, via }: ToWorker & { kind:
   });
 
   const beat = (): void => {
-    instruments.cells[WORKER_CELLS.heartbeat] = Date.now();
+    instruments.cells[WORKER_CELLS.heartbeat]++;
     pools.sweep();
   };
   beat();

@@ -39,9 +39,11 @@ export class RequestTable {
   /** Opens a row in phase waiting; undefined when limits.requests_in_flight is used up. */
   tryOpen(cluster: number, model: number, promptBytes: number, wallMs: number): RequestRow | undefined {
     if (this.#freeCount === 0) return undefined;
-    const row = this.#free[--this.#freeCount];
-    if (row > this.#cells[HIGH_ROW_CELL]) this.#cells[HIGH_ROW_CELL] = row;
+    const row = this.#free[this.#freeCount - 1];
     const generation = this.#kernel.exports.requestOpen(row, cluster, model, promptBytes, wallMs);
+    if (generation === 0) return undefined; // the supervisor has given this worker up
+    this.#freeCount--;
+    if (row > this.#cells[HIGH_ROW_CELL]) this.#cells[HIGH_ROW_CELL] = row;
     return new RequestRow(this.#kernel, this.#words, row, generation, this.#giveBack);
   }
 
@@ -95,23 +97,23 @@ export class RequestRow {
 
   /** Marks it sent; returns the identity generation of its endpoint. */
   dispatch(): number {
-    return this.kernel.exports.requestDispatch(this.row);
+    return this.kernel.exports.requestDispatch(this.row, this.generation);
   }
 
   /** Takes its prompt bytes off the endpoint, once. */
   firstToken(): void {
-    if (!this.#released) this.kernel.exports.requestFirstToken(this.row);
+    if (!this.#released) this.kernel.exports.requestFirstToken(this.row, this.generation);
   }
 
   /** Takes its whole load off the endpoint and waits for another grant. */
   returnToWaiting(): void {
-    this.kernel.exports.requestReturn(this.row);
+    this.kernel.exports.requestReturn(this.row, this.generation);
   }
 
   release(): void {
     if (this.#released) return;
     this.#released = true;
-    this.kernel.exports.requestRelease(this.row);
+    this.kernel.exports.requestRelease(this.row, this.generation);
     this.giveBack(this.row);
   }
 }

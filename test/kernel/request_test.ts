@@ -91,6 +91,7 @@ Deno.test("reap releases what a dead worker held and nothing else", () => {
   const survivor = alive.tryOpen(0, 0, 7, 0)!;
   survivor.grant(row, 0);
   assertEquals(kernels[0].exports.reap(1), 10);
+  assertEquals(dead.tryOpen(0, 0, 1, 0), undefined, "a worker that was given up opens nothing");
   assertEquals([endpoints.requests(row), endpoints.promptBytes(row)], [1, 7]);
   survivor.release();
   assertEquals([endpoints.requests(row), endpoints.promptBytes(row)], [0, 0]);
