@@ -54,6 +54,7 @@ export function choose(
   requestWeight: f32,
   prefillWeight: f32,
   promptColumn: u32,
+  promptFloor: f32,
 ): i32 {
   const candidates = gather(cluster, mask, promptColumn);
   if (candidates == 0) {
@@ -62,7 +63,7 @@ export function choose(
   }
   let position: u32;
   if (policy == POLICY_INFERENCE_LB) {
-    scoreInferenceLb(cacheWeight, requestWeight, prefillWeight);
+    scoreInferenceLb(cacheWeight, requestWeight, prefillWeight, promptFloor);
     const best = <u32>(<f32>candidates * percent / 100);
     position = pickBest(min(candidates, max<u32>(1, best)));
   } else if (policy == POLICY_LEAST_REQUEST) {

@@ -3,7 +3,7 @@
 //
 //   delta     = max(2, max(queue) - min(queue))
 //   request_i = (queue_i - min(queue)) / delta
-//   prefill_i = prompt_i / max(1024, max(prompt))
+//   prefill_i = prompt_i / max(floor, max(prompt))
 //   score_i   = W_cache · cache_i - W_request · ceil(delta / 5) · request_i - W_prefill · prefill_i
 //
 // four rows at a time. Positions run over the cluster's blocks in list order; position p is row 16·block[p / 16] + p % 16.
@@ -140,7 +140,7 @@ export function rowOf(position: u32): u32 {
 }
 
 /** Scores what `gather` gathered by the inference_lb formula. A weight of 0 leaves its term out. */
-export function scoreInferenceLb(cacheWeight: f32, requestWeight: f32, prefillWeight: f32): void {
+export function scoreInferenceLb(cacheWeight: f32, requestWeight: f32, prefillWeight: f32, promptFloor: f32): void {
   const positions = load<u32>(scratch, D_POSITIONS);
   const queues = scratch + positionQueue;
   const prompts = scratch + positionPrompt;
@@ -148,7 +148,7 @@ export function scoreInferenceLb(cacheWeight: f32, requestWeight: f32, prefillWe
   const chunks = load<u32>(scratch, D_CHUNKS);
   const leastQueue = load<f32>(scratch, D_MIN_REQUESTS);
   const delta = max<f32>(2, load<f32>(scratch, D_MAX_REQUESTS) - leastQueue);
-  const promptScale = max<f32>(1024, load<f32>(scratch, D_MAX_PROMPT));
+  const promptScale = max<f32>(promptFloor, load<f32>(scratch, D_MAX_PROMPT));
   const requestFactor = requestWeight * ceil<f32>(delta / 5);
   const shared: f32 = chunks == 0 ? 0 : cacheWeight * (<f32>load<u32>(scratch, D_EVERYWHERE) / <f32>chunks);
 

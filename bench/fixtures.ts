@@ -58,5 +58,6 @@ export const PLACEMENT: Placement = {
     requestWeight: 1,
     prefillWeight: 3,
     uncachedOnly: true,
+    prefillFloorBytes: 8_192,
   },
 };

@@ -59,7 +59,7 @@ for (const endpoints of ENDPOINTS) {
   k.lookUpNothing();
   Deno.bench(`score ${endpoints}`, { group: `score ${endpoints}`, baseline: true }, () => {
     k.gather(0, 1, k.E_UNCACHED);
-    k.scoreInferenceLb(2, 1, 3);
+    k.scoreInferenceLb(2, 1, 3, 1_024);
   });
   Deno.bench(`score ${endpoints}, twin`, { group: `score ${endpoints}` }, () => {
     scoreInferenceLb(twins, 1, 0, [2, 1, 3]);

@@ -2,13 +2,14 @@
 // The command line. Exit status: 0 done, 1 failed, 2 wrong usage.
 
 import { parseArgs } from "@std/cli/parse-args";
+import { z } from "zod";
 import { formatAddress, isLoopback, parseAddress } from "./base/address.ts";
 import { VERSION } from "./base/version.ts";
 import { ConfigError, configJsonSchema, loadConfig, parseConfig } from "./config/load.ts";
 import type { Config } from "./config/schema.ts";
 import { faultSchema } from "./mock/faults.ts";
 import { type MockEngine, startMockEngine } from "./mock/server.ts";
-import { startCenter } from "./server/center_process.ts";
+import { DEFAULT_CENTER_ADDRESS, startCenter } from "./server/center_process.ts";
 import { startGateway } from "./server/gateway_process.ts";
 
 const USAGE = `aigw ${VERSION}: an inference scheduler for LLM fleets
@@ -58,7 +59,7 @@ Options:
 class UsageError extends Error {}
 
 async function main(args: string[]): Promise<number> {
-  const [command, ...rest] = args;
+  const [command, ...rest] = args[0] === "--version" ? ["version"] : args;
   if (command === undefined || command === "--help" || command === "-h" || command === "help") {
     console.log(USAGE);
     return command === undefined ? 2 : 0;
@@ -194,14 +195,13 @@ function banner(
   const reachable = hostname === "0.0.0.0" || hostname === "::" ? "127.0.0.1" : hostname;
   const origin = `http://${formatAddress({ hostname: reachable, port })}`;
   const admin = `http://${formatAddress(gateway.admin)}`;
+  const center = gateway.center?.address;
   const lines = [
     `AIGW ${VERSION} serves on ${origin}/v1 with ${gateway.workers} worker${gateway.workers === 1 ? "" : "s"} (${
       Math.round(milliseconds)
     } ms)`,
     `  admin      ${admin} (/endpoints /explain /metrics /readyz)`,
-    ...(gateway.center
-      ? [`  center     http://${formatAddress(gateway.center.address)} (embedded metadata center)`]
-      : []),
+    ...(center ? [`  center     http://${formatAddress(center)} (embedded metadata center)`] : []),
     ...config.clusters.map(({ name, endpoints }) =>
       `  cluster    ${name}: ${
         endpoints.map((one) => formatAddress({ hostname: one.address, port: one.port })).join(" ") || "no endpoints"
@@ -215,14 +215,19 @@ function banner(
   console.log(lines.join("\n"));
 }
 
+/** A terminal and a task runner may both pass one Ctrl-C on: only a later one is a second wish. */
+const SAME_SIGNAL_MS = 1_000;
+
+/** Resolves at the first SIGTERM or SIGINT; one that comes a second or more later ends the process at once. */
 function terminationSignal(): Promise<Deno.Signal> {
   return new Promise((resolve) => {
+    let first: number | undefined;
     for (const signal of ["SIGTERM", "SIGINT"] as const) {
-      const handler = (): void => {
-        Deno.removeSignalListener(signal, handler);
+      Deno.addSignalListener(signal, () => {
+        first ??= performance.now();
+        if (performance.now() - first > SAME_SIGNAL_MS) Deno.exit(signal === "SIGINT" ? 130 : 143);
         resolve(signal);
-      };
-      Deno.addSignalListener(signal, handler);
+      });
     }
   });
 }
@@ -242,7 +247,9 @@ async function mockEngine(args: string[]): Promise<number> {
     try {
       fault = faultSchema.parse(JSON.parse(given.fault));
     } catch (error) {
-      throw new UsageError(`--fault: ${(error as Error).message}`);
+      throw new UsageError(
+        `--fault: ${error instanceof z.ZodError ? z.prettifyError(error) : (error as Error).message}`,
+      );
     }
   }
   const engine = startMockEngine({
@@ -265,10 +272,10 @@ async function metadataCenter(args: string[]): Promise<number> {
   const given = options("metadata-center", args, { string: ["config", "listen", "peer"], collect: ["peer"] });
   const config = given.config === undefined ? parseConfig({}) : await loadConfig(given.config);
   const { metadata_center: own } = config;
-  if (given.listen !== undefined) own.listen = address("listen", given.listen);
+  own.listen = given.listen !== undefined ? address("listen", given.listen) : own.listen ?? DEFAULT_CENTER_ADDRESS;
   for (const peer of given.peer ?? []) own.peers.push(address("peer", peer));
   const center = await startCenter(own);
-  console.log(`Metadata center on http://${formatAddress(center.address)}`);
+  console.log(`Metadata center on http://${formatAddress(center.address!)}`);
   await terminationSignal();
   await center.stop();
   return 0;
@@ -295,7 +302,7 @@ if (import.meta.main) {
       console.error(error.message);
       Deno.exit(2);
     }
-    const expected = error instanceof ConfigError || error instanceof Error && error.message.startsWith("Cannot ");
+    const expected = error instanceof ConfigError || error instanceof Error && /^(Cannot|Worker) /.test(error.message);
     console.error(expected ? (error as Error).message : error);
     Deno.exit(1);
   }

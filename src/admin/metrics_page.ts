@@ -84,10 +84,10 @@ function centerMetrics(text: PrometheusText, { sync, centers }: MetricsSource): 
   }
   text.family("aigw_remote_load_weight", "gauge", "Share of the other gateways' load that is counted");
   for (const { cluster, weight } of sync) text.sample("aigw_remote_load_weight", { cluster }, weight);
-  const states = ["connected", "closed", "half-open", "open"];
+  const states = ["available", "probing", "unavailable"];
   text.family("aigw_servicediscovery_circuitbreaker_state", "gauge", "0 closed, 1 half-open, 2 open");
   for (const { center, state } of centers) {
-    text.sample("aigw_servicediscovery_circuitbreaker_state", { host: center }, Math.max(0, states.indexOf(state) - 1));
+    text.sample("aigw_servicediscovery_circuitbreaker_state", { host: center }, states.indexOf(state));
   }
   text.family(
     "aigw_metadata_center_dropped_total",

@@ -9,7 +9,8 @@ const ms = (standard: number) => z.int().min(1).max(86_400_000).default(standard
 
 export const metadataCenterSchema = z.strictObject({
   enabled: z.boolean().default(true).describe("false: this gateway knows its own load only"),
-  listen: addressSchema.default("127.0.0.1:8080").describe("Where the embedded center serves its API"),
+  listen: addressSchema.optional()
+    .describe("Where the embedded center serves its API; 127.0.0.1:8080, if that is free, when not set"),
   peers: z.array(addressSchema).default([]).describe("Other centers that changes are replicated to, this one left out"),
   peers_dns: addressSchema.optional().describe("NAME:PORT of all centers, looked up every dns_lookup_interval_ms"),
   host: z.string().min(1).optional().describe("A remote center, an IP or a DNS name, instead of the embedded one"),

@@ -33,6 +33,9 @@ export const modelMappingSchema = z.record(
 
 const weight = (standard: number) => z.number().min(0).max(1_000).default(standard);
 
+/** One prefill chunk of 2,048 tokens: an engine with less ahead of it is as good as free. */
+export const DEFAULT_PREFILL_FLOOR_BYTES = 8_192;
+
 export const loadBalancingSchema = z.strictObject({
   algorithm: z.enum(POLICIES).optional().describe("Overrides the config's algorithm for this model"),
   load_aware_enable: z.boolean().default(true).describe("false: any endpoint at random"),
@@ -43,6 +46,8 @@ export const loadBalancingSchema = z.strictObject({
   cache_radio_weight: weight(2),
   prefill_load_uncached: z.boolean().default(true)
     .describe("Count only prompt bytes that the endpoint does not hold as its prefill load"),
+  prefill_load_floor_bytes: z.int().min(1).max(1_000_000_000).default(DEFAULT_PREFILL_FLOOR_BYTES)
+    .describe("Least divisor of the prefill term; 1024 with prefill_load_uncached false is the original formula"),
 });
 
 export type RuleConfig = z.infer<typeof ruleSchema>;

@@ -52,7 +52,7 @@ export class Dispatcher {
           exchange.context.instruments.add(WORKER_CELLS.connectFailures);
         }
         if (!error.retriable || exchange.signal.aborted || !this.#another(slot, exchange, moved)) {
-          throw asGatewayError(error, name);
+          throw asGatewayError(error, exchange);
         }
       }
     }
@@ -68,9 +68,11 @@ export class Dispatcher {
 }
 
 /** The client's view of a failed attempt. */
-export function asGatewayError(error: UpstreamError, endpoint: string): GatewayError {
-  const message = `The engine ${endpoint} failed: ${error.message}`;
+export function asGatewayError(error: UpstreamError, { context, endpoint }: Exchange): GatewayError {
+  const message = `The engine${context.exposeEndpoint ? ` ${endpoint}` : ""} failed: ${error.message}`;
   switch (error.failure) {
+    case "draining":
+      return new GatewayError("draining", "The gateway is shutting down", null, error);
     case "aborted":
       return new GatewayError("client_closed", "The client left", null, error);
     case "header_timeout":

@@ -23,6 +23,8 @@ export interface ExchangeContext {
   readonly tracing: Tracing | undefined;
   /** Row of the metrics of requests without a known model. */
   readonly unknownModel: number;
+  /** Requests under way. */
+  readonly active: Set<Exchange>;
   /** Value of `x-aigw-via`. */
   readonly via: string;
   readonly exposeEndpoint: boolean;
@@ -46,6 +48,7 @@ export class Exchange {
   tries = 0;
 
   constructor(readonly context: ExchangeContext, request: Request) {
+    context.active.add(this);
     this.started = context.clock.now();
     this.incoming = readIncoming(request.headers);
     this.signal = request.signal;
@@ -61,6 +64,11 @@ export class Exchange {
     if (this.#ended) return;
     this.#connection?.fail(new UpstreamError("aborted", "the client left"));
   };
+
+  /** The gateway shuts down: the request ends with an error of its own. */
+  cut(): void {
+    this.#connection?.fail(new UpstreamError("draining", "the gateway shuts down"));
+  }
 
   routed(call: InferenceRequest, route: Route): void {
     this.#call = call;
@@ -86,6 +94,7 @@ export class Exchange {
   end(outcome: Outcome): void {
     if (this.#ended) return;
     this.#ended = true;
+    this.context.active.delete(this);
     this.#connection = undefined;
     const { clock, instruments, accessLog } = this.context;
     const elapsed = clock.now() - this.started;

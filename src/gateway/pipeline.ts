@@ -59,7 +59,7 @@ export class Pipeline {
     return new Exchange(this.#parts.context, request).refuse(
       new GatewayError(
         "route_not_found",
-        `There is no path ${path.slice(0, 200)}; inference is at /v1/chat/completions`,
+        `There is no path ${path.slice(0, 200)}; there are: /v1/chat/completions /v1/completions /v1/models`,
       ),
     );
   }

@@ -47,7 +47,7 @@ export async function relay(answer: Answer, slot: Slot, exchange: Exchange, limi
   } catch (error) {
     connection.close();
     slot[Symbol.dispose]();
-    throw error instanceof UpstreamError ? asGatewayError(error, exchange.endpoint) : error;
+    throw error instanceof UpstreamError ? asGatewayError(error, exchange) : error;
   }
 }
 
@@ -159,9 +159,10 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
   #break(error: unknown, controller: ReadableStreamDefaultController<Uint8Array>): void {
     this.#answer.connection.close();
     const failure = error instanceof UpstreamError
-      ? asGatewayError(error, this.#exchange.endpoint)
+      ? asGatewayError(error, this.#exchange)
       : new GatewayError("internal", "The gateway failed while streaming", null, error);
-    this.#end(failure.code === "client_closed" ? "client_closed" : "stream_broken");
+    const { code } = failure;
+    this.#end(code === "client_closed" || code === "draining" ? code : "stream_broken");
     if (failure.code === "client_closed") controller.close();
     else if (this.#boundary) {
       controller.enqueue(new TextEncoder().encode(errorEvent(failure)));

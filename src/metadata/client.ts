@@ -28,6 +28,8 @@ export interface ClientOptions {
   renewMs: number;
 }
 
+/** Cache saves that wait for a center that is away. */
+const MOST_KEPT_SAVES = 1_000;
 /** Pause between two attempts to reach a center that is away. */
 const RECONNECT_MS = 300;
 
@@ -107,15 +109,17 @@ export class CenterClient implements CenterLink {
       if (state.repair) {
         // All that is open now includes what the queue still wanted to add; deletes of the dropped requests are moot.
         state.repair = false;
-        state.queue.length = 0;
-        events = [{ type: "lease.reset", body: { gateway: this.options.gateway, cluster } }, ...this.#open(cluster)];
+        const saves = [...events, ...state.queue].filter(({ type }) => type === "cache.save");
+        state.queue = [];
+        const reset = { type: "lease.reset" as const, body: { gateway: this.options.gateway, cluster } };
+        events = [reset, ...this.#open(cluster), ...saves];
       }
       const epoch = await this.#deliver(cluster, state, events);
       if (epoch === undefined) {
         this.dropped += events.length;
         state.repair = true;
-        // The next renewal tries again: nothing is retried in a tight loop.
-        state.queue.length = 0;
+        // The next renewal tries again: nothing is retried in a tight loop. Loads are told anew then, saves are kept.
+        state.queue = [...events, ...state.queue].filter(({ type }) => type === "cache.save").slice(-MOST_KEPT_SAVES);
         break;
       }
       if (state.epoch !== undefined && epoch !== state.epoch) {
@@ -222,6 +226,7 @@ export class CenterClient implements CenterLink {
         transform: (chunk, controller) => {
           clearTimeout(timer);
           timer = setTimeout(() => silence.abort(), this.options.watchSilenceMs);
+          host.breaker.reset(); // it is there, whatever became of our deliveries
           this.#listener?.fresh(cluster);
           controller.enqueue(chunk);
         },
@@ -326,9 +331,10 @@ export class CenterClient implements CenterLink {
   }
 
   view(): { center: string; state: string; dropped: number }[] {
+    const names = { "closed": "available", "half-open": "probing", "open": "unavailable" };
     return this.hosts.all.map(({ address, breaker }) => ({
       center: address,
-      state: breaker.state,
+      state: names[breaker.state],
       dropped: this.dropped,
     }));
   }

@@ -71,6 +71,6 @@ export class EmbeddedLink implements CenterLink {
   }
 
   view(): { center: string; state: string; dropped: number }[] {
-    return [{ center: "embedded", state: "connected", dropped: this.#refused }];
+    return [{ center: "embedded", state: "available", dropped: this.#refused }];
   }
 }

@@ -161,6 +161,7 @@ export class DecisionMaker {
       policy.requestWeight,
       policy.prefillWeight,
       policy.uncachedOnly ? this.#kernel.exports.E_UNCACHED : this.#kernel.exports.E_PROMPT,
+      policy.prefillFloorBytes,
     );
   }
 

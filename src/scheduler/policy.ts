@@ -2,6 +2,7 @@
 // A model's load-balancing policy in the kernel's terms.
 
 import type { Config } from "../config/schema.ts";
+import { DEFAULT_PREFILL_FLOOR_BYTES } from "../config/models.ts";
 import { DEFAULT_CANDIDATE_PERCENT } from "../config/load.ts";
 import type { PolicyName } from "../config/sections.ts";
 
@@ -21,6 +22,8 @@ export interface Policy {
   readonly prefillWeight: number;
   /** Whether the score counts only the prompt bytes that an endpoint does not hold yet. */
   readonly uncachedOnly: boolean;
+  /** Prompt bytes that weigh fully even when no endpoint has as many. */
+  readonly prefillFloorBytes: number;
 }
 
 /** The policy of a model: its lb_mapping_rule, else the defaults. */
@@ -37,5 +40,6 @@ export function policyOf(config: Config, model: string): Policy {
     requestWeight: rule?.request_load_weight ?? 1,
     prefillWeight: rule?.prefill_load_weight ?? 3,
     uncachedOnly: rule?.prefill_load_uncached ?? true,
+    prefillFloorBytes: rule?.prefill_load_floor_bytes ?? DEFAULT_PREFILL_FLOOR_BYTES,
   };
 }

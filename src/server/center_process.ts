@@ -8,10 +8,11 @@ import type { MetadataCenterConfig } from "../config/metadata_center.ts";
 import { Center, DEFAULT_CENTER_LIMITS } from "../metadata/center.ts";
 import { Replication } from "../metadata/replication.ts";
 import { CenterServer } from "../metadata/server.ts";
-import { serveOn } from "./listeners.ts";
+import { isFree, serveOn } from "./listeners.ts";
 
 export interface CenterProcess {
-  readonly address: Address;
+  /** Where it serves; undefined when its standard address was taken by another process and none was asked for. */
+  readonly address: Address | undefined;
   readonly center: Center;
   readonly server: CenterServer;
   readonly replication: Replication;
@@ -20,7 +21,12 @@ export interface CenterProcess {
 
 const COLLECT_MS = 60_000;
 
-/** Starts a center on `config.listen`; port 0 takes a free one. Throws Error when the address is taken. */
+export const DEFAULT_CENTER_ADDRESS = "127.0.0.1:8080";
+
+/**
+ * Starts a center on `config.listen`; port 0 takes a free one. Throws Error when that address is taken; the standard one
+ * does without a listener then, so that a gateway which nobody reports to starts all the same.
+ */
 export async function startCenter(config: MetadataCenterConfig): Promise<CenterProcess> {
   const peers = new Set<string>(config.peers);
   const replication = new Replication({
@@ -32,8 +38,11 @@ export async function startCenter(config: MetadataCenterConfig): Promise<CenterP
   });
   const center = new Center(systemClock, { ...DEFAULT_CENTER_LIMITS, leaseMs: config.lease_ms });
   const server = new CenterServer(center, { replicate: replication.publish, version: VERSION });
-  const listener = serveOn(config.listen, "metadata_center.listen", server.handle);
-  const address = { hostname: parseAddress(config.listen)!.hostname, port: listener.addr.port };
+  const listen = config.listen ?? DEFAULT_CENTER_ADDRESS;
+  const listener = config.listen === undefined && !isFree(listen)
+    ? undefined
+    : serveOn(listen, "metadata_center.listen", server.handle);
+  const address = listener && { hostname: parseAddress(listen)!.hostname, port: listener.addr.port };
   const timers = [
     setInterval(() => center.expireLeases(), Math.max(50, config.lease_ms / 10)),
     setInterval(() => center.collectGarbage(), COLLECT_MS),
@@ -53,7 +62,7 @@ export async function startCenter(config: MetadataCenterConfig): Promise<CenterP
       replication.stop();
       server.close();
       center.close();
-      await listener.shutdown();
+      await listener?.shutdown();
     },
   };
 }

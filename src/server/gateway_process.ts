@@ -42,6 +42,7 @@ export interface GatewayProcess {
 export async function startGateway(config: Config): Promise<GatewayProcess> {
   const log = new Log(config.log.level, "control");
   const workers = config.workers === "auto" ? Math.max(1, navigator.hardwareConcurrency - 1) : config.workers;
+  checkDistinct(config);
   const listen = reserve(config.listen, "listen");
   const shared = createSharedKernel(await compileKernel(), {
     workers: 1 + workers + SPARE_BLOCKS,
@@ -103,6 +104,11 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
     if (config.metadata_center.enabled) {
       ({ link, embedded } = await startLink(config.metadata_center, gatewayId));
       const center = embedded;
+      if (center && !center.address) {
+        log.warn("another process listens on 127.0.0.1:8080: the embedded metadata center serves no API", {
+          key: "metadata_center.listen",
+        });
+      }
       if (center) stops.push(() => center.stop());
       sync = new LoadSync(kernel, fleet, link, config.metadata_center, systemClock, gatewayId);
       sync.start();
@@ -129,6 +135,21 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
       return cut;
     },
   };
+}
+
+function checkDistinct({ listen, admin, metadata_center: center }: Config): void {
+  const keys = new Map<string, string>();
+  for (
+    const [key, address] of [["listen", listen], ["admin.listen", admin.listen], [
+      "metadata_center.listen",
+      center.listen,
+    ]]
+  ) {
+    if (address === undefined || address.endsWith(":0")) continue;
+    const other = keys.get(address!);
+    if (other) throw new Error(`Cannot listen on ${address}: ${other} and ${key} are the same address`);
+    keys.set(address!, key!);
+  }
 }
 
 /** The link to the metadata center: to the embedded one, which is started here, or to a remote one. */

@@ -33,6 +33,16 @@ export function reserve(text: string, what: string): Address {
   }
 }
 
+/** Whether nobody listens on HOST:PORT. */
+export function isFree(text: string): boolean {
+  try {
+    Deno.listen(parseAddress(text)!).close();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 function cannotListen(what: string, address: Address, error: unknown): Error {
   const reason = error instanceof Deno.errors.AddrInUse
     ? "the address is in use by another process"

@@ -4,7 +4,9 @@
 
 import { attachKernel } from "../../wasm/kernel.ts";
 import { systemClock } from "../base/clock.ts";
+import { GatewayError } from "../base/errors.ts";
 import { Deadlines } from "../base/deadlines.ts";
+import type { Exchange } from "../gateway/exchange.ts";
 import { Dispatcher } from "../gateway/dispatch.ts";
 import { Pipeline } from "../gateway/pipeline.ts";
 import { RouteTable } from "../gateway/routes.ts";
@@ -21,6 +23,9 @@ import { EndpointPools } from "../upstream/endpoint_pools.ts";
 import type { FromWorker, ToWorker } from "./protocol.ts";
 
 const HEARTBEAT_MS = 500;
+/** For the error events of streams that the drain deadline cuts. */
+const LAST_WORDS_MS = 500;
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const scope = self as unknown as {
   onmessage: ((event: MessageEvent<ToWorker>) => void) | null;
   postMessage(message: FromWorker): void;
@@ -54,11 +59,13 @@ function start({ shared, worker, seed, config, listen, via }: ToWorker & { kind:
     idleConnectionMs: config.timeouts.idle_connection_ms,
   });
   const accessLog = config.log.enabled ? new AccessLog(config.log.path) : undefined;
+  const active = new Set<Exchange>();
   const pipeline = new Pipeline({
     config,
     context: {
       clock,
       instruments,
+      active,
       accessLog,
       tracing: openTracing(),
       unknownModel: unknownModel(config.limits.models),
@@ -85,6 +92,8 @@ function start({ shared, worker, seed, config, listen, via }: ToWorker & { kind:
     reusePort: true,
     onListen: () => scope.postMessage({ kind: "serving" }),
     onError(error) {
+      // A client that left, or was let go, while its answer was streamed: accounted for by the pipeline.
+      if (error instanceof GatewayError && error.code === "client_closed") return new Response(null, { status: 500 });
       log.error("a request failed outside the pipeline", { error: String(error) });
       return new Response(null, { status: 500 });
     },
@@ -92,10 +101,12 @@ function start({ shared, worker, seed, config, listen, via }: ToWorker & { kind:
 
   scope.onmessage = async ({ data }) => {
     if (data.kind !== "drain") return;
-    // Stop accepting and let what is in flight finish; what is left at the deadline ends with this thread.
-    const late = new Promise((resolve) => setTimeout(resolve, data.deadlineMs));
-    await Promise.race([server.shutdown(), late]);
-    const left = requests.open;
+    // Stop accepting and let what is in flight finish; what is left at the deadline is told so and ends.
+    const over = server.shutdown();
+    await Promise.race([over, pause(data.deadlineMs)]);
+    const left = active.size;
+    for (const exchange of active) exchange.cut();
+    if (left > 0) await Promise.race([over, pause(LAST_WORDS_MS)]);
     clearInterval(heart);
     pools.close();
     deadlines.close();

@@ -9,7 +9,8 @@ export type UpstreamFailure =
   | "bad_response" // not HTTP, or a head beyond its limit
   | "lost_in_answer" // the connection ended in the middle of the answer
   | "idle_timeout" // the engine fell silent in the middle of its answer
-  | "aborted"; // the client left
+  | "aborted" // the client left
+  | "draining"; // the gateway shuts down
 
 export class UpstreamError extends Error {
   override readonly name = "UpstreamError";

@@ -17,12 +17,12 @@ const IMPLEMENTATIONS: Record<string, () => Promise<Implementation>> = {
     const center = await startCenter(
       parseConfig({ metadata_center: { listen: "127.0.0.1:0", lease_ms: 400 } }).metadata_center,
     );
-    return { origin: `http://127.0.0.1:${center.address.port}`, [Symbol.asyncDispose]: () => center.stop() };
+    return { origin: `http://127.0.0.1:${center.address!.port}`, [Symbol.asyncDispose]: () => center.stop() };
   },
   async "embedded in a gateway"() {
     const gateway = await startTestGateway([], { metadata_center: { listen: "127.0.0.1:0", lease_ms: 400 } });
     return {
-      origin: `http://127.0.0.1:${gateway.gateway.center!.address.port}`,
+      origin: `http://127.0.0.1:${gateway.gateway.center!.address!.port}`,
       [Symbol.asyncDispose]: () => gateway[Symbol.asyncDispose](),
     };
   },

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert } from "@std/assert";
-import { post, startEngines, startTestGateway } from "../support/gateway.ts";
+import { post, sleep, startEngines, startTestGateway } from "../support/gateway.ts";
 import { Random, seed } from "../support/seed.ts";
 
 function words(random: Random, count: number): string {
@@ -19,7 +19,7 @@ Deno.test("conversations stay where their cache is: at least 90 % of follow-up t
     for (let turn = 0; turn < 10; turn++) {
       const response = await post(
         gateway.origin,
-        JSON.stringify({ model: "m", messages, stream: true, max_tokens: 16 }),
+        JSON.stringify({ model: "m", messages, stream: true, max_tokens: 32 }),
       );
       const engine = response.headers.get("x-mock-engine");
       await response.text();
@@ -28,6 +28,7 @@ Deno.test("conversations stay where their cache is: at least 90 % of follow-up t
         if (engine === before) stayed++;
       }
       before = engine;
+      await sleep(50 + random.below(150));
       messages.push({ role: "assistant", content: words(random, 20) }, { role: "user", content: words(random, 20) });
     }
   };

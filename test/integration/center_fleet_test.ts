@@ -113,7 +113,7 @@ for (const kind of ["one center", "replicating embedded centers"]) {
         if (before === engine) stayed++;
         before = engine;
         messages.push({ role: "assistant", content: words(random, 20) }, { role: "user", content: words(random, 20) });
-        await sleep(50);
+        await sleep(150);
       }
     }));
     console.log(`${kind}: ${stayed} of ${followUps} follow-up turns stayed`);

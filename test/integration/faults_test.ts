@@ -134,6 +134,32 @@ Deno.test("a worker that dies gives its load back and is replaced; the other ser
   await gateway.settled();
 });
 
+Deno.test("workers that are replaced again and again under load leave no load behind", async () => {
+  await using engines = startEngines(2, { speed: 5 });
+  await using gateway = await startTestGateway(engines);
+  let running = true;
+  let answered = 0;
+  const clients = Array.from({ length: 32 }, async (_, i) => {
+    while (running) {
+      try {
+        const response = await post(gateway.origin, chat(`${i} ${answered}`, { stream: i % 2 === 0, max_tokens: 6 }));
+        await response.text();
+        if (response.status === 200) answered++;
+      } catch {
+        await sleep(5);
+      }
+    }
+  });
+  for (let i = 0; i < 10; i++) {
+    await sleep(300);
+    await (await fetch(`${gateway.admin}/workers/${1 + i % 2}/restart`, { method: "POST" })).text();
+  }
+  running = false;
+  await Promise.all(clients);
+  assert(answered > 100, `${answered}`);
+  await gateway.settled();
+});
+
 Deno.test("mock engine faults: status, delay, stall, error chunk, the first N, a share", async () => {
   await using engines = startEngines(1, { speed: 20 });
   await using gateway = await startTestGateway(engines, { timeouts: { stream_idle_ms: 300 }, retries: 0 });

@@ -275,3 +275,102 @@ Deno.test("explain tells why: candidates, scores and the choice, and dispatches 
   const wrong = await fetch(`${gateway.admin}/explain`, { method: "POST", body: '{"model":"x","messages":[{}]}' });
   assertEquals([wrong.status, (await wrong.json()).error.code], [404, "model_not_found"]);
 });
+
+Deno.test("a stray answer on an idle connection is nobody's answer", async () => {
+  const named = (text: string) => bytes(`HTTP/1.1 200 OK\r\ncontent-length: ${text.length}\r\n\r\n${text}`);
+  await using server = startRawServer((_, n) => ({
+    writes: n === 0 ? [named("first"), named("stray")] : [named(`answer ${n}`)],
+    then: "keep",
+    pauseMs: 50,
+  }));
+  await using gateway = await startTestGateway([server], { ...QUIET, workers: 1 });
+  assertEquals(await (await post(gateway.origin, chat("x"))).text(), "first");
+  await sleep(150);
+  for (let n = 1; n < 4; n++) assertEquals(await (await post(gateway.origin, chat("x"))).text(), `answer ${n}`);
+  await sleep(100); // the server's pause after its last write
+});
+
+Deno.test("an engine's control characters, odd statuses and early answers neither crash nor leak", async () => {
+  const answers: [string, number][] = [
+    ["HTTP/1.1 200 OK\r\nx: a\x01b\r\ncontent-length: 0\r\n\r\n", 502],
+    ["HTTP/1.1 200 OK\r\nx: a\x7fb\r\ncontent-length: 0\r\n\r\n", 502],
+    ["HTTP/1.1 700 Odd\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 502],
+    ["HTTP/1.1 205 Reset\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 205],
+  ];
+  await using server = startRawServer((_, n) => ({ writes: [bytes(answers[n][0])], then: "keep" }));
+  await using gateway = await startTestGateway([server], QUIET);
+  for (const [, status] of answers) {
+    const response = await post(gateway.origin, chat("x"));
+    await response.text();
+    assertEquals(response.status, status);
+  }
+  await gateway.settled();
+
+  // Refuses a large body after its head, without reading it.
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const refusing = (async () => {
+    for await (const connection of listener) {
+      await connection.read(new Uint8Array(1_024));
+      await connection.write(bytes("HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno"));
+      await sleep(300);
+      connection.close();
+    }
+  })();
+  const address = { hostname: "127.0.0.1", port: (listener.addr as Deno.NetAddr).port };
+  {
+    await using early = await startTestGateway([{ address }], QUIET);
+    const response = await post(early.origin, chat("x".repeat(8_000_000)));
+    assertEquals([response.status, await response.text()], [401, "no"]);
+    await early.settled();
+  }
+  listener.close();
+  await refusing;
+});
+
+Deno.test("a client that pauses is not taken for a silent engine; one that takes nothing for too long is let go", async () => {
+  const piece = new Uint8Array(65_536).fill(120);
+  const listener = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, () => {
+    let left = 400;
+    return new Response(
+      new ReadableStream({
+        pull(controller) {
+          controller.enqueue(piece);
+          if (--left === 0) controller.close();
+        },
+      }, { highWaterMark: 0 }),
+    );
+  });
+  const address = { hostname: "127.0.0.1", port: listener.addr.port };
+  {
+    await using gateway = await startTestGateway([{ address }], { ...QUIET, timeouts: { stream_idle_ms: 300 } });
+    const response = await post(gateway.origin, chat("x", { stream: true }));
+    await sleep(1_000);
+    assertEquals((await response.bytes()).length, 400 * piece.length);
+    await gateway.settled();
+  }
+  {
+    await using gateway = await startTestGateway([{ address }], { ...QUIET, timeouts: { client_stall_ms: 300 } });
+    const response = await post(gateway.origin, chat("x", { stream: true }));
+    await gateway.settled();
+    await response.body!.cancel().catch(() => {});
+  }
+  await listener.shutdown();
+});
+
+Deno.test("the client's Connection header takes nothing else along", async () => {
+  await using server = startRawServer(() => ({ writes: [OK], then: "keep" }));
+  await using gateway = await startTestGateway([server], QUIET);
+  const connection = await Deno.connect({ hostname: "127.0.0.1", port: gateway.gateway.listen.port });
+  const body = chat("x");
+  await connection.write(
+    bytes(
+      `POST /v1/chat/completions?a=b HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, x-hop,\r\nx-hop: 1\r\nauthorization: Bearer k\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+    ),
+  );
+  await connection.read(new Uint8Array(1_024));
+  connection.close();
+  const [request] = server.requests;
+  assert(request.startsWith("POST /v1/chat/completions?a=b HTTP/1.1\r\n"));
+  assertMatch(request, /\r\nauthorization: Bearer k\r\nx-request-id: [0-9a-f-]{36}\r\n/);
+  assert(!request.includes("x-hop"));
+});

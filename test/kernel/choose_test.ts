@@ -69,7 +69,7 @@ Deno.test("inference_lb scores and picks exactly like its twin", () => {
       new Int32Array(kernel.buffer)[(k.decisionOffset() + k.D_CHUNKS) >>> 2] = chunks;
       k.indexLookup(chunks, 9);
     }
-    const chosen = k.choose(1, mask, INFERENCE_LB, percent, ...weights, k.E_PROMPT);
+    const chosen = k.choose(1, mask, INFERENCE_LB, percent, ...weights, k.E_PROMPT, 1_024);
     const expected = scoreInferenceLb(twins, mask, chunks, weights);
     const candidates = expected.filter((score) => score !== -Infinity).length;
     assertEquals(decisionWord(kernel, k.D_CANDIDATES), candidates);
@@ -122,12 +122,12 @@ Deno.test("random, round_robin and least_request choose among the candidates onl
     k.lookUpNothing();
     const candidates = rows.filter((_, i) => (twins[i].eligibility & 1) === 1);
     const seen = new Set<number>();
-    for (let i = 0; i < candidates.length; i++) seen.add(k.choose(1, 1, ROUND_ROBIN, 5, 0, 0, 0, k.E_PROMPT));
+    for (let i = 0; i < candidates.length; i++) seen.add(k.choose(1, 1, ROUND_ROBIN, 5, 0, 0, 0, k.E_PROMPT, 1_024));
     assertEquals(seen, new Set(candidates.length === 0 ? [] : candidates), "each one once in a round");
     if (candidates.length === 0) continue;
-    for (let i = 0; i < 10; i++) assert(candidates.includes(k.choose(1, 1, RANDOM, 5, 0, 0, 0, k.E_PROMPT)));
+    for (let i = 0; i < 10; i++) assert(candidates.includes(k.choose(1, 1, RANDOM, 5, 0, 0, 0, k.E_PROMPT, 1_024)));
     const least = Math.min(...candidates.map((row) => twins[rows.indexOf(row)].requests));
-    const chosen = k.choose(1, 1, LEAST_REQUEST, 5, 0, 0, 0, k.E_PROMPT);
+    const chosen = k.choose(1, 1, LEAST_REQUEST, 5, 0, 0, 0, k.E_PROMPT, 1_024);
     assertEquals(twins[rows.indexOf(chosen)].requests, least);
   }
 });
@@ -146,9 +146,9 @@ Deno.test("excluded rows are no candidates and do not count in the extremes", ()
   words[decision + (k.D_EXCLUDED >>> 2)] = 1;
   words[decision + (k.D_EXCLUDE >>> 2)] = rows[0];
   k.lookUpNothing();
-  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT), rows[1]);
+  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT, 1_024), rows[1]);
   assertEquals(new Float32Array(kernel.buffer)[decision + (k.D_MIN_REQUESTS >>> 2)], 50);
   words[decision + (k.D_EXCLUDED >>> 2)] = 3;
   rows.forEach((row, i) => words[decision + (k.D_EXCLUDE >>> 2) + i] = row);
-  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT), -1);
+  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT, 1_024), -1);
 });

@@ -53,3 +53,14 @@ Deno.test("promptText refuses what is nested too deeply for the stack", () => {
   const deep = `${"[".repeat(200_000)}${"]".repeat(200_000)}`;
   assertThrows(() => text(`{"model":"m","messages":[{"role":"u","content":${deep}}]}`), GatewayError);
 });
+
+Deno.test("promptText: many payloads are bounded, odd types keep their content", () => {
+  const parts = JSON.stringify(Array.from({ length: 12_000 }, (_, i) => ({ type: "audio", i })));
+  assert(text(`{"model":"m","messages":[{"role":"user","content":${parts}}]}`).length < 6_000_000);
+  for (const type of ["constructor", "toString", "__proto__"]) {
+    assert(
+      text(`{"model":"m","messages":[{"role":"user","content":[{"type":"${type}","text":"kept"}]}]}`).includes("kept"),
+    );
+  }
+  assert(text('{"model":"m","messages":[{"role":"user","content":"hi","type":"audio"}]}').includes('"hi"'));
+});
