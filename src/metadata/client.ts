@@ -68,14 +68,17 @@ export class CenterClient implements CenterLink {
         acknowledged: new Map(),
         epoch: undefined,
       });
-      this.#run(this.#follow(cluster));
     }
     this.#timers.push(setInterval(() => {
       for (const cluster of clusters) {
         this.send(cluster, [{ type: "lease.renew", body: { gateway: this.options.gateway } }]);
       }
     }, this.options.renewMs));
-    this.#run(this.hosts.start());
+    this.#run(
+      this.hosts.start().then(() => {
+        for (const cluster of clusters) this.#run(this.#follow(cluster));
+      }),
+    );
   }
 
   #run(task: Promise<void>): void {

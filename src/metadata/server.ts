@@ -158,9 +158,12 @@ export class CenterServer {
       case "load.prompt.delete":
         this.center.deletePrompt(readRequestId(body));
         break;
-      case "cache.save":
-        this.center.saveCache(readCacheSave(body));
+      case "cache.save": {
+        const save = readCacheSave(body);
+        this.#history(save.cluster); // kept for watchers that come later
+        this.center.saveCache(save);
         break;
+      }
       case "lease.renew":
         this.center.renew(readGateway(body).gateway);
         break;
@@ -184,10 +187,10 @@ export class CenterServer {
   }
 
   // Server-sent events: a snapshot, then changes. Loads are absolute figures of an engine, so a later one replaces an
-  // earlier one and a snapshot makes good whatever was missed; cache saves of a gap are replayed from the history.
+  // earlier one and a snapshot makes good whatever was missed; cache saves that a watcher missed, or that were before it came, are replayed from the history.
   #watch(cluster: string, request: Request, query: URLSearchParams): Response {
     const without = query.get("gateway") ?? undefined;
-    const since = Number(request.headers.get("last-event-id") ?? query.get("since") ?? NaN);
+    const since = Number(request.headers.get("last-event-id") ?? query.get("since") ?? 0);
     const history = this.#history(cluster);
     const encoder = new TextEncoder();
     let close = (): void => {};

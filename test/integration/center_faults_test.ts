@@ -18,7 +18,7 @@ async function eventually(what: string, condition: () => Promise<boolean> | bool
 /** Streams that stay open until `close`. */
 async function hold(gateway: TestGateway, count: number): Promise<() => Promise<void>> {
   const responses = await Promise.all(
-    Array.from({ length: count }, () => post(gateway.origin, chat("x", { stream: true, max_tokens: 100_000 }))),
+    Array.from({ length: count }, () => post(gateway.origin, chat("x", { stream: true, max_tokens: 20_000 }))),
   );
   const readers = responses.map((response) => response.body!.getReader());
   await Promise.all(readers.map((reader) => reader.read()));
@@ -111,7 +111,7 @@ Deno.test("a gateway that is killed takes its load along within its lease", asyn
   while (!printed.includes("curl ")) printed += (await reader.read()).value ?? "";
   const origin = /serves on (http:\/\/[^/]+)/.exec(printed)![1];
   const streams = await Promise.all(
-    Array.from({ length: 5 }, () => post(origin, chat("x", { stream: true, max_tokens: 100_000 }))),
+    Array.from({ length: 5 }, () => post(origin, chat("x", { stream: true, max_tokens: 20_000 }))),
   );
   await eventually("the survivor sees the victim's load", async () => await remoteRequests(survivor) === 5);
   victim.kill("SIGKILL");
