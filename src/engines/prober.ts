@@ -3,6 +3,7 @@
 // counts against an endpoint: an engine without /health or /metrics serves all the same, with unknown gauges.
 
 import type { Clock } from "../base/clock.ts";
+import { TimeLimit } from "../base/time_limit.ts";
 
 export interface ProbeTarget {
   /** http://HOST:PORT */
@@ -98,9 +99,9 @@ export class Prober<T extends ProbeTarget> {
   }
 
   async #get(url: string): Promise<{ status: number; text: string } | undefined> {
-    const signal = AbortSignal.any([this.#abort.signal, AbortSignal.timeout(this.options.timeoutMs)]);
+    using limit = new TimeLimit(this.#abort.signal, this.options.timeoutMs);
     try {
-      const response = await this.fetcher(url, { signal });
+      const response = await this.fetcher(url, { signal: limit.signal });
       return { status: response.status, text: await response.text() };
     } catch {
       return undefined;

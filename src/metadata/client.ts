@@ -7,6 +7,7 @@
 
 import { ServerSentEventParseStream } from "@std/http/server-sent-event-parse-stream";
 import type { Clock } from "../base/clock.ts";
+import { TimeLimit } from "../base/time_limit.ts";
 import { type EngineAddress, engineKey, type EngineLoad } from "./center.ts";
 import type { Host, HostList } from "./hosts.ts";
 import type { CenterLink, LinkListener } from "./link.ts";
@@ -30,6 +31,7 @@ export interface ClientOptions {
 
 /** Cache saves that wait for a center that is away. */
 const MOST_KEPT_SAVES = 1_000;
+const MOST_STOP_MS = 1_000;
 /** Pause between two attempts to reach a center that is away. */
 const RECONNECT_MS = 300;
 
@@ -210,13 +212,11 @@ export class CenterClient implements CenterLink {
 
   /** Reads one watch stream to its end; true when it had begun. */
   async #watch(cluster: string, host: Host): Promise<boolean> {
-    const silence = new AbortController();
-    const signal = AbortSignal.any([this.#abort.signal, silence.signal]);
-    let timer = setTimeout(() => silence.abort(), this.options.watchSilenceMs);
+    using silence = new TimeLimit(this.#abort.signal, this.options.watchSilenceMs);
     let begun = false;
     try {
       const query = new URLSearchParams({ cluster, gateway: this.options.gateway });
-      const response = await fetch(`http://${host.address}/v1/watch?${query}`, { signal });
+      const response = await fetch(`http://${host.address}/v1/watch?${query}`, { signal: silence.signal });
       if (response.status === 404) {
         this.#plain.add(host.address);
         await response.body?.cancel();
@@ -227,8 +227,7 @@ export class CenterClient implements CenterLink {
       begun = true;
       const heard = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
         transform: (chunk, controller) => {
-          clearTimeout(timer);
-          timer = setTimeout(() => silence.abort(), this.options.watchSilenceMs);
+          silence.renew(this.options.watchSilenceMs);
           host.breaker.reset(); // it is there, whatever became of our deliveries
           this.#listener?.fresh(cluster);
           controller.enqueue(chunk);
@@ -239,8 +238,6 @@ export class CenterClient implements CenterLink {
       for await (const { event, data } of events) this.#heard(cluster, event, data);
     } catch {
       // away, cut or silent: the next round tries again
-    } finally {
-      clearTimeout(timer);
     }
     return begun;
   }
@@ -290,12 +287,13 @@ export class CenterClient implements CenterLink {
     body: unknown,
     timeoutMs: number,
   ): Promise<{ status: number; data: unknown } | undefined> {
+    using limit = new TimeLimit(this.#abort.signal, timeoutMs);
     try {
       const response = await fetch(`http://${host.address}${path}`, {
         method,
         headers: { "content-type": "application/json" },
         body: body === undefined ? undefined : printExact(body),
-        signal: AbortSignal.any([this.#abort.signal, AbortSignal.timeout(timeoutMs)]),
+        signal: limit.signal,
       });
       const text = await response.text();
       if (response.status >= 500) throw new Error(`status ${response.status}`);
@@ -330,7 +328,11 @@ export class CenterClient implements CenterLink {
     clearTimeout(this.#flushTimer);
     this.#abort.abort();
     this.hosts.stop();
-    await Promise.allSettled(this.#tasks);
+    // What is under way has been aborted; a task that does not notice must not hold the process up.
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise((resolve) => timer = setTimeout(resolve, MOST_STOP_MS));
+    await Promise.race([Promise.allSettled(this.#tasks), late]);
+    clearTimeout(timer);
   }
 
   view(): { center: string; state: string; dropped: number }[] {

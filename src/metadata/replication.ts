@@ -3,6 +3,7 @@
 // those that know only the documented events. A peer that is away loses what was meant for it, as leases and expiry
 // will do; when it is back, it learns of new requests only.
 
+import { TimeLimit } from "../base/time_limit.ts";
 import type { CenterEvent } from "./server.ts";
 import { printExact } from "./wire.ts";
 
@@ -72,12 +73,13 @@ export class Replication {
 
   async #post(address: string, type: string, body: unknown): Promise<number | undefined> {
     for (let attempt = 0; attempt < this.options.attempts && !this.#abort.signal.aborted; attempt++) {
+      using limit = new TimeLimit(this.#abort.signal, this.options.timeoutMs);
       try {
         const response = await this.fetcher(`http://${address}/v1/replica/event`, {
           method: "POST",
           headers: { "content-type": "application/json", "Event-Type": type },
           body: printExact(body),
-          signal: AbortSignal.any([this.#abort.signal, AbortSignal.timeout(this.options.timeoutMs)]),
+          signal: limit.signal,
         });
         await response.body?.cancel();
         if (response.status < 500) return response.status;

@@ -137,6 +137,7 @@ async function complete(context: Context, request: Request, chat: boolean): Prom
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
+    if (signal.aborted) return resolve();
     const timer = setTimeout(resolve, ms);
     signal.addEventListener("abort", () => {
       clearTimeout(timer);
@@ -190,6 +191,7 @@ class Completion {
 
   #start(onToken: (generated: number) => void): void {
     this.#onToken = onToken;
+    if (this.request.signal.aborted) return;
     if (this.context.options.instant) {
       this.#instant();
       return;
@@ -208,6 +210,7 @@ class Completion {
 
   async #whole(): Promise<Response> {
     const { promise, resolve } = Promise.withResolvers<void>();
+    if (this.request.signal.aborted) resolve();
     this.request.signal.addEventListener("abort", () => resolve(), { once: true });
     this.#start((generated) => {
       if (generated === this.#outputTokens) resolve();

@@ -85,8 +85,10 @@ for (const gateway of gateways) {
 }
 const { data } = await (await fetch(`${center.origin}/v1/load/stats?cluster=c`)).json();
 for (const one of data ?? []) assertEquals([one.queued_req_num, one.prompt_length], [0, 0]);
+console.log("center and tables are at zero");
 for (const { model } of engines) assertEquals([model.waiting, model.running, model.cache.inUse], [0, 0, 0]);
 for (const gateway of gateways) await gateway[Symbol.asyncDispose]();
+console.log("gateways stopped");
 await center.kill();
 await engines[Symbol.asyncDispose]();
 console.log("Every counter is 0: gateways, engines, center");
