@@ -48,6 +48,10 @@ export function metricsPage(source: MetricsSource): string {
     .sample("aigw_stream_pieces_total", {}, cells[WORKER_CELLS.pieces]);
   text.family("aigw_response_bytes_total", "counter", "Bytes of answers relayed")
     .sample("aigw_response_bytes_total", {}, cells[WORKER_CELLS.bytes]);
+  text.family("aigw_saved_prefixes_dropped_total", "counter", "Prefixes not handed on to the metadata center")
+    .sample("aigw_saved_prefixes_dropped_total", {}, cells[WORKER_CELLS.savesDropped]);
+  text.family("aigw_access_log_dropped_total", "counter", "Access log lines dropped by a full buffer")
+    .sample("aigw_access_log_dropped_total", {}, cells[WORKER_CELLS.logLinesDropped]);
   text.family("aigw_workers_serving", "gauge", "Data plane workers that serve")
     .sample("aigw_workers_serving", {}, source.workers.serving);
   text.family("aigw_worker_restarts_total", "counter", "Data plane workers that were replaced")

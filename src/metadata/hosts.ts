@@ -4,6 +4,7 @@
 // appeared is asked only when no warmer one is there, because it has yet to learn the load.
 
 import { type Clock } from "../base/clock.ts";
+import { fnv1a } from "../base/fnv1a.ts";
 import { Breaker, type BreakerLimits } from "./breaker.ts";
 
 export interface Host {
@@ -82,11 +83,4 @@ export class HostList {
   stop(): void {
     clearInterval(this.#timer);
   }
-}
-
-/** FNV-1a, 32 bits, of a text's UTF-8 bytes. */
-export function fnv1a(text: string): number {
-  let hash = 0x811c9dc5;
-  for (const byte of new TextEncoder().encode(text)) hash = Math.imul(hash ^ byte, 0x01000193);
-  return hash >>> 0;
 }

@@ -3,6 +3,7 @@
 // kernel does the work; this file carries values in and out of its scratch block.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { fnv1a } from "../base/fnv1a.ts";
 import { SaveRingWriter } from "../tables/save_ring.ts";
 import type { Policy } from "./policy.ts";
 
@@ -46,9 +47,7 @@ export interface Explanation {
 
 /** Salt of the prefixes of a cluster's base model, or of a LoRA adapter on it. */
 export function placementSalt(cluster: string, lora: string): number {
-  let hash = 0x811c9dc5;
-  for (const byte of new TextEncoder().encode(`${cluster}\n${lora}`)) hash = Math.imul(hash ^ byte, 0x01000193);
-  return hash >>> 0;
+  return fnv1a(`${cluster}\n${lora}`);
 }
 
 const NO_HASHES = new Int32Array(0);
@@ -168,6 +167,11 @@ export class DecisionMaker {
   /** Chunks of the prompt that the endpoint last chosen is presumed to hold. */
   get matchedChunks(): number {
     return this.#words[this.#decision + (this.#kernel.exports.D_MATCHED >>> 2)];
+  }
+
+  /** Prefixes that were not handed on to the metadata center because the ring was full. */
+  get savesDropped(): number {
+    return this.#ring.dropped;
   }
 
   /** Records that an endpoint holds a prompt from now on. */

@@ -82,6 +82,8 @@ function start({ shared, worker, seed, config, listen, via }: ToWorker & { kind:
 
   const beat = (): void => {
     instruments.cells[WORKER_CELLS.heartbeat]++;
+    instruments.cells[WORKER_CELLS.savesDropped] = decisions.savesDropped;
+    instruments.cells[WORKER_CELLS.logLinesDropped] = accessLog?.dropped ?? 0;
     pools.sweep();
   };
   beat();

@@ -39,6 +39,7 @@ export const WORKER_CELLS = {
   bytes: 4,
   savesDropped: 5,
   highRow: HIGH_ROW_CELL,
+  logLinesDropped: 7,
 } as const;
 const WORKER_CELL_COUNT = 8;
 

@@ -5,7 +5,8 @@ import { parseDuration } from "../../src/config/metadata_center.ts";
 import { loadConfig } from "../../src/config/load.ts";
 import { Breaker } from "../../src/metadata/breaker.ts";
 import { Center, DEFAULT_CENTER_LIMITS } from "../../src/metadata/center.ts";
-import { fnv1a, HostList } from "../../src/metadata/hosts.ts";
+import { fnv1a } from "../../src/base/fnv1a.ts";
+import { HostList } from "../../src/metadata/hosts.ts";
 import { parseExact, printExact } from "../../src/metadata/wire.ts";
 import { Random, seed } from "../support/seed.ts";
 
