@@ -14,12 +14,13 @@ import {
   D_MATCHES,
   D_ROW,
   scratch,
+  WILLING,
 } from "./layout";
 import { nthCandidate, pickBest } from "./pick";
 import { hashPrompt } from "./prefix_hash";
 import { indexLookup } from "./prefix_index";
 import { below } from "./random";
-import { gather, rowOf, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
+import { gather, rowOf, scoreAdapter, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
 
 export const POLICY_INFERENCE_LB: u32 = 0;
 export const POLICY_RANDOM: u32 = 1;
@@ -42,8 +43,10 @@ export function lookUpNothing(): void {
 }
 
 /**
- * Chooses among the cluster's rows whose eligibility has all bits of `mask`. `percent` of the candidates, at least one,
- * are the best that inference_lb draws from; `promptColumn` is what it takes for prompt_i. Returns the row, or -1 when there is no candidate.
+ * Chooses among the cluster's rows whose eligibility has all bits of `mask`; those that asked to be left alone only when
+ * there is no other. `percent` of the candidates, at least one, are the best that inference_lb draws from; `promptColumn`
+ * is what it takes for prompt_i; `adapter` is the number of a LoRA adapter (1 to 64, 0 for none) whose holders score
+ * `adapterWeight` more. Returns the row, or -1 when there is no candidate.
  */
 export function choose(
   cluster: u32,
@@ -55,8 +58,11 @@ export function choose(
   prefillWeight: f32,
   promptColumn: u32,
   promptFloor: f32,
+  adapter: u32,
+  adapterWeight: f32,
 ): i32 {
-  const candidates = gather(cluster, mask, promptColumn);
+  let candidates = gather(cluster, mask | WILLING, promptColumn);
+  if (candidates == 0) candidates = gather(cluster, mask, promptColumn);
   if (candidates == 0) {
     store<i32>(scratch, -1, D_ROW);
     return -1;
@@ -64,6 +70,7 @@ export function choose(
   let position: u32;
   if (policy == POLICY_INFERENCE_LB) {
     scoreInferenceLb(cacheWeight, requestWeight, prefillWeight, promptFloor);
+    if (adapter != 0) scoreAdapter(adapter, adapterWeight);
     const best = <u32>(<f32>candidates * percent / 100);
     position = pickBest(min(candidates, max<u32>(1, best)));
   } else if (policy == POLICY_LEAST_REQUEST) {

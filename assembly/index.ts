@@ -12,6 +12,7 @@ export {
   layoutHash,
   metricOffset,
   nextBlockOffset,
+  pinOffset,
   ordinalOffset,
   plan,
   positionBlockOffset,
@@ -34,7 +35,7 @@ export {
   requestRelease,
   requestReturn,
 } from "./request";
-export { gather, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
+export { gather, scoreAdapter, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
 export { nthCandidate, pickBest } from "./pick";
 export { choose, lookUp, lookUpNothing, matchedChunks } from "./decide";
 // Layout constants that TypeScript needs to place its views.
@@ -56,6 +57,7 @@ export {
   D_MAX_REQUESTS,
   D_MIN_REQUESTS,
   D_POSITIONS,
+  E_ADAPTERS,
   E_CAPACITY,
   E_DISPATCHED,
   E_ELIGIBILITY,
@@ -63,12 +65,15 @@ export {
   E_GENERATION,
   E_INSERTED,
   E_KV_USAGE,
+  E_PENALTY,
   E_PROMPT,
+  E_RELUCTANT,
   E_REMOTE_PROMPT,
   E_REMOTE_REQUESTS,
   E_REQUESTS,
   E_RUNNING,
   E_STATE,
+  E_SUCCESSES,
   E_UNCACHED,
   E_WAITING,
   H_BUCKETS,
@@ -76,11 +81,13 @@ export {
   H_CHUNKS,
   H_CLUSTERS,
   H_ENDPOINTS,
+  H_PINS,
   H_REQUESTS,
   H_RING,
   H_SHARING,
   H_WORKERS,
   IDENTITY_BYTES,
+  LABEL_BITS,
   MAX_EXCLUDED,
   PHASE_DECODING,
   PHASE_FREE,
@@ -99,6 +106,10 @@ export {
   R_WAKE,
   REQUEST_BYTES,
   RING_HEADER_BYTES,
+  PIN_BUCKET_ENTRIES,
+  PIN_BYTES,
   SERVING,
+  TRIAL,
+  WILLING,
 } from "./layout";
 export { POLICY_INFERENCE_LB, POLICY_LEAST_REQUEST, POLICY_RANDOM, POLICY_ROUND_ROBIN } from "./decide";

@@ -2,8 +2,8 @@
 // The layout of the one shared memory, defined here and nowhere else.
 //
 //   0 ┌────────┬──────────┬──────────────────┬────────────┬──────────┬────────┬─────────┬─────────┬─────────┐
-//     │ header │ clusters │ endpoint columns │ identities │ requests │ prefix │ scratch │ metric  │ save    │
-//     │ 256 B  │ 16 each  │ 4 × rows each    │ 272 each   │ 64 each  │ index  │ /worker │ /worker │ /worker │
+//     │ header │ clusters │ endpoint columns │ identities │ requests │ prefix │ scratch │ metric  │ save    │ pins
+//     │ 256 B  │ 16 each  │ 4 × rows each    │ 272 each   │ 64 each  │ index  │ /worker │ /worker │ /worker │ 16 each
 //     └────────┴──────────┴──────────────────┴────────────┴──────────┴────────┴─────────┴─────────┴─────────┘
 //
 // Sizes come from the limits in the config: `plan` computes them, `format` writes them into the header, `attach` reads
@@ -26,6 +26,7 @@ export const H_CHUNKS: u32 = 9; // most chunks of one prompt that are hashed
 export const H_CELLS: u32 = 10; // metric cells per worker
 export const H_RING: u32 = 12; // words of each worker's save ring
 export const H_SHARING: u32 = 13; // 1 while somebody outside wants to know which prefixes are saved
+export const H_PINS: u32 = 14; // pin buckets, a power of two
 export const H_CLOCK: u32 = 11; // prefix index clock: one tick per insertion
 export const HEADER_BYTES: u32 = 256;
 
@@ -41,7 +42,7 @@ export const C_BLOCKS: u32 = 8;
 // Endpoint rows are given to clusters in blocks of 16, so that scoring runs over whole SIMD lanes and a cluster may
 // grow without moving a row. Columns of 4 bytes a row, in this order.
 export const BLOCK_ROWS: u32 = 16;
-export const E_ELIGIBILITY: u32 = 0; // bit 0: serving; bits 1 to 31: membership of the cluster's label sets
+export const E_ELIGIBILITY: u32 = 0; // bit 0: serving; 1: willing; 2: on trial; 3 to 31: the cluster's label sets
 export const E_REQUESTS: u32 = 1; // unfinished requests of this gateway
 export const E_PROMPT: u32 = 2; // prompt bytes of this gateway before their first token
 export const E_REMOTE_REQUESTS: u32 = 3; // the same of the other gateways
@@ -50,16 +51,26 @@ export const E_INSERTED: u32 = 5; // chunks ever inserted: the ageing clock of i
 export const E_CAPACITY: u32 = 6; // chunks that its KV cache can hold
 export const E_GENERATION: u32 = 7; // odd while the identity is being rewritten
 export const E_STATE: u32 = 8; // 0: row unused
-export const E_FAILURES: u32 = 9; // connect failures since the last success
+export const E_FAILURES: u32 = 9; // failures since the last success
 export const E_DISPATCHED: u32 = 10; // requests ever sent
 export const E_WAITING: u32 = 11; // f32 gauges scraped from the engine, NaN when unknown
 export const E_RUNNING: u32 = 12;
 export const E_KV_USAGE: u32 = 13;
 export const E_UNCACHED: u32 = 14; // of E_PROMPT, the bytes that the endpoint was not presumed to hold: prefill work
-export const ENDPOINT_COLUMNS: u32 = 15;
+export const E_PENALTY: u32 = 15; // requests that it is scored to have beyond its own: slow start
+export const E_SUCCESSES: u32 = 16; // answers below 500
+export const E_RELUCTANT: u32 = 17; // how long an engine that answered 429 or 503 wants to be left alone, in ms; taken by the control plane
+export const E_ADAPTERS: u32 = 18; // two columns: 64 bits, one set for each LoRA adapter that it holds, by its hash
+export const ENDPOINT_COLUMNS: u32 = 20;
 
 /** Serving: bit 0 of the eligibility word. */
 export const SERVING: u32 = 1;
+/** Willing: has not asked to be left alone. Others are chosen when nobody is. */
+export const WILLING: u32 = 2;
+/** On trial: takes one request, which decides whether it serves again. */
+export const TRIAL: u32 = 4;
+/** The first bit of the label sets. */
+export const LABEL_BITS: u32 = 3;
 
 // Endpoint identity: u32 length, then "host:port" in UTF-8.
 export const IDENTITY_BYTES: u32 = 272;
@@ -117,6 +128,10 @@ export const MAX_EXCLUDED: u32 = 8;
 export const D_MATCH: u32 = 80; // HOLDERS pairs of u32
 export const HISTOGRAM_BYTES: u32 = 2048 * 4;
 
+// Pins: buckets of 8 entries of u64 key (0 for none) and u64 value: u32 endpoint row (low), u32 its generation (high).
+export const PIN_BUCKET_ENTRIES: u32 = 8;
+export const PIN_BYTES: u32 = 16;
+
 // @ts-ignore: decorator
 @inline
 function up(bytes: u64): u64 {
@@ -136,6 +151,7 @@ export let scratchBase: usize = 0;
 export let scratchBytes: usize = 0;
 export let metricBase: usize = 0;
 export let ringBase: usize = 0;
+export let pinBase: usize = 0;
 
 export let workers: u32 = 0;
 export let clusters: u32 = 0;
@@ -145,6 +161,7 @@ export let buckets: u32 = 0;
 export let maxChunks: u32 = 0;
 export let cells: u32 = 0;
 export let ringWords: u32 = 0;
+export let pinBuckets: u32 = 0;
 
 // Regions inside one worker's scratch, from its start.
 export let positionQueue: usize = 0; // f32 a position, +Inf when it is no candidate
@@ -196,6 +213,8 @@ function layOut(): u64 {
   at = up(at + <u64>workers * cells * 8);
   ringBase = <usize>at;
   at = up(at + <u64>workers * (RING_HEADER_BYTES + ringWords * 4));
+  pinBase = <usize>at;
+  at = up(at + <u64>pinBuckets * PIN_BUCKET_ENTRIES * PIN_BYTES);
   return at;
 }
 
@@ -209,6 +228,7 @@ export function layoutHash(): u32 {
   h = mix(mix(mix(h, RING_HEADER_BYTES), H_SHARING), R_UNCACHED);
   h = mix(mix(mix(h, R_STARTED), R_CACHED), R_GENERATION);
   h = mix(mix(mix(h, D_MATCH), D_EXCLUDE), E_UNCACHED);
+  h = mix(mix(mix(h, E_ADAPTERS), PIN_BYTES), LABEL_BITS);
   return h;
 }
 
@@ -226,6 +246,7 @@ export function plan(
   chunkLimit: u32,
   metricCells: u32,
   ringSize: u32,
+  pinBucketCount: u32,
 ): f64 {
   workers = workerBlocks;
   clusters = clusterRows;
@@ -235,6 +256,7 @@ export function plan(
   maxChunks = chunkLimit;
   cells = metricCells;
   ringWords = ringSize;
+  pinBuckets = pinBucketCount;
   return <f64>layOut();
 }
 
@@ -253,6 +275,7 @@ export function format(): void {
   store<u32>(H_CHUNKS * 4, maxChunks);
   store<u32>(H_CELLS * 4, cells);
   store<u32>(H_RING * 4, ringWords);
+  store<u32>(H_PINS * 4, pinBuckets);
 }
 
 /** This instance's scratch block. */
@@ -278,6 +301,7 @@ export function attach(worker: u32): i32 {
   maxChunks = load<u32>(H_CHUNKS * 4);
   cells = load<u32>(H_CELLS * 4);
   ringWords = load<u32>(H_RING * 4);
+  pinBuckets = load<u32>(H_PINS * 4);
   const total = layOut();
   if (<u32>total != load<u32>(H_TOTAL * 4) || total > (<u64>memory.size() << 16)) return 5;
   scratch = scratchBase + <usize>worker * scratchBytes;
@@ -310,6 +334,9 @@ export function metricOffset(worker: u32): usize {
 }
 export function ringOffset(worker: u32): usize {
   return ringBase + <usize>worker * (RING_HEADER_BYTES + ringWords * 4);
+}
+export function pinOffset(bucket: u32): usize {
+  return pinBase + <usize>bucket * PIN_BUCKET_ENTRIES * PIN_BYTES;
 }
 export function decisionOffset(): usize {
   return scratch;

@@ -43,6 +43,7 @@ import {
   requestsPerWorker,
   ringOffset,
   SERVING,
+  TRIAL,
 } from "./layout";
 
 // @ts-ignore: decorator
@@ -101,7 +102,11 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
   atomic.add<u32>(cell(E_UNCACHED, endpoint), uncached);
   // The control plane frees a row only when it serves no more and its count is zero, in this order; so after the
   // addition a row that still serves is not being freed.
-  if ((atomic.load<u32>(cell(E_ELIGIBILITY, endpoint)) & SERVING) == 0) {
+  const eligibility = atomic.load<u32>(cell(E_ELIGIBILITY, endpoint));
+  let serves = (eligibility & SERVING) != 0;
+  // An endpoint on trial takes one request: the first to take its serving bit away.
+  if ((eligibility & TRIAL) != 0) serves = (atomic.and<u32>(cell(E_ELIGIBILITY, endpoint), ~SERVING) & SERVING) != 0;
+  if (!serves) {
     atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);
     dropPrompt(at, endpoint);
     atomic.store<u32>(at, PHASE_WAITING, R_PHASE);

@@ -26,7 +26,9 @@ import {
   D_MAX_REQUESTS,
   D_MIN_REQUESTS,
   D_POSITIONS,
+  E_ADAPTERS,
   E_ELIGIBILITY,
+  E_PENALTY,
   E_REMOTE_PROMPT,
   E_REMOTE_REQUESTS,
   E_REQUESTS,
@@ -86,7 +88,10 @@ export function gather(cluster: u32, mask: u32, promptColumn: u32): u32 {
       if (excluded != 0) fits = exclude(fits, row, excluded);
       const q = f32x4.convert_i32x4_s(
         i32x4.max_s(
-          i32x4.add(v128.load(cell(E_REQUESTS, row)), v128.load(cell(E_REMOTE_REQUESTS, row))),
+          i32x4.add(
+            i32x4.add(v128.load(cell(E_REQUESTS, row)), v128.load(cell(E_REMOTE_REQUESTS, row))),
+            v128.load(cell(E_PENALTY, row)),
+          ),
           zero,
         ),
       );
@@ -180,6 +185,23 @@ export function scoreInferenceLb(cacheWeight: f32, requestWeight: f32, prefillWe
     const request = requestFactor * ((q - leastQueue) / delta);
     const prefill = prefillWeight * (load<f32>(prompts + at) / promptScale);
     store<f32>(scores + at, cache - request - prefill);
+  }
+}
+
+/** Adds `weight` to the scores of the endpoints that hold an adapter: bit `adapter` - 1 of E_ADAPTERS. */
+export function scoreAdapter(adapter: u32, weight: f32): void {
+  const bit = adapter - 1;
+  const wanted = i32x4.splat(1 << (bit & 31));
+  const bonus = f32x4.splat(weight);
+  const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
+  const scores = scratch + positionScore;
+  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
+    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
+    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
+      const at = scores + (<usize>(ordinal * BLOCK_ROWS + lane) << 2);
+      const held = i32x4.eq(v128.and(v128.load(cell(E_ADAPTERS + (bit >> 5), first + lane)), wanted), wanted);
+      v128.store(at, f32x4.add(v128.load(at), v128.and(bonus, held)));
+    }
   }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fixtures of the kernel benchmarks: a fleet with loads, prompts of given sizes, a filled prefix index.
 
-import type { Placement } from "../src/scheduler/decision.ts";
+import type { Placement } from "../src/scheduler/placement.ts";
 import { EndpointTable } from "../src/tables/endpoint_table.ts";
 import { Random } from "../test/support/seed.ts";
 import { freshKernel } from "../test/support/kernel.ts";
@@ -49,6 +49,7 @@ export const PLACEMENT: Placement = {
   cluster: 0,
   eligibility: 1,
   salt: 1,
+  adapter: 0,
   policy: {
     name: "inference_lb",
     kernelPolicy: 0,
@@ -57,6 +58,7 @@ export const PLACEMENT: Placement = {
     cacheWeight: 2,
     requestWeight: 1,
     prefillWeight: 3,
+    adapterWeight: 1,
     uncachedOnly: true,
     prefillFloorBytes: 8_192,
   },

@@ -9,11 +9,11 @@ import { pickBest, prefixHashes, scoreInferenceLb, TwinIndex, TwinRandom } from 
 import { readHashes, writePrompt } from "../test/support/kernel.ts";
 import { ENDPOINTS, loadedFleet, PLACEMENT, PROMPT_KIB, requestBody } from "./fixtures.ts";
 
-const noDigest = () => "";
+const OPTIONS = { digest: () => "", payloadCharacters: 4_194_304 };
 const prompts = new Map(PROMPT_KIB.map((kib) => {
   const body = requestBody(kib);
   const bytes = new TextEncoder().encode(body);
-  return [kib, { body, bytes, text: promptText(decodeRequest("chat", bytes).request, noDigest) }];
+  return [kib, { body, bytes, text: promptText(decodeRequest("chat", bytes), OPTIONS) }];
 }));
 
 for (const kib of PROMPT_KIB) {
@@ -89,6 +89,6 @@ for (const kib of PROMPT_KIB) {
     });
   }
   Deno.bench(`decode and prompt text, ${kib} KiB`, { group: `decision ${kib} KiB` }, () => {
-    promptText(decodeRequest("chat", bytes).request, noDigest);
+    promptText(decodeRequest("chat", bytes), OPTIONS);
   });
 }

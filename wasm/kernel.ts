@@ -20,6 +20,8 @@ export interface MemoryLimits {
   metricCells: number;
   /** Words of each worker's save ring, a power of two. */
   ringWords: number;
+  /** Pins of stored responses to their engines; rounded up to a power of two buckets of 8. */
+  pins: number;
 }
 
 /** The kernel's functions and layout constants over one attached memory. */
@@ -63,6 +65,7 @@ export function createSharedKernel(module: WebAssembly.Module, limits: MemoryLim
     limits.promptChunks,
     limits.metricCells,
     limits.ringWords,
+    2 ** Math.ceil(Math.log2(Math.max(1, limits.pins / 8))),
   ] as const;
   const planner = instantiate(module, new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }));
   const bytes = planner.plan(...arguments_);

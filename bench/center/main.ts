@@ -11,7 +11,14 @@ import { startCenterProcess } from "../../test/support/center.ts";
 
 const { seconds } = parseArgs(Deno.args, { string: ["seconds"], default: { seconds: "3" } });
 const encoder = new TextEncoder();
-const limits = { connectMs: 5_000, responseHeaderMs: 10_000, streamIdleMs: 10_000, responseHeaderBytes: 65_536 };
+const limits = {
+  connectMs: 5_000,
+  responseHeaderMs: 10_000,
+  streamIdleMs: 10_000,
+  responseHeaderBytes: 65_536,
+  firstByteMs: 60_000,
+  interimAnswers: 16,
+};
 const deadlines = new Deadlines(systemClock);
 let next = 0;
 

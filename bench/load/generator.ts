@@ -11,7 +11,14 @@ import { requestHead } from "../../src/upstream/request_head.ts";
 const [port, connections, seconds, file] = Deno.args;
 const body = await Deno.readFile(file);
 const head = requestHead("POST", "/v1/chat/completions", "bench", "content-type: application/json\r\n", body.length);
-const limits = { connectMs: 5_000, responseHeaderMs: 60_000, streamIdleMs: 60_000, responseHeaderBytes: 65_536 };
+const limits = {
+  connectMs: 5_000,
+  responseHeaderMs: 60_000,
+  streamIdleMs: 60_000,
+  responseHeaderBytes: 65_536,
+  firstByteMs: 60_000,
+  interimAnswers: 16,
+};
 const deadlines = new Deadlines(systemClock);
 const end = performance.now() + Number(seconds) * 1_000;
 const latencies: number[] = [];

@@ -4,7 +4,7 @@
 
 import { GatewayError } from "../base/errors.ts";
 import type { Config } from "../config/schema.ts";
-import { pathOf } from "../gateway/pipeline.ts";
+import { pathOf } from "../gateway/front.ts";
 import type { RouteTable } from "../gateway/routes.ts";
 import { errorBody } from "../openai/errors.ts";
 import { promptText } from "../openai/prompt_text.ts";
@@ -25,6 +25,8 @@ export interface AdminParts {
   metrics(): string;
   nameOf(row: number): string;
   restartWorker(worker: number): boolean;
+  /** Drains an endpoint HOST:PORT or lets it serve again; false when there is none. */
+  setDraining(name: string, draining: boolean): boolean;
 }
 
 const PATHS: Record<string, string> = {
@@ -43,7 +45,8 @@ export async function handleAdmin(parts: AdminParts, request: Request): Promise<
   const path = pathOf(request.url);
   try {
     const restart = /^\/workers\/(\d{1,4})\/restart$/.exec(path);
-    const method = restart ? "POST" : PATHS[path];
+    const drain = /^\/endpoints\/([^/]+)\/(drain|resume)$/.exec(path);
+    const method = restart || drain ? "POST" : PATHS[path];
     if (method === undefined) {
       throw new GatewayError("route_not_found", `There is no path ${path.slice(0, 200)}; there are: ${pathList()}`);
     }
@@ -51,6 +54,7 @@ export async function handleAdmin(parts: AdminParts, request: Request): Promise<
       throw new GatewayError("method_not_allowed", `${path} takes ${method}, not ${request.method}`);
     }
     if (restart) return restartWorker(parts, Number(restart[1]));
+    if (drain) return setDraining(parts, decodeURIComponent(drain[1]), drain[2] === "drain");
     return await answer(parts, path, request);
   } catch (error) {
     const known = error instanceof GatewayError ? error : new GatewayError("internal", String(error));
@@ -59,7 +63,8 @@ export async function handleAdmin(parts: AdminParts, request: Request): Promise<
 }
 
 function pathList(): string {
-  return [...Object.keys(PATHS), "/workers/N/restart"].join(" ");
+  return [...Object.keys(PATHS), "/workers/N/restart", "/endpoints/HOST:PORT/drain", "/endpoints/HOST:PORT/resume"]
+    .join(" ");
 }
 
 async function answer(parts: AdminParts, path: string, request: Request): Promise<Response> {
@@ -90,16 +95,24 @@ function restartWorker(parts: AdminParts, worker: number): Response {
   return json({ worker, restarting: true });
 }
 
+function setDraining(parts: AdminParts, name: string, draining: boolean): Response {
+  if (!parts.setDraining(name, draining)) throw new GatewayError("route_not_found", `There is no endpoint ${name}`);
+  return json({ endpoint: name, draining });
+}
+
 function json(value: unknown): Response {
   return new Response(`${JSON.stringify(value, null, 2)}\n`, { headers: { "content-type": "application/json" } });
 }
 
 // The decision that a gateway worker would take now for this body and these headers, with everything that led to it.
-function explain({ routes, decisions, nameOf }: AdminParts, headers: Headers, body: Uint8Array): unknown {
-  const { request } = decodeRequest(undefined, body);
+function explain({ config, routes, decisions, nameOf }: AdminParts, headers: Headers, body: Uint8Array): unknown {
+  const request = decodeRequest(undefined, body);
   const route = routes.resolve(request.model, headers);
   const { policy } = route.placement;
-  const text = promptText(request, decisions.digest);
+  const text = promptText(request, {
+    digest: decisions.digest,
+    payloadCharacters: config.limits.payload_characters,
+  });
   const { chosen, chunks, everywhereChunks, candidates } = decisions.explain(text, route.placement);
   return {
     model: request.model,

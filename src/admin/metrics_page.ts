@@ -33,7 +33,7 @@ export interface MetricsSource {
   centers: { center: string; state: string; dropped: number }[];
 }
 
-const STATES = ["available", "unhealthy", "draining"];
+const STATES = ["available", "unhealthy", "draining", "ejected", "trial"];
 
 export function metricsPage(source: MetricsSource): string {
   const text = new PrometheusText();
@@ -42,6 +42,8 @@ export function metricsPage(source: MetricsSource): string {
   requestMetrics(text, source);
   text.family("aigw_retries_total", "counter", "Requests moved to another endpoint")
     .sample("aigw_retries_total", {}, cells[WORKER_CELLS.retries]);
+  text.family("aigw_retries_refused_total", "counter", "Retries that the retry budget did not allow")
+    .sample("aigw_retries_refused_total", {}, cells[WORKER_CELLS.retriesRefused]);
   text.family("aigw_connect_failures_total", "counter", "Connections that an endpoint did not accept")
     .sample("aigw_connect_failures_total", {}, cells[WORKER_CELLS.connectFailures]);
   text.family("aigw_stream_pieces_total", "counter", "Pieces of streamed answers relayed")
@@ -75,10 +77,18 @@ function requestMetrics(text: PrometheusText, { cells, models, unknownModel }: M
   for (const { model, duration } of rows) {
     text.histogram("aigw_request_duration_seconds", { model }, DURATION_BUCKETS, duration.counts, duration.sum);
   }
-  text.family("aigw_ttft_seconds", "histogram", "From the request to the first token, or to a whole answer");
+  text.family("aigw_ttft_seconds", "histogram", "From the request to the first token of a stream");
   for (const { model, ttft } of rows) {
     text.histogram("aigw_ttft_seconds", { model }, DURATION_BUCKETS, ttft.counts, ttft.sum);
   }
+  const tokens = (name: string, help: string, cell: number) => {
+    text.family(name, "counter", help);
+    for (const { model, tokens } of rows) text.sample(name, { model }, tokens[cell]);
+  };
+  tokens("aigw_prompt_tokens_total", "Prompt tokens, as the engines counted them", 0);
+  tokens("aigw_completion_tokens_total", "Generated tokens, as the engines counted them", 1);
+  tokens("aigw_cached_prompt_tokens_total", "Prompt tokens that came from a prefix cache", 2);
+  tokens("aigw_usage_answers_total", "Answers that told their usage", 3);
 }
 
 function centerMetrics(text: PrometheusText, { sync, centers }: MetricsSource): void {

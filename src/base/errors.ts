@@ -7,9 +7,11 @@ const TABLE = {
   invalid_request: [400, "BadRequestError"],
   model_not_found: [404, "NotFoundError"],
   route_not_found: [404, "NotFoundError"],
+  response_not_found: [404, "NotFoundError"],
   method_not_allowed: [405, "BadRequestError"],
   request_timeout: [408, "BadRequestError"],
   body_too_large: [413, "BadRequestError"],
+  url_too_long: [414, "BadRequestError"],
   headers_too_large: [431, "BadRequestError"],
   client_closed: [499, "BadRequestError"],
   internal: [500, "InternalServerError"],
@@ -18,6 +20,7 @@ const TABLE = {
   overloaded: [503, "InferenceServerError"],
   draining: [503, "InferenceServerError"],
   upstream_timeout: [504, "InferenceServerError"],
+  deadline_exceeded: [504, "InferenceServerError"],
 } as const satisfies Record<string, readonly [number, string]>;
 
 /** Machine-readable reason, in `error.code` of the body and the `x-aigw-reason` header. */

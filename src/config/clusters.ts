@@ -9,6 +9,8 @@ export const endpointSchema = z.strictObject({
   address: z.string().min(1).max(253).regex(/^[^\s/]+$/, { error: "expected a host name or an IP address" }),
   port: z.int().min(1).max(65_535),
   labels: labelSchema.default({}),
+  health_port: z.int().min(1).max(65_535).optional().describe("Where /health is asked, if not on the port itself"),
+  metrics_port: z.int().min(1).max(65_535).optional().describe("Where /metrics is asked, if not on the port itself"),
 });
 
 export const clusterSchema = z.strictObject({

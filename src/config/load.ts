@@ -33,6 +33,10 @@ export async function loadConfig(path: string, environment: Environment = Deno.e
     const { clusters } = validate(clustersFileSchema, await readDocument(file), file);
     config.clusters.push(...clusters);
   }
+  for (const file of ["cert_file", "key_file"] as const) {
+    if (config.tls) config.tls[file] = resolveBeside(path, config.tls[file]);
+  }
+  await readTemplates(config, path);
   applyEnvironment(config, environment);
   const issues = [...applyCenterEnvironment(config.metadata_center, environment), ...checkRelations(config)];
   if (issues.length > 0) throw new ConfigError(path, issues);
@@ -64,6 +68,21 @@ async function readDocument(path: string): Promise<unknown> {
     return parseYaml(text) ?? {};
   } catch (error) {
     throw new ConfigError(path, [{ path: "", message: `is neither YAML nor JSON: ${(error as Error).message}` }]);
+  }
+}
+
+// Chat templates in files of their own become part of the config, so that workers need no file.
+async function readTemplates(config: Config, path: string): Promise<void> {
+  for (const [model, { rules }] of Object.entries(config.model_mapping_rule)) {
+    for (const [i, { triton }] of rules.entries()) {
+      if (triton?.chat_template_file === undefined) continue;
+      try {
+        triton.chat_template = await Deno.readTextFile(resolveBeside(path, triton.chat_template_file));
+      } catch (error) {
+        const where = `model_mapping_rule.${model}.rules[${i}].triton.chat_template_file`;
+        throw new ConfigError(path, [{ path: where, message: `cannot be read: ${(error as Error).message}` }]);
+      }
+    }
   }
 }
 
@@ -124,6 +143,8 @@ function formatPath(path: PropertyKey[]): string {
 export const DEFAULT_CANDIDATE_PERCENT = 5;
 
 function applyEnvironment(config: Config, environment: Environment): void {
+  const split = environment.get("AIGW_AI_PROXY_SPLIT_REASONING");
+  if (split !== undefined && split !== "") config.split_reasoning = split === "true";
   const name = "HTNN_AIGW_INFER_LB_CANDIDATE_PERCENT";
   const text = environment.get(name);
   if (text === undefined || text === "") return;
@@ -141,6 +162,7 @@ function applyEnvironment(config: Config, environment: Environment): void {
       request_load_weight: 1,
       prefill_load_weight: 3,
       cache_radio_weight: 2,
+      lora_weight: 1,
       prefill_load_uncached: true,
       prefill_load_floor_bytes: DEFAULT_PREFILL_FLOOR_BYTES,
     };

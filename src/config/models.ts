@@ -5,7 +5,7 @@
 import { z } from "zod";
 import { POLICIES } from "./sections.ts";
 
-export const BACKENDS = ["vllm", "sglang", "tensorrt-llm"] as const;
+export const BACKENDS = ["vllm", "sglang", "tensorrt-llm", "triton", "openai"] as const;
 
 const headerSchema = z.strictObject({ key: z.string().min(1), value: z.string() });
 
@@ -16,12 +16,26 @@ const subsetSchema = z.strictObject({
   weight: z.number().min(0).default(1).describe("Share of the rule's requests"),
 });
 
+const tritonSchema = z.strictObject({
+  protocol: z.enum(["grpc", "http"]).default("grpc").describe("KServe v2 gRPC, or the generate extension over HTTP"),
+  model: z.string().min(1).default("ensemble").describe("The model's name in Triton"),
+  chat_template: z.string().min(1).optional().describe("Jinja chat template; ChatML without one"),
+  chat_template_file: z.string().min(1).optional().describe("A file with it, relative to this file"),
+  bos_token: z.string().default(""),
+  eos_token: z.string().default(""),
+  stop: z.array(z.string().min(1)).max(16).default([]).describe("Stop words of every request, as <|im_end|>"),
+  max_tokens: z.int().min(1).max(10_000_000).default(1_024).describe("For requests that set no maximum"),
+});
+export type TritonConfig = z.infer<typeof tritonSchema>;
+
 export const ruleSchema = z.strictObject({
   backend: z.enum(BACKENDS),
   cluster: z.string().min(1),
   scene_name: z.string().default(""),
   chain_name: z.string().default(""),
   route_name: z.string().default(""),
+  target_model: z.string().default("").describe("Name sent to the engine instead of the client's"),
+  triton: tritonSchema.optional().describe("How a Triton backend is spoken to"),
   headers: z.array(headerSchema).default([]),
   subset: z.array(subsetSchema).default([]),
 });
@@ -44,6 +58,7 @@ export const loadBalancingSchema = z.strictObject({
   request_load_weight: weight(1),
   prefill_load_weight: weight(3),
   cache_radio_weight: weight(2),
+  lora_weight: weight(1).describe("Advantage of an endpoint that holds the request's LoRA adapter"),
   prefill_load_uncached: z.boolean().default(true)
     .describe("Count only prompt bytes that the endpoint does not hold as its prefill load"),
   prefill_load_floor_bytes: z.int().min(1).max(1_000_000_000).default(DEFAULT_PREFILL_FLOOR_BYTES)

@@ -8,16 +8,20 @@ import { loadBalancingSchema, modelMappingSchema } from "./models.ts";
 import {
   addressSchema,
   adminSchema,
+  corsSchema,
   limitsSchema,
   logSchema,
+  outliersSchema,
   POLICIES,
   predictionSchema,
   probesSchema,
+  retryBudgetSchema,
   timeoutsSchema,
+  tlsSchema,
 } from "./sections.ts";
 
-/** Label sets that one cluster's rules may name: bits 1 to 31 of an endpoint's eligibility. */
-export const MOST_LABEL_SETS = 31;
+/** Label sets that one cluster's rules may name: bits 3 to 31 of an endpoint's eligibility. */
+export const MOST_LABEL_SETS = 29;
 
 export const configSchema = z.strictObject({
   protocol: z.literal("openai").default("openai"),
@@ -27,7 +31,16 @@ export const configSchema = z.strictObject({
     .describe("Data plane threads; auto: one less than the cores, at least one"),
   expose_endpoint: z.boolean().default(false).describe("Answer with x-aigw-endpoint"),
   retries: z.int().min(0).max(7).default(1)
-    .describe("Further endpoints tried after a connect failure, a connection lost before the answer, or a 503"),
+    .describe(
+      "Further endpoints tried before the first byte of an answer: connection failed or lost, no answer in time, 429, 502, 503, 504",
+    ),
+  retry_budget: retryBudgetSchema,
+  usage_accounting: z.boolean().default(true)
+    .describe("Ask engines for the usage of every stream; who did not ask for it does not see it"),
+  split_reasoning: z.boolean().default(false)
+    .describe("Move text between <think> and </think> to reasoning_content"),
+  cors: corsSchema.optional(),
+  tls: tlsSchema.optional(),
   clusters: z.array(clusterSchema).default([]),
   clusters_file: z.string().min(1).optional().describe("JSON or YAML file with more clusters, relative to this file"),
   model_mapping_rule: modelMappingSchema.default({}),
@@ -38,6 +51,7 @@ export const configSchema = z.strictObject({
   limits: limitsSchema,
   timeouts: timeoutsSchema,
   probes: probesSchema,
+  outliers: outliersSchema,
   prediction: predictionSchema,
 });
 
@@ -103,6 +117,12 @@ export function checkRelations(config: Config): ConfigIssue[] {
       }
       if (rule.cluster !== rules[0].cluster || rule.backend !== rules[0].backend) {
         issues.push({ path: `${path}.rules[${i}]`, message: "all rules of a model name the same cluster and backend" });
+      }
+      if (rule.triton && rule.backend !== "triton") {
+        issues.push({ path: `${path}.rules[${i}].triton`, message: 'only a rule with the backend "triton" has it' });
+      }
+      if (rule.triton?.chat_template !== undefined && rule.triton.chat_template_file !== undefined) {
+        issues.push({ path: `${path}.rules[${i}].triton`, message: "chat_template or chat_template_file, not both" });
       }
       if (rule.subset.length > 0 && !rule.subset.some((subset) => subset.weight > 0)) {
         issues.push({ path: `${path}.rules[${i}].subset`, message: "at least one subset needs a weight above 0" });

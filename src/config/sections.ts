@@ -29,6 +29,14 @@ export const limitsSchema = z.strictObject({
   idle_connections_per_endpoint: z.int().min(0).max(65_536).default(256)
     .describe("Idle connections kept to one endpoint by one worker"),
   endpoint_header_bytes: positive(1_048_576).default(32_768).describe("Largest request head sent to an engine"),
+  url_bytes: z.int().min(64).max(65_000).default(8_192).describe("Longest path and query of a request"),
+  whole_answer_bytes: z.int().min(0).max(1_073_741_824).default(1_048_576)
+    .describe("Answers up to this size that are no stream are read whole before they go on"),
+  event_bytes: positive(1_073_741_824).default(1_048_576).describe("Largest event of a stream that is held together"),
+  interim_answers: z.int().min(0).max(1_000).default(16).describe("1xx answers of an engine before its final one"),
+  payload_characters: z.int().min(0).max(1_073_741_824).default(4_194_304)
+    .describe("Characters that stand for the images, videos and audios of one prompt"),
+  response_pins: positive(16_777_216).default(65_536).describe("Stored responses whose engine is remembered"),
 }).prefault({});
 
 export const timeoutsSchema = z.strictObject({
@@ -36,7 +44,13 @@ export const timeoutsSchema = z.strictObject({
   request_body_ms: positive(3_600_000).default(60_000).describe("Until the client has sent its whole body"),
   response_header_ms: positive(86_400_000).default(600_000)
     .describe("Until the engine's response head; a non-streaming answer is generated before it"),
+  first_byte_ms: positive(86_400_000).default(600_000)
+    .describe("From the engine's response head to the first byte of the body; a stream waits for its prefill here"),
+  first_event_hold_ms: z.int().min(0).max(600_000).default(500)
+    .describe("How long the head of a stream waits for its first event, so that an error there can be a status"),
   stream_idle_ms: positive(86_400_000).default(120_000).describe("Between two pieces of the engine's answer"),
+  request_ms: positive(86_400_000).default(3_600_000)
+    .describe("From a request's arrival to the end of its answer; the header x-aigw-timeout-ms may ask for less"),
   client_stall_ms: positive(86_400_000).default(600_000)
     .describe("How long a client may take nothing of a streamed answer"),
   idle_connection_ms: positive(3_600_000).default(4_000)
@@ -55,6 +69,38 @@ export const probesSchema = z.strictObject({
   healthy_after: positive(1_000).default(1).describe("Successes in a row that take it back"),
   concurrency: positive(1_024).default(32).describe("Probes under way at once"),
 }).prefault({});
+
+export const outliersSchema = z.strictObject({
+  enabled: z.boolean().default(true),
+  consecutive_failures: positive(1_000).default(3)
+    .describe("Connect failures, broken answers, timeouts and 5xx in a row that eject an endpoint"),
+  eject_ms: positive(3_600_000).default(5_000).describe("First ejection; each further one is twice as long"),
+  max_eject_ms: positive(86_400_000).default(300_000),
+  max_ejected_percent: z.number().min(0).max(99).default(50).describe(
+    "Of a cluster's endpoints; the last is never ejected",
+  ),
+  backpressure_ms: z.int().min(0).max(600_000).default(1_000)
+    .describe("How long an endpoint that answered 429 or 503 without Retry-After is chosen last"),
+  max_backpressure_ms: z.int().min(0).max(3_600_000).default(30_000).describe("The same with Retry-After, at most"),
+  slow_start_ms: z.int().min(0).max(3_600_000).default(10_000)
+    .describe("An endpoint that comes back is scored with the cluster's mean load, fading over this time"),
+}).prefault({});
+
+export const retryBudgetSchema = z.strictObject({
+  percent: z.number().min(0).max(100).default(20).describe("Retries, in percent of the requests of a worker"),
+  min_per_second: z.number().min(0).max(10_000).default(10).describe("Retries a second that a worker may always make"),
+}).prefault({});
+
+export const corsSchema = z.strictObject({
+  origins: z.array(z.string().min(1)).min(1).describe('Origins that may call from a browser, or "*"'),
+  max_age_s: z.int().min(0).max(86_400).default(600),
+});
+
+export const tlsSchema = z.strictObject({
+  listen: addressSchema.describe("A second address, for HTTPS with HTTP/2 and HTTP/1.1"),
+  cert_file: z.string().min(1).describe("PEM certificate chain, relative to this file"),
+  key_file: z.string().min(1).describe("PEM private key, relative to this file"),
+});
 
 export const logSchema = z.strictObject({
   enabled: z.boolean().default(false).describe("Write an access log line for every request"),

@@ -2,12 +2,16 @@
 // Asks every endpoint for its health and its metrics, a bounded number at a time. Only a failed connection or a 5xx
 // counts against an endpoint: an engine without /health or /metrics serves all the same, with unknown gauges.
 
+import type { Address } from "../base/address.ts";
 import type { Clock } from "../base/clock.ts";
 import { TimeLimit } from "../base/time_limit.ts";
 
 export interface ProbeTarget {
-  /** http://HOST:PORT */
-  readonly origin: string;
+  /** URL to ask for health; undefined when there is none: that the address accepts a connection is enough. */
+  readonly healthUrl: string | undefined;
+  /** URL of the Prometheus text; undefined for none. */
+  readonly metricsUrl: string | undefined;
+  readonly address: Address;
 }
 
 export interface ProbeResult {
@@ -18,9 +22,7 @@ export interface ProbeResult {
 }
 
 export interface ProberOptions {
-  healthPath: string;
   healthIntervalMs: number;
-  metricsPath: string;
   metricsIntervalMs: number;
   timeoutMs: number;
   concurrency: number;
@@ -81,21 +83,34 @@ export class Prober<T extends ProbeTarget> {
   async #probe(schedule: Schedule<T>, now: number): Promise<void> {
     schedule.busy = true;
     this.#underWay++;
-    const { origin } = schedule.target;
+    const { healthUrl, metricsUrl, address } = schedule.target;
     const result: ProbeResult = {};
     if (schedule.healthDue <= now) {
       schedule.healthDue = now + this.options.healthIntervalMs;
-      const answer = await this.#get(origin + this.options.healthPath);
-      result.healthy = answer !== undefined && answer.status < 500;
+      if (healthUrl === undefined) result.healthy = await this.#connects(address);
+      else {
+        const answer = await this.#get(healthUrl);
+        result.healthy = answer !== undefined && answer.status < 500;
+      }
     }
     if (schedule.metricsDue <= now && result.healthy !== false) {
       schedule.metricsDue = now + this.options.metricsIntervalMs;
-      const answer = await this.#get(origin + this.options.metricsPath);
+      const answer = metricsUrl === undefined ? undefined : await this.#get(metricsUrl);
       result.metrics = answer?.status === 200 ? answer.text : null;
     }
     this.#underWay--;
     schedule.busy = false;
     if (!this.#stopped && this.#schedules.has(schedule.target)) this.report(schedule.target, result);
+  }
+
+  async #connects(address: Address): Promise<boolean> {
+    using limit = new TimeLimit(this.#abort.signal, this.options.timeoutMs);
+    try {
+      (await Deno.connect({ ...address, signal: limit.signal })).close();
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   async #get(url: string): Promise<{ status: number; text: string } | undefined> {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The names under which each engine reports its load, and how to read them from its Prometheus text.
 
-export type Backend = "vllm" | "sglang" | "tensorrt-llm";
+import type { RuleConfig } from "../config/models.ts";
+
+export type Backend = RuleConfig["backend"];
 
 /** What an engine reported; undefined where it said nothing. */
 export interface EngineSignals {
@@ -15,26 +17,33 @@ export interface EngineSignals {
   kvCapacityTokens?: number;
   /** Prompt tokens since it started: a smaller figure than before means that it restarted. */
   promptTokens?: number;
+  /** LoRA adapters that requests run or wait on, and how many it can hold. */
+  adapters?: { names: string[]; most: number };
 }
 
+/** A metric, or one series of it. */
+type Selector = string | { metric: string; label: string; value: string };
+
 interface SignalNames {
-  waiting: string;
-  running: string;
-  kvUsage: string;
+  waiting: Selector;
+  running: Selector;
+  kvUsage: Selector;
   promptTokens?: string;
   /** A metric whose labels give block size and number of blocks. */
   cacheInfo?: { metric: string; blockSize: string; blocks: string };
   /** Metrics whose values do. */
-  cacheValues?: { blockSize: string; blocks: string };
+  cacheValues?: { blockSize: Selector; blocks: Selector };
+  adapters?: string;
 }
 
-const NAMES: Record<Backend, SignalNames> = {
+const NAMES: Partial<Record<Backend, SignalNames>> = {
   "vllm": {
     waiting: "vllm:num_requests_waiting",
     running: "vllm:num_requests_running",
     kvUsage: "vllm:kv_cache_usage_perc",
     promptTokens: "vllm:prompt_tokens_total",
     cacheInfo: { metric: "vllm:cache_config_info", blockSize: "block_size", blocks: "num_gpu_blocks" },
+    adapters: "vllm:lora_requests_info",
   },
   "sglang": {
     waiting: "sglang:num_queue_reqs",
@@ -49,23 +58,34 @@ const NAMES: Record<Backend, SignalNames> = {
     kvUsage: "trtllm_kv_cache_utilization",
     cacheValues: { blockSize: "trtllm_kv_cache_tokens_per_block", blocks: "trtllm_kv_cache_max_blocks" },
   },
+  "triton": {
+    waiting: series("nv_trt_llm_request_metrics", "request_type", "waiting"),
+    running: series("nv_trt_llm_request_metrics", "request_type", "scheduled"),
+    kvUsage: series("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "fraction"),
+    cacheValues: {
+      blockSize: series("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "tokens_per"),
+      blocks: series("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "max"),
+    },
+  },
 };
+
+function series(metric: string, label: string, value: string): Selector {
+  return { metric, label, value };
+}
+
+interface Sample {
+  labels: string;
+  value: number;
+}
 
 /** Reads the signals of a backend. Counts of several ranks are added up, usage is that of the fullest. */
 export function readSignals(backend: Backend, text: string): EngineSignals {
   const names = NAMES[backend];
-  const values = new Map<string, { sum: number; most: number; labels: string }>();
-  const wanted = new Set(
-    [
-      names.waiting,
-      names.running,
-      names.kvUsage,
-      names.promptTokens,
-      names.cacheInfo?.metric,
-      names.cacheValues?.blockSize,
-      names.cacheValues?.blocks,
-    ].filter((name) => name !== undefined),
-  );
+  if (!names) return {};
+  const { waiting, running, kvUsage, promptTokens, cacheInfo, cacheValues, adapters } = names;
+  const selectors = [waiting, running, kvUsage, promptTokens, cacheInfo?.metric, adapters];
+  const wanted = new Set([...selectors, cacheValues?.blockSize, cacheValues?.blocks].map(metricOf));
+  const samples = new Map<string, Sample[]>();
   for (const line of text.split("\n")) {
     const end = line.search(/[{\s]/);
     const name = line.slice(0, end);
@@ -73,31 +93,58 @@ export function readSignals(backend: Backend, text: string): EngineSignals {
     const close = line[end] === "{" ? line.lastIndexOf("}") : end;
     const value = Number(line.slice(close + 1).trim().split(/\s+/)[0]);
     if (Number.isNaN(value)) continue;
-    const before = values.get(name);
-    values.set(name, {
-      sum: (before?.sum ?? 0) + value,
-      most: Math.max(before?.most ?? -Infinity, value),
-      labels: before?.labels ?? line.slice(end, close + 1),
-    });
+    const known = samples.get(name) ?? [];
+    samples.set(name, known);
+    known.push({ labels: line.slice(end, close + 1), value });
   }
+  const select = (selector: Selector | undefined): Sample[] => {
+    const all = samples.get(metricOf(selector) ?? "") ?? [];
+    if (typeof selector !== "object") return all;
+    return all.filter(({ labels }) => labelOf(labels, selector.label) === selector.value);
+  };
+  const sum = (selector: Selector | undefined) => {
+    const all = select(selector);
+    return all.length === 0 ? undefined : all.reduce((total, { value }) => total + value, 0);
+  };
+  const usage = select(kvUsage).map(({ value }) => value);
   return {
-    waiting: values.get(names.waiting)?.sum,
-    running: values.get(names.running)?.sum,
-    kvUsage: values.get(names.kvUsage)?.most,
-    promptTokens: names.promptTokens === undefined ? undefined : values.get(names.promptTokens)?.sum,
-    kvCapacityTokens: capacity(names, values),
+    waiting: sum(waiting),
+    running: sum(running),
+    kvUsage: usage.length === 0 ? undefined : Math.max(...usage),
+    promptTokens: sum(promptTokens),
+    kvCapacityTokens: capacity(names, select),
+    adapters: adaptersOf(select(adapters)),
   };
 }
 
-function capacity(names: SignalNames, values: Map<string, { sum: number; labels: string }>): number | undefined {
+function metricOf(selector: Selector | undefined): string | undefined {
+  return typeof selector === "object" ? selector.metric : selector;
+}
+
+function labelOf(labels: string, name: string): string | undefined {
+  return new RegExp(`[{,]\\s*${name}="((?:[^"\\\\]|\\\\.)*)"`).exec(labels)?.[1];
+}
+
+function capacity(names: SignalNames, select: (selector: Selector | undefined) => Sample[]): number | undefined {
   let tokens = NaN;
   if (names.cacheInfo) {
     const { metric, blockSize, blocks } = names.cacheInfo;
-    const labels = values.get(metric)?.labels ?? "";
-    const label = (name: string) => Number(new RegExp(`[{,]\\s*${name}="(\\d+)"`).exec(labels)?.[1]);
-    tokens = label(blockSize) * label(blocks);
+    const labels = select(metric)[0]?.labels ?? "";
+    tokens = Number(labelOf(labels, blockSize) ?? NaN) * Number(labelOf(labels, blocks) ?? NaN);
   } else if (names.cacheValues) {
-    tokens = (values.get(names.cacheValues.blockSize)?.sum ?? NaN) * (values.get(names.cacheValues.blocks)?.sum ?? NaN);
+    const { blockSize, blocks } = names.cacheValues;
+    tokens = (select(blockSize)[0]?.value ?? NaN) * (select(blocks)[0]?.value ?? NaN);
   }
   return tokens > 0 ? tokens : undefined;
+}
+
+// One series for each set of adapters that there was; its value is when that was.
+function adaptersOf(samples: Sample[]): EngineSignals["adapters"] {
+  if (samples.length === 0) return undefined;
+  const { labels } = samples.reduce((latest, sample) => sample.value >= latest.value ? sample : latest);
+  const list = (name: string) => (labelOf(labels, name) ?? "").split(",").map((one) => one.trim()).filter(Boolean);
+  return {
+    names: [...new Set([...list("running_lora_adapters"), ...list("waiting_lora_adapters")])],
+    most: Number(labelOf(labels, "max_lora") ?? 0) || 0,
+  };
 }

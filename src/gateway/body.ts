@@ -3,6 +3,7 @@
 
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
+import type { Exchange } from "./exchange.ts";
 
 /** Bodies up to this size are read in one go. */
 const SMALL_BYTES = 65_536;
@@ -12,13 +13,14 @@ export interface BodyLimits {
   ms: number;
 }
 
-/** `announced` is the content-length, null without one. Throws GatewayError: body_too_large, request_timeout, client_closed. */
+/** Throws GatewayError: body_too_large, request_timeout, client_closed. */
 export function readBody(
   request: Request,
-  announced: string | null,
+  exchange: Exchange,
   limits: BodyLimits,
   deadlines: Deadlines,
-): Promise<Uint8Array> {
+): Promise<Uint8Array<ArrayBuffer>> {
+  const announced = exchange.incoming.contentLength;
   if (announced !== null && Number(announced) > limits.bytes) return Promise.reject(tooLarge(limits.bytes));
   // Fast path, most requests: a small body of announced length. A larger one is read piece by piece, so that it can be
   // given up when it does not come.
@@ -49,7 +51,10 @@ export function readBody(
   });
 }
 
-async function readCounted(reader: ReadableStreamDefaultReader<Uint8Array>, most: number): Promise<Uint8Array> {
+async function readCounted(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  most: number,
+): Promise<Uint8Array<ArrayBuffer>> {
   const pieces: Uint8Array[] = [];
   let length = 0;
   for (let next = await reader.read(); !next.done; next = await reader.read()) {

@@ -3,14 +3,16 @@
 // the outcome; metrics, access log and trace are written there and nowhere else.
 
 import type { Clock } from "../base/clock.ts";
-import type { GatewayError } from "../base/errors.ts";
+import type { Deadline, Deadlines } from "../base/deadlines.ts";
+import { GatewayError } from "../base/errors.ts";
+import type { Kind } from "../openai/api.ts";
 import { errorBody } from "../openai/errors.ts";
 import type { InferenceRequest } from "../openai/request.ts";
+import type { Usage } from "../openai/usage.ts";
 import type { AccessLog } from "../telemetry/access_log.ts";
 import type { Instruments } from "../telemetry/instruments.ts";
 import { type Outcome } from "../telemetry/outcome.ts";
 import type { RequestSpan, Tracing } from "../telemetry/tracing.ts";
-import type { Connection } from "../upstream/connection.ts";
 import { type IncomingFields, readIncoming } from "../upstream/request_head.ts";
 import { UpstreamError } from "../upstream/errors.ts";
 import type { Route } from "./routes.ts";
@@ -28,13 +30,27 @@ export interface ExchangeContext {
   /** Value of `x-aigw-via`. */
   readonly via: string;
   readonly exposeEndpoint: boolean;
+  readonly deadlines: Deadlines;
+  /** Longest life of a request. */
+  readonly requestMs: number;
+  /** Origins that browsers may call from; undefined without CORS. */
+  readonly origins: readonly string[] | undefined;
 }
 
-export class Exchange {
+/** What a request waits for: a body, a connection, an engine's answer. */
+export interface Waiting {
+  fail(error: UpstreamError): void;
+}
+
+export class Exchange implements Deadline {
+  deadline: number;
+  place = -1;
   readonly incoming: IncomingFields;
   readonly started: number;
-  readonly signal: AbortSignal;
-  #connection: Connection | undefined;
+  readonly #signal: AbortSignal;
+  #waiting: Waiting | undefined;
+  /** Why nothing more may be begun for it. */
+  #gone: UpstreamError | undefined;
   #call: InferenceRequest | undefined;
   #route: Route | undefined;
   #firstTokenAt: number | undefined;
@@ -46,13 +62,17 @@ export class Exchange {
   promptBytes = 0;
   matchedChunks = 0;
   tries = 0;
+  usage: Usage | undefined;
 
-  constructor(readonly context: ExchangeContext, request: Request) {
+  constructor(readonly context: ExchangeContext, request: Request, readonly kind?: Kind) {
     context.active.add(this);
     this.started = context.clock.now();
     this.incoming = readIncoming(request.headers);
-    this.signal = request.signal;
-    this.signal.addEventListener("abort", this.#abort);
+    this.deadline = this.started + this.#lifeMs();
+    context.deadlines.watch(this);
+    // At once: a signal that is first asked for after the client has left does not tell.
+    this.#signal = request.signal;
+    this.#signal.addEventListener("abort", this.#abort);
     this.#span = context.tracing?.start(request.headers);
   }
 
@@ -60,14 +80,45 @@ export class Exchange {
     return this.incoming.requestId;
   }
 
-  readonly #abort = (): void => {
-    if (this.#ended) return;
-    this.#connection?.fail(new UpstreamError("aborted", "the client left"));
-  };
+  /** The request's time is up. */
+  expire(): void {
+    const ms = Math.round(this.deadline - this.started);
+    this.#give(new UpstreamError("deadline", `The request was not answered within its ${ms} ms`));
+  }
+
+  #lifeMs(): number {
+    const { requestMs } = this.context;
+    const asked = this.incoming.timeoutMs;
+    return asked === undefined ? requestMs : Math.min(requestMs, Number(asked) || requestMs);
+  }
+
+  /** Throws GatewayError (invalid_request) when the client's own limit is none. */
+  checkTimeout(): void {
+    const asked = this.incoming.timeoutMs;
+    if (asked !== undefined && !/^[1-9]\d{0,8}$/.test(asked)) {
+      throw new GatewayError(
+        "invalid_request",
+        "The header x-aigw-timeout-ms is to be a number of milliseconds, 1 or more",
+      );
+    }
+  }
+
+  readonly #abort = (): void => this.#give(new UpstreamError("aborted", "the client left"));
 
   /** The gateway shuts down: the request ends with an error of its own. */
   cut(): void {
-    this.#connection?.fail(new UpstreamError("draining", "the gateway shuts down"));
+    this.#give(new UpstreamError("draining", "the gateway shuts down"));
+  }
+
+  #give(error: UpstreamError): void {
+    if (this.#ended) return;
+    this.#gone ??= error;
+    this.#waiting?.fail(error);
+  }
+
+  /** Whether the client left, its time is up, or the gateway shuts down. */
+  get gone(): boolean {
+    return this.#gone !== undefined;
   }
 
   routed(call: InferenceRequest, route: Route): void {
@@ -75,11 +126,11 @@ export class Exchange {
     this.#route = route;
   }
 
-  /** The connection that carries the request now; it is cut when the client leaves. */
-  hold(connection: Connection): void {
-    this.#connection = connection;
-    if (this.signal.aborted) this.#abort();
-  }
+  /** What the request waits for now; it fails when the client leaves. */
+  readonly hold = (waiting: Waiting): void => {
+    this.#waiting = waiting;
+    if (this.#gone) waiting.fail(this.#gone);
+  };
 
   firstToken(): void {
     if (this.#firstTokenAt !== undefined) return;
@@ -95,10 +146,12 @@ export class Exchange {
     if (this.#ended) return;
     this.#ended = true;
     this.context.active.delete(this);
-    this.#connection = undefined;
-    const { clock, instruments, accessLog } = this.context;
+    this.#waiting = undefined;
+    const { clock, instruments, accessLog, deadlines } = this.context;
+    deadlines.unwatch(this);
     const elapsed = clock.now() - this.started;
     instruments.ended(this.#modelRow, outcome, elapsed / 1000);
+    if (this.usage) instruments.usage(this.#modelRow, this.usage);
     const ttft = this.#firstTokenAt === undefined ? null : this.#firstTokenAt - this.started;
     this.#span?.end({
       "gen_ai.request.model": this.#call?.model ?? "",
@@ -106,6 +159,10 @@ export class Exchange {
       "aigw.outcome": outcome,
       "aigw.cached_chunks": this.matchedChunks,
       "aigw.tries": this.tries,
+      ...(this.usage?.promptTokens === undefined ? {} : { "gen_ai.usage.input_tokens": this.usage.promptTokens }),
+      ...(this.usage?.completionTokens === undefined
+        ? {}
+        : { "gen_ai.usage.output_tokens": this.usage.completionTokens }),
       ...(ttft === null ? {} : { "aigw.ttft_ms": ttft }),
     }, this.status);
     accessLog?.write({
@@ -125,6 +182,9 @@ export class Exchange {
       use_cache: this.#route?.placement.policy.cacheAware ?? false,
       cached_chunks: this.matchedChunks,
       tries: this.tries,
+      prompt_tokens: this.usage?.promptTokens ?? null,
+      completion_tokens: this.usage?.completionTokens ?? null,
+      cached_tokens: this.usage?.cachedTokens ?? null,
       ttft,
       first_rt: ttft,
       last_rt: elapsed,
@@ -137,7 +197,20 @@ export class Exchange {
     headers.append("x-request-id", this.requestId);
     headers.append("x-aigw-via", this.context.via);
     if (this.context.exposeEndpoint && this.endpoint !== "") headers.append("x-aigw-endpoint", this.endpoint);
+    if (this.context.origins !== undefined) this.#addOrigin(headers);
     return response;
+  }
+
+  // Lets a browser's page from an allowed origin read the answer (Fetch standard, CORS protocol).
+  #addOrigin(headers: Headers): void {
+    const { origin } = this.incoming;
+    const origins = this.context.origins!;
+    if (origin === undefined) return;
+    const any = origins.includes("*");
+    if (!any && !origins.includes(origin)) return;
+    headers.append("access-control-allow-origin", any ? "*" : origin);
+    headers.append("access-control-expose-headers", "*");
+    if (!any) headers.append("vary", "origin");
   }
 
   /** Ends it with an error of the gateway's own. */
@@ -150,6 +223,6 @@ export class Exchange {
       ...more,
     };
     if (error.status === 503) headers["retry-after"] = "1";
-    return this.addHeaders(new Response(errorBody(error), { status: error.status, headers }));
+    return this.addHeaders(new Response(errorBody(error, this.kind), { status: error.status, headers }));
   }
 }

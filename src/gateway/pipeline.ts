@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The story of a request, from top to bottom:
 //
-//   read ─► decode ─► route ─► prompt ─► slot ─► dispatch ─► relay
+//   read ─► decode ─► route ─► prompt ─► transcode ─► slot ─► dispatch ─► relay
 //
 // Each stage takes and returns plain values and throws GatewayError; only this file knows their order. The slot carries
 // the request's load: it is released when its block ends, or, once the answer has begun, when the answer ends.
@@ -9,18 +9,22 @@
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
 import type { Config } from "../config/schema.ts";
-import { replaceModelName } from "../openai/model_name.ts";
-import { promptText } from "../openai/prompt_text.ts";
-import { decodeRequest, type Endpoint } from "../openai/request.ts";
+import { generates, type Kind } from "../openai/api.ts";
+import { type PromptOptions, promptText } from "../openai/prompt_text.ts";
+import { decodeRequest, type InferenceRequest } from "../openai/request.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
+import { withoutCache } from "../scheduler/placement.ts";
 import type { Scheduler, Slot } from "../scheduler/scheduler.ts";
 import { predictTtftMs } from "../scheduler/ttft.ts";
 import type { Log } from "../telemetry/log.ts";
 import { readBody } from "./body.ts";
 import type { Dispatcher } from "./dispatch.ts";
 import { Exchange, type ExchangeContext } from "./exchange.ts";
+import { asksForUsage, outgoingBody } from "./outgoing.ts";
 import { relay } from "./relay.ts";
-import type { RouteTable } from "./routes.ts";
+import type { Route, RouteTable } from "./routes.ts";
+import type { StoredResponses } from "./stored_responses.ts";
+import type { TritonTranscoder } from "./triton/transcoder.ts";
 
 export interface PipelineParts {
   readonly config: Config;
@@ -30,88 +34,87 @@ export interface PipelineParts {
   readonly decisions: DecisionMaker;
   readonly scheduler: Scheduler;
   readonly dispatcher: Dispatcher;
+  readonly responses: StoredResponses;
+  readonly triton: TritonTranscoder;
   readonly log: Log;
 }
 
-const INFERENCE_PATHS = new Map<string, Endpoint>([
-  ["/v1/chat/completions", "chat"],
-  ["/v1/completions", "completion"],
-]);
-
 export class Pipeline {
   readonly #parts: PipelineParts;
-  readonly #started = Math.floor(Date.now() / 1000);
+  readonly #prompts: PromptOptions;
 
   constructor(parts: PipelineParts) {
     this.#parts = parts;
+    this.#prompts = { digest: parts.decisions.digest, payloadCharacters: parts.config.limits.payload_characters };
   }
 
-  /** Answers a client's request; never throws. */
-  handle(request: Request): Response | Promise<Response> {
-    const path = pathOf(request.url);
-    const endpoint = INFERENCE_PATHS.get(path);
-    if (endpoint !== undefined) {
-      return request.method === "POST" ? this.#infer(request, endpoint) : this.#wrongMethod(request, path, "POST");
-    }
-    if (path === "/v1/models") {
-      return request.method === "GET" ? this.#models(request) : this.#wrongMethod(request, path, "GET");
-    }
-    return new Exchange(this.#parts.context, request).refuse(
-      new GatewayError(
-        "route_not_found",
-        `There is no path ${path.slice(0, 200)}; there are: /v1/chat/completions /v1/completions /v1/models`,
-      ),
-    );
-  }
-
-  async #infer(request: Request, endpoint: Endpoint): Promise<Response> {
-    const { config, context, deadlines, routes, decisions, scheduler, dispatcher } = this.#parts;
-    const exchange = new Exchange(context, request);
+  /** Answers an inference request; never throws. */
+  async infer(request: Request, kind: Kind): Promise<Response> {
+    const { config, context, deadlines, routes, scheduler, dispatcher, responses } = this.#parts;
+    const exchange = new Exchange(context, request, kind);
     try {
       // Read: the whole body, within its limits.
+      this.#checkHead(exchange, request.url);
       const limits = { bytes: config.limits.body_bytes, ms: config.timeouts.request_body_ms };
-      const bytes = await readBody(request, exchange.incoming.contentLength, limits, deadlines);
+      const bytes = await readBody(request, exchange, limits, deadlines);
 
       // Decode: one parse; the engine gets the bytes as they came.
-      const { request: call, text } = decodeRequest(endpoint, bytes);
+      const call = decodeRequest(kind, bytes);
 
       // Route: model and headers to a cluster, its eligible endpoints and a policy.
       const route = routes.resolve(call.model, request.headers);
       exchange.routed(call, route);
-      const body = route.targetModel === "" ? bytes : encode(replaceModelName(text, route.targetModel));
-      this.#checkHeaders(exchange);
 
       // Prompt: the canonical text that prefixes are hashes of.
-      const prompt = promptText(call, decisions.digest);
+      const prompt = promptText(call, this.#prompts);
+
+      // Transcode: what this kind of engine is to get.
+      const outgoing = this.#outgoing(call, route, bytes, request.url, exchange);
 
       // Slot: the endpoint that will answer first, with this request's load counted on it.
-      using slot = await scheduler.acquire(
-        { placement: route.placement, promptText: prompt, model: route.model, wallMs: context.clock.wall() },
-        exchange.signal,
-      );
+      using slot = await scheduler.acquire({
+        placement: generates(kind) ? route.placement : withoutCache(route.placement),
+        promptText: prompt,
+        model: route.model,
+        wallMs: context.clock.wall(),
+        pinned: responses.holder(call.previousResponse),
+      });
       exchange.promptBytes = slot.prompt.bytes;
 
-      // Dispatch: to that endpoint, or to another if it fails before it answers.
+      // Dispatch: to that endpoint, or to another if it fails before anything of its answer went on.
       using presumption = call.stream ? undefined : this.#presumeFirstToken(slot);
-      const outgoing = { target: targetOf(request.url), fields: exchange.incoming.fields, body };
       const answer = await dispatcher.dispatch(slot, exchange, outgoing, () => presumption?.again());
       exchange.matchedChunks = slot.matchedChunks;
 
       // Relay: the answer as it comes. From here on the slot belongs to it.
-      return await relay(answer, slot.keep(), exchange, {
+      return relay(answer, slot.keep(), exchange, kind, {
         deadlines,
         clientStallMs: config.timeouts.client_stall_ms,
+        hideUsage: call.stream && !asksForUsage(call),
+        splitReasoning: config.split_reasoning && kind === "chat",
+        stored: kind === "responses" ? (id) => responses.store(id, slot.endpoint) : undefined,
       });
     } catch (error) {
       return exchange.refuse(this.#asGatewayError(error, exchange));
     }
   }
 
-  #checkHeaders({ incoming }: Exchange): void {
-    const most = this.#parts.config.limits.endpoint_header_bytes;
-    if (incoming.fields.length > most) {
-      throw new GatewayError("headers_too_large", `The request headers are larger than ${most} bytes`);
+  #checkHead(exchange: Exchange, url: string): void {
+    const { url_bytes, endpoint_header_bytes } = this.#parts.config.limits;
+    if (url.length > url_bytes) throw new GatewayError("url_too_long", `The URL is longer than ${url_bytes} bytes`);
+    if (exchange.incoming.fields.length > endpoint_header_bytes) {
+      const message = `The request headers are larger than ${endpoint_header_bytes} bytes`;
+      throw new GatewayError("headers_too_large", message);
     }
+    exchange.checkTimeout();
+  }
+
+  #outgoing(call: InferenceRequest, route: Route, bytes: Uint8Array<ArrayBuffer>, url: string, exchange: Exchange) {
+    const { config, triton } = this.#parts;
+    const { fields } = exchange.incoming;
+    if (route.rule.backend === "triton") return triton.outgoing(call, route.rule, fields);
+    const body = outgoingBody(call, bytes, route.targetModel, config.usage_accounting);
+    return { method: "POST", target: targetOf(url), fields, body };
   }
 
   // A non-streaming request shows no first token: its prompt load comes off when the prefill is over by prediction,
@@ -130,29 +133,9 @@ export class Pipeline {
     };
   }
 
-  #models(request: Request): Response {
-    const exchange = new Exchange(this.#parts.context, request);
-    const data = [...this.#parts.routes.models].map((id) => ({
-      id,
-      object: "model",
-      created: this.#started,
-      owned_by: "aigw",
-    }));
-    exchange.status = 200;
-    exchange.end("ok");
-    return exchange.addHeaders(Response.json({ object: "list", data }));
-  }
-
-  #wrongMethod(request: Request, path: string, allowed: string): Response {
-    return new Exchange(this.#parts.context, request).refuse(
-      new GatewayError("method_not_allowed", `${path} takes ${allowed}, not ${request.method}`),
-      { allow: allowed },
-    );
-  }
-
   #asGatewayError(error: unknown, exchange: Exchange): GatewayError {
     if (error instanceof GatewayError) return error;
-    if (exchange.signal.aborted) return new GatewayError("client_closed", "The client left", null, error);
+    if (exchange.gone) return new GatewayError("client_closed", "The client left", null, error);
     this.#parts.log.error("a request failed inside the gateway", {
       request_id: exchange.requestId,
       error: error instanceof Error ? error.stack : String(error),
@@ -161,20 +144,7 @@ export class Pipeline {
   }
 }
 
-const encoder = new TextEncoder();
-function encode(text: string): Uint8Array {
-  return encoder.encode(text);
-}
-
 /** Path and query of an absolute URL. */
-function targetOf(url: string): string {
+export function targetOf(url: string): string {
   return url.slice(url.indexOf("/", url.indexOf("://") + 3));
-}
-
-/** Path of an absolute URL without its query. */
-export function pathOf(url: string): string {
-  const start = url.indexOf("/", url.indexOf("://") + 3);
-  if (start < 0) return "/";
-  const end = url.indexOf("?", start);
-  return end < 0 ? url.slice(start) : url.slice(start, end);
 }

@@ -5,106 +5,174 @@
 
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
-import { errorEvent } from "../openai/errors.ts";
-import { EventBoundary } from "../openai/event_boundary.ts";
+import type { Kind } from "../openai/api.ts";
+import { errorEvents, errorOf } from "../openai/errors.ts";
+import { eventJson, forEachEvent } from "../openai/events.ts";
+import { splitWhole } from "../openai/reasoning.ts";
+import { usageOfBody } from "../openai/usage.ts";
 import type { Slot } from "../scheduler/scheduler.ts";
 import { WORKER_CELLS } from "../telemetry/instruments.ts";
 import { type Outcome, outcomeOfStatus } from "../telemetry/outcome.ts";
 import { UpstreamError } from "../upstream/errors.ts";
-import { type Answer, asGatewayError } from "./dispatch.ts";
+import type { ResponseHead } from "../upstream/response_head.ts";
+import type { Answer } from "./answer.ts";
+import { asGatewayError } from "./dispatch.ts";
 import type { Exchange } from "./exchange.ts";
+import { StreamTap, type TapOptions } from "./stream_tap.ts";
 
-export interface RelayLimits {
+export interface RelayOptions extends TapOptions {
   readonly deadlines: Deadlines;
   /** How long the client may take nothing of a stream. */
   readonly clientStallMs: number;
+  /** Is told the id of a stored response. */
+  readonly stored?: (id: string) => void;
 }
 
-/** Answers up to this size are read whole, so that one that breaks off is an error and not half an answer. */
-const WHOLE_BYTES = 1_048_576;
 const NULL_BODY = new Set([204, 205, 304]);
+const decoder = new TextDecoder();
+const encoder = new TextEncoder();
 
-/** Takes the slot over. Throws GatewayError when a whole answer breaks off. */
-export async function relay(answer: Answer, slot: Slot, exchange: Exchange, limits: RelayLimits): Promise<Response> {
-  const { head, connection, pool } = answer;
+/** Takes the slot over; it is released when the answer ends. Never throws. */
+export function relay(answer: Answer, slot: Slot, exchange: Exchange, kind: Kind, options: RelayOptions): Response {
+  const { head, whole, first } = answer;
   exchange.status = head.status;
   if (head.status === 200) slot.remember();
-  const { framing } = head;
-  const whole = framing.kind === "none" || (framing.kind === "length" && framing.bytes <= WHOLE_BYTES);
+  if (whole !== undefined) return relayWhole(answer, whole, slot, exchange, kind, options);
+  const error = first && answer.boundary && head.status === 200 ? firstError(first) : undefined;
+  if (error) return refuseStream(answer, error, slot, exchange);
+  const stream = new RelayStream(answer, slot, exchange, kind, options);
+  return respond(stream.stream(), head, answer.boundary !== undefined, exchange);
+}
+
+/** The answer to a request for a stored response: no slot, no stream. */
+export function relayStored({ head, body, whole, first, boundary }: Answer, exchange: Exchange): Response {
+  exchange.status = head.status;
+  if (whole === undefined) {
+    body.close();
+    const bytes = first?.length ?? 0;
+    const what = boundary ? "a stream" : `more than ${bytes} bytes`;
+    return exchange.refuse(new GatewayError("upstream_failed", `The engine answered with ${what}`));
+  }
+  body.finish();
+  const response = respond(NULL_BODY.has(head.status) ? null : whole, head, false, exchange);
+  exchange.end(outcomeOfStatus(head.status));
+  return response;
+}
+
+function relayWhole(
+  { head, body, boundary }: Answer,
+  whole: Uint8Array<ArrayBuffer>,
+  slot: Slot,
+  exchange: Exchange,
+  kind: Kind,
+  options: RelayOptions,
+): Response {
+  body.finish();
+  slot.firstToken();
+  let bytes = whole;
+  if (head.status === 200) {
+    exchange.usage = usageOfBody(whole);
+    if (options.splitReasoning && kind === "chat") bytes = splitReasoning(whole);
+    options.stored?.(idOf(decoder.decode(whole.subarray(0, 4_096))) ?? "");
+  }
+  exchange.context.instruments.add(WORKER_CELLS.bytes, bytes.length);
+  const events = boundary !== undefined;
+  const response = respond(NULL_BODY.has(head.status) ? null : bytes, head, events, exchange);
+  if (!events && head.framing.kind !== "none" && !NULL_BODY.has(head.status)) {
+    response.headers.append("content-length", String(bytes.length));
+  }
+  slot[Symbol.dispose]();
+  exchange.end(outcomeOfStatus(head.status));
+  return response;
+}
+
+function splitReasoning(whole: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  const text = decoder.decode(whole);
+  if (!text.includes("<think>")) return whole;
   try {
-    if (!whole && !NULL_BODY.has(head.status)) {
-      return respond(new RelayStream(answer, slot, exchange, limits).stream(), answer, exchange);
-    }
-    const body = framing.kind === "length" && whole ? await readWhole(answer, framing.bytes) : new Uint8Array(0);
-    slot.firstToken();
-    exchange.firstToken();
-    exchange.context.instruments.add(WORKER_CELLS.bytes, body.length);
-    const response = respond(NULL_BODY.has(head.status) ? null : body, answer, exchange);
-    pool.give(connection);
-    slot[Symbol.dispose]();
-    exchange.end(outcomeOfStatus(head.status));
-    return response;
-  } catch (error) {
-    connection.close();
-    slot[Symbol.dispose]();
-    throw error instanceof UpstreamError ? asGatewayError(error, exchange) : error;
+    const answer = JSON.parse(text);
+    return splitWhole(answer) ? encoder.encode(JSON.stringify(answer)) : whole;
+  } catch {
+    return whole;
   }
 }
 
-async function readWhole({ connection }: Answer, length: number): Promise<Uint8Array<ArrayBuffer>> {
-  const first = await connection.readBody();
-  // Fast path: a small answer arrives in one piece.
-  if (first === null || first.length === length) return first ?? new Uint8Array(0);
-  const body = new Uint8Array(length);
-  body.set(first);
-  let at = first.length;
-  for (let piece = await connection.readBody(); piece !== null; piece = await connection.readBody()) {
-    body.set(piece, at);
-    at += piece.length;
-  }
-  return body;
+/** The `id` of a stored response at the beginning of its JSON. */
+function idOf(text: string): string | undefined {
+  return /"id"\s*:\s*"(resp_[^"\\]{1,200})"/.exec(text)?.[1];
 }
 
-function isEventStream(head: Answer["head"]): boolean {
-  return head.headers.some(([name, value]) => name === "content-type" && value.startsWith("text/event-stream"));
+// An error that is the first event of a stream: the request never began.
+function firstError(events: Uint8Array): Record<string, unknown> | undefined {
+  if (!decoder.decode(events.subarray(0, 1_024)).includes("error")) return undefined;
+  let error: Record<string, unknown> | undefined;
+  let first = true;
+  forEachEvent(events, (start, end) => {
+    const data = first ? eventJson(events, start, end) : undefined;
+    if (data === undefined) return;
+    first = false;
+    error = errorOf(data);
+  });
+  return error;
 }
 
-function respond(body: BodyInit | null, { head }: Answer, exchange: Exchange): Response {
+function refuseStream({ body }: Answer, error: Record<string, unknown>, slot: Slot, exchange: Exchange): Response {
+  body.close();
+  slot[Symbol.dispose]();
+  exchange.status = 400;
+  exchange.end("engine_rejected");
+  const headers = { "content-type": "application/json" };
+  return exchange.addHeaders(new Response(JSON.stringify(error), { status: 400, headers }));
+}
+
+function respond(body: BodyInit | null, head: ResponseHead, events: boolean, exchange: Exchange): Response {
   const response = exchange.addHeaders(new Response(body, { status: head.status }));
   const { headers } = response;
-  const events = isEventStream(head);
   for (const [name, value] of head.headers) {
-    if (name === "x-request-id" || name === "x-aigw-via" || name === "x-aigw-endpoint") continue;
-    if (events && (name === "content-type" || name === "x-accel-buffering")) continue;
+    if (name.charCodeAt(0) === X && OWN_HEADERS.has(name)) continue;
+    if (events && name === "content-type") continue;
     headers.append(name, value);
   }
   if (events) {
     headers.append("content-type", "text/event-stream;charset=UTF-8");
     headers.append("x-accel-buffering", "no");
-  } else if (head.framing.kind === "length") headers.append("content-length", String(head.framing.bytes));
+  } else if (body instanceof ReadableStream && head.framing.kind === "length") {
+    headers.append("content-length", String(head.framing.bytes));
+  }
   return response;
 }
+
+const X = 120;
+/** Fields of the gateway's own, which an engine does not set. */
+const OWN_HEADERS = new Set(["x-request-id", "x-aigw-via", "x-aigw-endpoint", "x-aigw-reason", "x-accel-buffering"]);
 
 class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
   deadline = Infinity;
   place = -1;
-  readonly #limits: RelayLimits;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
-  readonly #boundary: EventBoundary | undefined;
-  readonly #answer: Answer;
-  readonly #slot: Slot;
-  readonly #exchange: Exchange;
-  #first = true;
+  #first: Uint8Array<ArrayBuffer> | undefined;
+  #opening: Answer["opening"];
+  #sawToken = false;
+  readonly #tap: StreamTap | undefined;
 
-  constructor(answer: Answer, slot: Slot, exchange: Exchange, limits: RelayLimits) {
-    this.#limits = limits;
+  constructor(
+    readonly answer: Answer,
+    readonly slot: Slot,
+    readonly exchange: Exchange,
+    readonly kind: Kind,
+    readonly options: RelayOptions,
+  ) {
     this.#patience();
-    limits.deadlines.watch(this);
-    this.#answer = answer;
-    this.#slot = slot;
-    this.#exchange = exchange;
-    const encoded = answer.head.headers.some(([name]) => name === "content-encoding");
-    if (isEventStream(answer.head) && !encoded) this.#boundary = new EventBoundary();
+    options.deadlines.watch(this);
+    this.#first = answer.first;
+    this.#opening = answer.opening;
+    this.#opening?.catch(() => {/* told to whoever pulls */});
+    if (answer.boundary) this.#tap = new StreamTap(options);
+    if (answer.first) this.#stored(answer.first);
+  }
+
+  #stored(events: Uint8Array): void {
+    this.options.stored?.(idOf(decoder.decode(events.subarray(0, 4_096))) ?? "");
   }
 
   stream(): ReadableStream<Uint8Array<ArrayBuffer>> {
@@ -113,7 +181,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
 
   // The client has a piece to take, or the whole answer before its first one.
   #patience(): void {
-    this.deadline = this.#limits.deadlines.clock.now() + this.#limits.clientStallMs;
+    this.deadline = this.options.deadlines.clock.now() + this.options.clientStallMs;
   }
 
   /** The client took nothing for too long. */
@@ -122,63 +190,101 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
     this.#controller?.error(new GatewayError("client_closed", "The client took nothing of the answer for too long"));
   }
 
-  async pull(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
+  pull(controller: ReadableStreamDefaultController<Uint8Array>): void | Promise<void> {
     this.#controller = controller;
     this.deadline = Infinity;
+    const first = this.#first;
+    if (first === undefined) return this.#read(controller);
+    this.#first = undefined;
+    if (!this.#hand(first, controller)) return this.#read(controller);
+  }
+
+  async #read(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
+    const { body, boundary } = this.answer;
     try {
+      if (this.#opening) {
+        const events = await this.#opening;
+        this.#opening = undefined;
+        if (events === null) return this.#over(controller);
+        this.#stored(events);
+        if (this.#hand(events, controller)) return;
+      }
       for (;;) {
-        const piece = await this.#answer.connection.readBody();
-        if (piece === null) {
-          const rest = this.#boundary?.rest();
-          if (rest !== undefined) controller.enqueue(rest);
-          this.#answer.pool.give(this.#answer.connection);
-          this.#end(outcomeOfStatus(this.#answer.head.status));
-          controller.close();
-          return;
-        }
-        if (this.#first) {
-          this.#first = false;
-          this.#slot.firstToken();
-          this.#exchange.firstToken();
-        }
-        const { instruments } = this.#exchange.context;
-        instruments.add(WORKER_CELLS.pieces);
-        instruments.add(WORKER_CELLS.bytes, piece.length);
-        const ready = this.#boundary === undefined ? piece : this.#boundary.push(piece);
-        if (ready.length === 0) continue;
-        this.#patience();
-        controller.enqueue(ready);
-        return;
+        const piece = await body.readBody();
+        if (piece === null) return this.#over(controller);
+        const ready = boundary === undefined ? piece : boundary.push(piece);
+        if (ready.length > 0 && this.#hand(ready, controller)) return;
       }
     } catch (error) {
       this.#break(error, controller);
     }
   }
 
+  // Hands whole events on; false when nothing of them is for the client.
+  #hand(ready: Uint8Array<ArrayBuffer>, controller: ReadableStreamDefaultController<Uint8Array>): boolean {
+    if (!this.#sawToken) this.#look(ready);
+    const { instruments } = this.exchange.context;
+    instruments.add(WORKER_CELLS.pieces);
+    instruments.add(WORKER_CELLS.bytes, ready.length);
+    const passed = this.#tap === undefined ? ready : this.#tap.pass(ready);
+    if (passed.length === 0) return false;
+    this.#patience();
+    controller.enqueue(passed);
+    return true;
+  }
+
+  // Comments and pings are no token.
+  #look(ready: Uint8Array): void {
+    if (this.answer.boundary) forEachEvent(ready, (start, end) => this.#sawToken ||= isData(ready, start, end));
+    else this.#sawToken = true;
+    if (!this.#sawToken) return;
+    this.slot.firstToken();
+    this.exchange.firstToken();
+  }
+
+  #over(controller: ReadableStreamDefaultController<Uint8Array>): void {
+    const rest = this.answer.boundary?.rest();
+    if (rest !== undefined) this.#hand(rest, controller);
+    const held = this.#tap?.rest();
+    if (held !== undefined && held.length > 0) controller.enqueue(held);
+    this.answer.body.finish();
+    this.#end(outcomeOfStatus(this.answer.head.status));
+    controller.close();
+  }
+
   // An event stream ends with an event that says why; any other answer is cut, so that nobody takes it for complete.
   #break(error: unknown, controller: ReadableStreamDefaultController<Uint8Array>): void {
-    this.#answer.connection.close();
+    this.answer.body.close();
     const failure = error instanceof UpstreamError
-      ? asGatewayError(error, this.#exchange)
+      ? asGatewayError(error, this.exchange)
       : new GatewayError("internal", "The gateway failed while streaming", null, error);
+    if (error instanceof UpstreamError && error.endpointFailed) this.slot.failed();
     const { code } = failure;
-    this.#end(code === "client_closed" || code === "draining" ? code : "stream_broken");
-    if (failure.code === "client_closed") controller.close();
-    else if (this.#boundary) {
-      controller.enqueue(new TextEncoder().encode(errorEvent(failure)));
+    const ours = code === "client_closed" || code === "draining" || code === "deadline_exceeded";
+    this.#end(ours ? code : "stream_broken");
+    if (code === "client_closed") controller.close();
+    else if (this.answer.boundary) {
+      controller.enqueue(encoder.encode(errorEvents(failure, this.kind)));
       controller.close();
     } else controller.error(failure);
   }
 
   /** The client left. */
   cancel(): void {
-    this.#answer.connection.close();
+    this.answer.body.close();
     this.#end("client_closed");
   }
 
   #end(outcome: Outcome): void {
-    this.#limits.deadlines.unwatch(this);
-    this.#slot[Symbol.dispose]();
-    this.#exchange.end(outcome);
+    this.options.deadlines.unwatch(this);
+    if (this.#tap?.usage) this.exchange.usage = this.#tap.usage;
+    this.slot[Symbol.dispose]();
+    this.exchange.end(outcome);
   }
+}
+
+function isData(events: Uint8Array, start: number, end: number): boolean {
+  // Fast path: `data:` opens the event. Others name their type first, or are comments.
+  if (events[start] === 100) return true;
+  return decoder.decode(events.subarray(start, end)).includes("\ndata:");
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Model mapping: model and headers to a placement. Of the rules whose headers all match, the one with the most headers
-// wins; of its subsets, one is drawn by weight.
+// wins; of its subsets, one is drawn by weight. A LoRA adapter's name is a model too: it goes by the rules of its base
+// model, to its cluster.
 
 import { GatewayError } from "../base/errors.ts";
 import type { RuleConfig, SubsetConfig } from "../config/models.ts";
 import type { Config } from "../config/schema.ts";
-import { type Placement, placementSalt } from "../scheduler/decision.ts";
+import { adapterNumber, type Placement, placementSalt } from "../scheduler/placement.ts";
 import { labelSetsOf, requiredBits } from "../scheduler/eligibility.ts";
 import { policyOf } from "../scheduler/policy.ts";
 
@@ -16,6 +17,8 @@ export interface Route {
   readonly placement: Placement;
   /** Name to send to the engine instead of the client's; empty for none. */
   readonly targetModel: string;
+  /** The LoRA adapter that answers; empty for the base model. */
+  readonly lora: string;
 }
 
 interface PreparedRule {
@@ -24,13 +27,25 @@ interface PreparedRule {
   totalWeight: number;
 }
 
+/** A model that clients may name. */
+export interface ListedModel {
+  readonly id: string;
+  /** The base model of an adapter. */
+  readonly parent: string | null;
+}
+
 export class RouteTable {
   readonly #models = new Map<string, PreparedRule[]>();
+  /** Base models by adapter: those that the config names, and those that engines hold. */
+  readonly #adapters = new Map<string, string>();
+  readonly #configured: ReadonlyMap<string, string>;
+  readonly #adapterRoutes = new Map<string, Map<Route, Route>>();
 
   /** @param random Uniform in [0, 1); draws subsets. */
   constructor(config: Config, readonly random: () => number = Math.random) {
     const labelSets = labelSetsOf(config);
     const clusters = new Map(config.clusters.map(({ name }, row) => [name, row]));
+    const configured = new Map<string, string>();
     Object.entries(config.model_mapping_rule).forEach(([name, { rules }], model) => {
       const policy = policyOf(config, name);
       const prepared = rules.map((rule): PreparedRule => {
@@ -38,31 +53,53 @@ export class RouteTable {
           ? rule.subset
           : [{ labels: {}, lora: "", weight: 1 }];
         const routes = subsets.map(({ labels, lora, weight }) => {
+          if (lora !== "") configured.set(lora, name);
           const placement = {
             cluster: clusters.get(rule.cluster)!,
             eligibility: requiredBits(labelSets, rule.cluster, labels),
             salt: placementSalt(rule.cluster, lora),
+            adapter: adapterNumber(lora),
             policy,
           };
-          return { route: { model, rule, placement, targetModel: lora }, weight };
+          return { route: { model, rule, placement, targetModel: lora || rule.target_model, lora }, weight };
         });
         return { rule, routes, totalWeight: routes.reduce((sum, { weight }) => sum + weight, 0) };
       });
       prepared.sort((a, b) => b.rule.headers.length - a.rule.headers.length);
       this.#models.set(name, prepared);
     });
+    this.#configured = configured;
+    this.setAdapters([]);
   }
 
-  get models(): IterableIterator<string> {
-    return this.#models.keys();
+  /** Takes note of the adapters that engines hold: their names and those of their base models. */
+  setAdapters(held: Iterable<readonly [adapter: string, model: string]>): void {
+    this.#adapters.clear();
+    for (const [adapter, model] of [...held, ...this.#configured]) this.#adapters.set(adapter, model);
+    for (const adapter of this.#adapterRoutes.keys()) {
+      if (!this.#adapters.has(adapter)) this.#adapterRoutes.delete(adapter);
+    }
+  }
+
+  /** Every name that a request may have as its model. */
+  get models(): ListedModel[] {
+    const base = [...this.#models.keys()].map((id): ListedModel => ({ id, parent: null }));
+    const adapters = [...this.#adapters].filter(([id]) => !this.#models.has(id));
+    return [...base, ...adapters.map(([id, parent]): ListedModel => ({ id, parent }))];
   }
 
   /** Throws GatewayError: model_not_found, route_not_found. */
   resolve(model: string, headers: Headers): Route {
     const rules = this.#models.get(model);
-    if (!rules) {
+    if (rules) return this.#draw(model, rules, headers);
+    const base = this.#adapters.get(model);
+    if (base === undefined) {
       throw new GatewayError("model_not_found", `The model ${JSON.stringify(model)} does not exist`, "model");
     }
+    return this.#adapted(model, this.#draw(base, this.#models.get(base)!, headers));
+  }
+
+  #draw(model: string, rules: PreparedRule[], headers: Headers): Route {
     for (const { rule, routes, totalWeight } of rules) {
       if (!rule.headers.every(({ key, value }) => headers.get(key) === value)) continue;
       if (routes.length === 1) return routes[0].route;
@@ -75,5 +112,22 @@ export class RouteTable {
       `The model ${JSON.stringify(model)} has no route for these headers and none without headers`,
       "model",
     );
+  }
+
+  // The route of a base model with an adapter in its place.
+  #adapted(lora: string, base: Route): Route {
+    let routes = this.#adapterRoutes.get(lora);
+    if (!routes) this.#adapterRoutes.set(lora, routes = new Map());
+    let route = routes.get(base);
+    if (!route) {
+      const placement = {
+        ...base.placement,
+        salt: placementSalt(base.rule.cluster, lora),
+        adapter: adapterNumber(lora),
+      };
+      route = { ...base, placement, targetModel: lora, lora };
+      routes.set(base, route);
+    }
+    return route;
   }
 }

@@ -3,8 +3,8 @@
 
 import type { EngineModel } from "./engine_model.ts";
 
-/** Prometheus text for a model. `kvUsage` is in 0..1 as vLLM reports it. */
-export function metricsText(name: string, engine: EngineModel): string {
+/** Prometheus text for a model. `kvUsage` is in 0..1 as vLLM reports it; `adapters` tells when each was asked for. */
+export function metricsText(name: string, engine: EngineModel, adapters: ReadonlyMap<string, number>): string {
   const labels = `engine="0",model_name="${name}"`;
   const { profile, cache } = engine;
   const sample = (metric: string, type: string, value: number) =>
@@ -17,5 +17,18 @@ export function metricsText(name: string, engine: EngineModel): string {
     sample("prompt_tokens_total", "counter", engine.promptTokensTotal) +
     sample("generation_tokens_total", "counter", engine.generatedTokensTotal) +
     `# TYPE vllm:cache_config_info gauge\n` +
-    `vllm:cache_config_info{block_size="${profile.blockTokens}",num_gpu_blocks="${profile.kvBlocks}",engine="0"} 1\n`;
+    `vllm:cache_config_info{block_size="${profile.blockTokens}",num_gpu_blocks="${profile.kvBlocks}",engine="0"} 1\n` +
+    loraText(adapters);
+}
+
+/** Adapters that the engine has places for. */
+const MOST_ADAPTERS = 4;
+
+function loraText(adapters: ReadonlyMap<string, number>): string {
+  if (adapters.size === 0) return "";
+  const names = [...adapters].sort(([, a], [, b]) => b - a).slice(0, MOST_ADAPTERS).map(([name]) => name).join(",");
+  return "# TYPE vllm:lora_requests_info gauge\n" +
+    `vllm:lora_requests_info{max_lora="${MOST_ADAPTERS}",running_lora_adapters="${names}",waiting_lora_adapters=""} ${
+      Date.now() / 1_000
+    }\n`;
 }

@@ -9,12 +9,15 @@ import { EngineDriver } from "./engine_driver.ts";
 import { DEFAULT_PROFILE, EngineModel, type EngineProfile, type Sequence } from "./engine_model.ts";
 import { type Fault, FaultPlan, faultSchema } from "./faults.ts";
 import { metricsText } from "./metrics.ts";
+import { MockSurface } from "./surface.ts";
 import { tokenize, word } from "./text.ts";
 
 export interface MockEngineOptions {
   address: Address;
   /** Model names that it serves; any when empty. */
   models?: string[];
+  /** LoRA adapters that it serves beside them. */
+  adapters?: string[];
   profile?: Partial<EngineProfile>;
   /** Times faster than the profile. */
   speed?: number;
@@ -48,7 +51,15 @@ export function startMockEngine(options: MockEngineOptions): MockEngine {
   const model = new EngineModel({ ...DEFAULT_PROFILE, ...options.profile });
   const driver = new EngineDriver(model, systemClock, options.speed ?? 1);
   const faults = new FaultPlan(options.fault);
-  const context: Context = { options, model, driver, faults, name: "" };
+  const context: Context = {
+    options,
+    model,
+    driver,
+    faults,
+    name: "",
+    surface: new MockSurface(),
+    adapters: new Map(),
+  };
   const server = Deno.serve(
     { hostname: options.address.hostname, port: options.address.port, onListen() {} },
     (request) => handle(context, request),
@@ -72,6 +83,9 @@ interface Context {
   driver: EngineDriver;
   faults: FaultPlan;
   name: string;
+  surface: MockSurface;
+  /** When each adapter was last asked for. */
+  adapters: Map<string, number>;
 }
 
 async function handle(context: Context, request: Request): Promise<Response> {
@@ -87,13 +101,18 @@ async function route(context: Context, request: Request, path: string): Promise<
     case "GET /health":
       return new Response("");
     case "GET /metrics":
-      return new Response(metricsText(options.models?.[0] ?? "mock", model), {
+      return new Response(metricsText(options.models?.[0] ?? "mock", model, context.adapters), {
         headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
       });
     case "GET /v1/models":
       return Response.json({
         object: "list",
-        data: (options.models ?? []).map((id) => ({ id, object: "model", created: 0, owned_by: "mock" })),
+        data: [...options.models ?? [], ...options.adapters ?? []].map((id) => ({
+          id,
+          object: "model",
+          created: 0,
+          owned_by: "mock",
+        })),
       });
     case "POST /faults": {
       const text = await request.text();
@@ -108,8 +127,25 @@ async function route(context: Context, request: Request, path: string): Promise<
     case "POST /v1/completions":
       return await complete(context, request, path.endsWith("/chat/completions"));
     default:
-      return Response.json({ detail: "Not Found" }, { status: 404 });
+      return await other(context, request, path);
   }
+}
+
+async function other({ surface, options, faults }: Context, request: Request, path: string): Promise<Response> {
+  const stored = /^\/v1\/responses\/([^/]+)/.exec(path)?.[1];
+  if (stored !== undefined) return surface.stored(request.method, stored);
+  if (request.method === "POST") {
+    const body = await request.json().catch(() => undefined);
+    const served = [...options.models ?? [], ...options.adapters ?? []];
+    if (typeof body?.model === "string" && served.length > 0 && !served.includes(body.model)) {
+      return failure(404, `The model \`${body.model}\` does not exist.`, "NotFoundError");
+    }
+    const fault = faults.next(request.headers.get("x-mock-fault"));
+    if (fault?.kind === "status") return failure(fault.status, `fault: status ${fault.status}`, "MockFault");
+    const answer = body && surface.post(path, body);
+    if (answer) return answer;
+  }
+  return Response.json({ detail: "Not Found" }, { status: 404 });
 }
 
 function failure(status: number, message: string, type: string): Response {
@@ -126,12 +162,13 @@ async function complete(context: Context, request: Request, chat: boolean): Prom
     const message = error instanceof z.ZodError ? z.prettifyError(error) : `The body is no JSON: ${error}`;
     return failure(400, message, "BadRequestError");
   }
-  const { models } = context.options;
-  if (models && models.length > 0 && !models.includes(body.model)) {
+  const { models, adapters } = context.options;
+  if (models && models.length > 0 && ![...models, ...adapters ?? []].includes(body.model)) {
     return failure(404, `The model \`${body.model}\` does not exist.`, "NotFoundError");
   }
   if (fault?.kind === "status") return failure(fault.status, `fault: status ${fault.status}`, "MockFault");
   if (fault?.kind === "delay") await pause(fault.delay_ms, request.signal);
+  if (adapters?.includes(body.model)) context.adapters.set(body.model, Date.now());
   return new Completion(context, request, body, chat, fault).respond();
 }
 
@@ -219,7 +256,12 @@ class Completion {
     let text = "";
     for (let i = 0; i < this.#outputTokens; i++) text += word(this.#promptTokens, i);
     const choice = this.chat
-      ? { index: 0, message: { role: "assistant", content: text }, logprobs: null, finish_reason: "length" }
+      ? {
+        index: 0,
+        message: { role: "assistant", content: text, refusal: null },
+        logprobs: null,
+        finish_reason: "length",
+      }
       : { index: 0, text, logprobs: null, finish_reason: "length" };
     return Response.json({
       id: this.#id,

@@ -4,11 +4,12 @@
 
 const LF = 10;
 const CR = 13;
-/** A stream with no event end for this long is no event stream: it passes as it comes. */
-const MOST_HELD_BYTES = 1_048_576;
 
 export class EventBoundary {
   #held: Uint8Array<ArrayBuffer> | undefined;
+
+  /** @param mostBytes What has no event end for longer than this passes as it comes. */
+  constructor(readonly mostBytes: number) {}
 
   /** The bytes that may go on now that `piece` has arrived; empty when it only begins an event. */
   push(piece: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
@@ -16,7 +17,7 @@ export class EventBoundary {
     if (this.#held === undefined && endsEvent(piece, piece.length)) return piece;
     const bytes = this.#held === undefined ? piece : join(this.#held, piece);
     const end = lastEventEnd(bytes);
-    if (end === bytes.length || bytes.length - end > MOST_HELD_BYTES) {
+    if (end === bytes.length || bytes.length - end > this.mostBytes) {
       this.#held = undefined;
       return bytes;
     }

@@ -3,19 +3,19 @@
 // to the engine as they came.
 
 import { GatewayError } from "../base/errors.ts";
-
-export type Endpoint = "chat" | "completion";
+import { generates, type Kind } from "./api.ts";
 
 /** A decoded inference request. */
 export interface InferenceRequest {
-  readonly endpoint: Endpoint;
+  readonly kind: Kind;
   readonly model: string;
   readonly stream: boolean;
-  /** `messages` of a chat, `prompt` of a completion. */
-  readonly prompt: unknown;
-  readonly tools: unknown;
+  /** The parsed body. */
+  readonly body: Readonly<Record<string, unknown>>;
   /** vLLM's salt: equal prompts with different salts share no cache. */
   readonly cacheSalt: string | undefined;
+  /** The stored response that this one continues. */
+  readonly previousResponse: string | undefined;
 }
 
 const decoder = new TextDecoder();
@@ -28,13 +28,9 @@ function decodeText(bytes: Uint8Array): string {
 }
 
 /**
- * Decodes a body; without an endpoint, one with `messages` is a chat. Throws GatewayError: invalid_json,
- * invalid_request.
+ * Decodes a body; without a kind, one with `messages` is a chat. Throws GatewayError: invalid_json, invalid_request.
  */
-export function decodeRequest(
-  endpoint: Endpoint | undefined,
-  bytes: Uint8Array,
-): { request: InferenceRequest; text: string } {
+export function decodeRequest(kind: Kind | undefined, bytes: Uint8Array): InferenceRequest {
   if (bytes.length === 0) throw new GatewayError("invalid_json", "The request has no body; a JSON object is expected");
   let text: string;
   let body: unknown;
@@ -52,28 +48,50 @@ export function decodeRequest(
     throw new GatewayError("invalid_request", "The request body is to be a JSON object");
   }
   const fields = body as Record<string, unknown>;
-  return { request: read(endpoint ?? ("messages" in fields ? "chat" : "completion"), fields), text };
+  return read(kind ?? ("messages" in fields ? "chat" : "completion"), fields);
 }
 
-function read(endpoint: Endpoint, body: Record<string, unknown>): InferenceRequest {
-  const { model, stream, cache_salt } = body;
+function read(kind: Kind, body: Record<string, unknown>): InferenceRequest {
+  const { model, stream, cache_salt, previous_response_id } = body;
   if (typeof model !== "string" || model === "") {
     throw new GatewayError("invalid_request", "`model` is required: a non-empty string", "model");
   }
   if (stream !== undefined && stream !== null && typeof stream !== "boolean") {
     throw new GatewayError("invalid_request", "`stream` is to be true or false", "stream");
   }
+  check(kind, body);
   return {
-    endpoint,
+    kind,
     model,
-    stream: stream === true,
-    prompt: endpoint === "chat" ? messagesOf(body) : promptOf(body),
-    tools: Array.isArray(body.tools) && body.tools.length > 0 ? body.tools : undefined,
+    stream: stream === true && generates(kind),
+    body,
     cacheSalt: typeof cache_salt === "string" && cache_salt !== "" ? cache_salt : undefined,
+    previousResponse: kind === "responses" && typeof previous_response_id === "string" && previous_response_id !== ""
+      ? previous_response_id
+      : undefined,
   };
 }
 
-function messagesOf({ messages }: Record<string, unknown>): unknown {
+// What an engine could not do without, so that the error names the field; the rest is the engine's to judge.
+function check(kind: Kind, body: Record<string, unknown>): void {
+  switch (kind) {
+    case "chat":
+    case "messages":
+    case "count_tokens":
+      return checkMessages(body.messages);
+    case "completion":
+      return checkText(body, "prompt");
+    case "embeddings":
+      return checkText(body, "input" in body || !("messages" in body) ? "input" : "messages");
+    case "responses":
+      if (body.input === undefined && typeof body.prompt === "object" && body.prompt !== null) return;
+      return checkText(body, "input");
+    default:
+      return;
+  }
+}
+
+function checkMessages(messages: unknown): void {
   if (!Array.isArray(messages) || messages.length === 0) {
     throw new GatewayError("invalid_request", "`messages` is required: a non-empty array", "messages");
   }
@@ -83,10 +101,10 @@ function messagesOf({ messages }: Record<string, unknown>): unknown {
   if (odd >= 0) {
     throw new GatewayError("invalid_request", `\`messages[${odd}]\` is to be an object`, `messages[${odd}]`);
   }
-  return messages;
 }
 
-function promptOf({ prompt }: Record<string, unknown>): unknown {
-  if (typeof prompt === "string" || (Array.isArray(prompt) && prompt.length > 0)) return prompt;
-  throw new GatewayError("invalid_request", "`prompt` is required: a string or a non-empty array", "prompt");
+function checkText(body: Record<string, unknown>, field: string): void {
+  const value = body[field];
+  if (typeof value === "string" || (Array.isArray(value) && value.length > 0)) return;
+  throw new GatewayError("invalid_request", `\`${field}\` is required: a string or a non-empty array`, field);
 }

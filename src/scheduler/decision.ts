@@ -3,20 +3,8 @@
 // kernel does the work; this file carries values in and out of its scratch block.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
-import { fnv1a } from "../base/fnv1a.ts";
 import { SaveRingWriter } from "../tables/save_ring.ts";
-import type { Policy } from "./policy.ts";
-
-/** Where a request may go: the result of routing. */
-export interface Placement {
-  /** Cluster row. */
-  readonly cluster: number;
-  /** Bits that an endpoint's eligibility must have. */
-  readonly eligibility: number;
-  /** Keeps the prefixes of different clusters and adapters apart. */
-  readonly salt: number;
-  readonly policy: Policy;
-}
+import type { Placement } from "./placement.ts";
 
 /** The hashes of a prompt and its length. */
 export interface HashedPrompt {
@@ -43,11 +31,6 @@ export interface Explanation {
   /** Leading chunks that every endpoint is presumed to hold. */
   everywhereChunks: number;
   candidates: Candidate[];
-}
-
-/** Salt of the prefixes of a cluster's base model, or of a LoRA adapter on it. */
-export function placementSalt(cluster: string, lora: string): number {
-  return fnv1a(`${cluster}\n${lora}`);
 }
 
 const NO_HASHES = new Int32Array(0);
@@ -150,7 +133,7 @@ export class DecisionMaker {
   }
 
   /** Chooses for the prompt that is up: an endpoint row, or -1 when there is no candidate. */
-  choose({ cluster, eligibility, policy }: Placement): number {
+  choose({ cluster, eligibility, adapter, policy }: Placement): number {
     return this.#kernel.exports.choose(
       cluster,
       eligibility,
@@ -161,6 +144,8 @@ export class DecisionMaker {
       policy.prefillWeight,
       policy.uncachedOnly ? this.#kernel.exports.E_UNCACHED : this.#kernel.exports.E_PROMPT,
       policy.prefillFloorBytes,
+      adapter,
+      policy.adapterWeight,
     );
   }
 

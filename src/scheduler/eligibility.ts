@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Label sets as bits: every set of labels that a cluster's rules name has a bit of the endpoints' eligibility words, so
-// that filtering by labels is one AND. Bit 0 says that an endpoint serves.
+// that filtering by labels is one AND. Bits 0 to 2 are the endpoint's own: serving, willing, on trial.
 
 import { type Config, labelKey } from "../config/schema.ts";
 
 export const SERVING_BIT = 1;
+/** The first label set's bit: LABEL_BITS of the kernel's layout. */
+const FIRST_LABEL_BIT = 8;
 
 /** For each cluster name: the label sets of its rules and their bits. The same config gives the same bits everywhere. */
 export type LabelSets = Map<string, Map<string, { bit: number; labels: Record<string, string> }>>;
@@ -17,7 +19,9 @@ export function labelSetsOf(config: Config): LabelSets {
       clusters.set(cluster, sets);
       for (const { labels } of subset) {
         const key = labelKey(labels);
-        if (Object.keys(labels).length > 0 && !sets.has(key)) sets.set(key, { bit: 2 << sets.size, labels });
+        if (Object.keys(labels).length > 0 && !sets.has(key)) {
+          sets.set(key, { bit: FIRST_LABEL_BIT << sets.size, labels });
+        }
       }
     }
   }

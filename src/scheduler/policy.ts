@@ -20,6 +20,8 @@ export interface Policy {
   readonly cacheWeight: number;
   readonly requestWeight: number;
   readonly prefillWeight: number;
+  /** Advantage of an endpoint that holds the request's adapter. */
+  readonly adapterWeight: number;
   /** Whether the score counts only the prompt bytes that an endpoint does not hold yet. */
   readonly uncachedOnly: boolean;
   /** Prompt bytes that weigh fully even when no endpoint has as many. */
@@ -39,6 +41,7 @@ export function policyOf(config: Config, model: string): Policy {
     cacheWeight: rule?.cache_radio_weight ?? 2,
     requestWeight: rule?.request_load_weight ?? 1,
     prefillWeight: rule?.prefill_load_weight ?? 3,
+    adapterWeight: rule?.lora_weight ?? 1,
     uncachedOnly: rule?.prefill_load_uncached ?? true,
     prefillFloorBytes: rule?.prefill_load_floor_bytes ?? DEFAULT_PREFILL_FLOOR_BYTES,
   };

@@ -3,8 +3,10 @@
 // once, at the true end of the request; whoever holds it last owns that end.
 
 import { GatewayError } from "../base/errors.ts";
+import type { EndpointTable } from "../tables/endpoint_table.ts";
 import type { RequestRow, RequestTable } from "../tables/request_table.ts";
-import type { DecisionMaker, HashedPrompt, Placement } from "./decision.ts";
+import type { DecisionMaker, HashedPrompt } from "./decision.ts";
+import type { Placement } from "./placement.ts";
 
 export interface SlotRequest {
   readonly placement: Placement;
@@ -12,23 +14,28 @@ export interface SlotRequest {
   /** Model row, for the books. */
   readonly model: number;
   readonly wallMs: number;
+  /** The one endpoint that will do, as it holds the state that the request continues. */
+  readonly pinned?: number;
 }
 
 /** Gives out slots. A queue behind `acquire` may let a request wait; this one grants at once. */
 export interface Scheduler {
-  /** Throws GatewayError: no_endpoint, overloaded; and the signal's reason when the client leaves first. */
-  acquire(request: SlotRequest, signal: AbortSignal): Promise<Slot>;
+  /** Throws GatewayError: no_endpoint, overloaded. */
+  acquire(request: SlotRequest): Promise<Slot>;
 }
 
 /** An endpoint that changes hands between choice and grant is chosen again this often. */
 const MOST_CHOICES = 16;
 
 export class LocalScheduler implements Scheduler {
-  constructor(readonly decisions: DecisionMaker, readonly requests: RequestTable) {}
+  constructor(
+    readonly decisions: DecisionMaker,
+    readonly requests: RequestTable,
+    readonly endpoints: EndpointTable,
+  ) {}
 
   // deno-lint-ignore require-await -- the interface allows waiting; here everyone is served at once
-  async acquire({ placement, promptText, model, wallMs }: SlotRequest, signal: AbortSignal): Promise<Slot> {
-    signal.throwIfAborted();
+  async acquire({ placement, promptText, model, wallMs, pinned }: SlotRequest): Promise<Slot> {
     const prompt = this.decisions.begin(promptText, placement);
     const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes, wallMs);
     if (!row) {
@@ -38,9 +45,13 @@ export class LocalScheduler implements Scheduler {
         `This gateway has ${this.requests.capacity} requests in flight in one worker, its limit`,
       );
     }
-    if (this.#grant(row, placement)) return new Slot(this, row, placement, prompt);
+    const granted = pinned === undefined ? this.#grant(row, placement) : row.grant(pinned, 0);
+    if (granted) return new Slot(this, row, placement, prompt, pinned !== undefined);
     row.release();
     this.decisions.retire(prompt);
+    if (pinned !== undefined) {
+      throw new GatewayError("no_endpoint", "The engine that holds the previous response is not available");
+    }
     throw new GatewayError("no_endpoint", "No endpoint of the model is available");
   }
 
@@ -76,6 +87,8 @@ export class Slot implements Disposable {
     row: RequestRow,
     readonly placement: Placement,
     readonly prompt: HashedPrompt,
+    /** Whether no other endpoint will do. */
+    readonly pinned = false,
   ) {
     this.#scheduler = scheduler;
     this.#row = row;
@@ -108,8 +121,14 @@ export class Slot implements Disposable {
     this.#scheduler.decisions.remember(this.prompt, this.placement.salt, this.#endpoint);
   }
 
+  /** The endpoint failed at this request. */
+  failed(): void {
+    this.#scheduler.endpoints.countFailure(this.#endpoint);
+  }
+
   /** Gives the endpoint up for another that was not tried yet; false when there is none. */
   tryAnother(): boolean {
+    if (this.pinned) return false;
     const tried = this.#tried ??= [];
     tried.push(this.#endpoint);
     if (!this.#row || !this.#scheduler.moveTo(this.#row, this.placement, this.prompt, tried)) return false;
@@ -121,7 +140,7 @@ export class Slot implements Disposable {
   /** Hands the load over to a new slot, which outlives the block of this one. */
   keep(): Slot {
     const row = this.#row!;
-    const kept = new Slot(this.#scheduler, row, this.placement, this.prompt);
+    const kept = new Slot(this.#scheduler, row, this.placement, this.prompt, this.pinned);
     kept.#matched = this.#matched;
     kept.#tried = this.#tried;
     this.#row = undefined;

@@ -3,26 +3,32 @@
 // writer of endpoint rows.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
-import { formatAddress } from "../base/address.ts";
+import { type Address, formatAddress } from "../base/address.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Config } from "../config/schema.ts";
-import { Prober, type ProbeResult } from "../engines/prober.ts";
+import type { EndpointConfig } from "../config/clusters.ts";
+import type { RuleConfig } from "../config/models.ts";
+import { Prober, type ProbeResult, type ProbeTarget } from "../engines/prober.ts";
 import { type Backend, readSignals } from "../engines/signals.ts";
+import { adapterNumber } from "../scheduler/placement.ts";
 import { labelSetsOf, memberships } from "../scheduler/eligibility.ts";
 import { ENDPOINT_STATE_NAMES, EndpointState, EndpointTable } from "../tables/endpoint_table.ts";
 import type { Log } from "../telemetry/log.ts";
+import { HeldAdapters } from "./adapters.ts";
+import { FleetHealth, type Patient } from "./fleet_health.ts";
 
-export interface Member {
+export interface Member extends ProbeTarget, Patient {
   readonly cluster: string;
   readonly clusterRow: number;
   readonly backend: Backend | undefined;
-  readonly address: string;
-  readonly port: number;
-  readonly origin: string;
+  readonly address: Address;
+  /** HOST:PORT */
+  readonly name: string;
+  readonly healthUrl: string | undefined;
+  readonly metricsUrl: string | undefined;
   readonly labels: Record<string, string>;
   readonly row: number;
-  failures: number;
-  successes: number;
+  readonly adapters: HeldAdapters;
   promptTokens: number;
   metricsAt: number | undefined;
 }
@@ -43,12 +49,15 @@ export interface EndpointView {
   kv_usage: number | null;
   kv_capacity_chunks: number;
   metrics_age_ms: number | null;
+  failures: number;
+  ejections: number;
+  reluctant: boolean;
+  slow_start_requests: number;
+  adapters: readonly string[];
   labels: Record<string, string>;
 }
 
 const CHUNK_BYTES = 512;
-/** How often connect failures that workers met are looked at. */
-const WATCH_MS = 50;
 
 export class Fleet {
   readonly table: EndpointTable;
@@ -56,17 +65,18 @@ export class Fleet {
   readonly #byRow = new Map<number, Member>();
   readonly #byCluster = new Map<string, Member[]>();
   readonly #prober: Prober<Member> | undefined;
-  #cancel: () => void = () => {};
+  readonly health: FleetHealth<Member>;
+  /** Is told when engines hold other adapters than before. */
+  onAdapters: (adapters: [adapter: string, model: string][]) => void = () => {};
 
   constructor(readonly kernel: AttachedKernel, readonly config: Config, readonly clock: Clock, readonly log: Log) {
     this.table = new EndpointTable(kernel);
+    this.health = new FleetHealth(this.table, config, clock, log, (member) => this.#returned(member));
     const { probes } = config;
     if (probes.enabled) {
       this.#prober = new Prober<Member>(
         {
-          healthPath: probes.health_path,
           healthIntervalMs: probes.health_interval_ms,
-          metricsPath: probes.metrics_path,
           metricsIntervalMs: probes.metrics_interval_ms,
           timeoutMs: probes.timeout_ms,
           concurrency: probes.concurrency,
@@ -80,36 +90,32 @@ export class Fleet {
 
   #addStatic(): void {
     const labelSets = labelSetsOf(this.config);
-    const backends = new Map<string, Backend>();
-    for (const { rules } of Object.values(this.config.model_mapping_rule)) {
-      backends.set(rules[0].cluster, rules[0].backend);
-    }
+    const rulesOf = new Map<string, RuleConfig>();
+    for (const { rules } of Object.values(this.config.model_mapping_rule)) rulesOf.set(rules[0].cluster, rules[0]);
     this.config.clusters.forEach(({ name, endpoints, kv_capacity_tokens }, clusterRow) => {
-      for (const { address, port, labels } of endpoints) {
-        const where = { hostname: address, port };
-        const row = this.table.add(
-          clusterRow,
-          where,
-          this.#chunks(kv_capacity_tokens),
-          memberships(labelSets, name, labels),
-        );
+      for (const endpoint of endpoints) {
+        const { port, labels } = endpoint;
+        const address = { hostname: endpoint.address, port };
+        const capacity = this.#chunks(kv_capacity_tokens);
+        const row = this.table.add(clusterRow, address, capacity, memberships(labelSets, name, labels));
+        const rule = rulesOf.get(name);
         const member: Member = {
           cluster: name,
           clusterRow,
-          backend: backends.get(name),
+          backend: rule?.backend,
           address,
-          port,
-          origin: `http://${formatAddress(where)}`,
+          name: formatAddress(address),
+          ...probeUrls(this.config, rule, endpoint),
           labels,
           row,
-          failures: 0,
-          successes: 0,
+          adapters: new HeldAdapters(),
           promptTokens: 0,
           metricsAt: undefined,
         };
         this.#members.push(member);
         this.#byRow.set(row, member);
         this.#byCluster.set(name, [...this.membersOf(name) as Member[], member]);
+        this.health.add(member);
         this.#prober?.add(member);
       }
     });
@@ -121,51 +127,56 @@ export class Fleet {
 
   start(): void {
     this.#prober?.start();
-    this.#watch();
+    this.health.start();
   }
 
   stop(): void {
     this.#prober?.stop();
-    this.#cancel();
+    this.health.stop();
   }
 
-  // Workers count connect failures as they meet them: an endpoint that refuses is out long before its next probe.
-  readonly #watch = (): void => {
-    if (this.#prober) {
-      for (const member of this.#members) {
-        if (this.table.failures(member.row) >= this.config.probes.unhealthy_after) {
-          this.#out(member, "connect failures");
-        }
-      }
-    }
-    this.#cancel = this.clock.after(WATCH_MS, this.#watch);
-  };
-
   #probed(member: Member, { healthy, metrics }: ProbeResult): void {
-    if (healthy === false) {
-      member.successes = 0;
-      if (++member.failures >= this.config.probes.unhealthy_after) this.#out(member, "failed probes");
-    } else if (healthy === true) {
-      member.failures = 0;
-      if (++member.successes >= this.config.probes.healthy_after) this.#back(member);
-    }
+    if (healthy !== undefined) this.health.probed(member, healthy);
     if (metrics !== undefined) this.#measured(member, metrics);
   }
 
-  #out(member: Member, why: string): void {
-    if (this.table.state(member.row) !== EndpointState.available) return;
-    member.successes = 0;
-    this.table.setState(member.row, EndpointState.unhealthy);
-    this.log.warn("endpoint is unhealthy", { cluster: member.cluster, endpoint: member.origin, why });
+  // It may have been restarted: what it held is not known any more.
+  #returned(member: Member): void {
+    this.kernel.exports.indexForget(member.row);
+    if (member.adapters.names.length > 0) {
+      member.adapters.forget();
+      this.#adaptersChanged(member);
+    }
   }
 
-  #back(member: Member): void {
-    if (this.table.state(member.row) !== EndpointState.unhealthy) return;
-    // It may have been restarted: what it held is not known any more.
-    this.kernel.exports.indexForget(member.row);
-    this.table.clearFailures(member.row);
-    this.table.setState(member.row, EndpointState.available);
-    this.log.info("endpoint is available", { cluster: member.cluster, endpoint: member.origin });
+  #adaptersChanged(member: Member): void {
+    this.table.setAdapters(member.row, member.adapters.names.map(adapterNumber));
+    this.onAdapters(this.adapters());
+  }
+
+  /** Adapters that engines hold, each with the first model of its cluster. */
+  adapters(): [adapter: string, model: string][] {
+    const held = new Map<string, string>();
+    for (const { cluster, adapters } of this.#members) {
+      const model = this.#modelOf(cluster);
+      if (model !== undefined) { for (const name of adapters.names) held.set(name, model); }
+    }
+    return [...held];
+  }
+
+  #modelOf(cluster: string): string | undefined {
+    const models = Object.entries(this.config.model_mapping_rule);
+    return models.find(([, { rules }]) => rules[0].cluster === cluster)?.[0];
+  }
+
+  /** Drains the endpoint HOST:PORT in every cluster that has it, or lets it serve again; false when there is none. */
+  setDraining(name: string, draining: boolean): boolean {
+    const members = this.#members.filter((member) => member.name === name);
+    for (const member of members) {
+      if (draining) this.health.drain(member);
+      else this.health.resume(member);
+    }
+    return members.length > 0;
   }
 
   #measured(member: Member, text: string | null): void {
@@ -180,9 +191,10 @@ export class Fleet {
       this.table.setCapacity(member.row, this.#chunks(signals.kvCapacityTokens));
     }
     if (signals.promptTokens !== undefined) {
-      if (signals.promptTokens < member.promptTokens) this.kernel.exports.indexForget(member.row);
+      if (signals.promptTokens < member.promptTokens) this.#returned(member);
       member.promptTokens = signals.promptTokens;
     }
+    if (signals.adapters && member.adapters.seen(signals.adapters)) this.#adaptersChanged(member);
   }
 
   get size(): number {
@@ -206,17 +218,18 @@ export class Fleet {
   /** HOST:PORT of a row. */
   nameOf(row: number): string {
     const member = this.#byRow.get(row);
-    return member ? member.origin.slice("http://".length) : "";
+    return member?.name ?? "";
   }
 
   view(): EndpointView[] {
     const known = (value: number) => Number.isNaN(value) ? null : value;
     const now = this.clock.now();
-    return this.#members.map(({ cluster, address, port, labels, row, metricsAt }) => {
+    return this.#members.map((member) => {
+      const { cluster, address: { hostname, port }, labels, row, metricsAt, adapters } = member;
       const { waiting, running, kvUsage } = this.table.gauges(row);
       return {
         cluster,
-        address,
+        address: hostname,
         port,
         state: ENDPOINT_STATE_NAMES[this.table.state(row)],
         in_flight: this.table.requests(row),
@@ -229,8 +242,28 @@ export class Fleet {
         kv_usage: known(kvUsage),
         kv_capacity_chunks: this.table.capacityChunks(row),
         metrics_age_ms: metricsAt === undefined ? null : Math.round(now - metricsAt),
+        failures: this.table.failures(row),
+        ejections: this.health.of(member).ejections,
+        reluctant: !this.table.willing(row),
+        slow_start_requests: this.table.penalty(row),
+        adapters: adapters.names,
         labels,
       };
     });
   }
+}
+
+// Where an endpoint is asked for its health and its metrics. Triton has an HTTP server for both, beside its gRPC one.
+function probeUrls(config: Config, rule: RuleConfig | undefined, endpoint: EndpointConfig) {
+  const { address, port, health_port, metrics_port } = endpoint;
+  const { health_path, metrics_path } = config.probes;
+  const url = (at: number, path: string) => `http://${formatAddress({ hostname: address, port: at })}${path}`;
+  if (rule?.backend !== "triton") {
+    return { healthUrl: url(health_port ?? port, health_path), metricsUrl: url(metrics_port ?? port, metrics_path) };
+  }
+  const http = health_port ?? (rule.triton?.protocol === "http" ? port : undefined);
+  return {
+    healthUrl: http === undefined ? undefined : url(http, "/v2/health/ready"),
+    metricsUrl: metrics_port === undefined ? undefined : url(metrics_port, metrics_path),
+  };
 }

@@ -23,11 +23,14 @@ import { type CenterProcess, startCenter } from "./center_process.ts";
 import { Fleet } from "./fleet.ts";
 import { reserve, serveOn } from "./listeners.ts";
 import { LoadSync } from "./load_sync.ts";
+import type { WorkerSetup } from "./protocol.ts";
 import { SPARE_BLOCKS, Supervisor } from "./supervisor.ts";
 
 export interface GatewayProcess {
   /** Where it listens; a port 0 of the config is resolved. */
   readonly listen: Address;
+  /** The HTTPS listener; undefined without one. */
+  readonly tls: Address | undefined;
   readonly admin: Address;
   /** Where the embedded metadata center serves; undefined without one. */
   readonly center: CenterProcess | undefined;
@@ -44,6 +47,7 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
   const workers = config.workers === "auto" ? Math.max(1, navigator.hardwareConcurrency - 1) : config.workers;
   checkDistinct(config);
   const listen = reserve(config.listen, "listen");
+  const tls = config.tls && await readTls(config.tls);
   const shared = createSharedKernel(await compileKernel(), {
     workers: 1 + workers + SPARE_BLOCKS,
     clusters: config.limits.clusters,
@@ -53,10 +57,17 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
     promptChunks: config.limits.prompt_chunks,
     metricCells: cellCount(config.limits.models),
     ringWords: 65_536,
+    pins: config.limits.response_pins,
   });
   const kernel = attachKernel(shared, 0, crypto.getRandomValues(new Uint32Array(1))[0]);
   const fleet = new Fleet(kernel, config, systemClock, log);
-  const supervisor = new Supervisor(kernel, shared, config, listen, hostname(), log, workers);
+  const setup = { config, listen, tls, via: hostname(), started: Math.floor(Date.now() / 1_000) };
+  const supervisor = new Supervisor(kernel, shared, setup, log, workers);
+  const routes = new RouteTable(config);
+  fleet.onAdapters = (adapters) => {
+    routes.setAdapters(adapters);
+    supervisor.setAdapters(adapters);
+  };
   const gatewayId = `${hostname()}-${crypto.randomUUID().slice(0, 8)}`;
   let draining = false;
   let sync: LoadSync | undefined;
@@ -66,7 +77,7 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
   const models = Object.keys(config.model_mapping_rule);
   const parts: AdminParts = {
     config,
-    routes: new RouteTable(config),
+    routes,
     decisions: new DecisionMaker(kernel),
     notReady() {
       if (draining) return "draining";
@@ -78,6 +89,7 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
     workers: () => supervisor.view(),
     nameOf: (row) => fleet.nameOf(row),
     restartWorker: (worker) => supervisor.restart(worker),
+    setDraining: (name, draining) => fleet.setDraining(name, draining),
     metrics: () =>
       metricsPage({
         version: VERSION,
@@ -123,6 +135,7 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
   }
   return {
     listen,
+    tls: tls?.address,
     admin: { hostname: parseAddress(config.admin.listen)!.hostname, port: admin.addr.port },
     center: embedded,
     workers,
@@ -137,10 +150,23 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
   };
 }
 
-function checkDistinct({ listen, admin, metadata_center: center }: Config): void {
+/** Throws Error with a plain message when a file cannot be read or the address is taken. */
+async function readTls({ listen, cert_file, key_file }: NonNullable<Config["tls"]>): Promise<WorkerSetup["tls"]> {
+  const read = async (key: string, file: string) => {
+    try {
+      return await Deno.readTextFile(file);
+    } catch (error) {
+      throw new Error(`Cannot read ${file} (${key}): ${(error as Error).message}`, { cause: error });
+    }
+  };
+  const [cert, key] = [await read("tls.cert_file", cert_file), await read("tls.key_file", key_file)];
+  return { address: reserve(listen, "tls.listen"), cert, key };
+}
+
+function checkDistinct({ listen, tls, admin, metadata_center: center }: Config): void {
   const keys = new Map<string, string>();
   for (
-    const [key, address] of [["listen", listen], ["admin.listen", admin.listen], [
+    const [key, address] of [["listen", listen], ["tls.listen", tls?.listen], ["admin.listen", admin.listen], [
       "metadata_center.listen",
       center.listen,
     ]]

@@ -8,7 +8,7 @@ import type { MetadataCenterConfig } from "../config/metadata_center.ts";
 import { engineKey, type EngineLoad } from "../metadata/center.ts";
 import type { CenterLink, LinkListener } from "../metadata/link.ts";
 import type { CenterEvent } from "../metadata/server.ts";
-import { placementSalt } from "../scheduler/decision.ts";
+import { placementSalt } from "../scheduler/placement.ts";
 import { type RequestChange, RequestScan } from "../tables/request_scan.ts";
 import { readSaves, setSharing } from "../tables/save_ring.ts";
 import type { Fleet } from "./fleet.ts";
@@ -81,7 +81,7 @@ export class LoadSync implements LinkListener {
         const member = this.fleet.memberOf(row);
         // Prefixes under a LoRA adapter are this gateway's own: the wire has no name for them.
         if (!member || hashes.length === 0 || this.#clusters.get(member.cluster)?.salt !== salt) continue;
-        const { cluster, address: ip, port } = member;
+        const { cluster, address: { hostname: ip, port } } = member;
         this.link.send(cluster, [{
           type: "cache.save",
           body: { cluster, ip, port, prompt_hash: hashes, gateway: this.gateway },
@@ -107,8 +107,8 @@ export class LoadSync implements LinkListener {
           body: {
             cluster: member.cluster,
             request_id: change.id,
-            ip: member.address,
-            port: member.port,
+            ip: member.address.hostname,
+            port: member.address.port,
             prompt_length: change.promptBytes,
             timestamp: BigInt(Math.round(this.clock.wall())) * 1_000_000n,
             gateway: this.gateway,
@@ -147,8 +147,8 @@ export class LoadSync implements LinkListener {
       new Int32Array(this.kernel.buffer)[k.H_CHUNKS],
     );
     const count = Math.min(hashes.length, scratch.length);
-    for (const { row, address, port } of this.fleet.membersOf(cluster)) {
-      if (address !== engine.ip || (engine.port !== undefined && engine.port !== port)) continue;
+    for (const { row, address: { hostname, port } } of this.fleet.membersOf(cluster)) {
+      if (hostname !== engine.ip || (engine.port !== undefined && engine.port !== port)) continue;
       for (let i = 0; i < count; i++) scratch[i] = hashes[i];
       k.indexInsertScratch(count, state.salt, row);
     }
@@ -176,10 +176,10 @@ export class LoadSync implements LinkListener {
   // Writes the others' load into the rows. A figure without a port is of all endpoints at that IP together.
   #apply({ name, remote, weight }: ClusterState): void {
     const members = this.fleet.membersOf(name);
-    for (const { row, address, port } of members) {
-      const own = remote.get(`${address}:${port}`);
-      const shared = remote.get(address);
-      const sharers = shared ? members.filter((other) => other.address === address).length : 1;
+    for (const { row, address: { hostname, port } } of members) {
+      const own = remote.get(`${hostname}:${port}`);
+      const shared = remote.get(hostname);
+      const sharers = shared ? members.filter((other) => other.address.hostname === hostname).length : 1;
       const queued = (own?.queued ?? 0) + (shared?.queued ?? 0) / sharers;
       const promptLength = (own?.promptLength ?? 0) + (shared?.promptLength ?? 0) / sharers;
       this.fleet.table.setRemote(row, Math.round(weight * queued), Math.round(weight * promptLength));

@@ -3,12 +3,10 @@
 // released, and another takes its block after a growing pause.
 
 import type { AttachedKernel, SharedKernel } from "../../wasm/kernel.ts";
-import type { Address } from "../base/address.ts";
-import type { Config } from "../config/schema.ts";
 import { readCell } from "../tables/metric_cells.ts";
 import { WORKER_CELLS } from "../telemetry/instruments.ts";
 import type { Log } from "../telemetry/log.ts";
-import type { FromWorker, ToWorker } from "./protocol.ts";
+import type { FromWorker, ToWorker, WorkerSetup } from "./protocol.ts";
 
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 10_000;
@@ -17,6 +15,7 @@ const HEALTHY_MS = 30_000;
 const WATCH_MS = 1_000;
 /** A worker that has not beaten for this long hangs. */
 const SILENT_MS = 10_000;
+const ASKED = "restart was asked for";
 
 export interface WorkerView {
   worker: number;
@@ -47,14 +46,13 @@ export class Supervisor {
   readonly #spares: number[];
   #draining = false;
   #watch: ReturnType<typeof setInterval> | undefined;
+  #adapters: [string, string][] = [];
   #onDrained: (worker: number, cut: number) => void = () => {};
 
   constructor(
     readonly kernel: AttachedKernel,
     readonly shared: SharedKernel,
-    readonly config: Config,
-    readonly listen: Address,
-    readonly via: string,
+    readonly setup: WorkerSetup,
     readonly log: Log,
     workers: number,
   ) {
@@ -98,6 +96,7 @@ export class Supervisor {
       if (data.kind === "serving") {
         seat.state = "serving";
         seat.servingSince = performance.now();
+        if (this.#adapters.length > 0) this.#tellAdapters(thread);
         resolve();
       } else if (data.kind === "drained") this.#onDrained(seat.worker, data.cut);
       else this.#lost(seat, thread, data.message, reject);
@@ -112,9 +111,7 @@ export class Supervisor {
         shared: this.shared,
         worker: seat.block,
         seed: crypto.getRandomValues(new Uint32Array(1))[0],
-        config: this.config,
-        listen: this.listen,
-        via: this.via,
+        ...this.setup,
       } satisfies ToWorker,
     );
     return promise;
@@ -129,7 +126,7 @@ export class Supervisor {
     const released = this.kernel.exports.reap(seat.block);
     this.#spares.push(seat.block);
     seat.block = this.#spares.shift()!;
-    this.log.error("worker lost", { worker: seat.worker, why, released });
+    this.log[why === ASKED ? "info" : "error"]("worker lost", { worker: seat.worker, why, released });
     if (this.#draining) {
       this.#onDrained(seat.worker, 0);
       return;
@@ -159,11 +156,21 @@ export class Supervisor {
     }
   }
 
+  /** Tells every worker, now and later, which adapters engines hold. */
+  setAdapters(adapters: [adapter: string, model: string][]): void {
+    this.#adapters = adapters;
+    for (const { thread, state } of this.#seats) if (thread && state === "serving") this.#tellAdapters(thread);
+  }
+
+  #tellAdapters(thread: Worker): void {
+    thread.postMessage({ kind: "adapters", adapters: this.#adapters } satisfies ToWorker);
+  }
+
   /** Ends a worker at once, as a crash would; another takes its place. False when there is no such worker serving. */
   restart(worker: number): boolean {
     const seat = this.#seats.find((one) => one.worker === worker);
     if (!seat?.thread) return false;
-    this.#lost(seat, seat.thread, "restart was asked for", () => {});
+    this.#lost(seat, seat.thread, ASKED, () => {});
     return true;
   }
 

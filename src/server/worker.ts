@@ -6,13 +6,18 @@ import { attachKernel } from "../../wasm/kernel.ts";
 import { systemClock } from "../base/clock.ts";
 import { GatewayError } from "../base/errors.ts";
 import { Deadlines } from "../base/deadlines.ts";
-import type { Exchange } from "../gateway/exchange.ts";
+import { holding } from "../gateway/answer.ts";
+import type { Exchange, ExchangeContext } from "../gateway/exchange.ts";
 import { Dispatcher } from "../gateway/dispatch.ts";
+import { Front } from "../gateway/front.ts";
 import { Pipeline } from "../gateway/pipeline.ts";
 import { RouteTable } from "../gateway/routes.ts";
+import { StoredResponses } from "../gateway/stored_responses.ts";
+import { TritonTranscoder } from "../gateway/triton/transcoder.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
 import { LocalScheduler } from "../scheduler/scheduler.ts";
 import { EndpointTable } from "../tables/endpoint_table.ts";
+import { PinTable } from "../tables/pin_table.ts";
 import { ownCells } from "../tables/metric_cells.ts";
 import { RequestTable } from "../tables/request_table.ts";
 import { AccessLog } from "../telemetry/access_log.ts";
@@ -20,7 +25,9 @@ import { Instruments, unknownModel, WORKER_CELLS } from "../telemetry/instrument
 import { Log } from "../telemetry/log.ts";
 import { openTracing } from "../telemetry/tracing.ts";
 import { EndpointPools } from "../upstream/endpoint_pools.ts";
-import type { FromWorker, ToWorker } from "./protocol.ts";
+import { KserveClients } from "../upstream/kserve.ts";
+import { RetryBudget } from "../upstream/retry_budget.ts";
+import type { FromWorker, StartWorker, ToWorker } from "./protocol.ts";
 
 const HEARTBEAT_MS = 500;
 /** For the error events of streams that the drain deadline cuts. */
@@ -41,7 +48,7 @@ scope.onmessage = ({ data }) => {
   }
 };
 
-function start({ shared, worker, seed, config, listen, via }: ToWorker & { kind: "start" }): void {
+function start({ shared, worker, seed, config, listen, tls, via, started }: StartWorker): void {
   const kernel = attachKernel(shared, worker, seed);
   const log = new Log(config.log.level, `worker ${worker}`);
   const clock = systemClock;
@@ -53,32 +60,68 @@ function start({ shared, worker, seed, config, listen, via }: ToWorker & { kind:
   const pools = new EndpointPools(endpoints, deadlines, {
     connectMs: config.timeouts.connect_ms,
     responseHeaderMs: config.timeouts.response_header_ms,
+    firstByteMs: config.timeouts.first_byte_ms,
     streamIdleMs: config.timeouts.stream_idle_ms,
     responseHeaderBytes: config.limits.response_header_bytes,
+    interimAnswers: config.limits.interim_answers,
     idleConnections: config.limits.idle_connections_per_endpoint,
     idleConnectionMs: config.timeouts.idle_connection_ms,
   });
   const accessLog = config.log.enabled ? new AccessLog(config.log.path) : undefined;
   const active = new Set<Exchange>();
+  const context: ExchangeContext = {
+    clock,
+    instruments,
+    active,
+    accessLog,
+    tracing: openTracing(),
+    unknownModel: unknownModel(config.limits.models),
+    via,
+    exposeEndpoint: config.expose_endpoint,
+    deadlines,
+    requestMs: config.timeouts.request_ms,
+    origins: config.cors?.origins,
+  };
+  const { outliers, limits } = config;
+  const dispatcher = new Dispatcher(pools, endpoints, {
+    retries: config.retries,
+    budget: new RetryBudget({
+      percent: config.retry_budget.percent,
+      minPerSecond: config.retry_budget.min_per_second,
+    }, clock),
+    answers: {
+      wholeBytes: limits.whole_answer_bytes,
+      eventBytes: limits.event_bytes,
+      hold: holding(deadlines, config.timeouts.first_event_hold_ms),
+    },
+    backpressureMs: outliers.enabled ? outliers.backpressure_ms : 0,
+    maxBackpressureMs: outliers.enabled ? outliers.max_backpressure_ms : 0,
+  });
+  const routes = new RouteTable(config);
+  const responses = new StoredResponses(new PinTable(kernel), endpoints, dispatcher, context);
+  const kserve = new KserveClients({ mostMessageBytes: limits.body_bytes });
+  const triton = new TritonTranscoder({
+    clients: kserve,
+    deadlines,
+    bytesPerToken: config.prediction.bytes_per_token,
+    firstByteMs: config.timeouts.first_byte_ms,
+    streamIdleMs: config.timeouts.stream_idle_ms,
+    eventBytes: limits.event_bytes,
+  });
+  const scheduler = new LocalScheduler(decisions, requests, endpoints);
   const pipeline = new Pipeline({
     config,
-    context: {
-      clock,
-      instruments,
-      active,
-      accessLog,
-      tracing: openTracing(),
-      unknownModel: unknownModel(config.limits.models),
-      via,
-      exposeEndpoint: config.expose_endpoint,
-    },
+    context,
     deadlines,
-    routes: new RouteTable(config),
+    routes,
     decisions,
-    scheduler: new LocalScheduler(decisions, requests),
-    dispatcher: new Dispatcher(pools, endpoints, config.retries),
+    scheduler,
+    dispatcher,
+    responses,
+    triton,
     log,
   });
+  const front = new Front({ pipeline, context, routes, responses, started, corsMaxAgeS: config.cors?.max_age_s });
 
   const beat = (): void => {
     instruments.cells[WORKER_CELLS.heartbeat]++;
@@ -88,29 +131,38 @@ function start({ shared, worker, seed, config, listen, via }: ToWorker & { kind:
   };
   beat();
   const heart = setInterval(beat, HEARTBEAT_MS);
-  const server = Deno.serve({
-    hostname: listen.hostname,
-    port: listen.port,
+  const serving = {
     reusePort: true,
-    onListen: () => scope.postMessage({ kind: "serving" }),
-    onError(error) {
+    onError(error: unknown) {
       // A client that left, or was let go, while its answer was streamed: accounted for by the pipeline.
       if (error instanceof GatewayError && error.code === "client_closed") return new Response(null, { status: 500 });
       log.error("a request failed outside the pipeline", { error: String(error) });
       return new Response(null, { status: 500 });
     },
-  }, (request) => pipeline.handle(request));
+  };
+  const answer = (request: Request) => front.handle(request);
+  let waiting = tls ? 2 : 1;
+  const onListen = () => {
+    if (--waiting === 0) scope.postMessage({ kind: "serving" });
+  };
+  const servers: Deno.HttpServer[] = [Deno.serve({ ...listen, ...serving, onListen }, answer)];
+  if (tls) {
+    const { address: { hostname, port }, cert, key } = tls;
+    servers.push(Deno.serve({ hostname, port, ...serving, cert, key, onListen }, answer));
+  }
 
   scope.onmessage = async ({ data }) => {
+    if (data.kind === "adapters") routes.setAdapters(data.adapters);
     if (data.kind !== "drain") return;
     // Stop accepting and let what is in flight finish; what is left at the deadline is told so and ends.
-    const over = server.shutdown();
+    const over = Promise.all(servers.map((server) => server.shutdown()));
     await Promise.race([over, pause(data.deadlineMs)]);
     const left = active.size;
     for (const exchange of active) exchange.cut();
     if (left > 0) await Promise.race([over, pause(LAST_WORDS_MS)]);
     clearInterval(heart);
     pools.close();
+    kserve.close();
     deadlines.close();
     accessLog?.close();
     scope.postMessage({ kind: "drained", cut: left });

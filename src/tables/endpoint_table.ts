@@ -6,10 +6,13 @@ import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { assert } from "../base/assert.ts";
 import { type Address, formatAddress, parseAddress } from "../base/address.ts";
 
-/** What the control plane knows of an endpoint; 0 marks an unused row. */
-export const EndpointState = { unused: 0, available: 1, unhealthy: 2, draining: 3 } as const;
+/**
+ * What the control plane knows of an endpoint; 0 marks an unused row. unhealthy: its probes fail; ejected: its answers
+ * failed; trial: one request decides whether it serves again.
+ */
+export const EndpointState = { unused: 0, available: 1, unhealthy: 2, draining: 3, ejected: 4, trial: 5 } as const;
 export type EndpointState = (typeof EndpointState)[keyof typeof EndpointState];
-export const ENDPOINT_STATE_NAMES = ["unused", "available", "unhealthy", "draining"] as const;
+export const ENDPOINT_STATE_NAMES = ["unused", "available", "unhealthy", "draining", "ejected", "trial"] as const;
 
 /** Signals scraped from an engine; NaN where it has none. */
 export interface Gauges {
@@ -45,31 +48,36 @@ export class EndpointTable {
   /**
    * Gives the cluster a row for this address, serving from now on.
    * @param capacityChunks Prompt chunks that its KV cache holds.
-   * @param labelSets Eligibility bits (1 to 31) of the label sets that the endpoint belongs to.
+   * @param labelSets Eligibility bits (3 to 31) of the label sets that the endpoint belongs to.
    * Throws RangeError when limits.endpoints is used up.
    */
   add(cluster: number, address: Address, capacityChunks: number, labelSets: number): number {
     const k = this.#kernel.exports;
     const row = this.#takeRow(cluster);
     this.#writeIdentity(row, formatAddress(address));
-    for (const column of [k.E_FAILURES, k.E_DISPATCHED, k.E_REMOTE_REQUESTS, k.E_REMOTE_PROMPT]) {
+    const counters = [k.E_FAILURES, k.E_SUCCESSES, k.E_DISPATCHED, k.E_PENALTY, k.E_RELUCTANT];
+    for (const column of [...counters, k.E_REMOTE_REQUESTS, k.E_REMOTE_PROMPT, k.E_ADAPTERS, k.E_ADAPTERS + 1]) {
       Atomics.store(this.#words, this.#cell(column, row), 0);
     }
     k.indexForget(row);
     this.setCapacity(row, capacityChunks);
     this.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
     Atomics.store(this.#words, this.#cell(k.E_STATE, row), EndpointState.available);
-    Atomics.store(this.#words, this.#cell(k.E_ELIGIBILITY, row), (labelSets & ~k.SERVING) | k.SERVING);
+    const own = k.SERVING | k.WILLING;
+    Atomics.store(this.#words, this.#cell(k.E_ELIGIBILITY, row), (labelSets & ~k.TRIAL) | own);
     return row;
   }
 
-  /** Changes the state; only an available endpoint serves. */
+  /** Changes the state; an available endpoint serves, and one on trial until it has taken its request. */
   setState(row: number, state: EndpointState): void {
     const k = this.#kernel.exports;
     assert(this.state(row) !== EndpointState.unused && state !== EndpointState.unused, "the row is in use");
     const eligibility = this.#cell(k.E_ELIGIBILITY, row);
-    if (state === EndpointState.available) Atomics.or(this.#words, eligibility, k.SERVING);
-    else Atomics.and(this.#words, eligibility, ~k.SERVING);
+    if (state === EndpointState.trial) Atomics.or(this.#words, eligibility, k.TRIAL);
+    if (state === EndpointState.available || state === EndpointState.trial) {
+      Atomics.or(this.#words, eligibility, k.SERVING);
+    } else Atomics.and(this.#words, eligibility, ~k.SERVING);
+    if (state !== EndpointState.trial) Atomics.and(this.#words, eligibility, ~k.TRIAL);
     Atomics.store(this.#words, this.#cell(k.E_STATE, row), state);
   }
 
@@ -200,7 +208,7 @@ export class EndpointTable {
     return this.#load(this.#kernel.exports.E_DISPATCHED, row) >>> 0;
   }
 
-  /** Connect failures of the workers since the last success. */
+  /** Failures that workers met since the last success. */
   failures(row: number): number {
     return this.#load(this.#kernel.exports.E_FAILURES, row);
   }
@@ -212,6 +220,62 @@ export class EndpointTable {
   clearFailures(row: number): void {
     const cell = this.#cell(this.#kernel.exports.E_FAILURES, row);
     if (this.#words[cell] !== 0) Atomics.store(this.#words, cell, 0);
+  }
+
+  /** The endpoint answered as it should: ends a run of failures. */
+  countSuccess(row: number): void {
+    this.clearFailures(row);
+    Atomics.add(this.#words, this.#cell(this.#kernel.exports.E_SUCCESSES, row), 1);
+  }
+
+  successes(row: number): number {
+    return this.#load(this.#kernel.exports.E_SUCCESSES, row);
+  }
+
+  /** The endpoint asked to be left alone for a while: it is chosen when nobody else is. */
+  setReluctant(row: number, ms: number): void {
+    const k = this.#kernel.exports;
+    Atomics.and(this.#words, this.#cell(k.E_ELIGIBILITY, row), ~k.WILLING);
+    Atomics.store(this.#words, this.#cell(k.E_RELUCTANT, row), Math.max(1, Math.ceil(ms)));
+  }
+
+  /** Takes the milliseconds that an endpoint has asked for since the last call; 0 for none. Control plane only. */
+  takeReluctance(row: number): number {
+    const cell = this.#cell(this.#kernel.exports.E_RELUCTANT, row);
+    return this.#words[cell] === 0 ? 0 : Atomics.exchange(this.#words, cell, 0);
+  }
+
+  setWilling(row: number): void {
+    const k = this.#kernel.exports;
+    Atomics.or(this.#words, this.#cell(k.E_ELIGIBILITY, row), k.WILLING);
+  }
+
+  willing(row: number): boolean {
+    const k = this.#kernel.exports;
+    return (this.#load(k.E_ELIGIBILITY, row) & k.WILLING) !== 0;
+  }
+
+  /** Whether it may be chosen right now. */
+  serving(row: number): boolean {
+    const k = this.#kernel.exports;
+    return (this.#load(k.E_ELIGIBILITY, row) & k.SERVING) !== 0;
+  }
+
+  /** Requests that it is scored to have beyond its own. */
+  setPenalty(row: number, requests: number): void {
+    Atomics.store(this.#words, this.#cell(this.#kernel.exports.E_PENALTY, row), requests);
+  }
+
+  penalty(row: number): number {
+    return this.#load(this.#kernel.exports.E_PENALTY, row);
+  }
+
+  /** Sets the LoRA adapters that it holds, as numbers of 1 to 64. */
+  setAdapters(row: number, adapters: Iterable<number>): void {
+    const k = this.#kernel.exports;
+    const sets = [0, 0];
+    for (const adapter of adapters) sets[(adapter - 1) >> 5] |= 1 << ((adapter - 1) & 31);
+    for (const i of [0, 1]) Atomics.store(this.#words, this.#cell(k.E_ADAPTERS + i, row), sets[i]);
   }
 
   capacityChunks(row: number): number {

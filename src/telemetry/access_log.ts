@@ -21,6 +21,10 @@ export interface AccessRecord {
   use_cache: boolean;
   cached_chunks: number;
   tries: number;
+  /** As the engine counted them; null when it did not say. */
+  prompt_tokens: number | null;
+  completion_tokens: number | null;
+  cached_tokens: number | null;
   /** Milliseconds from the request to the first token; null when there was none. */
   ttft: number | null;
   /** Milliseconds from the request to the first and the last byte of the answer. */

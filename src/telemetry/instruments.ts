@@ -3,6 +3,7 @@
 // addition to an array and reading is a sum over workers.
 
 import { HIGH_ROW_CELL } from "../tables/metric_cells.ts";
+import type { Usage } from "../openai/usage.ts";
 import { type Outcome, OUTCOMES } from "./outcome.ts";
 
 /** Upper bounds in seconds: from a gateway's own time to that of a long generation. */
@@ -40,10 +41,13 @@ export const WORKER_CELLS = {
   savesDropped: 5,
   highRow: HIGH_ROW_CELL,
   logLinesDropped: 7,
+  retriesRefused: 8,
 } as const;
-const WORKER_CELL_COUNT = 8;
+const WORKER_CELL_COUNT = 9;
 
-const MODEL_CELLS = OUTCOMES.length + 2 * HISTOGRAM_CELLS;
+/** Prompt, completion and cached tokens, answers that told their usage. */
+const TOKEN_CELLS = 4;
+const MODEL_CELLS = OUTCOMES.length + 2 * HISTOGRAM_CELLS + TOKEN_CELLS;
 
 /** Cells for this many models; one more model row stands for unknown names. */
 export function cellCount(models: number): number {
@@ -78,6 +82,15 @@ export class Instruments {
     this.#observe(modelBase(model) + OUTCOMES.length + HISTOGRAM_CELLS, seconds);
   }
 
+  /** Tokens as an engine counted them. */
+  usage(model: number, { promptTokens = 0, completionTokens = 0, cachedTokens = 0 }: Usage): void {
+    const base = modelBase(model) + MODEL_CELLS - TOKEN_CELLS;
+    this.cells[base] += promptTokens;
+    this.cells[base + 1] += completionTokens;
+    this.cells[base + 2] += cachedTokens;
+    this.cells[base + 3]++;
+  }
+
   #observe(base: number, seconds: number): void {
     let bucket = 0;
     while (bucket < DURATION_BUCKETS.length && seconds > DURATION_BUCKETS[bucket]) bucket++;
@@ -96,7 +109,7 @@ export interface HistogramReading {
 export function readModel(
   cells: Float64Array,
   model: number,
-): { outcomes: Float64Array; duration: HistogramReading; ttft: HistogramReading } {
+): { outcomes: Float64Array; duration: HistogramReading; ttft: HistogramReading; tokens: Float64Array } {
   const base = modelBase(model);
   const histogram = (at: number): HistogramReading => ({
     counts: cells.subarray(at, at + HISTOGRAM_CELLS - 1),
@@ -106,5 +119,6 @@ export function readModel(
     outcomes: cells.subarray(base, base + OUTCOMES.length),
     duration: histogram(base + OUTCOMES.length),
     ttft: histogram(base + OUTCOMES.length + HISTOGRAM_CELLS),
+    tokens: cells.subarray(base + MODEL_CELLS - TOKEN_CELLS, base + MODEL_CELLS),
   };
 }

@@ -15,14 +15,16 @@ import { headEnd, parseResponseHead, type ResponseHead } from "./response_head.t
 export interface ConnectionLimits {
   connectMs: number;
   responseHeaderMs: number;
+  /** From the response head to the first byte of the body. */
+  firstByteMs: number;
   streamIdleMs: number;
   responseHeaderBytes: number;
+  /** 1xx answers before the final one. */
+  interimAnswers: number;
 }
 
 const FIRST_BUFFER_BYTES = 8_192;
 const MOST_BUFFER_BYTES = 65_536;
-
-const MOST_INTERIM_ANSWERS = 16;
 
 // Buffers of this thread that requests leave from; one is in use only while its write is under way.
 const SEND_BUFFER_BYTES = 65_536;
@@ -41,6 +43,8 @@ export class Connection implements Deadline {
   #chunked: ChunkedDecoder | undefined;
   #left = 0;
   #bodyDone = true;
+  /** Whether a byte of the body has been handed on. */
+  #bodyBegun = false;
   #failure: UpstreamError | undefined;
   #closed = false;
   /** Whether a byte of the answer has arrived. */
@@ -48,6 +52,8 @@ export class Connection implements Deadline {
   /** The read that has been going on since it was parked. */
   #idleRead: Promise<number | null> | undefined;
   #parked: ((connection: Connection) => void) | undefined;
+  /** Takes it back when its exchange is over: its pool. */
+  home: { give(connection: Connection): void } | undefined;
 
   private constructor(
     readonly socket: Deno.TcpConn,
@@ -57,22 +63,27 @@ export class Connection implements Deadline {
     deadlines.watch(this);
   }
 
-  /** Opens a connection. Throws UpstreamError: connect_failed, connect_timeout, aborted. */
+  /**
+   * Opens a connection. `hold` is told what to fail when the caller gives up. Throws UpstreamError: connect_failed,
+   * connect_timeout, or what it was failed with.
+   */
   static async open(
     address: Address,
     deadlines: Deadlines,
     limits: ConnectionLimits,
-    signal?: AbortSignal,
+    hold: (waiting: { fail(error: UpstreamError): void }) => void = () => {},
   ): Promise<Connection> {
     const controller = new AbortController();
-    let failure = "connect_failed" as UpstreamFailure;
-    const give = (why: UpstreamFailure) => {
-      failure = why;
+    let given = undefined as UpstreamError | undefined;
+    const fail = (error: UpstreamError) => {
+      given ??= error;
       controller.abort();
     };
-    const aborted = () => give("aborted");
-    const timer = setTimeout(() => give("connect_timeout"), limits.connectMs);
-    signal?.addEventListener("abort", aborted, { once: true });
+    const timer = setTimeout(
+      () => fail(new UpstreamError("connect_timeout", `no connection within ${limits.connectMs} ms`)),
+      limits.connectMs,
+    );
+    hold({ fail });
     try {
       const socket = await Deno.connect({ ...address, signal: controller.signal });
       if (controller.signal.aborted) {
@@ -82,13 +93,9 @@ export class Connection implements Deadline {
       socket.setNoDelay(true);
       return new Connection(socket, deadlines, limits);
     } catch (error) {
-      const what = failure === "connect_timeout"
-        ? `no connection within ${limits.connectMs} ms`
-        : (error as Error).message;
-      throw new UpstreamError(failure, what, error);
+      throw given ?? new UpstreamError("connect_failed", (error as Error).message, error);
     } finally {
       clearTimeout(timer);
-      signal?.removeEventListener("abort", aborted);
     }
   }
 
@@ -102,6 +109,7 @@ export class Connection implements Deadline {
     this.#bodyDone = false;
     this.#head = undefined;
     this.#answered = false;
+    this.#bodyBegun = false;
     this.#start = this.#end = 0;
     this.deadline = this.deadlines.clock.now() + this.limits.responseHeaderMs;
     try {
@@ -143,11 +151,11 @@ export class Connection implements Deadline {
   }
 
   async #readFinalHead(): Promise<ResponseHead> {
-    for (let interim = 0; interim <= MOST_INTERIM_ANSWERS; interim++) {
+    for (let interim = 0; interim <= this.limits.interimAnswers; interim++) {
       const head = await this.#readHead();
       if (head.status >= 200) return head;
     }
-    throw new UpstreamError("bad_response", `the engine sent more than ${MOST_INTERIM_ANSWERS} interim answers`);
+    throw new UpstreamError("bad_response", `the engine sent more than ${this.limits.interimAnswers} interim answers`);
   }
 
   async #readHead(): Promise<ResponseHead> {
@@ -210,7 +218,7 @@ export class Connection implements Deadline {
     const { framing } = head;
     this.#chunked = framing.kind === "chunked" ? new ChunkedDecoder() : undefined;
     this.#left = framing.kind === "length" ? framing.bytes : framing.kind === "close" ? Infinity : 0;
-    if (framing.kind === "none" || (framing.kind === "length" && framing.bytes === 0)) this.#finish();
+    if (framing.kind === "none" || (framing.kind === "length" && framing.bytes === 0)) this.#ended();
     else this.deadline = Infinity; // the engine's silence counts while it is waited for
   }
 
@@ -222,6 +230,7 @@ export class Connection implements Deadline {
   /** What of the body has arrived already, without waiting; undefined when nothing has. */
   takeArrived(): Uint8Array<ArrayBuffer> | undefined {
     if (this.#bodyDone || this.#start === this.#end) return undefined;
+    this.#bodyBegun = true;
     return this.#decode();
   }
 
@@ -232,14 +241,15 @@ export class Connection implements Deadline {
         const arrived = this.takeArrived();
         if (arrived !== undefined && arrived.length > 0) return arrived;
         if (this.#bodyDone) return null;
-        this.deadline = this.deadlines.clock.now() + this.limits.streamIdleMs;
+        const patience = this.#bodyBegun ? this.limits.streamIdleMs : this.limits.firstByteMs;
+        this.deadline = this.deadlines.clock.now() + patience;
         const n = await this.socket.read(this.#buffer);
         this.deadline = Infinity;
         if (n === null) {
           if (this.#left !== Infinity || this.#chunked) {
             throw new UpstreamError("lost_in_answer", "the engine closed the connection inside its answer");
           }
-          this.#finish();
+          this.#ended();
           return null;
         }
         this.#start = 0;
@@ -259,13 +269,13 @@ export class Connection implements Deadline {
       const end = this.#chunked.decode(this.#buffer, this.#start, this.#end);
       piece = this.#buffer.slice(this.#start, end);
       excess = this.#chunked.excess;
-      if (this.#chunked.done) this.#finish();
+      if (this.#chunked.done) this.#ended();
     } else {
       const n = Math.min(this.#left, this.#end - this.#start);
       piece = this.#buffer.slice(this.#start, this.#start + n);
       excess = this.#end - this.#start - n;
       this.#left -= n;
-      if (this.#left === 0) this.#finish();
+      if (this.#left === 0) this.#ended();
     }
     this.#start = this.#end = 0;
     if (excess > 0) this.close(); // bytes that nobody asked for: the connection is out of step
@@ -273,7 +283,7 @@ export class Connection implements Deadline {
     return piece;
   }
 
-  #finish(): void {
+  #ended(): void {
     this.#bodyDone = true;
     this.deadline = Infinity;
   }
@@ -285,10 +295,12 @@ export class Connection implements Deadline {
 
   /** The deadline passed. */
   expire(): void {
-    const { responseHeaderMs, streamIdleMs } = this.limits;
+    const { responseHeaderMs, firstByteMs, streamIdleMs } = this.limits;
     this.fail(
       this.#head === undefined
         ? new UpstreamError("header_timeout", `the engine sent no response head within ${responseHeaderMs} ms`)
+        : !this.#bodyBegun
+        ? new UpstreamError("first_byte_timeout", `the engine sent no byte of its answer within ${firstByteMs} ms`)
         : new UpstreamError("idle_timeout", `the engine was silent for ${streamIdleMs} ms inside its answer`),
     );
   }
@@ -297,6 +309,12 @@ export class Connection implements Deadline {
   fail(error: UpstreamError): void {
     this.#failure ??= error;
     this.close();
+  }
+
+  /** The exchange is over: it goes back to its pool. */
+  finish(): void {
+    if (this.home) this.home.give(this);
+    else this.close();
   }
 
   close(): void {

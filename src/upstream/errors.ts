@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// How an attempt at an endpoint can fail, and which failures another endpoint may make good.
+// How an attempt at an endpoint can fail.
 
 export type UpstreamFailure =
   | "connect_failed" // refused, unreachable, unknown host
   | "connect_timeout"
   | "lost_before_answer" // the connection ended before any byte of the answer
   | "header_timeout"
+  | "first_byte_timeout" // a head, but nothing of the body
   | "bad_response" // not HTTP, or a head beyond its limit
   | "lost_in_answer" // the connection ended in the middle of the answer
   | "idle_timeout" // the engine fell silent in the middle of its answer
   | "aborted" // the client left
+  | "deadline" // the request's own time is up
   | "draining"; // the gateway shuts down
+
+/** Failures that say nothing about the endpoint, and that no other endpoint would make good. */
+const OURS: ReadonlySet<UpstreamFailure> = new Set<UpstreamFailure>(["aborted", "deadline", "draining"]);
 
 export class UpstreamError extends Error {
   override readonly name = "UpstreamError";
@@ -18,9 +23,8 @@ export class UpstreamError extends Error {
     super(message, { cause });
   }
 
-  /** Whether no byte of an answer was seen, so that another endpoint may be asked. */
-  get retriable(): boolean {
-    return this.failure === "connect_failed" || this.failure === "connect_timeout" ||
-      this.failure === "lost_before_answer";
+  /** Whether it is the endpoint that failed. */
+  get endpointFailed(): boolean {
+    return !OURS.has(this.failure);
   }
 }

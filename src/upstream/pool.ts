@@ -21,14 +21,13 @@ export class Pool {
 
   /**
    * Sends a request on an idle connection or a new one and returns the answer's head with the connection to read its
-   * body from. `hold` is told the connection as soon as it is in use, so that the caller can fail it when the client
-   * leaves. Throws UpstreamError.
+   * body from. `hold` is told what the caller waits for, so that it can be failed when the client leaves. Throws
+   * UpstreamError.
    */
   async send(
     head: string,
     body: Uint8Array,
-    signal: AbortSignal,
-    hold: (connection: Connection) => void,
+    hold: (waiting: { fail(error: UpstreamError): void }) => void,
   ): Promise<{ head: ResponseHead; connection: Connection }> {
     const idle = this.#take();
     if (idle) {
@@ -39,7 +38,8 @@ export class Pool {
         if (!(error instanceof UpstreamError) || error.failure !== "lost_before_answer") throw error;
       }
     }
-    const connection = await Connection.open(this.address, this.deadlines, this.limits, signal);
+    const connection = await Connection.open(this.address, this.deadlines, this.limits, hold);
+    connection.home = this;
     hold(connection);
     return { head: await connection.send(head, body), connection };
   }

@@ -20,6 +20,10 @@ export interface IncomingFields {
   /** The client's `x-request-id`, or a new one. */
   readonly requestId: string;
   readonly contentLength: string | null;
+  /** The client's `x-aigw-timeout-ms`. */
+  readonly timeoutMs: string | undefined;
+  /** Where a browser's page came from. */
+  readonly origin: string | undefined;
   /** The part of the head to an engine that is the same for every attempt: everything but host and length. */
   readonly fields: string;
 }
@@ -28,19 +32,25 @@ export function readIncoming(headers: Headers): IncomingFields {
   let requestId = undefined as string | undefined;
   let contentLength = null as string | null;
   let connection = undefined as string | undefined;
+  let timeoutMs = undefined as string | undefined;
+  let origin = undefined as string | undefined;
   let fields = "";
   // forEach costs half of what an iterator does here.
   headers.forEach((value, name) => {
     if (name === "x-request-id") requestId = value;
     else if (name === "content-length") contentLength = value;
     else if (name === "connection") connection = value;
-    else if (!NOT_FORWARDED.has(name)) fields += `${name}: ${value}\r\n`;
+    else if (name === "x-aigw-timeout-ms") timeoutMs = value;
+    else if (!NOT_FORWARDED.has(name)) {
+      if (name === "origin") origin = value;
+      fields += `${name}: ${value}\r\n`;
+    }
   });
   if (connection !== undefined && connection !== "keep-alive" && connection !== "close") {
     fields = withoutNamed(fields, connection);
   }
   requestId ??= crypto.randomUUID();
-  return { requestId, contentLength, fields: `${fields}x-request-id: ${requestId}\r\n` };
+  return { requestId, contentLength, timeoutMs, origin, fields: `${fields}x-request-id: ${requestId}\r\n` };
 }
 
 // Rare: the client named further fields of its own connection.

@@ -19,15 +19,53 @@ Deno.test("readSignals reads each engine's names, sums ranks, and takes the capa
         'vllm:prompt_tokens_total{engine="0"} 1.5e+03',
       ].join("\n"),
     ),
-    { waiting: 5, running: 7, kvUsage: 0.5, promptTokens: 1500, kvCapacityTokens: 16_000 },
+    { waiting: 5, running: 7, kvUsage: 0.5, promptTokens: 1500, kvCapacityTokens: 16_000, adapters: undefined },
   );
   assertEquals(
     readSignals(
       "tensorrt-llm",
       "trtllm_num_requests_waiting 1\ntrtllm_kv_cache_tokens_per_block 32\ntrtllm_kv_cache_max_blocks 10\n",
     ),
-    { waiting: 1, running: undefined, kvUsage: undefined, promptTokens: undefined, kvCapacityTokens: 320 },
+    {
+      waiting: 1,
+      running: undefined,
+      kvUsage: undefined,
+      promptTokens: undefined,
+      kvCapacityTokens: 320,
+      adapters: undefined,
+    },
   );
+  assertEquals(
+    readSignals(
+      "triton",
+      [
+        'nv_trt_llm_request_metrics{model="t",request_type="waiting",version="1"} 4',
+        'nv_trt_llm_request_metrics{model="t",request_type="scheduled",version="1"} 2',
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",model="t"} 0.25',
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="tokens_per",model="t"} 64',
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max",model="t"} 100',
+      ].join("\n"),
+    ),
+    {
+      waiting: 4,
+      running: 2,
+      kvUsage: 0.25,
+      promptTokens: undefined,
+      kvCapacityTokens: 6_400,
+      adapters: undefined,
+    },
+  );
+  assertEquals(
+    readSignals(
+      "vllm",
+      [
+        'vllm:lora_requests_info{max_lora="4",running_lora_adapters="old",waiting_lora_adapters=""} 100.5',
+        'vllm:lora_requests_info{max_lora="4",running_lora_adapters="a,b",waiting_lora_adapters="c"} 200.5',
+      ].join("\n"),
+    ).adapters,
+    { names: ["a", "b", "c"], most: 4 },
+  );
+  assertEquals(readSignals("openai", "anything 1"), {});
   assertEquals(readSignals("sglang", "sglang:num_queue_reqs 4\nsglang:token_usage NaN\nbroken{ 1").waiting, 4);
   assertEquals(readSignals("sglang", "").waiting, undefined);
 });
@@ -44,26 +82,27 @@ Deno.test("Prober: refused and 5xx are unhealthy, a missing path is not, metrics
   };
   const prober = new Prober(
     {
-      healthPath: "/health",
       healthIntervalMs: 100,
-      metricsPath: "/metrics",
       metricsIntervalMs: 100,
       timeoutMs: 50,
       concurrency: 8,
     },
     clock,
-    ({ origin }, result) => results.set(origin, result),
+    ({ healthUrl }, result) => results.set(healthUrl!, result),
     ((url: string) =>
       answers[url] ? Promise.resolve(answers[url]()) : Promise.reject(new TypeError("refused"))) as typeof fetch,
   );
-  for (const name of ["ok", "plain", "sick", "gone"]) prober.add({ origin: `http://${name}` });
+  for (const name of ["ok", "plain", "sick", "gone"]) {
+    const address = { hostname: name, port: 80 };
+    prober.add({ healthUrl: `http://${name}/health`, metricsUrl: `http://${name}/metrics`, address });
+  }
   prober.start();
   for (let i = 0; i < 20; i++) await new Promise((resolve) => setTimeout(resolve, 1));
   prober.stop();
   assertEquals(Object.fromEntries(results), {
-    "http://ok": { healthy: true, metrics: "m 1" },
-    "http://plain": { healthy: true, metrics: null },
-    "http://sick": { healthy: false },
-    "http://gone": { healthy: false },
+    "http://ok/health": { healthy: true, metrics: "m 1" },
+    "http://plain/health": { healthy: true, metrics: null },
+    "http://sick/health": { healthy: false },
+    "http://gone/health": { healthy: false },
   });
 });

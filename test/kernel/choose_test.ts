@@ -25,7 +25,7 @@ function randomFleet(random: Random, count: number, kernelSeed: number) {
         assert(error instanceof RangeError);
       }
     }
-    const labels = random.below(8) << 1;
+    const labels = random.below(8) << k.LABEL_BITS;
     const row = table.add(1, { hostname: "e", port: 1 + i }, 1_000, labels);
     const unavailable = random.chance(0.2);
     if (unavailable) table.setState(row, EndpointState.unhealthy);
@@ -35,10 +35,17 @@ function randomFleet(random: Random, count: number, kernelSeed: number) {
     words[(k.columnOffset(k.E_REQUESTS) >>> 2) + row] = local;
     words[(k.columnOffset(k.E_PROMPT) >>> 2) + row] = localPrompt;
     table.setRemote(row, remote, 100);
+    const reluctant = random.chance(0.2);
+    if (reluctant) table.setReluctant(row, 1_000);
+    const penalty = random.chance(0.2) ? random.below(4) : 0;
+    table.setPenalty(row, penalty);
+    const adapters = Array.from({ length: random.below(4) }, () => 1 + random.below(64));
+    table.setAdapters(row, adapters);
     rows.push(row);
     twins.push({
-      eligibility: unavailable ? labels : labels | 1,
-      requests: local + remote,
+      eligibility: (unavailable ? labels : labels | k.SERVING) | (reluctant ? 0 : k.WILLING),
+      requests: local + remote + penalty,
+      adapters,
       promptBytes: localPrompt + 100,
       matched: 0,
     });
@@ -54,7 +61,8 @@ Deno.test("inference_lb scores and picks exactly like its twin", () => {
     const k = kernel.exports;
     const weights = random.pick<[number, number, number]>([[2, 1, 3], [0, 1, 3], [2, 0, 0], [1.5, 0.3, 7]]);
     const percent = random.pick([0, 5, 10, 50, 100]);
-    const mask = 1 | (random.below(4) << 1);
+    const mask = k.SERVING | (random.below(4) << k.LABEL_BITS);
+    const adapter = random.pick([0, 1 + random.below(64)]);
     const chunks = random.below(10);
     const hashes = Array.from({ length: chunks }, (_, i) => BigInt(1 + i));
     k.lookUpNothing();
@@ -69,8 +77,11 @@ Deno.test("inference_lb scores and picks exactly like its twin", () => {
       new Int32Array(kernel.buffer)[(k.decisionOffset() + k.D_CHUNKS) >>> 2] = chunks;
       k.indexLookup(chunks, 9);
     }
-    const chosen = k.choose(1, mask, INFERENCE_LB, percent, ...weights, k.E_PROMPT, 1_024);
-    const expected = scoreInferenceLb(twins, mask, chunks, weights);
+    const chosen = k.choose(1, mask, INFERENCE_LB, percent, ...weights, k.E_PROMPT, 1_024, adapter, 1.5);
+    // Those that want to be left alone are candidates only when nobody else is.
+    const fits = (bits: number) => twins.some(({ eligibility }) => (eligibility & bits) === bits);
+    const wanted = fits(mask | k.WILLING) ? mask | k.WILLING : mask;
+    const expected = scoreInferenceLb(twins, wanted, chunks, weights, adapter, 1.5);
     const candidates = expected.filter((score) => score !== -Infinity).length;
     assertEquals(decisionWord(kernel, k.D_CANDIDATES), candidates);
     if (candidates === 0) {
@@ -120,14 +131,20 @@ Deno.test("random, round_robin and least_request choose among the candidates onl
     const { kernel, rows, twins } = randomFleet(random, 1 + random.below(40), round);
     const k = kernel.exports;
     k.lookUpNothing();
-    const candidates = rows.filter((_, i) => (twins[i].eligibility & 1) === 1);
+    const serving = rows.filter((_, i) => (twins[i].eligibility & k.SERVING) !== 0);
+    const willing = rows.filter((_, i) => (twins[i].eligibility & 3) === (k.SERVING | k.WILLING));
+    const candidates = willing.length > 0 ? willing : serving;
     const seen = new Set<number>();
-    for (let i = 0; i < candidates.length; i++) seen.add(k.choose(1, 1, ROUND_ROBIN, 5, 0, 0, 0, k.E_PROMPT, 1_024));
+    for (let i = 0; i < candidates.length; i++) {
+      seen.add(k.choose(1, 1, ROUND_ROBIN, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0));
+    }
     assertEquals(seen, new Set(candidates.length === 0 ? [] : candidates), "each one once in a round");
     if (candidates.length === 0) continue;
-    for (let i = 0; i < 10; i++) assert(candidates.includes(k.choose(1, 1, RANDOM, 5, 0, 0, 0, k.E_PROMPT, 1_024)));
+    for (let i = 0; i < 10; i++) {
+      assert(candidates.includes(k.choose(1, 1, RANDOM, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0)));
+    }
     const least = Math.min(...candidates.map((row) => twins[rows.indexOf(row)].requests));
-    const chosen = k.choose(1, 1, LEAST_REQUEST, 5, 0, 0, 0, k.E_PROMPT, 1_024);
+    const chosen = k.choose(1, 1, LEAST_REQUEST, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0);
     assertEquals(twins[rows.indexOf(chosen)].requests, least);
   }
 });
@@ -146,9 +163,9 @@ Deno.test("excluded rows are no candidates and do not count in the extremes", ()
   words[decision + (k.D_EXCLUDED >>> 2)] = 1;
   words[decision + (k.D_EXCLUDE >>> 2)] = rows[0];
   k.lookUpNothing();
-  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT, 1_024), rows[1]);
+  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT, 1_024, 0, 0), rows[1]);
   assertEquals(new Float32Array(kernel.buffer)[decision + (k.D_MIN_REQUESTS >>> 2)], 50);
   words[decision + (k.D_EXCLUDED >>> 2)] = 3;
   rows.forEach((row, i) => words[decision + (k.D_EXCLUDE >>> 2) + i] = row);
-  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT, 1_024), -1);
+  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT, 1_024, 0, 0), -1);
 });

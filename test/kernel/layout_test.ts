@@ -31,14 +31,15 @@ Deno.test("regions neither overlap nor leave the memory", () => {
     [first.clusterOffset(SMALL.clusters), first.nextBlockOffset(0)],
     [first.nextBlockOffset(4), first.ordinalOffset(0)],
     [first.ordinalOffset(4), first.columnOffset(0)],
-    [first.columnOffset(14) + 64 * 4, first.identityOffset(0)],
+    [first.columnOffset(19) + 64 * 4, first.identityOffset(0)],
     [first.identityOffset(64), first.requestOffset(0)],
     [first.requestOffset(SMALL.workers * SMALL.requestsPerWorker), first.decisionOffset()],
     [first.decisionOffset() + 256, first.queueOffset()],
     [first.hashOffset() + SMALL.promptChunks * 8, first.textOffset()],
     [last.textOffset() + SMALL.promptChunks * 512, last.metricOffset(0)],
     [last.metricOffset(SMALL.workers), first.ringOffset(0)],
-    [last.ringOffset(SMALL.workers), shared.memory.buffer.byteLength],
+    [last.ringOffset(SMALL.workers), first.pinOffset(0)],
+    [first.pinOffset(SMALL.pins / 8), shared.memory.buffer.byteLength],
   ];
   for (const [end, start] of ends) assert(end <= start, `${end} <= ${start}`);
   assertEquals(first.columnOffset(0) % 64, 0);

@@ -160,6 +160,8 @@ export interface TwinRow {
   requests: number;
   promptBytes: number;
   matched: number;
+  /** Numbers of the LoRA adapters that it holds. */
+  adapters?: number[];
 }
 
 const f = Math.fround;
@@ -170,6 +172,8 @@ export function scoreInferenceLb(
   mask: number,
   chunks: number,
   [cacheWeight, requestWeight, prefillWeight]: [number, number, number],
+  adapter = 0,
+  adapterWeight = 0,
 ): Float32Array {
   const candidates = rows.filter((row) => (row.eligibility & mask) === mask);
   const queues = candidates.map((row) => f(Math.max(0, row.requests)));
@@ -182,7 +186,8 @@ export function scoreInferenceLb(
     const cache = chunks === 0 ? 0 : f(f(cacheWeight) * f(row.matched / chunks));
     const request = f(factor * f(f(f(Math.max(0, row.requests)) - least) / delta));
     const prefill = f(f(prefillWeight) * f(f(row.promptBytes) / scale));
-    return f(f(cache - request) - prefill);
+    const score = f(f(cache - request) - prefill);
+    return adapter !== 0 && row.adapters?.includes(adapter) ? f(score + f(adapterWeight)) : score;
   });
 }
 

@@ -16,7 +16,7 @@ for (
     const whole = encode(stream);
     for (let a = 1; a < whole.length; a++) {
       for (let b = a; b < whole.length; b++) {
-        const boundary = new EventBoundary();
+        const boundary = new EventBoundary(1_048_576);
         let text = "";
         for (const piece of cut(whole, a, b)) {
           const ready = decode(boundary.push(piece));
@@ -30,13 +30,13 @@ for (
 }
 
 Deno.test("EventBoundary keeps an unfinished event and gives it back at a good end", () => {
-  const boundary = new EventBoundary();
+  const boundary = new EventBoundary(1_048_576);
   assertEquals(decode(boundary.push(encode("data: 1\n\ndata: [DO"))), "data: 1\n\n");
   assertEquals(decode(boundary.rest()!), "data: [DO");
 });
 
 Deno.test("EventBoundary holds back a bounded amount", () => {
-  const boundary = new EventBoundary();
+  const boundary = new EventBoundary(1_048_576);
   let passed = 0;
   for (let i = 0; i < 40; i++) passed += boundary.push(new Uint8Array(65_536).fill(120)).length;
   assert(passed >= 39 * 65_536 - 1_048_576);

@@ -9,8 +9,8 @@ import { freshKernel } from "../support/kernel.ts";
 const { digest } = new DecisionMaker(freshKernel());
 const text = (json: string) =>
   promptText(
-    decodeRequest(json.includes('"messages"') ? "chat" : "completion", new TextEncoder().encode(json)).request,
-    digest,
+    decodeRequest(json.includes('"messages"') ? "chat" : "completion", new TextEncoder().encode(json)),
+    { digest, payloadCharacters: 4_194_304 },
   );
 
 Deno.test("promptText is the JSON of the messages, whatever white space and key order the client used", () => {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { GatewayError } from "../../src/base/errors.ts";
-import { replaceModelName } from "../../src/openai/model_name.ts";
 import { decodeRequest } from "../../src/openai/request.ts";
+import { spliceBody } from "../../src/openai/splice.ts";
 import { Random, seed } from "../support/seed.ts";
 
 Deno.test("decodeRequest names what is wrong and where", () => {
@@ -36,7 +36,7 @@ Deno.test("decodeRequest answers random bytes with an error of its own, never an
   }
 });
 
-Deno.test("replaceModelName changes the top-level model and not another byte", () => {
+Deno.test("spliceBody changes the top-level model and not another byte", () => {
   for (
     const [before, after] of [
       ['{"model":"a"}', '{"model":"new"}'],
@@ -47,10 +47,11 @@ Deno.test("replaceModelName changes the top-level model and not another byte", (
       ['{"a":"model","model":"m\\"x"}', '{"a":"model","model":"new"}'],
       ['{"mod\\u0065l":"a","n":"\\\\"}', '{"mod\\u0065l":"new","n":"\\\\"}'],
       ['{"model":"a","model":"b"}', '{"model":"new","model":"new"}'],
-      ['{"model":3,"x":"{\\"model\\":1}"}', '{"model":3,"x":"{\\"model\\":1}"}'],
+      ['{"model":3,"x":"{\\"model\\":1}"}', '{"model":"new","x":"{\\"model\\":1}"}'],
     ]
   ) {
-    assertEquals(replaceModelName(before, "new"), after);
+    const spliced = spliceBody(new TextEncoder().encode(before), [{ key: "model", value: "new" }]);
+    assertEquals(new TextDecoder().decode(spliced), after);
     JSON.parse(after);
   }
 });

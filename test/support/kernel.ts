@@ -20,6 +20,7 @@ export const SMALL: MemoryLimits = {
   promptChunks: 256,
   metricCells: 64,
   ringWords: 1_024,
+  pins: 64,
 };
 
 /** Attached instances of one fresh memory, one per worker block. */

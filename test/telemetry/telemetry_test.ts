@@ -68,7 +68,7 @@ Deno.test("access log drops and counts when its buffer is full", () => {
 Deno.test("/metrics has requests, durations, TTFT and in-flight, in valid exposition format", async () => {
   await using engines = startEngines(1, { speed: 50 });
   await using gateway = await startTestGateway(engines);
-  await (await post(gateway.origin, chat("hi"))).text();
+  await (await post(gateway.origin, chat("hi", { stream: true, max_tokens: 3 }))).text();
   await gateway.settled();
   const text = await (await fetch(`${gateway.admin}/metrics`)).text();
   for (const line of text.trim().split("\n")) {
@@ -78,6 +78,8 @@ Deno.test("/metrics has requests, durations, TTFT and in-flight, in valid exposi
     );
   }
   assert(text.includes('aigw_requests_total{model="m",outcome="ok"} 1\n'));
+  assert(text.includes('aigw_completion_tokens_total{model="m"} 3\n'));
+  assert(text.includes('aigw_usage_answers_total{model="m"} 1\n'));
   assert(text.includes('aigw_ttft_seconds_count{model="m"} 1\n'));
   assert(text.includes('aigw_request_duration_seconds_count{model="m"} 1\n'));
   assert(

@@ -9,13 +9,14 @@ import { bytes, chunkedResponse, cut, type RawAnswer, startRawServer } from "../
 const LIMITS: PoolLimits = {
   connectMs: 1_000,
   responseHeaderMs: 5_000,
+  firstByteMs: 5_000,
   streamIdleMs: 5_000,
   responseHeaderBytes: 4_096,
+  interimAnswers: 16,
   idleConnections: 4,
   idleConnectionMs: 60_000,
 };
 const HEAD = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n";
-const NEVER = new AbortController().signal;
 
 function poolOf(address: { hostname: string; port: number }, limits: Partial<PoolLimits> = {}) {
   const deadlines = new Deadlines(systemClock, 10);
@@ -28,7 +29,7 @@ function poolOf(address: { hostname: string; port: number }, limits: Partial<Poo
 }
 
 async function exchange(pool: Pool): Promise<{ status: number; body: string }> {
-  const { head, connection } = await pool.send(HEAD, bytes("{}"), NEVER, () => {});
+  const { head, connection } = await pool.send(HEAD, bytes("{}"), () => {});
   let body = "";
   const decoder = new TextDecoder();
   try {
@@ -127,7 +128,7 @@ Deno.test("each limit has its own failure", async () => {
 Deno.test("failing a connection ends its exchange at once and reaches the engine", async () => {
   await using server = startRawServer(() => ({ writes: [], then: "hang" }));
   using pool = poolOf(server.address);
-  const sending = pool.send(HEAD, bytes("{}"), NEVER, (connection) => {
+  const sending = pool.send(HEAD, bytes("{}"), (connection) => {
     setTimeout(() => connection.fail(new UpstreamError("aborted", "the client left")), 20);
   });
   await assertFails(sending, "aborted");
@@ -143,7 +144,7 @@ Deno.test("large bodies go out and come back whole", async () => {
   }));
   using pool = poolOf(server.address);
   const head = `POST / HTTP/1.1\r\nhost: x\r\ncontent-length: ${large.length}\r\n\r\n`;
-  const { connection } = await pool.send(head, bytes(large), NEVER, () => {});
+  const { connection } = await pool.send(head, bytes(large), () => {});
   let length = 0;
   for (let piece = await connection.readBody(); piece !== null; piece = await connection.readBody()) {
     length += piece.length;

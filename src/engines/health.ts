@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// The health of one endpoint, from what probes and requests tell; pure, time is a parameter.
+//
+//   available ─ failures in a row ─► ejected ─ time ─► trial ─ one request answered ─► available
+//       ▲   └─ probes fail ─► unhealthy ─ probes succeed ─┐  └─ it failed ─► ejected, twice as long
+//       └────────────────────────────────────────────────┘
+//
+// Draining is the operator's: it takes nothing new until it is resumed.
+
+export interface HealthLimits {
+  /** Failures in a row that eject; 0 for never. */
+  consecutiveFailures: number;
+  ejectMs: number;
+  maxEjectMs: number;
+  /** Probes in a row that change the state. */
+  unhealthyAfter: number;
+  healthyAfter: number;
+}
+
+export type Health = "available" | "unhealthy" | "ejected" | "trial" | "draining";
+
+/** What the workers counted on an endpoint. */
+export interface HealthCounts {
+  /** Failures since the last success. */
+  failures: number;
+  /** Successes ever. */
+  successes: number;
+  /** Requests that it carries now. */
+  requests: number;
+}
+
+export class EndpointHealth {
+  #state: Health = "available";
+  #failedProbes = 0;
+  #goodProbes = 0;
+  #probesFail = false;
+  #draining = false;
+  #ejections = 0;
+  #until = 0;
+  #availableSince = -Infinity;
+  #successesBefore = 0;
+
+  constructor(readonly limits: HealthLimits) {}
+
+  get state(): Health {
+    return this.#draining ? "draining" : this.#probesFail ? "unhealthy" : this.#state;
+  }
+
+  /** Ejections in a row: each doubles the time of the next. */
+  get ejections(): number {
+    return this.#ejections;
+  }
+
+  /** When it last came back; -Infinity when it has been there from the start. */
+  get availableSince(): number {
+    return this.#availableSince;
+  }
+
+  drain(): void {
+    this.#draining = true;
+  }
+
+  resume(): void {
+    this.#draining = false;
+  }
+
+  /** A probe was answered or failed. */
+  probed(healthy: boolean, now: number): void {
+    if (healthy) {
+      this.#failedProbes = 0;
+      if (!this.#probesFail || ++this.#goodProbes < this.limits.healthyAfter) return;
+      this.#probesFail = false;
+      this.#come(now);
+    } else {
+      this.#goodProbes = 0;
+      if (++this.#failedProbes >= this.limits.unhealthyAfter) this.#probesFail = true;
+    }
+  }
+
+  /**
+   * Looks at the counts. `mayEject` says whether the cluster can spare it. Returns "offer" when an endpoint on trial has
+   * lost its request without a result: another may be tried.
+   */
+  counted(counts: HealthCounts, now: number, mayEject: boolean): "offer" | undefined {
+    switch (this.#state) {
+      case "available": {
+        const { consecutiveFailures, maxEjectMs } = this.limits;
+        if (consecutiveFailures > 0 && counts.failures >= consecutiveFailures && mayEject) this.#eject(now);
+        else if (counts.failures === 0 && now - this.#availableSince > 2 * Math.min(this.#time(), maxEjectMs)) {
+          this.#ejections = 0;
+        }
+        return undefined;
+      }
+      case "ejected":
+        if (now < this.#until) return undefined;
+        this.#state = "trial";
+        this.#successesBefore = counts.successes;
+        return "offer";
+      case "trial":
+        if (counts.successes !== this.#successesBefore) this.#come(now);
+        else if (counts.failures > 0) this.#eject(now);
+        else if (counts.requests === 0) return "offer";
+        return undefined;
+      default:
+        return undefined;
+    }
+  }
+
+  #come(now: number): void {
+    this.#state = "available";
+    this.#availableSince = now;
+  }
+
+  #eject(now: number): void {
+    this.#ejections++;
+    this.#state = "ejected";
+    this.#until = now + this.#time();
+  }
+
+  #time(): number {
+    return Math.min(this.limits.maxEjectMs, this.limits.ejectMs * 2 ** Math.max(0, this.#ejections - 1));
+  }
+}

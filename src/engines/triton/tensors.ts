@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// The input tensors of a request to a TensorRT-LLM model in Triton, and their two spellings: KServe v2 contents for gRPC,
+// and the flat JSON of Triton's generate extension. Names and datatypes are those of the backend's ensemble model.
+
+import { GatewayError } from "../../base/errors.ts";
+import type { InferenceRequest } from "../../openai/request.ts";
+
+type Datatype = "BYTES" | "BOOL" | "INT32" | "UINT64" | "FP32";
+
+/** One input, of shape [1, values]. */
+export interface Tensor {
+  readonly name: string;
+  readonly datatype: Datatype;
+  readonly values: readonly (string | number | boolean)[];
+}
+
+export interface GenerationDefaults {
+  readonly maxTokens: number;
+  readonly stop: readonly string[];
+}
+
+const OPTIONAL: [field: string, name: string, datatype: Datatype][] = [
+  ["temperature", "temperature", "FP32"],
+  ["top_p", "top_p", "FP32"],
+  ["top_k", "top_k", "INT32"],
+  ["seed", "random_seed", "UINT64"],
+  ["presence_penalty", "presence_penalty", "FP32"],
+  ["frequency_penalty", "frequency_penalty", "FP32"],
+  ["repetition_penalty", "repetition_penalty", "FP32"],
+  ["length_penalty", "len_penalty", "FP32"],
+  ["min_tokens", "min_tokens", "INT32"],
+];
+
+/** Fields that ask for what the backend cannot do, and the value that asks for nothing. */
+const UNSUPPORTED: [field: string, idle: unknown][] = [
+  ["n", 1],
+  ["best_of", 1],
+  ["echo", false],
+  ["suffix", ""],
+  ["logprobs", false],
+  ["response_format", undefined],
+];
+
+/** Most tokens of the answer to a request. */
+export function maxTokensOf(body: InferenceRequest["body"], defaults: GenerationDefaults): number {
+  const asked = body.max_completion_tokens ?? body.max_tokens ?? defaults.maxTokens;
+  if (typeof asked !== "number" || !Number.isInteger(asked) || asked < 1) {
+    throw new GatewayError("invalid_request", "`max_tokens` is to be a whole number, 1 or more", "max_tokens");
+  }
+  return asked;
+}
+
+/** Throws GatewayError (invalid_request) for what the backend cannot do and for values of another type. */
+export function inputTensors(
+  { body, stream }: InferenceRequest,
+  prompt: string,
+  defaults: GenerationDefaults,
+): Tensor[] {
+  for (const [field, idle] of UNSUPPORTED) {
+    const value = body[field];
+    const text = field === "response_format" && (value as { type?: string } | undefined)?.type === "text";
+    if (value === undefined || value === null || value === idle || text) continue;
+    throw new GatewayError("invalid_request", `\`${field}\` is not supported by this model's engine`, field);
+  }
+  const tensors: Tensor[] = [
+    { name: "text_input", datatype: "BYTES", values: [prompt] },
+    { name: "max_tokens", datatype: "INT32", values: [maxTokensOf(body, defaults)] },
+    { name: "stream", datatype: "BOOL", values: [stream] },
+    { name: "exclude_input_in_output", datatype: "BOOL", values: [true] },
+  ];
+  const stop = [...defaults.stop, ...stopWords(body.stop)];
+  if (stop.length > 0) tensors.push({ name: "stop_words", datatype: "BYTES", values: stop });
+  for (const [field, name, datatype] of OPTIONAL) {
+    const value = body[field];
+    if (value === undefined || value === null) continue;
+    const whole = datatype !== "FP32";
+    if (typeof value !== "number" || !Number.isFinite(value) || (whole && !Number.isSafeInteger(value))) {
+      throw new GatewayError("invalid_request", `\`${field}\` is to be a ${whole ? "whole " : ""}number`, field);
+    }
+    tensors.push({ name, datatype, values: [value] });
+  }
+  return tensors;
+}
+
+function stopWords(stop: unknown): string[] {
+  if (stop === undefined || stop === null) return [];
+  const words = Array.isArray(stop) ? stop : [stop];
+  if (words.every((word) => typeof word === "string")) return words.filter((word) => word !== "");
+  throw new GatewayError("invalid_request", "`stop` is to be a string or an array of strings", "stop");
+}
+
+const CONTENTS: Record<Datatype, string> = {
+  BYTES: "bytes_contents",
+  BOOL: "bool_contents",
+  INT32: "int_contents",
+  UINT64: "uint64_contents",
+  FP32: "fp32_contents",
+};
+
+/** A tensor as KServe v2's InferInputTensor. */
+export function toInferInput({ name, datatype, values }: Tensor): Record<string, unknown> {
+  const contents = datatype === "BYTES" ? values.map((value) => new TextEncoder().encode(String(value))) : values;
+  return { name, datatype, shape: [1, values.length], contents: { [CONTENTS[datatype]]: contents } };
+}
+
+/** Tensors as the body of a generate request. */
+export function toGenerateBody(tensors: readonly Tensor[]): string {
+  return JSON.stringify(
+    Object.fromEntries(tensors.map(({ name, values }) => [name, values.length === 1 ? values[0] : values])),
+  );
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// An engine's answer as far as it must be known before a byte of it goes on: the head, and either the whole body, or the
+// first events of a stream. Until then the request may still be moved to another endpoint.
+
+import type { Deadline, Deadlines } from "../base/deadlines.ts";
+import type { Connection } from "../upstream/connection.ts";
+import type { UpstreamError } from "../upstream/errors.ts";
+import type { ResponseHead } from "../upstream/response_head.ts";
+import { EventBoundary } from "../openai/event_boundary.ts";
+
+/** The body of an answer, wherever it comes from. A connection is one. */
+export interface AnswerBody {
+  /** The next piece, null at the end. Throws UpstreamError, afterwards it is closed. */
+  readBody(): Promise<Uint8Array<ArrayBuffer> | null>;
+  /** Ends it; what waits for it fails with `error`. */
+  fail(error: UpstreamError): void;
+  close(): void;
+  /** It was read to its end. */
+  finish(): void;
+}
+
+type FirstEvents = Promise<Uint8Array<ArrayBuffer> | null>;
+
+export interface AnswerLimits {
+  /** Bodies of known length up to this are read whole. */
+  readonly wholeBytes: number;
+  /** Largest event that is held together. */
+  readonly eventBytes: number;
+  /** Waits for the first events of a stream as long as its head may wait for them. */
+  readonly hold: (opening: FirstEvents) => Promise<Uint8Array<ArrayBuffer> | null | "late">;
+}
+
+export interface Answer {
+  readonly head: ResponseHead;
+  readonly body: AnswerBody;
+  /** The whole body; undefined when it is to be streamed. */
+  readonly whole: Uint8Array<ArrayBuffer> | undefined;
+  /** What of a stream has been read already: whole events, when it has events. */
+  readonly first: Uint8Array<ArrayBuffer> | undefined;
+  /** The first events of a stream that lets them wait. */
+  readonly opening?: FirstEvents;
+  /** Present for event streams. */
+  readonly boundary: EventBoundary | undefined;
+}
+
+const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+const NULL_BODY = new Set([204, 205, 304]);
+
+/** Reads as much as must be known. Throws UpstreamError. */
+export function openAnswer(head: ResponseHead, body: AnswerBody, limits: AnswerLimits): Answer | Promise<Answer> {
+  const { framing, status } = head;
+  if (framing.kind === "none" || NULL_BODY.has(status)) {
+    return { head, body, whole: EMPTY, first: undefined, boundary: undefined };
+  }
+  if (framing.kind === "length" && framing.bytes <= limits.wholeBytes) {
+    const arrived = (body as Partial<Connection>).takeArrived?.() ?? EMPTY;
+    if (arrived.length === framing.bytes) {
+      // Fast path: a small answer arrives together with its head.
+      return { head, body, whole: arrived, first: undefined, boundary: undefined };
+    }
+    return readRest(head, body, framing.bytes, arrived);
+  }
+  return openStream(head, body, limits);
+}
+
+async function readRest(
+  head: ResponseHead,
+  body: AnswerBody,
+  length: number,
+  arrived: Uint8Array<ArrayBuffer>,
+): Promise<Answer> {
+  const whole = new Uint8Array(length);
+  whole.set(arrived);
+  let at = arrived.length;
+  for (let piece = await body.readBody(); piece !== null; piece = await body.readBody()) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return { head, body, whole, first: undefined, boundary: undefined };
+}
+
+async function openStream(head: ResponseHead, body: AnswerBody, limits: AnswerLimits): Promise<Answer> {
+  if (!isEventStream(head)) return await gather(head, body, isJson(head) ? limits.wholeBytes : 0);
+  const boundary = new EventBoundary(limits.eventBytes);
+  const opening = firstEvents(body, boundary);
+  const held = await limits.hold(opening);
+  if (held === "late") return { head, body, whole: undefined, first: undefined, opening, boundary };
+  if (held === null) return { head, body, whole: boundary.rest() ?? EMPTY, first: undefined, boundary };
+  return { head, body, whole: undefined, first: held, boundary };
+}
+
+/** The first whole events of a stream; null when it ends before. */
+async function firstEvents(body: AnswerBody, boundary: EventBoundary): Promise<Uint8Array<ArrayBuffer> | null> {
+  for (let piece = await body.readBody(); piece !== null; piece = await body.readBody()) {
+    const events = boundary.push(piece);
+    if (events.length > 0) return events;
+  }
+  return null;
+}
+
+/**
+ * Makes the `hold` of AnswerLimits: waits for the first events of a stream, but not longer than `ms`. A client that leaves
+ * is noticed only once it has the head of its answer: the runtime does not watch a connection before.
+ */
+export function holding(deadlines: Deadlines, ms: number): AnswerLimits["hold"] {
+  return (opening) =>
+    new Promise((resolve, reject) => {
+      const deadline: Deadline = {
+        deadline: deadlines.clock.now() + ms,
+        place: -1,
+        expire: () => resolve("late"),
+      };
+      deadlines.watch(deadline);
+      opening.then((events) => {
+        deadlines.unwatch(deadline);
+        resolve(events);
+      }, (error) => {
+        deadlines.unwatch(deadline);
+        reject(error);
+      });
+    });
+}
+
+// A body of unknown length: JSON is read whole up to the limit, anything else goes on as it comes.
+async function gather(head: ResponseHead, body: AnswerBody, most: number): Promise<Answer> {
+  let first = EMPTY;
+  for (let piece = await body.readBody(); piece !== null; piece = await body.readBody()) {
+    first = first.length === 0 ? piece : join(first, piece);
+    if (first.length > most) return { head, body, whole: undefined, first, boundary: undefined };
+  }
+  return { head, body, whole: first, first: undefined, boundary: undefined };
+}
+
+function join(a: Uint8Array, b: Uint8Array): Uint8Array<ArrayBuffer> {
+  const joined = new Uint8Array(a.length + b.length);
+  joined.set(a);
+  joined.set(b, a.length);
+  return joined;
+}
+
+function isJson({ headers }: ResponseHead): boolean {
+  return headers.some(([name, value]) => name === "content-type" && value.startsWith("application/json"));
+}
+
+/** Whether the body is events that may be looked into. */
+export function isEventStream({ headers }: ResponseHead): boolean {
+  let events = false;
+  for (const [name, value] of headers) {
+    if (name === "content-type") events = value.startsWith("text/event-stream");
+    else if (name === "content-encoding" && value !== "identity") return false;
+  }
+  return events;
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// The front door: which path and method a request has, and who answers it. Everything that is not inference is answered
+// here: the list of models, health, preflights of browsers, and what does not exist.
+
+import { GatewayError } from "../base/errors.ts";
+import { INFERENCE_PATHS } from "../openai/api.ts";
+import { Exchange, type ExchangeContext } from "./exchange.ts";
+import { type Pipeline, targetOf } from "./pipeline.ts";
+import type { ListedModel, RouteTable } from "./routes.ts";
+import type { StoredResponses } from "./stored_responses.ts";
+
+export interface FrontOptions {
+  readonly pipeline: Pipeline;
+  readonly context: ExchangeContext;
+  readonly routes: RouteTable;
+  readonly responses: StoredResponses;
+  /** When the gateway started, in seconds: `created` of its models. */
+  readonly started: number;
+  /** How long a browser may keep a preflight's answer; undefined without CORS. */
+  readonly corsMaxAgeS: number | undefined;
+}
+
+const MODELS = "/v1/models";
+const RESPONSES = "/v1/responses";
+const PATHS = [...INFERENCE_PATHS.keys(), `${RESPONSES}/{id}`, MODELS, `${MODELS}/{id}`, "/health"];
+
+export class Front {
+  constructor(readonly options: FrontOptions) {}
+
+  /** Answers a client's request; never throws. */
+  handle(request: Request): Response | Promise<Response> {
+    const path = pathOf(request.url);
+    const kind = INFERENCE_PATHS.get(path);
+    // Fast path: nearly everything is inference.
+    if (kind !== undefined && request.method === "POST") return this.options.pipeline.infer(request, kind);
+    if (request.method === "OPTIONS" && this.options.corsMaxAgeS !== undefined) return this.#preflight(request);
+    if (kind !== undefined) return this.#wrongMethod(request, path, "POST");
+    if (path === MODELS || path.startsWith(`${MODELS}/`)) {
+      return request.method === "GET" ? this.#models(request, path) : this.#wrongMethod(request, path, "GET");
+    }
+    if (path.startsWith(`${RESPONSES}/`)) return this.#stored(request, path);
+    if (path === "/health") {
+      return request.method === "GET"
+        ? this.#answer(request, (exchange) => exchange.addHeaders(new Response("")))
+        : this.#wrongMethod(request, path, "GET");
+    }
+    const message = `There is no path ${path.slice(0, 200)}; there are: ${PATHS.join(" ")}`;
+    return this.#refuse(request, new GatewayError("route_not_found", message));
+  }
+
+  #answer(request: Request, make: (exchange: Exchange) => Response): Response {
+    const exchange = new Exchange(this.options.context, request);
+    exchange.status = 200;
+    const response = make(exchange);
+    exchange.end("ok");
+    return response;
+  }
+
+  #refuse(request: Request, error: GatewayError, headers?: Record<string, string>): Response {
+    return new Exchange(this.options.context, request).refuse(error, headers);
+  }
+
+  #wrongMethod(request: Request, path: string, allowed: string): Response {
+    const error = new GatewayError("method_not_allowed", `${path} takes ${allowed}, not ${request.method}`);
+    return this.#refuse(request, error, { allow: allowed });
+  }
+
+  #models(request: Request, path: string): Response {
+    const models = this.options.routes.models;
+    if (path === MODELS) {
+      const data = models.map((model) => this.#model(model));
+      return this.#answer(request, (exchange) => exchange.addHeaders(Response.json({ object: "list", data })));
+    }
+    const id = decode(path.slice(MODELS.length + 1));
+    const model = models.find((one) => one.id === id);
+    if (model) return this.#answer(request, (exchange) => exchange.addHeaders(Response.json(this.#model(model))));
+    const message = `The model ${JSON.stringify(id)} does not exist`;
+    return this.#refuse(request, new GatewayError("model_not_found", message, "model"));
+  }
+
+  #model({ id, parent }: ListedModel) {
+    const model = { id, object: "model", created: this.options.started, owned_by: "aigw" };
+    return parent === null ? model : { ...model, parent };
+  }
+
+  // GET and DELETE of a response, its input items, and its cancellation.
+  #stored(request: Request, path: string): Response | Promise<Response> {
+    const [, id, action] = /^([^/]+)(?:\/(cancel|input_items))?$/.exec(path.slice(RESPONSES.length + 1)) ?? [];
+    if (id === undefined) {
+      return this.#refuse(request, new GatewayError("route_not_found", `There is no path ${path.slice(0, 200)}`));
+    }
+    const allowed = action === "cancel" ? "POST" : action === "input_items" ? "GET" : "GET, DELETE";
+    if (!allowed.split(", ").includes(request.method)) return this.#wrongMethod(request, path, allowed);
+    return this.options.responses.pass(request, decode(id), targetOf(request.url));
+  }
+
+  #preflight(request: Request): Response {
+    return this.#answer(request, (exchange) => {
+      exchange.status = 204;
+      const response = exchange.addHeaders(new Response(null, { status: 204 }));
+      const { headers } = response;
+      headers.append("access-control-allow-methods", "GET, POST, DELETE, OPTIONS");
+      headers.append("access-control-allow-headers", request.headers.get("access-control-request-headers") ?? "*");
+      headers.append("access-control-max-age", String(this.options.corsMaxAgeS));
+      return response;
+    });
+  }
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/** Path of an absolute URL without its query. */
+export function pathOf(url: string): string {
+  const start = url.indexOf("/", url.indexOf("://") + 3);
+  if (start < 0) return "/";
+  const end = url.indexOf("?", start);
+  return end < 0 ? url.slice(start) : url.slice(start, end);
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// The body that an OpenAI engine gets: the client's bytes, with another model name for an alias or an adapter, and with
+// the wish for the usage of a stream.
+
+import type { InferenceRequest } from "../openai/request.ts";
+import { type Change, prependKey, spliceBody } from "../openai/splice.ts";
+
+/** Kinds whose streams tell their usage only when asked. */
+const ASKED = new Set(["chat", "completion"]);
+const WISH = new TextEncoder().encode('"stream_options":{"include_usage":true},');
+
+/** Whether the client itself wants the usage of its stream. */
+export function asksForUsage({ kind, body }: InferenceRequest): boolean {
+  const options = body.stream_options as { include_usage?: unknown } | null | undefined;
+  return !ASKED.has(kind) || (typeof options === "object" && options?.include_usage === true);
+}
+
+/** @param targetModel The name to send; empty for the client's. */
+export function outgoingBody(
+  call: InferenceRequest,
+  bytes: Uint8Array<ArrayBuffer>,
+  targetModel: string,
+  usageAccounting: boolean,
+): Uint8Array<ArrayBuffer> {
+  const wish = usageAccounting && call.stream && !asksForUsage(call);
+  // Fast paths: nothing changes, or one key goes in front.
+  if (targetModel === "" && !wish) return bytes;
+  if (targetModel === "" && !("stream_options" in call.body)) return prependKey(bytes, WISH);
+  const changes: Change[] = [];
+  if (targetModel !== "") changes.push({ key: "model", value: targetModel });
+  if (wish) {
+    const options = call.body.stream_options;
+    const given = typeof options === "object" && options !== null ? options : {};
+    changes.push({ key: "stream_options", value: { ...given, include_usage: true } });
+  }
+  return spliceBody(bytes, changes);
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// The mock engine's other endpoints: what vLLM serves beside chat and text completions, with answers of the right shape
+// and no model behind them. Stored responses are kept in this engine, as real ones are.
+
+import { word } from "./text.ts";
+
+type Body = Record<string, unknown>;
+
+const tokensOf = (value: unknown): number => Math.max(1, Math.ceil(JSON.stringify(value ?? "").length / 4));
+const hex = (): string => crypto.randomUUID().replaceAll("-", "");
+const now = (): number => Math.floor(Date.now() / 1_000);
+
+/** Most stored responses of one engine. */
+const MOST_STORED = 1_000;
+
+export class MockSurface {
+  readonly #stored = new Map<string, Body>();
+
+  /** Answers a POST with a JSON body; undefined for a path that is not of this surface. */
+  post(path: string, body: Body): Response | undefined {
+    switch (path) {
+      case "/v1/embeddings":
+        return this.#embeddings(body);
+      case "/v1/responses":
+        return this.#respond(body);
+      case "/v1/messages":
+        return this.#message(body);
+      case "/v1/messages/count_tokens":
+        return Response.json({ input_tokens: tokensOf(body.messages) });
+      case "/rerank":
+      case "/v1/rerank":
+      case "/v2/rerank":
+        return this.#rerank(body);
+      case "/score":
+      case "/v1/score":
+        return this.#score(body);
+      case "/tokenize": {
+        const count = tokensOf(body.prompt ?? body.messages);
+        return Response.json({ count, max_model_len: 32_768, tokens: Array.from({ length: count }, (_, i) => i) });
+      }
+      case "/detokenize":
+        return Response.json({ prompt: (body.tokens as number[]).map((token) => word(token, token)).join("") });
+      default:
+        return undefined;
+    }
+  }
+
+  /** GET, DELETE and cancellation of a stored response. */
+  stored(method: string, id: string): Response {
+    const response = this.#stored.get(id);
+    if (!response) {
+      const error = { message: `Response with id '${id}' not found.`, type: "NotFoundError", param: null, code: 404 };
+      return Response.json({ error }, { status: 404 });
+    }
+    if (method !== "DELETE") return Response.json(response);
+    this.#stored.delete(id);
+    return Response.json({ id, object: "response", deleted: true });
+  }
+
+  #embeddings({ model, input, encoding_format }: Body): Response {
+    const texts = Array.isArray(input) && typeof input[0] !== "number" ? input : [input];
+    const vector = [0.25, -0.5, 0.125];
+    const bytes = new Uint8Array(new Float32Array(vector).buffer);
+    const embedding = encoding_format === "base64" ? btoa(String.fromCharCode(...bytes)) : vector;
+    const tokens = tokensOf(input);
+    return Response.json({
+      object: "list",
+      data: texts.map((_, index) => ({ object: "embedding", index, embedding })),
+      model,
+      usage: { prompt_tokens: tokens, total_tokens: tokens },
+    });
+  }
+
+  #respond(body: Body): Response {
+    const { previous_response_id } = body;
+    if (typeof previous_response_id === "string" && !this.#stored.has(previous_response_id)) {
+      return this.stored("GET", previous_response_id);
+    }
+    const id = `resp_${hex()}`;
+    const text = word(1, 0) + word(1, 1);
+    const message = {
+      id: `msg_${hex()}`,
+      type: "message",
+      role: "assistant",
+      status: "completed",
+      content: [{ type: "output_text", text, annotations: [] }],
+    };
+    const usage = {
+      input_tokens: tokensOf(body.input),
+      input_tokens_details: { cached_tokens: 0 },
+      output_tokens: 2,
+      output_tokens_details: { reasoning_tokens: 0 },
+      total_tokens: tokensOf(body.input) + 2,
+    };
+    const response = {
+      id,
+      object: "response",
+      created_at: now(),
+      status: "completed",
+      model: body.model,
+      output: [message],
+      previous_response_id: previous_response_id ?? null,
+      parallel_tool_calls: true,
+      tool_choice: "auto",
+      tools: [],
+      usage,
+    };
+    if (this.#stored.size >= MOST_STORED) this.#stored.delete(this.#stored.keys().next().value!);
+    this.#stored.set(id, response);
+    if (body.stream !== true) return Response.json(response);
+    const place = { item_id: message.id, output_index: 0, content_index: 0 };
+    return events([
+      ["response.created", { response: { ...response, status: "in_progress", output: [], usage: null } }],
+      ["response.output_item.added", { output_index: 0, item: { ...message, status: "in_progress", content: [] } }],
+      ["response.output_text.delta", { ...place, delta: word(1, 0) }],
+      ["response.output_text.delta", { ...place, delta: word(1, 1) }],
+      ["response.output_text.done", { ...place, text }],
+      ["response.output_item.done", { output_index: 0, item: message }],
+      ["response.completed", { response }],
+    ]);
+  }
+
+  #message(body: Body): Response {
+    const content = [{ type: "text", text: word(1, 0) + word(1, 1) }];
+    const message = {
+      id: `msg_${hex()}`,
+      type: "message",
+      role: "assistant",
+      model: body.model,
+      content,
+      stop_reason: "end_turn",
+      stop_sequence: null,
+      usage: { input_tokens: tokensOf(body.messages), output_tokens: 2, cache_read_input_tokens: 0 },
+    };
+    if (body.stream !== true) return Response.json(message);
+    const begun = { ...message, content: [], stop_reason: null, usage: { ...message.usage, output_tokens: 0 } };
+    return events([
+      ["message_start", { message: begun }],
+      ["content_block_start", { index: 0, content_block: { type: "text", text: "" } }],
+      ["content_block_delta", { index: 0, delta: { type: "text_delta", text: word(1, 0) } }],
+      ["content_block_delta", { index: 0, delta: { type: "text_delta", text: word(1, 1) } }],
+      ["content_block_stop", { index: 0 }],
+      ["message_delta", { delta: { stop_reason: "end_turn", stop_sequence: null }, usage: { output_tokens: 2 } }],
+      ["message_stop", {}],
+    ]);
+  }
+
+  #rerank({ model, query, documents }: Body): Response {
+    const all = Array.isArray(documents) ? documents : [];
+    const results = all.map((document, index) => ({
+      index,
+      document: { text: document },
+      relevance_score: 1 / (index + 1),
+    }));
+    return Response.json({
+      id: `rerank-${hex()}`,
+      model,
+      usage: { total_tokens: tokensOf([query, documents]) },
+      results,
+    });
+  }
+
+  #score({ model, text_1, text_2 }: Body): Response {
+    const all = Array.isArray(text_2) ? text_2 : [text_2];
+    const tokens = tokensOf([text_1, text_2]);
+    return Response.json({
+      id: `score-${hex()}`,
+      object: "list",
+      created: now(),
+      model,
+      data: all.map((_, index) => ({ index, object: "score", score: 1 / (index + 2) })),
+      usage: { prompt_tokens: tokens, total_tokens: tokens, completion_tokens: 0 },
+    });
+  }
+}
+
+function events(list: [type: string, data: Body][]): Response {
+  const text = list.map(([type, data], i) => {
+    const numbered = type.startsWith("response.") ? { sequence_number: i } : {};
+    return `event: ${type}\ndata: ${JSON.stringify({ type, ...numbered, ...data })}\n\n`;
+  });
+  return new Response(text.join(""), { headers: { "content-type": "text/event-stream; charset=utf-8" } });
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// Applies the endpoints' health to their rows: who serves, who is on trial, who asked to be left alone, and who has just
+// come back and is scored with the mean load of its cluster for a while.
+
+import type { Config } from "../config/schema.ts";
+import type { Clock } from "../base/clock.ts";
+import { EndpointHealth, type Health } from "../engines/health.ts";
+import { EndpointState, type EndpointTable } from "../tables/endpoint_table.ts";
+import type { Log } from "../telemetry/log.ts";
+
+/** An endpoint as far as its health goes. */
+export interface Patient {
+  readonly cluster: string;
+  /** HOST:PORT */
+  readonly name: string;
+  readonly row: number;
+}
+
+interface Chart {
+  readonly health: EndpointHealth;
+  /** Until when it wants to be left alone. */
+  reluctantUntil: number;
+}
+
+/** How often the counts of the workers are looked at. */
+const WATCH_MS = 50;
+
+export class FleetHealth<P extends Patient> {
+  readonly #charts = new Map<P, Chart>();
+  readonly #clusters = new Map<string, P[]>();
+  #cancel: () => void = () => {};
+
+  /** @param returned Is told an endpoint that serves again: what it held is not known any more. */
+  constructor(
+    readonly table: EndpointTable,
+    readonly config: Config,
+    readonly clock: Clock,
+    readonly log: Log,
+    readonly returned: (patient: P) => void,
+  ) {}
+
+  add(patient: P): void {
+    const { outliers, probes } = this.config;
+    this.#charts.set(patient, {
+      health: new EndpointHealth({
+        consecutiveFailures: outliers.enabled ? outliers.consecutive_failures : 0,
+        ejectMs: outliers.eject_ms,
+        maxEjectMs: outliers.max_eject_ms,
+        unhealthyAfter: probes.unhealthy_after,
+        healthyAfter: probes.healthy_after,
+      }),
+      reluctantUntil: 0,
+    });
+    this.#clusters.set(patient.cluster, [...this.#clusters.get(patient.cluster) ?? [], patient]);
+  }
+
+  start(): void {
+    this.#watch();
+  }
+
+  stop(): void {
+    this.#cancel();
+  }
+
+  of(patient: P): EndpointHealth {
+    return this.#charts.get(patient)!.health;
+  }
+
+  probed(patient: P, healthy: boolean): void {
+    this.of(patient).probed(healthy, this.clock.now());
+    this.#apply(patient, healthy ? "its probe was answered" : "failed probes");
+  }
+
+  drain(patient: P): void {
+    this.of(patient).drain();
+    this.#apply(patient, "asked for");
+  }
+
+  resume(patient: P): void {
+    this.of(patient).resume();
+    this.#apply(patient, "asked for");
+  }
+
+  readonly #watch = (): void => {
+    const now = this.clock.now();
+    for (const patients of this.#clusters.values()) {
+      for (const patient of patients) this.#look(patient, patients, now);
+      this.#slowStart(patients, now);
+    }
+    this.#cancel = this.clock.after(WATCH_MS, this.#watch);
+  };
+
+  #look(patient: P, patients: P[], now: number): void {
+    const chart = this.#charts.get(patient)!;
+    const { row } = patient;
+    const counts = {
+      failures: this.table.failures(row),
+      successes: this.table.successes(row),
+      requests: this.table.requests(row),
+    };
+    const offer = chart.health.counted(counts, now, this.#maySpare(patients));
+    if (offer && chart.health.state === "trial") this.table.clearFailures(row);
+    this.#apply(patient, `${counts.failures} failures in a row`);
+    if (offer && chart.health.state === "trial") this.table.setState(row, EndpointState.trial);
+    const asked = this.table.takeReluctance(row);
+    if (asked > 0) chart.reluctantUntil = now + asked;
+    else if (chart.reluctantUntil <= now && !this.table.willing(row)) this.table.setWilling(row);
+  }
+
+  // One more may go when enough others are left: never the last.
+  #maySpare(patients: P[]): boolean {
+    let out = 0;
+    let available = 0;
+    for (const patient of patients) {
+      const { state } = this.of(patient);
+      if (state === "ejected" || state === "trial") out++;
+      if (state === "available") available++;
+    }
+    const most = Math.floor(patients.length * this.config.outliers.max_ejected_percent / 100);
+    return out < most && available > 1;
+  }
+
+  #apply(patient: P, why: string): void {
+    const { cluster, name, row } = patient;
+    const state = this.of(patient).state;
+    const before = this.table.state(row);
+    const after = STATES[state];
+    if (before === after) return;
+    if (after === EndpointState.available) {
+      this.table.clearFailures(row);
+      if (before === EndpointState.unhealthy) this.returned(patient);
+    }
+    this.table.setState(row, after);
+    const level = state === "available" || state === "trial" ? "info" : "warn";
+    this.log[level](`endpoint is ${state}`, { cluster, endpoint: name, why });
+  }
+
+  // A newcomer with an empty queue would get every request until it is as loaded as the others.
+  #slowStart(patients: P[], now: number): void {
+    const { slow_start_ms } = this.config.outliers;
+    for (const patient of patients) {
+      const progress = slow_start_ms === 0 ? 1 : (now - this.of(patient).availableSince) / slow_start_ms;
+      const penalty = progress < 1 ? Math.ceil(this.#meanRequests(patients, patient) * (1 - progress)) : 0;
+      if (this.table.penalty(patient.row) !== penalty) this.table.setPenalty(patient.row, penalty);
+    }
+  }
+
+  #meanRequests(patients: P[], but: P): number {
+    let sum = 0;
+    let count = 0;
+    for (const patient of patients) {
+      if (patient === but || this.of(patient).state !== "available") continue;
+      sum += this.table.requests(patient.row) + this.table.remoteRequests(patient.row);
+      count++;
+    }
+    return count === 0 ? 0 : sum / count;
+  }
+}
+
+const STATES: Record<Health, EndpointState> = {
+  available: EndpointState.available,
+  unhealthy: EndpointState.unhealthy,
+  ejected: EndpointState.ejected,
+  trial: EndpointState.trial,
+  draining: EndpointState.draining,
+};

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// How many retries there may be: a share of the requests plus a few a second, so that retries help while little is broken
+// and do not double the load when much is (as in Finagle's RetryBudget). One request is worth `percent` / 100 retries,
+// kept for ten seconds' worth at most.
+
+import type { Clock } from "../base/clock.ts";
+
+export interface RetryBudgetLimits {
+  percent: number;
+  minPerSecond: number;
+}
+
+const KEPT_SECONDS = 10;
+/** Retries that requests may save up. */
+const MOST_SAVED = 1_000;
+
+export class RetryBudget {
+  #saved = 0;
+  #reserve: number;
+  #at: number;
+
+  constructor(readonly limits: RetryBudgetLimits, readonly clock: Clock) {
+    this.#reserve = limits.minPerSecond;
+    this.#at = clock.now();
+  }
+
+  /** A request came. */
+  deposit(): void {
+    this.#saved = Math.min(MOST_SAVED, this.#saved + this.limits.percent / 100);
+  }
+
+  /** Takes a retry; false when there is none left. */
+  tryWithdraw(): boolean {
+    const now = this.clock.now();
+    const { minPerSecond } = this.limits;
+    this.#reserve = Math.min(minPerSecond * KEPT_SECONDS, this.#reserve + minPerSecond * (now - this.#at) / 1_000);
+    this.#at = now;
+    if (this.#saved >= 1) this.#saved--;
+    else if (this.#reserve >= 1) this.#reserve--;
+    else return false;
+    return true;
+  }
+}

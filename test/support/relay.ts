@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// The relay without a network: an engine's answer as given pieces, and what the client would see of it.
+
+import { systemClock } from "../../src/base/clock.ts";
+import { Deadlines } from "../../src/base/deadlines.ts";
+import { type AnswerBody, holding, openAnswer } from "../../src/gateway/answer.ts";
+import { Exchange, type ExchangeContext } from "../../src/gateway/exchange.ts";
+import { relay } from "../../src/gateway/relay.ts";
+import type { Kind } from "../../src/openai/api.ts";
+import type { Usage } from "../../src/openai/usage.ts";
+import type { Slot } from "../../src/scheduler/scheduler.ts";
+import { ownCells } from "../../src/tables/metric_cells.ts";
+import { cellCount, Instruments } from "../../src/telemetry/instruments.ts";
+import type { UpstreamError } from "../../src/upstream/errors.ts";
+import { freshKernel } from "./kernel.ts";
+
+const deadlines = new Deadlines(systemClock);
+const context: ExchangeContext = {
+  clock: systemClock,
+  instruments: new Instruments(ownCells(freshKernel({ metricCells: cellCount(1) }))),
+  accessLog: undefined,
+  tracing: undefined,
+  unknownModel: 1,
+  active: new Set(),
+  via: "test",
+  exposeEndpoint: false,
+  deadlines,
+  requestMs: 60_000,
+  origins: undefined,
+};
+
+export interface Relayed {
+  status: number;
+  bytes: Uint8Array;
+  usage: Usage | undefined;
+  firstTokens: number;
+  released: number;
+  finished: boolean;
+}
+
+export interface RelayInput {
+  kind?: Kind;
+  hideUsage?: boolean;
+  splitReasoning?: boolean;
+  contentType?: string;
+  /** Thrown after the last piece in place of a good end. */
+  failure?: UpstreamError;
+}
+
+/** Sends pieces through the relay and reads all that comes out. Throws UpstreamError as opening an answer does. */
+export async function relayPieces(pieces: Uint8Array<ArrayBuffer>[], input: RelayInput = {}): Promise<Relayed> {
+  const kind = input.kind ?? "chat";
+  const exchange = new Exchange(context, new Request("http://x/", { method: "POST" }), kind);
+  let next = 0;
+  let finished = false;
+  const body: AnswerBody = {
+    readBody() {
+      if (next < pieces.length) return Promise.resolve(pieces[next++]);
+      return input.failure ? Promise.reject(input.failure) : Promise.resolve(null);
+    },
+    fail() {},
+    close() {},
+    finish: () => finished = true,
+  };
+  let firstTokens = 0;
+  let released = 0;
+  const slot = {
+    remember() {},
+    firstToken: () => firstTokens++,
+    failed() {},
+    [Symbol.dispose]: () => released++,
+  } as unknown as Slot;
+  const head = {
+    status: 200,
+    headers: [["content-type", input.contentType ?? "text/event-stream"] as [string, string]],
+    framing: { kind: "chunked" as const },
+    keepAlive: true,
+  };
+  try {
+    const limits = { wholeBytes: 1_048_576, eventBytes: 1_048_576, hold: holding(deadlines, 60_000) };
+    const answer = await openAnswer(head, body, limits);
+    const response = relay(answer, slot, exchange, kind, {
+      deadlines,
+      clientStallMs: 60_000,
+      hideUsage: input.hideUsage ?? false,
+      splitReasoning: input.splitReasoning ?? false,
+    });
+    const bytes = await response.bytes();
+    return { status: response.status, bytes, usage: exchange.usage, firstTokens, released, finished };
+  } catch (error) {
+    exchange.end("internal");
+    throw error;
+  } finally {
+    deadlines.close();
+  }
+}

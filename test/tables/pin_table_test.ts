@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+import { assert, assertEquals } from "@std/assert";
+import { PinTable } from "../../src/tables/pin_table.ts";
+import { freshKernels } from "../support/kernel.ts";
+
+Deno.test("PinTable: what one worker pins another finds; the newest wins; a full table forgets and never mixes up", () => {
+  const [a, b] = freshKernels({ pins: 512 }).map((kernel) => new PinTable(kernel));
+  a.set("resp_1", 3, 8);
+  assertEquals(b.get("resp_1"), { row: 3, generation: 8 });
+  b.set("resp_1", 4, 10);
+  assertEquals(a.get("resp_1"), { row: 4, generation: 10 });
+  assertEquals(a.get("resp_2"), undefined);
+  for (let i = 0; i < 5_000; i++) (i % 2 ? a : b).set(`resp_x${i}`, i, 2 * i);
+  let found = 0;
+  for (let i = 0; i < 5_000; i++) {
+    const pin = a.get(`resp_x${i}`);
+    if (pin === undefined) continue;
+    assertEquals(pin, { row: i, generation: 2 * i });
+    found++;
+  }
+  assert(found > 300 && found <= 512, `${found} of 512 places hold a pin`);
+});
