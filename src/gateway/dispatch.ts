@@ -68,7 +68,7 @@ export class Dispatcher {
         const { head, body } = await opening;
         const opened = openAnswer(head, body, this.options.answers);
         const answer = opened instanceof Promise ? await opened : opened;
-        this.#note(slot.endpoint, head);
+        this.#note(slot.endpoint, answer);
         if (!RETRIED.has(head.status) || !this.#another(slot, exchange, moved)) return answer;
         if (answer.whole === undefined) body.close();
         else body.finish();
@@ -109,13 +109,16 @@ export class Dispatcher {
     return transcoder?.wrap ? transcoder.wrap(opened) : opened;
   }
 
-  #note(endpoint: number, { status, headers }: ResponseHead): void {
+  #note(endpoint: number, { head: { status, headers }, whole }: Answer): void {
     if (BUSY.has(status)) {
       const { backpressureMs, maxBackpressureMs } = this.options;
       const ms = Math.min(maxBackpressureMs, retryAfterMs(headers) ?? backpressureMs);
       if (ms > 0) this.endpoints.setReluctant(endpoint, ms);
     } else if (status >= 500) this.endpoints.countFailure(endpoint);
-    else this.endpoints.countSuccess(endpoint);
+    else {
+      this.endpoints.countSuccess(endpoint);
+      if (whole !== undefined) this.endpoints.clearFailures(endpoint);
+    }
   }
 
   // Moves the slot on, when there are tries left, a budget for them, and an endpoint that was not tried.

@@ -248,6 +248,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
     const held = this.#tap?.rest();
     if (held !== undefined && held.length > 0) controller.enqueue(held);
     this.answer.body.finish();
+    if (this.answer.head.status < 500) this.slot.succeeded();
     this.#end(outcomeOfStatus(this.answer.head.status));
     controller.close();
   }

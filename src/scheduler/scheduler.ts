@@ -126,6 +126,11 @@ export class Slot implements Disposable {
     this.#scheduler.endpoints.countFailure(this.#endpoint);
   }
 
+  /** The endpoint's answer came to a good end. */
+  succeeded(): void {
+    this.#scheduler.endpoints.clearFailures(this.#endpoint);
+  }
+
   /** Gives the endpoint up for another that was not tried yet; false when there is none. */
   tryAnother(): boolean {
     if (this.pinned) return false;

@@ -222,9 +222,8 @@ export class EndpointTable {
     if (this.#words[cell] !== 0) Atomics.store(this.#words, cell, 0);
   }
 
-  /** The endpoint answered as it should: ends a run of failures. */
+  /** The endpoint has begun to answer as it should; a run of failures ends with `clearFailures`, when it is done. */
   countSuccess(row: number): void {
-    this.clearFailures(row);
     Atomics.add(this.#words, this.#cell(this.#kernel.exports.E_SUCCESSES, row), 1);
   }
 

@@ -11,8 +11,10 @@ export interface RetryBudgetLimits {
 }
 
 const KEPT_SECONDS = 10;
-/** Retries that requests may save up. */
-const MOST_SAVED = 1_000;
+/** A retry, in the hundredths that requests pay in. */
+const RETRY = 100;
+/** What requests may save up: a thousand retries. */
+const MOST_SAVED = 1_000 * RETRY;
 
 export class RetryBudget {
   #saved = 0;
@@ -26,7 +28,7 @@ export class RetryBudget {
 
   /** A request came. */
   deposit(): void {
-    this.#saved = Math.min(MOST_SAVED, this.#saved + this.limits.percent / 100);
+    this.#saved = Math.min(MOST_SAVED, this.#saved + this.limits.percent);
   }
 
   /** Takes a retry; false when there is none left. */
@@ -35,7 +37,7 @@ export class RetryBudget {
     const { minPerSecond } = this.limits;
     this.#reserve = Math.min(minPerSecond * KEPT_SECONDS, this.#reserve + minPerSecond * (now - this.#at) / 1_000);
     this.#at = now;
-    if (this.#saved >= 1) this.#saved--;
+    if (this.#saved >= RETRY) this.#saved -= RETRY;
     else if (this.#reserve >= 1) this.#reserve--;
     else return false;
     return true;

@@ -12,12 +12,12 @@ Deno.test("EndpointHealth: ejected by failures in a row, on trial after a time t
   assertEquals(health.state, "available");
   let now = 0;
   for (const time of [100, 200, 350, 350]) {
-    health.counted(counts(3), now, true);
+    health.counted(counts(3, 7), now, true);
     assertEquals(health.state, "ejected");
-    health.counted(counts(3), now + time - 1, true);
+    health.counted(counts(3, 7), now + time - 1, true);
     assertEquals(health.state, "ejected");
     now += time;
-    assertEquals(health.counted(counts(3), now, true), "offer");
+    assertEquals(health.counted(counts(3, 7), now, true), "offer");
     assertEquals(health.state, "trial");
   }
   assertEquals(health.counted(counts(0, 7, 1), now, true), undefined, "its request is under way");

@@ -68,6 +68,7 @@ export async function relayPieces(pieces: Uint8Array<ArrayBuffer>[], input: Rela
     remember() {},
     firstToken: () => firstTokens++,
     failed() {},
+    succeeded() {},
     [Symbol.dispose]: () => released++,
   } as unknown as Slot;
   const head = {

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a client sees of engines that misbehave. The expected results are the table in ARCHITECTURE.md: every fault,
+// streaming or not, with one bad engine of four and with all bad.
+
+import { assert, assertEquals } from "@std/assert";
+import { chat, post, sleep, startTestGateway } from "../support/gateway.ts";
+import { bytes, chunkedResponse, type RawAnswer, startRawServer } from "../support/raw_server.ts";
+
+const REQUESTS = 16;
+const EVENT = 'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n';
+const HEAD = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+const chunk = (text: string) => `${text.length.toString(16)}\r\n${text}\r\n`;
+const whole = (text: string) =>
+  `HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ${text.length}\r\n\r\n${text}`;
+const half = '{"a":1}'.slice(0, 4);
+const cutWhole = `HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 7\r\n\r\n${half}`;
+
+const good = (stream: boolean): RawAnswer => ({
+  writes: [stream ? chunkedResponse([EVENT, "data: [DONE]\n\n"]) : bytes(whole('{"a":1}'))],
+  then: "keep",
+});
+const status = (code: number, headers = "") => (): RawAnswer => ({
+  writes: [bytes(`HTTP/1.1 ${code} X\r\ncontent-type: application/json\r\n${headers}content-length: 2\r\n\r\n{}`)],
+  then: "keep",
+});
+
+/** What a bad engine does; undefined refuses connections. */
+const FAULTS: Record<string, ((stream: boolean) => RawAnswer) | undefined> = {
+  "refuse": undefined,
+  "reset before headers": () => ({ writes: [], then: "close" }),
+  "reset in mid-stream": (stream) => ({ writes: [bytes(stream ? HEAD + chunk(EVENT) : cutWhole)], then: "close" }),
+  "hang before headers": () => ({ writes: [], then: "hang" }),
+  "hang after the first chunk": (stream) => ({
+    writes: [bytes(stream ? HEAD + chunk(EVENT) : cutWhole)],
+    then: "hang",
+  }),
+  "400": status(400),
+  "429": status(429, "retry-after: 7\r\n"),
+  "500": status(500),
+  "503": status(503),
+  "garbage bytes": () => ({ writes: [bytes("SSH-2.0-OpenSSH_9.2p1\r\n\r\n\x00\x01\x02\r\n\r\n")], then: "close" }),
+  "endless headers": () => ({
+    writes: [
+      bytes("HTTP/1.1 200 OK\r\n"),
+      ...Array.from({ length: 90 }, (_, i) => bytes(`x-${i}: ${"y".repeat(990)}\r\n`)),
+    ],
+    then: "hang",
+  }),
+  "slow drip": (stream) => ({
+    writes: [
+      bytes(stream ? HEAD : "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n"),
+      ...Array.from({ length: 200 }, () => bytes(stream ? chunk(EVENT) : " ")),
+    ],
+    pauseMs: 20,
+    then: "hang",
+  }),
+};
+
+/** The end of a client's answer, in a word. */
+async function outcomeOf(response: Response, stream: boolean): Promise<string> {
+  const text = await response.text();
+  if (response.status !== 200) return String(response.status);
+  if (!stream) return text === '{"a":1}' ? "200" : `200 with ${text}`;
+  assert(text.endsWith("data: [DONE]\n\n"), text.slice(-300));
+  return text.includes('data: {"error"') ? "200, then an error event" : "200";
+}
+
+async function scenario(fault: string, stream: boolean, allBad: boolean): Promise<string[]> {
+  await using stack = new AsyncDisposableStack();
+  const servers = [0, 1, 2, 3].map((i) => {
+    const bad = allBad || i === 0;
+    const behave = bad ? FAULTS[fault] : good;
+    if (behave === undefined) return { address: { hostname: "127.0.0.1", port: 1 + i } };
+    return stack.use(startRawServer(() => behave(stream)));
+  });
+  const log = await Deno.makeTempFile();
+  const gateway = await startTestGateway(servers, {
+    workers: 1,
+    algorithm: "round_robin",
+    probes: { enabled: false },
+    log: { level: "error", enabled: true, path: log },
+    metadata_center: { enabled: false },
+    timeouts: { connect_ms: 400, response_header_ms: 400, first_byte_ms: 400, stream_idle_ms: 400, request_ms: 1_500 },
+    outliers: { eject_ms: 60_000, backpressure_ms: 60_000, max_backpressure_ms: 60_000 },
+    retry_budget: { min_per_second: 1_000 },
+    limits: { prefixes: 1_024, requests_in_flight: 64 },
+  });
+  const seen = await Promise.all(
+    Array.from({ length: REQUESTS }, async () => {
+      return await outcomeOf(await post(gateway.origin, chat("x", { stream })), stream);
+    }),
+  );
+  await sleep(150);
+  await gateway.settled();
+  const endpoints = await gateway.endpoints() as unknown as { state: string; reluctant: boolean }[];
+  const states = (allBad ? endpoints : endpoints.slice(0, 1)).map(({ state, reluctant }) =>
+    reluctant ? "left alone" : state
+  );
+  if (!allBad) {
+    for (const { state, reluctant } of endpoints.slice(1)) assertEquals([state, reluctant], ["available", false]);
+  }
+  await gateway[Symbol.asyncDispose]();
+  const records = Deno.readTextFileSync(log).trim().split("\n").map((line) => JSON.parse(line));
+  Deno.removeSync(log);
+  assertEquals(records.length, REQUESTS);
+  const tries = [...new Set(records.map((record) => record.tries))].sort();
+  const tally = (values: string[]) => [...new Set(values)].sort().join(" or ");
+  return [fault, stream ? "yes" : "no", allBad ? "all" : "1 of 4", tally(seen), tries.join(" or "), tally(states)];
+}
+
+Deno.test("the fault matrix is what ARCHITECTURE.md says", async () => {
+  const document = Deno.readTextFileSync(new URL("../../ARCHITECTURE.md", import.meta.url));
+  const table = document.split("\n").filter((line) => /^\| [^|]+\| (yes|no) +\| (1 of 4|all) +\|/.test(line))
+    .map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()));
+  const todo: [string, boolean, boolean][] = [];
+  for (const fault of Object.keys(FAULTS)) {
+    for (const stream of [true, false]) for (const allBad of [false, true]) todo.push([fault, stream, allBad]);
+  }
+  const rows: string[][] = Array(todo.length);
+  let next = 0;
+  const worker = async () => {
+    for (let i = next++; i < todo.length; i = next++) rows[i] = await scenario(...todo[i]);
+  };
+  await Promise.all(Array.from({ length: 4 }, worker));
+  const print = (all: string[][]) => all.map((row) => `| ${row.join(" | ")} |`).join("\n");
+  assertEquals(print(table), print(rows));
+});
