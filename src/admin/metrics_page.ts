@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The gateway's /metrics: the workers' cells summed up, and gauges of the fleet.
 
-import { DURATION_BUCKETS, readModel, WORKER_CELLS } from "../telemetry/instruments.ts";
+import { DURATION_BUCKETS, readLoopDelay, readModel, WORKER_CELLS } from "../telemetry/instruments.ts";
 import { OUTCOMES } from "../telemetry/outcome.ts";
 import { PrometheusText } from "../telemetry/prometheus.ts";
 
@@ -54,6 +54,9 @@ export function metricsPage(source: MetricsSource): string {
     .sample("aigw_saved_prefixes_dropped_total", {}, cells[WORKER_CELLS.savesDropped]);
   text.family("aigw_access_log_dropped_total", "counter", "Access log lines dropped by a full buffer")
     .sample("aigw_access_log_dropped_total", {}, cells[WORKER_CELLS.logLinesDropped]);
+  const delay = readLoopDelay(cells);
+  text.family("aigw_event_loop_delay_seconds", "histogram", "How much later than asked timers of the workers fired");
+  text.histogram("aigw_event_loop_delay_seconds", {}, DURATION_BUCKETS, delay.counts, delay.sum);
   text.family("aigw_workers_serving", "gauge", "Data plane workers that serve")
     .sample("aigw_workers_serving", {}, source.workers.serving);
   text.family("aigw_worker_restarts_total", "counter", "Data plane workers that were replaced")

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads a request body whole, within its limits of size and time.
 
-import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
 import type { Exchange } from "./exchange.ts";
 
@@ -13,12 +12,11 @@ export interface BodyLimits {
   ms: number;
 }
 
-/** Throws GatewayError: body_too_large, request_timeout, client_closed. */
+/** Reads within the exchange's time for its body. Throws GatewayError: body_too_large, request_timeout, client_closed. */
 export function readBody(
   request: Request,
   exchange: Exchange,
   limits: BodyLimits,
-  deadlines: Deadlines,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const announced = exchange.incoming.contentLength;
   if (announced !== null && Number(announced) > limits.bytes) return Promise.reject(tooLarge(limits.bytes));
@@ -27,27 +25,14 @@ export function readBody(
   const reader = announced !== null && Number(announced) <= SMALL_BYTES ? undefined : request.body?.getReader();
   const reading = reader ? readCounted(reader, limits.bytes) : request.bytes();
   return new Promise((resolve, reject) => {
-    const deadline: Deadline = {
-      deadline: deadlines.clock.now() + limits.ms,
-      place: -1,
-      expire: () => {
-        reject(new GatewayError("request_timeout", `The request body did not arrive within ${limits.ms} ms`));
-        reader?.cancel().catch(() => {});
-      },
+    const late = () => {
+      reject(new GatewayError("request_timeout", `The request body did not arrive within ${limits.ms} ms`));
+      reader?.cancel().catch(() => {});
     };
-    deadlines.watch(deadline);
-    reading.then(
-      (bytes) => {
-        deadlines.unwatch(deadline);
-        resolve(bytes);
-      },
-      (error) => {
-        deadlines.unwatch(deadline);
-        reject(
-          error instanceof GatewayError ? error : new GatewayError("client_closed", "The client left", null, error),
-        );
-      },
-    );
+    const give = (error: unknown) =>
+      reject(error instanceof GatewayError ? error : new GatewayError("client_closed", "The client left", null, error));
+    exchange.limit(limits.ms, late);
+    reading.then(resolve, give);
   });
 }
 

@@ -49,6 +49,7 @@ export class Exchange implements Deadline {
   readonly started: number;
   readonly #signal: AbortSignal;
   #waiting: Waiting | undefined;
+  #late: (() => void) | undefined;
   /** Why nothing more may be begun for it. */
   #gone: UpstreamError | undefined;
   #call: InferenceRequest | undefined;
@@ -80,8 +81,23 @@ export class Exchange implements Deadline {
     return this.incoming.requestId;
   }
 
-  /** The request's time is up. */
+  /** Gives the step under way a time of its own, up to `unlimit`: `late` is called when it is over. */
+  limit(ms: number, late: () => void): void {
+    this.#late = late;
+    this.deadline = Math.min(this.deadline, this.context.clock.now() + ms);
+  }
+
+  unlimit(): void {
+    this.#late = undefined;
+    this.deadline = this.started + this.#lifeMs();
+  }
+
+  /** The time of a step, or of the request, is up. */
   expire(): void {
+    if (this.#late) {
+      this.#late();
+      return;
+    }
     const ms = Math.round(this.deadline - this.started);
     this.#give(new UpstreamError("deadline", `The request was not answered within its ${ms} ms`));
   }

@@ -56,7 +56,8 @@ export class Pipeline {
       // Read: the whole body, within its limits.
       this.#checkHead(exchange, request.url);
       const limits = { bytes: config.limits.body_bytes, ms: config.timeouts.request_body_ms };
-      const bytes = await readBody(request, exchange, limits, deadlines);
+      const bytes = await readBody(request, exchange, limits);
+      exchange.unlimit();
 
       // Decode: one parse; the engine gets the bytes as they came.
       const call = decodeRequest(kind, bytes);

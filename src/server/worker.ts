@@ -30,6 +30,8 @@ import { RetryBudget } from "../upstream/retry_budget.ts";
 import type { FromWorker, StartWorker, ToWorker } from "./protocol.ts";
 
 const HEARTBEAT_MS = 500;
+/** How often the event loop's delay is sampled. */
+const LOOP_SAMPLE_MS = 50;
 /** For the error events of streams that the drain deadline cuts. */
 const LAST_WORDS_MS = 500;
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -129,6 +131,12 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     instruments.cells[WORKER_CELLS.logLinesDropped] = accessLog?.dropped ?? 0;
     pools.sweep();
   };
+  let loopAt = clock.now();
+  const loopTimer = setInterval(() => {
+    const now = clock.now();
+    instruments.loopDelay(Math.max(0, now - loopAt - LOOP_SAMPLE_MS) / 1_000);
+    loopAt = now;
+  }, LOOP_SAMPLE_MS);
   beat();
   const heart = setInterval(beat, HEARTBEAT_MS);
   const serving = {
@@ -161,6 +169,7 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     for (const exchange of active) exchange.cut();
     if (left > 0) await Promise.race([over, pause(LAST_WORDS_MS)]);
     clearInterval(heart);
+    clearInterval(loopTimer);
     pools.close();
     kserve.close();
     deadlines.close();

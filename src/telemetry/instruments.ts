@@ -43,7 +43,9 @@ export const WORKER_CELLS = {
   logLinesDropped: 7,
   retriesRefused: 8,
 } as const;
-const WORKER_CELL_COUNT = 9;
+/** The histogram of the event loop's delay. */
+const LOOP_CELLS = 9;
+const WORKER_CELL_COUNT = LOOP_CELLS + HISTOGRAM_CELLS;
 
 /** Prompt, completion and cached tokens, answers that told their usage. */
 const TOKEN_CELLS = 4;
@@ -82,6 +84,11 @@ export class Instruments {
     this.#observe(modelBase(model) + OUTCOMES.length + HISTOGRAM_CELLS, seconds);
   }
 
+  /** How much later than asked a timer of this worker fired. */
+  loopDelay(seconds: number): void {
+    this.#observe(LOOP_CELLS, seconds);
+  }
+
   /** Tokens as an engine counted them. */
   usage(model: number, { promptTokens = 0, completionTokens = 0, cachedTokens = 0 }: Usage): void {
     const base = modelBase(model) + MODEL_CELLS - TOKEN_CELLS;
@@ -103,6 +110,14 @@ export interface HistogramReading {
   /** Counts by bucket, the last one above all bounds. */
   counts: Float64Array;
   sum: number;
+}
+
+/** Reads the event loop's delays from summed cells. */
+export function readLoopDelay(cells: Float64Array): HistogramReading {
+  return {
+    counts: cells.subarray(LOOP_CELLS, LOOP_CELLS + HISTOGRAM_CELLS - 1),
+    sum: cells[LOOP_CELLS + HISTOGRAM_CELLS - 1],
+  };
 }
 
 /** Reads one model's metrics from summed cells. */

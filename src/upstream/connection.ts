@@ -23,8 +23,9 @@ export interface ConnectionLimits {
   interimAnswers: number;
 }
 
-const FIRST_BUFFER_BYTES = 8_192;
-const MOST_BUFFER_BYTES = 65_536;
+/** What a stream of tokens needs; a connection that reads more at a time gets the large one, as long as it does. */
+const SMALL_BUFFER_BYTES = 4_096;
+const LARGE_BUFFER_BYTES = 65_536;
 
 // Buffers of this thread that requests leave from; one is in use only while its write is under way.
 const SEND_BUFFER_BYTES = 65_536;
@@ -36,7 +37,7 @@ export class Connection implements Deadline {
   place = -1;
   /** When it was put into a pool, in the deadlines' clock. */
   idleSince = 0;
-  #buffer = new Uint8Array(FIRST_BUFFER_BYTES);
+  #buffer = new Uint8Array(SMALL_BUFFER_BYTES);
   #start = 0;
   #end = 0;
   #head: ResponseHead | undefined;
@@ -113,22 +114,23 @@ export class Connection implements Deadline {
     this.#start = this.#end = 0;
     this.deadline = this.deadlines.clock.now() + this.limits.responseHeaderMs;
     try {
-      const parsed = head.length + body.length <= SEND_BUFFER_BYTES
-        ? (await this.#writeJoined(head, body), await this.#readFinalHead())
-        : await this.#writeLarge(head, body);
+      let parsed: ResponseHead;
+      if (head.length + body.length <= SEND_BUFFER_BYTES) {
+        // Head and body leave in one write from a borrowed buffer: the connection's own may be waiting for the answer.
+        const borrowed = sendBuffers.pop() ?? new Uint8Array(SEND_BUFFER_BYTES);
+        borrowed.set(body, writeHead(head, borrowed));
+        const length = head.length + body.length;
+        const written = await this.socket.write(borrowed.subarray(0, length));
+        if (written < length) await this.#writeAll(borrowed.subarray(written, length));
+        if (sendBuffers.length < KEPT_SEND_BUFFERS) sendBuffers.push(borrowed);
+        parsed = await this.#readHead();
+        if (parsed.status < 200) parsed = await this.#readFinalHead();
+      } else parsed = await this.#writeLarge(head, body);
       this.#begin(parsed);
       return parsed;
     } catch (error) {
       throw this.#failed(error, this.#answered ? "lost_in_answer" : "lost_before_answer");
     }
-  }
-
-  // Head and body leave in one write from a borrowed buffer: the connection's own may be waiting for the answer already.
-  async #writeJoined(head: string, body: Uint8Array): Promise<void> {
-    const borrowed = sendBuffers.pop() ?? new Uint8Array(SEND_BUFFER_BYTES);
-    borrowed.set(body, writeHead(head, borrowed));
-    await this.#writeAll(borrowed.subarray(0, head.length + body.length));
-    if (sendBuffers.length < KEPT_SEND_BUFFERS) sendBuffers.push(borrowed);
   }
 
   // An engine may answer a large body before it has read all of it, with a refusal: that answer counts, whatever becomes
@@ -264,7 +266,7 @@ export class Connection implements Deadline {
   #decode(): Uint8Array<ArrayBuffer> {
     let piece: Uint8Array<ArrayBuffer>;
     let excess = 0;
-    const full = this.#end === this.#buffer.length;
+    const read = this.#end;
     if (this.#chunked) {
       const end = this.#chunked.decode(this.#buffer, this.#start, this.#end);
       piece = this.#buffer.slice(this.#start, end);
@@ -279,7 +281,11 @@ export class Connection implements Deadline {
     }
     this.#start = this.#end = 0;
     if (excess > 0) this.close(); // bytes that nobody asked for: the connection is out of step
-    else if (full && this.#buffer.length < MOST_BUFFER_BYTES) this.#buffer = new Uint8Array(MOST_BUFFER_BYTES);
+    else if (read >= SMALL_BUFFER_BYTES && read === this.#buffer.length) {
+      if (read < LARGE_BUFFER_BYTES) this.#buffer = new Uint8Array(LARGE_BUFFER_BYTES);
+    } else if (this.#buffer.length > SMALL_BUFFER_BYTES && read < SMALL_BUFFER_BYTES / 2) {
+      this.#buffer = new Uint8Array(SMALL_BUFFER_BYTES);
+    }
     return piece;
   }
 
