@@ -88,7 +88,7 @@ export type InferOutputs = Map<string, string | number>;
 
 /** Throws Error for bytes that are no such message. */
 export function decodeResponse(bytes: Uint8Array): { error: string; outputs: InferOutputs } {
-  const message = KSERVE.response.toObject(KSERVE.response.decode(bytes), { longs: Number, defaults: true }) as {
+  const message = KSERVE.response.decode(bytes) as unknown as {
     error_message: string;
     infer_response: null | {
       outputs: { name: string; datatype: string; contents: null | Record<string, unknown[]> }[];

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// Routing rules that others publish, each by its description. They see the engines as they are at this moment, caches
+// included: no rule is judged by stale or guessed figures.
+
+import type { Random } from "../../test/support/seed.ts";
+import type { Fleet, Job, RoutingPolicy } from "./simulator.ts";
+import { BLOCK_TOKENS } from "./trace.ts";
+
+/** The books that such a rule keeps: prompt tokens sent and not yet prefilled. */
+abstract class Rule implements RoutingPolicy {
+  /** Uncached prompt tokens on each engine before their first token. */
+  readonly pending: number[];
+  constructor(readonly fleet: Fleet, readonly random: Random) {
+    this.pending = fleet.engines.map(() => 0);
+  }
+  abstract choose(job: Job, matched: number[]): number;
+  arrive(job: Job): void {
+    const matched = this.fleet.engines.map(({ cache }) => cache.match(job.blocks));
+    const engine = this.choose(job, matched);
+    job.pendingTokens = Math.max(0, job.inputTokens - matched[engine] * BLOCK_TOKENS);
+    this.pending[engine] += job.pendingTokens;
+    this.fleet.send(job, engine);
+  }
+  firstToken(job: Job): void {
+    this.pending[job.engine] -= job.pendingTokens;
+  }
+  end(_job: Job): void {}
+
+  /** Index with the least value; ties by lot. */
+  protected least(value: (engine: number) => number, among?: readonly number[]): number {
+    let best: number[] = [];
+    let least = Infinity;
+    for (const engine of among ?? this.fleet.engines.keys()) {
+      const cost = value(engine);
+      if (cost < least) {
+        least = cost;
+        best = [engine];
+      } else if (cost === least) best.push(engine);
+    }
+    return this.random.pick(best);
+  }
+}
+
+const range = (values: readonly number[]) => [Math.min(...values), Math.max(...values)];
+
+
+export const PUBLISHED: Record<string, new (fleet: Fleet, random: Random) => RoutingPolicy> = {
+  random: class extends Rule {
+    choose(): number {
+      return this.random.below(this.fleet.engines.length);
+    }
+  },
+  round_robin: class extends Rule {
+    #turn = 0;
+    choose(): number {
+      return this.#turn++ % this.fleet.engines.length;
+    }
+  },
+  least_request: class extends Rule {
+    choose(): number {
+      return this.least((engine) => this.fleet.inFlight[engine]);
+    }
+  },
+  /** The less loaded of two at random. */
+  power_of_two: class extends Rule {
+    choose(): number {
+      const n = this.fleet.engines.length;
+      return this.least((engine) => this.fleet.inFlight[engine], [this.random.below(n), this.random.below(n)]);
+    }
+  },
+  longest_prefix: class extends Rule {
+    choose(_: Job, matched: number[]): number {
+      const most = Math.max(...matched);
+      const holders = [...matched.keys()].filter((engine) => matched[engine] === most);
+      return this.least((engine) => this.fleet.inFlight[engine], holders);
+    }
+  },
+  /** SGLang's router: the holder when it has more than 0.3 of the prompt, the least loaded otherwise or when out of balance. */
+  smg_cache_aware: class extends Rule {
+    choose(job: Job, matched: number[]): number {
+      const [low, high] = range(this.fleet.inFlight);
+      const most = Math.max(...matched);
+      if ((high - low > 64 && high > 1.5 * low) || most / job.blocks.length <= 0.3) {
+        return this.least((engine) => this.fleet.inFlight[engine]);
+      }
+      return this.least((engine) => -matched[engine]);
+    }
+  },
+  /** llm-d's weighted scorers: queue, KV use, prefix. */
+  llmd_blend: class extends Rule {
+    choose(job: Job, matched: number[]): number {
+      const queues = this.fleet.engines.map(({ waiting }) => waiting);
+      const [low, high] = range(queues);
+      return this.least((engine) => {
+        const queue = high === low ? 1 : (high - queues[engine]) / (high - low);
+        const kv = 1 - this.fleet.engines[engine].kvUsage;
+        return -(2 * queue + 2 * kv + 3 * matched[engine] / job.blocks.length);
+      });
+    }
+  },
+  /** llm-d's sticky filter: holders of 0.8 of the prefix unless their wait is above 18 s, then the least tokens. */
+  llmd_sticky: class extends Rule {
+    choose(job: Job, matched: number[]): number {
+      const holders = [...matched.keys()].filter((engine) =>
+        matched[engine] / job.blocks.length >= 0.8 && this.pending[engine] / 8_000 <= 18
+      );
+      return this.least((engine) => this.pending[engine], holders.length > 0 ? holders : undefined);
+    }
+  },
+  /** Dynamo: prefill blocks to compute there plus blocks in use for decoding, smallest. */
+  dynamo_cost: class extends Rule {
+    choose(job: Job, matched: number[]): number {
+      return this.least((engine) =>
+        Math.max(0, this.pending[engine] + job.inputTokens - matched[engine] * BLOCK_TOKENS) / BLOCK_TOKENS +
+        this.fleet.engines[engine].cache.inUse
+      );
+    }
+  },
+  /** AIBrix: the longest prefix among engines within one deviation of the mean load; least requests when unbalanced. */
+  aibrix_prefix: class extends Rule {
+    choose(_: Job, matched: number[]): number {
+      const loads = this.fleet.inFlight;
+      const [low, high] = range(loads);
+      if (high - low > 8) return this.least((engine) => loads[engine]);
+      const mean = loads.reduce((sum, load) => sum + load, 0) / loads.length;
+      const deviation = Math.sqrt(loads.reduce((sum, load) => sum + (load - mean) ** 2, 0) / loads.length);
+      const near = [...loads.keys()].filter((engine) => loads[engine] <= mean + deviation);
+      const most = Math.max(...near.map((engine) => matched[engine]));
+      return this.least((engine) => loads[engine], near.filter((engine) => matched[engine] === most));
+    }
+  },
+};
