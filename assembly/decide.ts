@@ -20,12 +20,13 @@ import { nthCandidate, pickBest } from "./pick";
 import { hashPrompt } from "./prefix_hash";
 import { indexLookup } from "./prefix_index";
 import { below } from "./random";
-import { gather, rowOf, scoreAdapter, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
+import { gather, rowOf, scoreAdapter, scoreAlike, scoreExpectedTtft, scoreInferenceLb, scoreLeastRequest } from "./score";
 
 export const POLICY_INFERENCE_LB: u32 = 0;
 export const POLICY_RANDOM: u32 = 1;
 export const POLICY_ROUND_ROBIN: u32 = 2;
 export const POLICY_LEAST_REQUEST: u32 = 3;
+export const POLICY_EXPECTED_TTFT: u32 = 4;
 
 /** Hashes the prompt text in scratch and looks it up: the part of a decision that a retry need not repeat. */
 export function lookUp(promptBytes: u32, salt: u32): u32 {
@@ -46,7 +47,8 @@ export function lookUpNothing(): void {
  * Chooses among the cluster's rows whose eligibility has all bits of `mask`; those that asked to be left alone only when
  * there is no other. `percent` of the candidates, at least one, are the best that inference_lb draws from; `promptColumn`
  * is what it takes for prompt_i; `adapter` is the number of a LoRA adapter (1 to 64, 0 for none) whose holders score
- * `adapterWeight` more. Returns the row, or -1 when there is no candidate.
+ * `adapterWeight` more; `promptBytes` and `batchBytes` are what expected_ttft takes for this prompt and for a request
+ * in the batch. Returns the row, or -1 when there is no candidate.
  */
 export function choose(
   cluster: u32,
@@ -60,6 +62,8 @@ export function choose(
   promptFloor: f32,
   adapter: u32,
   adapterWeight: f32,
+  promptBytes: f32,
+  batchBytes: f32,
 ): i32 {
   let candidates = gather(cluster, mask | WILLING, promptColumn);
   if (candidates == 0) candidates = gather(cluster, mask, promptColumn);
@@ -73,6 +77,10 @@ export function choose(
     if (adapter != 0) scoreAdapter(adapter, adapterWeight);
     const best = <u32>(<f32>candidates * percent / 100);
     position = pickBest(min(candidates, max<u32>(1, best)));
+  } else if (policy == POLICY_EXPECTED_TTFT) {
+    scoreExpectedTtft(promptBytes, batchBytes);
+    if (adapter != 0) scoreAdapter(adapter, adapterWeight * promptBytes);
+    position = pickBest(1);
   } else if (policy == POLICY_LEAST_REQUEST) {
     scoreLeastRequest();
     position = pickBest(1);

@@ -35,7 +35,7 @@ export {
   requestRelease,
   requestReturn,
 } from "./request";
-export { gather, scoreAdapter, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
+export { gather, scoreAdapter, scoreAlike, scoreExpectedTtft, scoreInferenceLb, scoreLeastRequest } from "./score";
 export { nthCandidate, pickBest } from "./pick";
 export { choose, lookUp, lookUpNothing, matchedChunks } from "./decide";
 // Layout constants that TypeScript needs to place its views.
@@ -112,4 +112,4 @@ export {
   TRIAL,
   WILLING,
 } from "./layout";
-export { POLICY_INFERENCE_LB, POLICY_LEAST_REQUEST, POLICY_RANDOM, POLICY_ROUND_ROBIN } from "./decide";
+export { POLICY_EXPECTED_TTFT, POLICY_INFERENCE_LB, POLICY_LEAST_REQUEST, POLICY_RANDOM, POLICY_ROUND_ROBIN } from "./decide";

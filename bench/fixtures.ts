@@ -60,6 +60,7 @@ export const PLACEMENT: Placement = {
     prefillWeight: 3,
     adapterWeight: 1,
     uncachedOnly: true,
+    batchBytes: 64,
     prefillFloorBytes: 8_192,
   },
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `deno task bench:load`: the gateway beside no proxy and two bare ones, in front of the same instant mock engine in the
-// same run. The proxy under test has a core of its own where taskset is installed; engine and load share another. Figures
+// same run, and beside nginx where that is installed. The proxy under test has a core of its own where taskset is installed; engine and load share another. Figures
 // are medians over rounds; processor time is that of the proxy's process, read from /proc.
 // Options: --seconds N (2), --rounds N (3), --chunks N (100), --json FILE.
 
@@ -20,6 +20,7 @@ const [ENGINE, PORT] = [19_010, 19_000];
 const installed = (name: string) => new Deno.Command("which", { args: [name], stdout: "null" }).outputSync().success;
 const pinning = installed("taskset") && navigator.hardwareConcurrency > 1;
 const wrk = installed("wrk");
+const nginx = installed("nginx");
 
 function spawn(core: number, command: string, args: string[]): Deno.ChildProcess {
   const [program, all] = pinning ? ["taskset", ["-c", String(core), command, ...args]] : [command, args];
@@ -49,11 +50,49 @@ async function listening(port: number): Promise<void> {
   throw new Error(`Nothing listens on port ${port}`);
 }
 
-/** Processor microseconds that a process has used. */
+/** A process and its children: nginx works in one. */
+async function familyOf(pid: number): Promise<number[]> {
+  const text = await Deno.readTextFile(`/proc/${pid}/task/${pid}/children`).catch(() => "");
+  return [pid, ...text.trim().split(" ").filter((one) => one !== "").map(Number)];
+}
+
+/** Processor microseconds that a process and its children have used. */
 async function processorMicros(pid: number): Promise<number> {
-  const stat = await Deno.readTextFile(`/proc/${pid}/stat`);
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return (Number(fields[11]) + Number(fields[12])) * 10_000;
+  let ticks = 0;
+  for (const one of await familyOf(pid)) {
+    const stat = await Deno.readTextFile(`/proc/${one}/stat`);
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    ticks += Number(fields[11]) + Number(fields[12]);
+  }
+  return ticks * 10_000;
+}
+
+/** Resident KiB of a process and its children. */
+async function residentKib(pid: number): Promise<number> {
+  let kib = 0;
+  for (const one of await familyOf(pid)) {
+    kib += Number(/VmRSS:\s+(\d+)/.exec(await Deno.readTextFile(`/proc/${one}/status`))![1]);
+  }
+  return kib;
+}
+
+/** KiB that each of many streams costs while it is silent: they begin, get their first token, and wait. */
+async function memoryPerStream({ port, proxy }: Target, streams: number): Promise<number> {
+  const body = JSON.stringify({ model: "m", stream: true, max_tokens: 5, messages: [{ role: "user", content: "x" }] });
+  const request = new TextEncoder().encode(
+    `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-mock-fault: {"kind":"stall","after_tokens":1}\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+  );
+  const before = await residentKib(proxy!.pid);
+  const connections: Deno.TcpConn[] = [];
+  for (let i = 0; i < streams; i++) {
+    const connection = await Deno.connect({ hostname: "127.0.0.1", port });
+    connections.push(connection);
+    await connection.write(request);
+    await connection.read(new Uint8Array(2_048));
+  }
+  const after = await residentKib(proxy!.pid);
+  for (const connection of connections) connection.close();
+  return (after - before) / streams;
 }
 
 interface Load {
@@ -119,18 +158,42 @@ await Deno.writeTextFile(
   }),
 );
 
+const GATEWAY_FLAGS = ["--v8-flags=--max-semi-space-size=64,--semi-space-growth-factor=4"];
+const NGINX_PORT = PORT + 9;
+await Deno.writeTextFile(
+  `${folder}/nginx.conf`,
+  `worker_processes 1; daemon off; error_log ${folder}/nginx.log; pid ${folder}/nginx.pid;
+events { worker_connections 16384; }
+http {
+  access_log off;
+  client_body_temp_path ${folder}/1; proxy_temp_path ${folder}/2; fastcgi_temp_path ${folder}/3;
+  uwsgi_temp_path ${folder}/4; scgi_temp_path ${folder}/5;
+  upstream engine { server 127.0.0.1:${ENGINE}; keepalive 1024; keepalive_requests 100000000; }
+  server {
+    listen 127.0.0.1:${NGINX_PORT}; keepalive_requests 100000000;
+    location / {
+      proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+      client_body_buffer_size 64k;
+    }
+  }
+}
+`,
+);
+
 /** What is measured, each on a port of its own. All run at once and are measured in turn, so that a machine whose speed drifts treats them alike. */
 const TARGETS: Record<string, string[] | undefined> = {
   "direct": undefined,
   "fetch, piped": [`${root}bench/load/bare_proxy.ts`, "pipe", String(PORT + 1), String(ENGINE)],
   "fetch, read": [`${root}bench/load/bare_proxy.ts`, "read", String(PORT + 2), String(ENGINE)],
+  ...(nginx ? { "nginx": ["-c", `${folder}/nginx.conf`] } : {}),
   "aigw": [
+    ...GATEWAY_FLAGS,
     `${root}src/main.ts`,
     "serve",
     "--config",
     `${folder}/gateway.json`,
     "--listen",
-    `127.0.0.1:${PORT + 3}`,
+    `127.0.0.1:${PORT + 8}`,
     "--workers",
     "1",
   ],
@@ -172,20 +235,27 @@ async function once({ port, proxy }: Target, connections: number, file: string, 
 }
 
 const rows: Row[] = [];
+/** KiB of a silent stream by target. */
+const memory = new Map<string, number>();
+const STREAMS = 2_000;
 const processes = [
   spawn(0, deno, [...run, `${root}src/main.ts`, "mock-engine", "--listen", `127.0.0.1:${ENGINE}`, "--instant"]),
 ];
 try {
   await listening(ENGINE);
   const targets: Target[] = Object.entries(TARGETS).map(([name, args], i) => {
-    const proxy = args && spawn(1, deno, [...run, ...args]);
+    const proxy = args && (name === "nginx" ? spawn(1, "nginx", args) : spawn(1, deno, [...run, ...args]));
     if (proxy) processes.push(proxy);
-    return { name, port: proxy ? PORT + i : ENGINE, proxy };
+    const port = name === "nginx" ? NGINX_PORT : name === "aigw" ? PORT + 8 : proxy ? PORT + i : ENGINE;
+    return { name, port, proxy };
   });
   for (const { port } of targets) {
     await listening(port);
     // Both kinds of requests until the compilers have settled: what is measured is the steady state.
     for (const stream of [false, true]) await load(port, 64, 5, await bodyFile(stream, 2_048));
+  }
+  for (const target of targets) {
+    if (target.proxy) memory.set(target.name, await memoryPerStream(target, STREAMS));
   }
   for (const stream of [false, true]) {
     for (const bodyBytes of [200, 2_048, 16_384]) {
@@ -224,7 +294,11 @@ try {
 if (options.json) {
   await Deno.writeTextFile(
     options.json,
-    JSON.stringify({ seconds: SECONDS, rounds: ROUNDS, chunks: CHUNKS, rows }, null, 2),
+    JSON.stringify(
+      { seconds: SECONDS, rounds: ROUNDS, chunks: CHUNKS, rows, memory: Object.fromEntries(memory) },
+      null,
+      2,
+    ),
   );
 }
 const number = (value: number | undefined, digits: number) => value === undefined ? "" : value.toFixed(digits);
@@ -253,6 +327,10 @@ for (const stream of [false, true]) {
   }
   console.log();
 }
+console.log(`| memory of a silent stream, of ${STREAMS} |`);
+console.log(`|---|`);
+for (const [target, kib] of memory) console.log(`| ${target}: ${kib.toFixed(1)} KiB |`);
+console.log();
 console.log(
   "Each cell: requests/s, p50/p99, processor time of the proxy per " + "request (whole answers) or chunk (streaming)",
 );

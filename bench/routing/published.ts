@@ -43,7 +43,6 @@ abstract class Rule implements RoutingPolicy {
 
 const range = (values: readonly number[]) => [Math.min(...values), Math.max(...values)];
 
-
 export const PUBLISHED: Record<string, new (fleet: Fleet, random: Random) => RoutingPolicy> = {
   random: class extends Rule {
     choose(): number {

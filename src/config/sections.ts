@@ -12,7 +12,7 @@ export const addressSchema = z.string().refine((text) => parseAddress(text) !== 
   error: "expected HOST:PORT, for example 127.0.0.1:10000 or [::1]:10000",
 });
 
-export const POLICIES = ["inference_lb", "random", "round_robin", "least_request"] as const;
+export const POLICIES = ["inference_lb", "random", "round_robin", "least_request", "expected_ttft"] as const;
 export type PolicyName = (typeof POLICIES)[number];
 
 export const limitsSchema = z.strictObject({

@@ -39,7 +39,8 @@ export class MockSurface {
         return Response.json({ count, max_model_len: 32_768, tokens: Array.from({ length: count }, (_, i) => i) });
       }
       case "/detokenize":
-        return Response.json({ prompt: (body.tokens as number[]).map((token) => word(token, token)).join("") });
+        if (!Array.isArray(body.tokens) || !body.tokens.every(Number.isSafeInteger)) return invalid("tokens");
+        return Response.json({ prompt: body.tokens.map((token) => word(Math.abs(token), Math.abs(token))).join("") });
       default:
         return undefined;
     }
@@ -172,6 +173,16 @@ export class MockSurface {
       usage: { prompt_tokens: tokens, total_tokens: tokens, completion_tokens: 0 },
     });
   }
+}
+
+function invalid(field: string): Response {
+  const error = {
+    message: `The field ${field} is missing or invalid.`,
+    type: "BadRequestError",
+    param: field,
+    code: 400,
+  };
+  return Response.json({ error }, { status: 400 });
 }
 
 function events(list: [type: string, data: Body][]): Response {

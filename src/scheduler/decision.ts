@@ -133,7 +133,7 @@ export class DecisionMaker {
   }
 
   /** Chooses for the prompt that is up: an endpoint row, or -1 when there is no candidate. */
-  choose({ cluster, eligibility, adapter, policy }: Placement): number {
+  choose({ cluster, eligibility, adapter, policy }: Placement, promptBytes: number): number {
     return this.#kernel.exports.choose(
       cluster,
       eligibility,
@@ -146,6 +146,8 @@ export class DecisionMaker {
       policy.prefillFloorBytes,
       adapter,
       policy.adapterWeight,
+      promptBytes,
+      policy.batchBytes,
     );
   }
 
@@ -170,8 +172,9 @@ export class DecisionMaker {
   /** Decides and tells how: every candidate with its load, cached chunks and score. */
   explain(text: string, placement: Placement): Explanation {
     const k = this.#kernel.exports;
-    this.retire(this.begin(text, placement));
-    const chosen = this.choose(placement);
+    const prompt = this.begin(text, placement);
+    this.retire(prompt);
+    const chosen = this.choose(placement, prompt.bytes);
     const word = (field: number) => this.#words[this.#decision + (field >>> 2)];
     const candidates: Candidate[] = [];
     for (let position = 0; position < word(k.D_POSITIONS); position++) {

@@ -2,12 +2,14 @@
 // A model's load-balancing policy in the kernel's terms.
 
 import type { Config } from "../config/schema.ts";
-import { DEFAULT_PREFILL_FLOOR_BYTES } from "../config/models.ts";
+import { DEFAULT_BATCH_BYTES, DEFAULT_PREFILL_FLOOR_BYTES } from "../config/models.ts";
 import { DEFAULT_CANDIDATE_PERCENT } from "../config/load.ts";
 import type { PolicyName } from "../config/sections.ts";
 
 /** Order of the kernel's policy numbers. */
-const KERNEL_POLICIES: PolicyName[] = ["inference_lb", "random", "round_robin", "least_request"];
+const KERNEL_POLICIES: PolicyName[] = ["inference_lb", "random", "round_robin", "least_request", "expected_ttft"];
+/** Policies that care which endpoint holds a prompt. */
+const CACHE_AWARE: ReadonlySet<PolicyName> = new Set<PolicyName>(["inference_lb", "expected_ttft"]);
 
 export interface Policy {
   readonly name: PolicyName;
@@ -24,6 +26,8 @@ export interface Policy {
   readonly adapterWeight: number;
   /** Whether the score counts only the prompt bytes that an endpoint does not hold yet. */
   readonly uncachedOnly: boolean;
+  /** Prompt bytes whose prefill takes as long as a request in the batch delays a first token. */
+  readonly batchBytes: number;
   /** Prompt bytes that weigh fully even when no endpoint has as many. */
   readonly prefillFloorBytes: number;
 }
@@ -36,13 +40,14 @@ export function policyOf(config: Config, model: string): Policy {
   return {
     name,
     kernelPolicy: KERNEL_POLICIES.indexOf(loadAware ? name : "random"),
-    cacheAware: name === "inference_lb" && loadAware && (rule?.cache_aware_enable ?? true),
+    cacheAware: CACHE_AWARE.has(name) && loadAware && (rule?.cache_aware_enable ?? true),
     candidatePercent: rule?.candidate_percent ?? DEFAULT_CANDIDATE_PERCENT,
     cacheWeight: rule?.cache_radio_weight ?? 2,
     requestWeight: rule?.request_load_weight ?? 1,
     prefillWeight: rule?.prefill_load_weight ?? 3,
     adapterWeight: rule?.lora_weight ?? 1,
     uncachedOnly: rule?.prefill_load_uncached ?? true,
+    batchBytes: rule?.batch_request_bytes ?? DEFAULT_BATCH_BYTES,
     prefillFloorBytes: rule?.prefill_load_floor_bytes ?? DEFAULT_PREFILL_FLOOR_BYTES,
   };
 }

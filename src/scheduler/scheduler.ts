@@ -45,7 +45,7 @@ export class LocalScheduler implements Scheduler {
         `This gateway has ${this.requests.capacity} requests in flight in one worker, its limit`,
       );
     }
-    const granted = pinned === undefined ? this.#grant(row, placement) : row.grant(pinned, 0);
+    const granted = pinned === undefined ? this.#grant(row, placement, prompt) : row.grant(pinned, 0);
     if (granted) return new Slot(this, row, placement, prompt, pinned !== undefined);
     row.release();
     this.decisions.retire(prompt);
@@ -55,9 +55,9 @@ export class LocalScheduler implements Scheduler {
     throw new GatewayError("no_endpoint", "No endpoint of the model is available");
   }
 
-  #grant(row: RequestRow, placement: Placement): boolean {
+  #grant(row: RequestRow, placement: Placement, prompt: HashedPrompt): boolean {
     for (let i = 0; i < MOST_CHOICES; i++) {
-      const endpoint = this.decisions.choose(placement);
+      const endpoint = this.decisions.choose(placement, prompt.bytes);
       if (endpoint < 0) return false;
       if (row.grant(endpoint, this.decisions.matchedChunks)) return true;
     }
@@ -67,10 +67,10 @@ export class LocalScheduler implements Scheduler {
   /** Moves a slot's load to an endpoint that is not in `tried`; false, with the load where it was, when there is none. */
   moveTo(row: RequestRow, placement: Placement, prompt: HashedPrompt, tried: readonly number[]): boolean {
     this.decisions.resume(prompt, placement, tried);
-    const endpoint = this.decisions.choose(placement);
+    const endpoint = this.decisions.choose(placement, prompt.bytes);
     if (endpoint < 0) return false;
     row.returnToWaiting();
-    return row.grant(endpoint, this.decisions.matchedChunks) || this.#grant(row, placement);
+    return row.grant(endpoint, this.decisions.matchedChunks) || this.#grant(row, placement, prompt);
   }
 }
 

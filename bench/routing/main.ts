@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// `deno task bench:routing`: replays traces against simulated engines on a virtual clock, policy by policy.
+// Options: --trace FILE or --workload NAME (all workloads), --engines N (8), --load L[,L…] (0.5,0.7,0.85,1,1.2),
+// --policies all or names, --seed N (1), --requests N of a workload (4000), --json OUT, --svg OUT.
+// A load is a share of the saturating rate: the highest at which the best published rule's mean TTFT stays under 10 s.
+
+import { parseArgs } from "@std/cli/parse-args";
+import { Random } from "../../test/support/seed.ts";
+import { GatewayPolicy } from "./gateway_policy.ts";
+import { LateBinding } from "./late_binding.ts";
+import { PUBLISHED } from "./published.ts";
+import { measure, plot, type Point, table } from "./report.ts";
+import { type Fleet, PROFILE, type RoutingPolicy, Simulator } from "./simulator.ts";
+import { idealHitRatio, makeTrace, readTrace, type Trace, WORKLOADS } from "./trace.ts";
+
+const options = parseArgs(Deno.args, {
+  string: ["trace", "workload", "engines", "load", "policies", "seed", "requests", "json", "svg"],
+  default: { engines: "8", load: "0.5,0.7,0.85,1,1.2", policies: "all", seed: "1", requests: "4000" },
+});
+
+function wholeNumber(name: "engines" | "seed" | "requests"): number {
+  const value = Number(options[name]);
+  if (Number.isSafeInteger(value) && value >= 1) return value;
+  throw new Error(`--${name}: expected a whole number, 1 or more, found "${options[name]}"`);
+}
+
+const engines = wholeNumber("engines");
+const seed = wholeNumber("seed");
+
+type Make = (fleet: Fleet) => RoutingPolicy;
+
+/** The rules that others publish; the best of them is the yardstick. */
+const published: Record<string, Make> = {
+  ...Object.fromEntries(
+    Object.entries(PUBLISHED).map((
+      [name, Rule],
+    ): [string, Make] => [name, (fleet) => new Rule(fleet, new Random(seed))]),
+  ),
+  inference_lb: (fleet) => new GatewayPolicy(fleet, seed, "inference_lb"),
+};
+const policies: Record<string, Make> = {
+  ...published,
+  expected_ttft: (fleet) => new GatewayPolicy(fleet, seed, "expected_ttft"),
+  late_binding: (fleet) => new LateBinding(fleet, new Random(seed)),
+};
+
+const chosen: string[] = options.policies === "all" ? Object.keys(policies) : options.policies.split(",");
+for (const name of chosen) {
+  if (!(name in policies)) {
+    throw new Error(`--policies: there is no "${name}"; there are: ${Object.keys(policies).join(" ")}`);
+  }
+}
+
+/** Rules that can be the best at saturation: the others are never near it. */
+const CONTENDERS = [
+  "least_request",
+  "smg_cache_aware",
+  "llmd_blend",
+  "llmd_sticky",
+  "dynamo_cost",
+  "aibrix_prefix",
+  "inference_lb",
+];
+const SATURATED_MS = 10_000;
+
+function simulate(trace: Trace, scale: number, make: Make) {
+  const simulator = new Simulator(Array(engines).fill(PROFILE));
+  return { simulator, jobs: simulator.run(trace.requests, scale, make) };
+}
+
+function saturated(trace: Trace, scale: number): boolean {
+  return CONTENDERS.every((name) => {
+    const { jobs } = simulate(trace, scale, published[name]);
+    return jobs.reduce((sum, { firstTokenAt, at }) => sum + firstTokenAt - at, 0) / jobs.length >= SATURATED_MS;
+  });
+}
+
+/** The saturating rate of a trace, as a multiple of its own, to 1 %. */
+function saturatingScale(trace: Trace): number {
+  let low = engines / 64;
+  while (saturated(trace, low)) low /= 2;
+  let high = low * 2;
+  while (!saturated(trace, high)) [low, high] = [high, high * 2];
+  while (high / low > 1.01) {
+    const middle = Math.sqrt(low * high);
+    if (saturated(trace, middle)) high = middle;
+    else low = middle;
+  }
+  return low;
+}
+
+const progress = Deno.stderr.isTerminal()
+  ? (text: string) => Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${text}`))
+  : () => {};
+
+const traces: Trace[] = options.trace !== undefined
+  ? [await readTrace(options.trace)]
+  : (options.workload ? options.workload.split(",") : Object.keys(WORKLOADS)).map((name: string) =>
+    makeTrace(name, seed, wholeNumber("requests"))
+  );
+const loads: number[] = options.load.split(",").map(Number);
+if (!loads.every((load: number) => load > 0 && load <= 10)) {
+  throw new Error(`--load: expected shares like 0.85, found "${options.load}"`);
+}
+
+const points: Point[] = [];
+const total = traces.length * loads.length * chosen.length;
+for (const trace of traces) {
+  progress(`${trace.name}: looking for the saturating rate`);
+  const scale = saturatingScale(trace);
+  const ideal = idealHitRatio(trace.requests);
+  for (const load of loads) {
+    for (const policy of chosen) {
+      progress(`${"#".repeat(Math.round(30 * points.length / total)).padEnd(30, ".")} ${trace.name} ${load} ${policy}`);
+      const { jobs, simulator } = simulate(trace, scale * load, policies[policy]);
+      points.push(measure(jobs, simulator, { trace: trace.name, engines, load, policy, ideal_hit_ratio: ideal }));
+    }
+  }
+}
+progress("");
+console.log(table(points));
+if (options.json) await Deno.writeTextFile(options.json, `${JSON.stringify({ points }, null, 2)}\n`);
+if (options.svg) {
+  await Deno.writeTextFile(
+    options.svg,
+    plot(points, `${traces.map(({ name }) => name).join(", ")}, ${engines} engines`),
+  );
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// What came of a simulated run, as figures, a table and a plot.
+
+import type { Job, Simulator } from "./simulator.ts";
+
+export interface Distribution {
+  mean: number;
+  p50: number;
+  p90: number;
+  p99: number;
+  max: number;
+}
+
+/** One policy at one load. */
+export interface Point {
+  trace: string;
+  engines: number;
+  /** Share of the saturating rate. */
+  load: number;
+  policy: string;
+  ttft_ms: Distribution;
+  tpot_ms: Distribution;
+  e2e_ms: Distribution;
+  /** Longest time from the arrival to being sent. */
+  longest_wait_ms: number;
+  requests_per_second: number;
+  prefix_hit_ratio: number;
+  ideal_hit_ratio: number;
+  /** Most prompt tokens of one engine beside the mean. */
+  imbalance: number;
+  /** Share of the requests within 2 s to the first token and 100 ms a token. */
+  goodput: number;
+}
+
+const GOOD_TTFT_MS = 2_000;
+const GOOD_TPOT_MS = 100;
+
+function distribution(values: number[]): Distribution {
+  const sorted = Float64Array.from(values).sort();
+  const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))];
+  const mean = sorted.reduce((sum, value) => sum + value, 0) / sorted.length;
+  return { mean, p50: at(0.5), p90: at(0.9), p99: at(0.99), max: sorted.at(-1)! };
+}
+
+/** The figures of a run. */
+export function measure(
+  jobs: readonly Job[],
+  { sentTokens, now }: Simulator,
+  about: Pick<Point, "trace" | "engines" | "load" | "policy" | "ideal_hit_ratio">,
+): Point {
+  const ttft = jobs.map(({ firstTokenAt, at }) => firstTokenAt - at);
+  const tpot = jobs.map(({ firstTokenAt, endAt, outputTokens }) =>
+    (endAt - firstTokenAt) / Math.max(1, outputTokens - 1)
+  );
+  const prompt = jobs.reduce((sum, { inputTokens }) => sum + inputTokens, 0);
+  const cached = jobs.reduce((sum, { cachedTokens }) => sum + cachedTokens, 0);
+  return {
+    ...about,
+    ttft_ms: distribution(ttft),
+    tpot_ms: distribution(tpot),
+    e2e_ms: distribution(jobs.map(({ endAt, at }) => endAt - at)),
+    longest_wait_ms: jobs.reduce((most, { sentAt, at }) => Math.max(most, sentAt - at), 0),
+    requests_per_second: jobs.length / (now / 1_000),
+    prefix_hit_ratio: cached / prompt,
+    imbalance: Math.max(...sentTokens) * sentTokens.length / prompt,
+    goodput: jobs.filter((_, i) => ttft[i] <= GOOD_TTFT_MS && tpot[i] <= GOOD_TPOT_MS).length / jobs.length,
+  };
+}
+
+const seconds = (ms: number) => ms < 1_000_000 ? (ms / 1_000).toFixed(2) : (ms / 1_000).toFixed(0);
+
+/** A table of points, one row each. */
+export function table(points: readonly Point[]): string {
+  const lines = [
+    "| trace | engines | load | policy | TTFT mean s | p50 | p90 | p99 | max | TPOT mean ms | hits | ideal | imbalance | longest wait s | goodput |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+  ];
+  for (const point of points) {
+    const { ttft_ms: ttft } = point;
+    const cells = [
+      point.trace,
+      point.engines,
+      `${Math.round(point.load * 100)} %`,
+      point.policy,
+      ...[ttft.mean, ttft.p50, ttft.p90, ttft.p99, ttft.max].map(seconds),
+      point.tpot_ms.mean.toFixed(1),
+      point.prefix_hit_ratio.toFixed(3),
+      point.ideal_hit_ratio.toFixed(3),
+      point.imbalance.toFixed(2),
+      seconds(point.longest_wait_ms),
+      point.goodput.toFixed(3),
+    ];
+    lines.push(`| ${cells.join(" | ")} |`);
+  }
+  return lines.join("\n");
+}
+
+/** Mean TTFT against load, one line a policy, as SVG. The vertical axis is logarithmic. */
+export function plot(points: readonly Point[], title: string): string {
+  const [width, height, left, bottom] = [720, 440, 70, 50];
+  const policies = [...new Set(points.map(({ policy }) => policy))];
+  const loads = points.map(({ load }) => load);
+  const means = points.map(({ ttft_ms }) => Math.max(1, ttft_ms.mean));
+  const [low, high] = [Math.min(...loads), Math.max(...loads)];
+  const [bottomLog, topLog] = [Math.floor(Math.log10(Math.min(...means))), Math.ceil(Math.log10(Math.max(...means)))];
+  const x = (load: number) => left + (width - left - 170) * (high === low ? 0.5 : (load - low) / (high - low));
+  const y = (ms: number) =>
+    height - bottom -
+    (height - bottom - 40) * (Math.log10(Math.max(1, ms)) - bottomLog) / Math.max(1, topLog - bottomLog);
+  const parts = [`<text x="${left}" y="24" font-size="15">${title}: mean TTFT against load</text>`];
+  for (let power = bottomLog; power <= topLog; power++) {
+    const at = y(10 ** power);
+    parts.push(`<line x1="${left}" x2="${width - 170}" y1="${at}" y2="${at}" stroke="#ddd"/>`);
+    parts.push(`<text x="${left - 8}" y="${at + 4}" text-anchor="end">${10 ** power / 1_000} s</text>`);
+  }
+  for (const load of new Set(loads)) {
+    parts.push(
+      `<text x="${x(load)}" y="${height - bottom + 18}" text-anchor="middle">${Math.round(load * 100)} %</text>`,
+    );
+  }
+  policies.forEach((policy, i) => {
+    const own = points.filter((point) => point.policy === policy).sort((a, b) => a.load - b.load);
+    const color = `hsl(${Math.round(360 * i / policies.length)} 65% 42%)`;
+    const line = own.map(({ load, ttft_ms }) => `${x(load).toFixed(1)},${y(ttft_ms.mean).toFixed(1)}`).join(" ");
+    parts.push(`<polyline points="${line}" fill="none" stroke="${color}" stroke-width="2"/>`);
+    for (const { load, ttft_ms } of own) {
+      parts.push(`<circle cx="${x(load)}" cy="${y(ttft_ms.mean)}" r="3" fill="${color}"/>`);
+    }
+    parts.push(`<text x="${width - 160}" y="${50 + 18 * i}" fill="${color}">${policy}</text>`);
+  });
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="12">\n<rect width="100%" height="100%" fill="white"/>\n${
+    parts.join("\n")
+  }\n</svg>\n`;
+}
