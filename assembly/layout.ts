@@ -2,8 +2,8 @@
 // The layout of the one shared memory, defined here and nowhere else.
 //
 //   0 ┌────────┬──────────┬──────────────────┬────────────┬──────────┬────────┬─────────┬─────────┬─────────┐
-//     │ header │ clusters │ endpoint columns │ identities │ requests │ prefix │ scratch │ metric  │ save    │ pins
-//     │ 256 B  │ 16 each  │ 4 × rows each    │ 272 each   │ 64 each  │ index  │ /worker │ /worker │ /worker │ 16 each
+//     │ header │ clusters │ endpoint columns │ identities │ requests │ prefix │ scratch │ metric  │ save    │ pins    │ predictors
+//     │ 256 B  │ 16 each  │ 4 × rows each    │ 272 each   │ 64 each  │ index  │ /worker │ /worker │ /worker │ 16 each │ 512 each
 //     └────────┴──────────┴──────────────────┴────────────┴──────────┴────────┴─────────┴─────────┴─────────┘
 //
 // Sizes come from the limits in the config: `plan` computes them, `format` writes them into the header, `attach` reads
@@ -27,6 +27,7 @@ export const H_CELLS: u32 = 10; // metric cells per worker
 export const H_RING: u32 = 12; // words of each worker's save ring
 export const H_SHARING: u32 = 13; // 1 while somebody outside wants to know which prefixes are saved
 export const H_PINS: u32 = 14; // pin buckets, a power of two
+export const H_PREDICTORS: u32 = 15;
 export const H_CLOCK: u32 = 11; // prefix index clock: one tick per insertion
 export const HEADER_BYTES: u32 = 256;
 
@@ -132,6 +133,23 @@ export const HISTOGRAM_BYTES: u32 = 2048 * 4;
 export const PIN_BUCKET_ENTRIES: u32 = 8;
 export const PIN_BYTES: u32 = 16;
 
+// Predictor: one recursive least squares model of up to 6 features, written by the control plane alone. The published
+// parameters are read under a sequence counter, odd while they change; the covariance is the trainer's.
+export const PREDICTOR_BYTES: u32 = 512;
+export const FEATURES: u32 = 6;
+export const M_SEQUENCE: u32 = 0; // u32
+export const M_SAMPLES: u32 = 8; // f64, samples learned from
+export const M_THETA: u32 = 16; // f64 × 6
+export const M_ERROR: u32 = 64; // f64, moving mean of |error| / value
+export const M_RATIO: u32 = 72; // f64, prompt bytes to a token, 0 when not known
+export const M_COVARIANCE: u32 = 128; // f64 × 36
+
+// Samples of one worker for the trainer: u32 samples written and read so far, then a ring of SAMPLES of SAMPLE_FIELDS f64.
+// One writer (the worker), one reader (the control plane), as the save ring.
+export const SAMPLES: u32 = 1024;
+export const SAMPLE_FIELDS: u32 = 4;
+export const SAMPLE_RING_BYTES: u32 = 64 + 1024 * 4 * 8;
+
 // @ts-ignore: decorator
 @inline
 function up(bytes: u64): u64 {
@@ -152,6 +170,8 @@ export let scratchBytes: usize = 0;
 export let metricBase: usize = 0;
 export let ringBase: usize = 0;
 export let pinBase: usize = 0;
+export let predictorBase: usize = 0;
+export let sampleBase: usize = 0;
 
 export let workers: u32 = 0;
 export let clusters: u32 = 0;
@@ -162,6 +182,7 @@ export let maxChunks: u32 = 0;
 export let cells: u32 = 0;
 export let ringWords: u32 = 0;
 export let pinBuckets: u32 = 0;
+export let predictors: u32 = 0;
 
 // Regions inside one worker's scratch, from its start.
 export let positionQueue: usize = 0; // f32 a position, +Inf when it is no candidate
@@ -215,6 +236,10 @@ function layOut(): u64 {
   at = up(at + <u64>workers * (RING_HEADER_BYTES + ringWords * 4));
   pinBase = <usize>at;
   at = up(at + <u64>pinBuckets * PIN_BUCKET_ENTRIES * PIN_BYTES);
+  predictorBase = <usize>at;
+  at = up(at + <u64>predictors * PREDICTOR_BYTES);
+  sampleBase = <usize>at;
+  at = up(at + <u64>workers * SAMPLE_RING_BYTES);
   return at;
 }
 
@@ -229,6 +254,8 @@ export function layoutHash(): u32 {
   h = mix(mix(mix(h, R_STARTED), R_CACHED), R_GENERATION);
   h = mix(mix(mix(h, D_MATCH), D_EXCLUDE), E_UNCACHED);
   h = mix(mix(mix(h, E_ADAPTERS), PIN_BYTES), LABEL_BITS);
+  h = mix(mix(mix(h, PREDICTOR_BYTES), M_COVARIANCE), M_RATIO);
+  h = mix(mix(h, SAMPLE_RING_BYTES), SAMPLE_FIELDS);
   return h;
 }
 
@@ -247,6 +274,7 @@ export function plan(
   metricCells: u32,
   ringSize: u32,
   pinBucketCount: u32,
+  predictorRows: u32,
 ): f64 {
   workers = workerBlocks;
   clusters = clusterRows;
@@ -257,6 +285,7 @@ export function plan(
   cells = metricCells;
   ringWords = ringSize;
   pinBuckets = pinBucketCount;
+  predictors = predictorRows;
   return <f64>layOut();
 }
 
@@ -276,6 +305,7 @@ export function format(): void {
   store<u32>(H_CELLS * 4, cells);
   store<u32>(H_RING * 4, ringWords);
   store<u32>(H_PINS * 4, pinBuckets);
+  store<u32>(H_PREDICTORS * 4, predictors);
 }
 
 /** This instance's scratch block. */
@@ -302,6 +332,7 @@ export function attach(worker: u32): i32 {
   cells = load<u32>(H_CELLS * 4);
   ringWords = load<u32>(H_RING * 4);
   pinBuckets = load<u32>(H_PINS * 4);
+  predictors = load<u32>(H_PREDICTORS * 4);
   const total = layOut();
   if (<u32>total != load<u32>(H_TOTAL * 4) || total > (<u64>memory.size() << 16)) return 5;
   scratch = scratchBase + <usize>worker * scratchBytes;
@@ -338,6 +369,12 @@ export function ringOffset(worker: u32): usize {
 export function pinOffset(bucket: u32): usize {
   return pinBase + <usize>bucket * PIN_BUCKET_ENTRIES * PIN_BYTES;
 }
+export function sampleOffset(worker: u32): usize {
+  return sampleBase + <usize>worker * SAMPLE_RING_BYTES;
+}
+export function predictorOffset(row: u32): usize {
+  return predictorBase + <usize>row * PREDICTOR_BYTES;
+}
 export function decisionOffset(): usize {
   return scratch;
 }
@@ -352,6 +389,9 @@ export function scoreOffset(): usize {
 }
 export function positionBlockOffset(): usize {
   return scratch + positionBlock;
+}
+export function featureOffset(): usize {
+  return scratch + histogram;
 }
 export function hashOffset(): usize {
   return scratch + hashes;

@@ -22,6 +22,8 @@ export interface MemoryLimits {
   ringWords: number;
   /** Pins of stored responses to their engines; rounded up to a power of two buckets of 8. */
   pins: number;
+  /** Models of latency that are learned. */
+  predictors: number;
 }
 
 /** The kernel's functions and layout constants over one attached memory. */
@@ -66,6 +68,7 @@ export function createSharedKernel(module: WebAssembly.Module, limits: MemoryLim
     limits.metricCells,
     limits.ringWords,
     2 ** Math.ceil(Math.log2(Math.max(1, limits.pins / 8))),
+    limits.predictors,
   ] as const;
   const planner = instantiate(module, new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }));
   const bytes = planner.plan(...arguments_);

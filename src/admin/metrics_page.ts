@@ -12,6 +12,8 @@ export interface MetricsSource {
   /** Names by model row. */
   models: string[];
   unknownModel: number;
+  /** What the latency models have learned. */
+  predictions: { model: string; samples: number; error: number; bytesPerToken: number }[];
   ruleCount: number;
   loadBalancingRules: number;
   endpoints: {
@@ -61,6 +63,7 @@ export function metricsPage(source: MetricsSource): string {
     .sample("aigw_workers_serving", {}, source.workers.serving);
   text.family("aigw_worker_restarts_total", "counter", "Data plane workers that were replaced")
     .sample("aigw_worker_restarts_total", {}, source.workers.restarts);
+  predictionMetrics(text, source);
   fleetMetrics(text, source);
   centerMetrics(text, source);
   return text.toString();
@@ -92,6 +95,17 @@ function requestMetrics(text: PrometheusText, { cells, models, unknownModel }: M
   tokens("aigw_completion_tokens_total", "Generated tokens, as the engines counted them", 1);
   tokens("aigw_cached_prompt_tokens_total", "Prompt tokens that came from a prefix cache", 2);
   tokens("aigw_usage_answers_total", "Answers that told their usage", 3);
+}
+
+function predictionMetrics(text: PrometheusText, { predictions }: MetricsSource): void {
+  text.family("aigw_ttft_samples_total", "counter", "First tokens that the model's latency model has learned from");
+  for (const { model, samples } of predictions) text.sample("aigw_ttft_samples_total", { model }, samples);
+  text.family("aigw_ttft_prediction_error_ratio", "gauge", "Moving mean of the relative error of TTFT predictions");
+  for (const { model, error } of predictions) text.sample("aigw_ttft_prediction_error_ratio", { model }, error);
+  text.family("aigw_prompt_bytes_per_token", "gauge", "Prompt bytes to a token, as learned; 0 when not known");
+  for (const { model, bytesPerToken } of predictions) {
+    text.sample("aigw_prompt_bytes_per_token", { model }, bytesPerToken);
+  }
 }
 
 function centerMetrics(text: PrometheusText, { sync, centers }: MetricsSource): void {

@@ -36,6 +36,9 @@ export async function loadConfig(path: string, environment: Environment = Deno.e
   for (const file of ["cert_file", "key_file"] as const) {
     if (config.tls) config.tls[file] = resolveBeside(path, config.tls[file]);
   }
+  if (config.prediction.state_file !== undefined) {
+    config.prediction.state_file = resolveBeside(path, config.prediction.state_file);
+  }
   await readTemplates(config, path);
   applyEnvironment(config, environment);
   const issues = [...applyCenterEnvironment(config.metadata_center, environment), ...checkRelations(config)];

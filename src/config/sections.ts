@@ -114,6 +114,10 @@ export const adminSchema = z.strictObject({
 
 export const predictionSchema = z.strictObject({
   bytes_per_token: z.number().min(0.1).max(100).default(4).describe("Prompt bytes to a token"),
+  forgetting: z.number().min(0.5).max(1).default(0.99)
+    .describe("Weight of what a latency model learned before each further request; 1 forgets nothing"),
+  state_file: z.string().min(1).optional().describe("Keeps what was learned over restarts, relative to this file"),
+  save_interval_ms: positive(86_400_000).default(60_000),
   first_token_margin: z.number().min(0.1).max(100).default(1.2)
     .describe("A non-streaming request's prompt load is released at this multiple of its predicted TTFT"),
 }).prefault({});

@@ -101,6 +101,7 @@ export class Dispatcher {
     const { name, pool } = this.pools.of(row, generation);
     exchange.endpoint = name;
     exchange.tries++;
+    exchange.sentAt = exchange.context.clock.now();
     const { transcoder } = outgoing;
     if (transcoder?.send) return await transcoder.send(name, exchange);
     const head = requestHead(outgoing.method, outgoing.target, name, outgoing.fields, outgoing.body.length);

@@ -9,6 +9,7 @@ import type { Kind } from "../openai/api.ts";
 import { errorBody } from "../openai/errors.ts";
 import type { InferenceRequest } from "../openai/request.ts";
 import type { Usage } from "../openai/usage.ts";
+import type { SampleWriter } from "../tables/sample_ring.ts";
 import type { AccessLog } from "../telemetry/access_log.ts";
 import type { Instruments } from "../telemetry/instruments.ts";
 import { type Outcome } from "../telemetry/outcome.ts";
@@ -31,6 +32,7 @@ export interface ExchangeContext {
   readonly via: string;
   readonly exposeEndpoint: boolean;
   readonly deadlines: Deadlines;
+  readonly samples: SampleWriter;
   /** Longest life of a request. */
   readonly requestMs: number;
   /** Origins that browsers may call from; undefined without CORS. */
@@ -63,6 +65,8 @@ export class Exchange implements Deadline {
   promptBytes = 0;
   matchedChunks = 0;
   tries = 0;
+  /** When it was last sent to an endpoint. */
+  sentAt = 0;
   usage: Usage | undefined;
 
   constructor(readonly context: ExchangeContext, request: Request, readonly kind?: Kind) {
@@ -154,6 +158,14 @@ export class Exchange implements Deadline {
     this.context.instruments.firstToken(this.#modelRow, (this.#firstTokenAt - this.started) / 1000);
   }
 
+  // A first token that was seen teaches the latency model, unless the request was moved on the way.
+  #observe({ promptTokens, cachedTokens = 0 }: Usage): void {
+    if (this.#firstTokenAt === undefined || promptTokens === undefined || this.tries !== 1 || !this.#route) return;
+    const ttftMs = this.#firstTokenAt - this.sentAt;
+    const { promptBytes } = this;
+    this.context.samples.write({ model: this.#route.model, promptBytes, promptTokens, cachedTokens, ttftMs });
+  }
+
   get #modelRow(): number {
     return this.#route?.model ?? this.context.unknownModel;
   }
@@ -167,7 +179,10 @@ export class Exchange implements Deadline {
     deadlines.unwatch(this);
     const elapsed = clock.now() - this.started;
     instruments.ended(this.#modelRow, outcome, elapsed / 1000);
-    if (this.usage) instruments.usage(this.#modelRow, this.usage);
+    if (this.usage) {
+      instruments.usage(this.#modelRow, this.usage);
+      this.#observe(this.usage);
+    }
     const ttft = this.#firstTokenAt === undefined ? null : this.#firstTokenAt - this.started;
     this.#span?.end({
       "gen_ai.request.model": this.#call?.model ?? "",

@@ -15,7 +15,7 @@ import { decodeRequest, type InferenceRequest } from "../openai/request.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
 import { withoutCache } from "../scheduler/placement.ts";
 import type { Scheduler, Slot } from "../scheduler/scheduler.ts";
-import { predictTtftMs } from "../scheduler/ttft.ts";
+import type { TtftPredictor } from "../scheduler/ttft.ts";
 import type { Log } from "../telemetry/log.ts";
 import { readBody } from "./body.ts";
 import type { Dispatcher } from "./dispatch.ts";
@@ -36,8 +36,12 @@ export interface PipelineParts {
   readonly dispatcher: Dispatcher;
   readonly responses: StoredResponses;
   readonly triton: TritonTranscoder;
+  readonly predictor: TtftPredictor;
   readonly log: Log;
 }
+
+/** Prompt bytes to a prefix hash. */
+const CHUNK_BYTES = 512;
 
 export class Pipeline {
   readonly #parts: PipelineParts;
@@ -83,7 +87,7 @@ export class Pipeline {
       exchange.promptBytes = slot.prompt.bytes;
 
       // Dispatch: to that endpoint, or to another if it fails before anything of its answer went on.
-      using presumption = call.stream ? undefined : this.#presumeFirstToken(slot);
+      using presumption = call.stream ? undefined : this.#presumeFirstToken(slot, route.model);
       const answer = await dispatcher.dispatch(slot, exchange, outgoing, () => presumption?.again());
       exchange.matchedChunks = slot.matchedChunks;
 
@@ -120,9 +124,10 @@ export class Pipeline {
 
   // A non-streaming request shows no first token: its prompt load comes off when the prefill is over by prediction,
   // counted again from each endpoint that it is sent to.
-  #presumeFirstToken(slot: Slot): Disposable & { again(): void } {
-    const { deadlines, config: { prediction } } = this.#parts;
-    const ms = predictTtftMs(slot.prompt.bytes / prediction.bytes_per_token) * prediction.first_token_margin;
+  #presumeFirstToken(slot: Slot, model: number): Disposable & { again(): void } {
+    const { deadlines, predictor, config: { prediction } } = this.#parts;
+    const cachedBytes = slot.matchedChunks * CHUNK_BYTES;
+    const ms = predictor.predictMs(model, slot.prompt.bytes, cachedBytes) * prediction.first_token_margin;
     const deadline: Deadline = { deadline: deadlines.clock.now() + ms, place: -1, expire: () => slot.firstToken() };
     deadlines.watch(deadline);
     return {

@@ -16,6 +16,8 @@ import { EmbeddedLink } from "../metadata/embedded.ts";
 import { HostList } from "../metadata/hosts.ts";
 import type { CenterLink } from "../metadata/link.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
+import { PredictorTable } from "../tables/predictor_table.ts";
+import { SampleReader } from "../tables/sample_ring.ts";
 import { sumCells } from "../tables/metric_cells.ts";
 import { cellCount, unknownModel } from "../telemetry/instruments.ts";
 import { Log } from "../telemetry/log.ts";
@@ -24,6 +26,7 @@ import { Fleet } from "./fleet.ts";
 import { reserve, serveOn } from "./listeners.ts";
 import { LoadSync } from "./load_sync.ts";
 import type { WorkerSetup } from "./protocol.ts";
+import { Trainer } from "./trainer.ts";
 import { SPARE_BLOCKS, Supervisor } from "./supervisor.ts";
 
 export interface GatewayProcess {
@@ -58,6 +61,7 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
     metricCells: cellCount(config.limits.models),
     ringWords: 65_536,
     pins: config.limits.response_pins,
+    predictors: config.limits.models,
   });
   const kernel = attachKernel(shared, 0, crypto.getRandomValues(new Uint32Array(1))[0]);
   const fleet = new Fleet(kernel, config, systemClock, log);
@@ -75,6 +79,8 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
   let embedded: CenterProcess | undefined;
 
   const models = Object.keys(config.model_mapping_rule);
+  const predictors = new PredictorTable(kernel);
+  const trainer = new Trainer(predictors, new SampleReader(kernel), config, models, systemClock, log);
   const parts: AdminParts = {
     config,
     routes,
@@ -95,6 +101,12 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
         version: VERSION,
         cells: sumCells(kernel),
         models,
+        predictions: models.map((model, row) => ({
+          model,
+          samples: predictors.samples(row),
+          error: predictors.error(row),
+          bytesPerToken: predictors.bytesPerToken(row),
+        })),
         unknownModel: unknownModel(config.limits.models),
         ruleCount: Object.values(config.model_mapping_rule).reduce((sum, { rules }) => sum + rules.length, 0),
         loadBalancingRules: Object.keys(config.lb_mapping_rule).length,
@@ -128,6 +140,8 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
     }
     fleet.start();
     stops.push(() => fleet.stop());
+    trainer.start();
+    stops.push(() => trainer.stop());
     await supervisor.start();
   } catch (error) {
     await stopAll();

@@ -19,6 +19,9 @@ import { LocalScheduler } from "../scheduler/scheduler.ts";
 import { EndpointTable } from "../tables/endpoint_table.ts";
 import { PinTable } from "../tables/pin_table.ts";
 import { ownCells } from "../tables/metric_cells.ts";
+import { PredictorTable } from "../tables/predictor_table.ts";
+import { SampleWriter } from "../tables/sample_ring.ts";
+import { TtftPredictor } from "../scheduler/ttft.ts";
 import { RequestTable } from "../tables/request_table.ts";
 import { AccessLog } from "../telemetry/access_log.ts";
 import { Instruments, unknownModel, WORKER_CELLS } from "../telemetry/instruments.ts";
@@ -81,6 +84,7 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     via,
     exposeEndpoint: config.expose_endpoint,
     deadlines,
+    samples: new SampleWriter(kernel),
     requestMs: config.timeouts.request_ms,
     origins: config.cors?.origins,
   };
@@ -121,6 +125,7 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     dispatcher,
     responses,
     triton,
+    predictor: new TtftPredictor(new PredictorTable(kernel), config.prediction.bytes_per_token),
     log,
   });
   const front = new Front({ pipeline, context, routes, responses, started, corsMaxAgeS: config.cors?.max_age_s });

@@ -39,7 +39,9 @@ Deno.test("regions neither overlap nor leave the memory", () => {
     [last.textOffset() + SMALL.promptChunks * 512, last.metricOffset(0)],
     [last.metricOffset(SMALL.workers), first.ringOffset(0)],
     [last.ringOffset(SMALL.workers), first.pinOffset(0)],
-    [first.pinOffset(SMALL.pins / 8), shared.memory.buffer.byteLength],
+    [first.pinOffset(SMALL.pins / 8), first.predictorOffset(0)],
+    [first.predictorOffset(SMALL.predictors), first.sampleOffset(0)],
+    [first.sampleOffset(SMALL.workers), shared.memory.buffer.byteLength],
   ];
   for (const [end, start] of ends) assert(end <= start, `${end} <= ${start}`);
   assertEquals(first.columnOffset(0) % 64, 0);

@@ -21,6 +21,7 @@ export const SMALL: MemoryLimits = {
   metricCells: 64,
   ringWords: 1_024,
   pins: 64,
+  predictors: 4,
 };
 
 /** Attached instances of one fresh memory, one per worker block. */

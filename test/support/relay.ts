@@ -10,14 +10,16 @@ import type { Kind } from "../../src/openai/api.ts";
 import type { Usage } from "../../src/openai/usage.ts";
 import type { Slot } from "../../src/scheduler/scheduler.ts";
 import { ownCells } from "../../src/tables/metric_cells.ts";
+import { SampleWriter } from "../../src/tables/sample_ring.ts";
 import { cellCount, Instruments } from "../../src/telemetry/instruments.ts";
 import type { UpstreamError } from "../../src/upstream/errors.ts";
 import { freshKernel } from "./kernel.ts";
 
 const deadlines = new Deadlines(systemClock);
+const kernel = freshKernel({ metricCells: cellCount(1) });
 const context: ExchangeContext = {
   clock: systemClock,
-  instruments: new Instruments(ownCells(freshKernel({ metricCells: cellCount(1) }))),
+  instruments: new Instruments(ownCells(kernel)),
   accessLog: undefined,
   tracing: undefined,
   unknownModel: 1,
@@ -25,6 +27,7 @@ const context: ExchangeContext = {
   via: "test",
   exposeEndpoint: false,
   deadlines,
+  samples: new SampleWriter(kernel),
   requestMs: 60_000,
   origins: undefined,
 };

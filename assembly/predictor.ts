@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Recursive least squares: a linear model that learns from one sample at a time,
+//
+//   s = xᵀ·P·x,  θ += P·x · (y − θᵀ·x) / (1 + s),  P −= (P·x)·(P·x)ᵀ / (1 / ε + s),  ε = λ − (1 − λ) / s
+//
+// with x scaled to the order of 1 by the caller. With λ = 1 this is the plain recursion. With λ < 1 old samples are
+// forgotten only in the direction of new ones (Bittanti, Bolzern and Campi, 1990): P stays bounded where samples tell
+// nothing new, and goes on learning where they do. P stays symmetric because only its upper half is computed.
+
+import {
+  FEATURES,
+  histogram,
+  M_COVARIANCE,
+  M_ERROR,
+  M_SAMPLES,
+  M_SEQUENCE,
+  M_THETA,
+  PREDICTOR_BYTES,
+  predictorBase,
+  scratch,
+} from "./layout";
+
+// @ts-ignore: decorator
+@inline
+function rowAt(row: u32): usize {
+  return predictorBase + <usize>row * PREDICTOR_BYTES;
+}
+
+// The features of the sample or question at hand: the caller writes them where a pick has its histogram.
+// @ts-ignore: decorator
+@inline
+function feature(i: u32): f64 {
+  return load<f64>(scratch + histogram + (<usize>i << 3));
+}
+
+// P·x of the sample at hand, behind the features.
+// @ts-ignore: decorator
+@inline
+function product(i: u32): usize {
+  return scratch + histogram + (<usize>(FEATURES + i) << 3);
+}
+
+/** Starts a row anew: no samples, parameters 0, covariance `variance` times the identity. */
+export function predictorReset(row: u32, variance: f64): void {
+  const at = rowAt(row);
+  memory.fill(at + 4, 0, PREDICTOR_BYTES - 4);
+  for (let i: u32 = 0; i < FEATURES; i++) store<f64>(at + M_COVARIANCE + (<usize>(i * FEATURES + i) << 3), variance);
+}
+
+/** θᵀ·x of the features in scratch, by parameters that belong together. */
+export function predict(row: u32): f64 {
+  const at = rowAt(row);
+  let sum: f64;
+  let before: u32;
+  do {
+    before = atomic.load<u32>(at, M_SEQUENCE);
+    sum = 0;
+    for (let i: u32 = 0; i < FEATURES; i++) sum += feature(i) * load<f64>(at + M_THETA + (<usize>i << 3));
+  } while ((before & 1) != 0 || atomic.load<u32>(at, M_SEQUENCE) != before);
+  return sum;
+}
+
+/**
+ * Learns that the features in scratch, which are not all 0, came with `value`. `forgetting` is λ, above 0 and at most 1;
+ * `pace` the weight of this sample in the moving mean of errors. One thread alone. Returns what would have been predicted.
+ */
+export function learn(row: u32, value: f64, forgetting: f64, pace: f64): f64 {
+  const at = rowAt(row);
+  const covariance = at + M_COVARIANCE;
+  let spread: f64 = 0;
+  for (let i: u32 = 0; i < FEATURES; i++) {
+    let sum: f64 = 0;
+    for (let j: u32 = 0; j < FEATURES; j++) sum += load<f64>(covariance + (<usize>(i * FEATURES + j) << 3)) * feature(j);
+    store<f64>(product(i), sum);
+    spread += sum * feature(i);
+  }
+  const predicted = predict(row);
+  const error = value - predicted;
+  const gain = 1 / (1 + spread);
+  const epsilon = forgetting - (1 - forgetting) / spread;
+  // Where ε is 0, what is forgotten is just what is learned.
+  const shrink: f64 = epsilon == 0 ? 0 : 1 / (1 / epsilon + spread);
+
+  atomic.add<u32>(at, 1, M_SEQUENCE);
+  for (let i: u32 = 0; i < FEATURES; i++) {
+    const theta = at + M_THETA + (<usize>i << 3);
+    store<f64>(theta, load<f64>(theta) + load<f64>(product(i)) * gain * error);
+  }
+  atomic.add<u32>(at, 1, M_SEQUENCE);
+
+  for (let i: u32 = 0; i < FEATURES; i++) {
+    for (let j: u32 = i; j < FEATURES; j++) {
+      const cell = covariance + (<usize>(i * FEATURES + j) << 3);
+      const next = load<f64>(cell) - load<f64>(product(i)) * load<f64>(product(j)) * shrink;
+      store<f64>(cell, next);
+      store<f64>(covariance + (<usize>(j * FEATURES + i) << 3), next);
+    }
+  }
+  const samples = load<f64>(at, M_SAMPLES);
+  const relative = abs<f64>(error) / max<f64>(1, abs<f64>(value));
+  const mean = load<f64>(at, M_ERROR);
+  store<f64>(at, samples == 0 ? relative : mean + pace * (relative - mean), M_ERROR);
+  store<f64>(at, samples + 1, M_SAMPLES);
+  return predicted;
+}

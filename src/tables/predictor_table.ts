@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Learned models of the time to first token, one row a model:
+//
+//   ms = a·input² + b·cached² + c·input·cached + d·input + e·cached + f     (input, cached in thousands of tokens)
+//
+// Every thread predicts, the control plane alone learns.
+
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+
+/** Covariance at the start. */
+const VARIANCE = 1e6;
+
+/** A saved model. */
+export interface PredictorState {
+  samples: number;
+  theta: number[];
+  covariance: number[];
+  bytesPerToken: number;
+}
+
+export class PredictorTable {
+  readonly #kernel: AttachedKernel;
+  readonly #floats: Float64Array;
+  readonly #features: number;
+
+  constructor(kernel: AttachedKernel) {
+    this.#kernel = kernel;
+    this.#floats = new Float64Array(kernel.buffer);
+    this.#features = kernel.exports.featureOffset() >>> 3;
+  }
+
+  #put(inputTokens: number, cachedTokens: number): void {
+    const [input, cached] = [inputTokens / 1_000, cachedTokens / 1_000];
+    const at = this.#features;
+    this.#floats[at] = input * input;
+    this.#floats[at + 1] = cached * cached;
+    this.#floats[at + 2] = input * cached;
+    this.#floats[at + 3] = input;
+    this.#floats[at + 4] = cached;
+    this.#floats[at + 5] = 1;
+  }
+
+  #cell(row: number, field: number): number {
+    return (this.#kernel.exports.predictorOffset(row) + field) >>> 3;
+  }
+
+  reset(row: number): void {
+    this.#kernel.exports.predictorReset(row, VARIANCE);
+  }
+
+  /** Predicted milliseconds. */
+  predict(row: number, inputTokens: number, cachedTokens: number): number {
+    this.#put(inputTokens, cachedTokens);
+    return this.#kernel.exports.predict(row);
+  }
+
+  /**
+   * Learns from a request; returns what would have been predicted for it.
+   * @param forgetting Weight of what was learned before, above 0 and at most 1. @param pace Weight of this one's error in the mean.
+   */
+  learn(row: number, inputTokens: number, cachedTokens: number, ms: number, forgetting: number, pace: number): number {
+    this.#put(inputTokens, cachedTokens);
+    return this.#kernel.exports.learn(row, ms, forgetting, pace);
+  }
+
+  samples(row: number): number {
+    return this.#floats[this.#cell(row, this.#kernel.exports.M_SAMPLES)];
+  }
+
+  /** Moving mean of |error| / value of the predictions. */
+  error(row: number): number {
+    return this.#floats[this.#cell(row, this.#kernel.exports.M_ERROR)];
+  }
+
+  /** Prompt bytes to a token, 0 when not known. */
+  bytesPerToken(row: number): number {
+    return this.#floats[this.#cell(row, this.#kernel.exports.M_RATIO)];
+  }
+
+  setBytesPerToken(row: number, ratio: number): void {
+    this.#floats[this.#cell(row, this.#kernel.exports.M_RATIO)] = ratio;
+  }
+
+  /** What a row has learned, to be kept over a restart. */
+  save(row: number): PredictorState {
+    const { M_THETA, M_COVARIANCE, FEATURES } = this.#kernel.exports;
+    const slice = (field: number, count: number) => [
+      ...this.#floats.subarray(this.#cell(row, field), this.#cell(row, field) + count),
+    ];
+    return {
+      samples: this.samples(row),
+      theta: slice(M_THETA, FEATURES),
+      covariance: slice(M_COVARIANCE, FEATURES * FEATURES),
+      bytesPerToken: this.bytesPerToken(row),
+    };
+  }
+
+  /** Takes a saved model over, before anybody reads the row. */
+  restore(row: number, { samples, theta, covariance, bytesPerToken }: PredictorState): void {
+    const { M_SAMPLES, M_THETA, M_COVARIANCE } = this.#kernel.exports;
+    this.#floats.set(theta, this.#cell(row, M_THETA));
+    this.#floats.set(covariance, this.#cell(row, M_COVARIANCE));
+    this.#floats[this.#cell(row, M_SAMPLES)] = samples;
+    this.setBytesPerToken(row, bytesPerToken);
+  }
+}
