@@ -1,31 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernel's exports and nothing else. Every file says what it exports and what it costs.
 
+export { attach, format, layoutHash, plan, ringOffset } from "./layout";
 export {
-  attach,
   clusterOffset,
   columnOffset,
   decisionOffset,
   featureOffset,
-  format,
   hashOffset,
   identityOffset,
-  layoutHash,
   metricOffset,
   nextBlockOffset,
   pinOffset,
   ordinalOffset,
-  plan,
   positionBlockOffset,
   predictorOffset,
   promptOffset,
   queueOffset,
   requestOffset,
-  ringOffset,
   sampleOffset,
   scoreOffset,
   textOffset,
-} from "./layout";
+} from "./offsets";
 export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix_hash";
 export { indexForget, indexInsert, indexInsertScratch, indexLookup } from "./prefix_index";
 export { learn, predict, predictorReset } from "./predictor";

@@ -7,10 +7,13 @@ import { POLICIES } from "./sections.ts";
 
 export const BACKENDS = ["vllm", "sglang", "tensorrt-llm", "triton", "openai"] as const;
 
-const headerSchema = z.strictObject({ key: z.string().min(1), value: z.string() });
+const headerSchema = z.strictObject({
+  key: z.string().regex(/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/, { error: "expected a header name" }),
+  value: z.string(),
+});
 
 const subsetSchema = z.strictObject({
-  name: z.string().default(""),
+  name: z.string().default("").describe("For readers of the configuration"),
   labels: z.record(z.string().min(1), z.string()).default({}).describe("An endpoint must carry all of them"),
   lora: z.string().default("").describe("Adapter whose name is sent to the engine as the model"),
   weight: z.number().min(0).default(1).describe("Share of the rule's requests"),
@@ -31,8 +34,8 @@ export type TritonConfig = z.infer<typeof tritonSchema>;
 export const ruleSchema = z.strictObject({
   backend: z.enum(BACKENDS),
   cluster: z.string().min(1),
-  scene_name: z.string().default(""),
-  chain_name: z.string().default(""),
+  scene_name: z.string().default("").describe("Accepted for existing configurations, without effect"),
+  chain_name: z.string().default("").describe("Accepted for existing configurations, without effect"),
   route_name: z.string().default(""),
   target_model: z.string().default("").describe("Name sent to the engine instead of the client's"),
   triton: tritonSchema.optional().describe("How a Triton backend is spoken to"),

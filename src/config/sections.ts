@@ -28,7 +28,9 @@ export const limitsSchema = z.strictObject({
   response_header_bytes: positive(1_048_576).default(65_536).describe("Largest response head of an engine"),
   idle_connections_per_endpoint: z.int().min(0).max(65_536).default(256)
     .describe("Idle connections kept to one endpoint by one worker"),
-  endpoint_header_bytes: positive(1_048_576).default(32_768).describe("Largest request head sent to an engine"),
+  endpoint_header_bytes: positive(1_048_576).default(32_768).describe(
+    "Largest header fields of a client that go to an engine",
+  ),
   url_bytes: z.int().min(64).max(65_000).default(8_192).describe("Longest path and query of a request"),
   whole_answer_bytes: z.int().min(0).max(1_073_741_824).default(1_048_576)
     .describe("Answers up to this size that are no stream are read whole before they go on"),

@@ -39,6 +39,7 @@ export class EndpointHealth {
   #until = 0;
   #availableSince = -Infinity;
   #successesBefore = 0;
+  #offeredAt = 0;
 
   constructor(readonly limits: HealthLimits) {}
 
@@ -78,10 +79,10 @@ export class EndpointHealth {
   }
 
   /**
-   * Looks at the counts. `mayEject` says whether the cluster can spare it. Returns "offer" when an endpoint on trial has
+   * Looks at the counts. `mayEject` says whether the cluster can spare it, `needed` that it has nobody else. Returns "offer" when an endpoint on trial has
    * lost its request without a result: another may be tried.
    */
-  counted(counts: HealthCounts, now: number, mayEject: boolean): "offer" | undefined {
+  counted(counts: HealthCounts, now: number, mayEject: boolean, needed = false): "offer" | undefined {
     switch (this.#state) {
       case "available": {
         const { consecutiveFailures, maxEjectMs } = this.limits;
@@ -92,14 +93,19 @@ export class EndpointHealth {
         return undefined;
       }
       case "ejected":
-        if (now < this.#until) return undefined;
+        if (now < this.#until && !needed) return undefined;
         this.#state = "trial";
         this.#successesBefore = counts.successes;
+        this.#offeredAt = now;
         return "offer";
       case "trial":
         if (counts.successes !== this.#successesBefore) this.#come(now);
         else if (counts.failures > 0) this.#eject(now);
-        else if (counts.requests === 0) return "offer";
+        else if (counts.requests === 0 || now - this.#offeredAt >= this.limits.ejectMs) {
+          // Its request was lost without a result; older ones may go on for long.
+          this.#offeredAt = now;
+          return "offer";
+        }
         return undefined;
       default:
         return undefined;

@@ -74,6 +74,9 @@ export class Prober<T extends ProbeTarget> {
     for (const schedule of this.#schedules.values()) {
       if (this.#underWay >= this.options.concurrency) break;
       if (schedule.busy || (schedule.healthDue > now && schedule.metricsDue > now)) continue;
+      // Behind the others: those that are always due because they are silent must not keep them waiting.
+      this.#schedules.delete(schedule.target);
+      this.#schedules.set(schedule.target, schedule);
       this.#probe(schedule, now);
     }
     const interval = Math.min(this.options.healthIntervalMs, this.options.metricsIntervalMs);
@@ -93,8 +96,9 @@ export class Prober<T extends ProbeTarget> {
         result.healthy = answer !== undefined && answer.status < 500;
       }
     }
-    if (schedule.metricsDue <= now && result.healthy !== false) {
-      schedule.metricsDue = now + this.options.metricsIntervalMs;
+    const measure = schedule.metricsDue <= now;
+    if (measure) schedule.metricsDue = now + this.options.metricsIntervalMs;
+    if (measure && result.healthy !== false) {
       const answer = metricsUrl === undefined ? undefined : await this.#get(metricsUrl);
       result.metrics = answer?.status === 200 ? answer.text : null;
     }

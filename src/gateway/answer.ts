@@ -6,7 +6,9 @@ import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import type { Connection } from "../upstream/connection.ts";
 import type { UpstreamError } from "../upstream/errors.ts";
 import type { ResponseHead } from "../upstream/response_head.ts";
+import { errorOf } from "../openai/errors.ts";
 import { EventBoundary } from "../openai/event_boundary.ts";
+import { eventJson, forEachEvent } from "../openai/events.ts";
 
 /** The body of an answer, wherever it comes from. A connection is one. */
 export interface AnswerBody {
@@ -52,7 +54,8 @@ export function openAnswer(head: ResponseHead, body: AnswerBody, limits: AnswerL
   if (framing.kind === "none" || NULL_BODY.has(status)) {
     return { head, body, whole: EMPTY, first: undefined, boundary: undefined };
   }
-  if (framing.kind === "length" && framing.bytes <= limits.wholeBytes) {
+  const events = isEventStream(head);
+  if (!events && framing.kind === "length" && framing.bytes <= limits.wholeBytes) {
     const arrived = (body as Partial<Connection>).takeArrived?.() ?? EMPTY;
     if (arrived.length === framing.bytes) {
       // Fast path: a small answer arrives together with its head.
@@ -60,7 +63,7 @@ export function openAnswer(head: ResponseHead, body: AnswerBody, limits: AnswerL
     }
     return readRest(head, body, framing.bytes, arrived);
   }
-  return openStream(head, body, limits);
+  return events ? openStream(head, body, limits) : gather(head, body, isJson(head) ? limits.wholeBytes : 0);
 }
 
 async function readRest(
@@ -80,14 +83,45 @@ async function readRest(
 }
 
 async function openStream(head: ResponseHead, body: AnswerBody, limits: AnswerLimits): Promise<Answer> {
-  if (!isEventStream(head)) return await gather(head, body, isJson(head) ? limits.wholeBytes : 0);
   const boundary = new EventBoundary(limits.eventBytes);
   const opening = firstEvents(body, boundary);
   const held = await limits.hold(opening);
   if (held === "late") return { head, body, whole: undefined, first: undefined, opening, boundary };
   if (held === null) return { head, body, whole: boundary.rest() ?? EMPTY, first: undefined, boundary };
+  const error = head.status === 200 ? firstError(held) : undefined;
+  if (error) return refused(head, body, error);
   return { head, body, whole: undefined, first: held, boundary };
 }
+
+// An error that is the first event of a stream: the request never began. It becomes a status, with the event's error as
+// the body: 400, or the engine's own code where that blames the engine (5xx) or asks for patience (429).
+function refused(head: ResponseHead, body: AnswerBody, error: Record<string, unknown>): Answer {
+  body.close();
+  const code = Number((error.error as { code?: unknown }).code);
+  const status = code === 429 || (code >= 500 && code <= 599) ? code : 400;
+  const whole = encoder.encode(JSON.stringify(error));
+  const headers = head.headers.filter(([name]) => !OF_STREAMS.has(name));
+  headers.push(["content-type", "application/json"]);
+  const framing = { kind: "length" as const, bytes: whole.length };
+  return { head: { status, headers, framing, keepAlive: false }, body, whole, first: undefined, boundary: undefined };
+}
+
+function firstError(events: Uint8Array): Record<string, unknown> | undefined {
+  if (!decoder.decode(events.subarray(0, 1_024)).includes("error")) return undefined;
+  let error: Record<string, unknown> | undefined;
+  let first = true;
+  forEachEvent(events, (start, end) => {
+    const data = first ? eventJson(events, start, end) : undefined;
+    if (data === undefined) return;
+    first = false;
+    error = errorOf(data);
+  });
+  return error;
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+const OF_STREAMS = new Set(["content-type", "cache-control", "x-accel-buffering"]);
 
 /** The first whole events of a stream; null when it ends before. */
 async function firstEvents(body: AnswerBody, boundary: EventBoundary): Promise<Uint8Array<ArrayBuffer> | null> {

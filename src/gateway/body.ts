@@ -25,8 +25,9 @@ export function readBody(
   const reader = announced !== null && Number(announced) <= SMALL_BYTES ? undefined : request.body?.getReader();
   const reading = reader ? readCounted(reader, limits.bytes) : request.bytes();
   return new Promise((resolve, reject) => {
-    const late = () => {
-      reject(new GatewayError("request_timeout", `The request body did not arrive within ${limits.ms} ms`));
+    const late = (over: GatewayError | undefined) => {
+      const message = `The request body did not arrive within ${limits.ms} ms`;
+      reject(over ?? new GatewayError("request_timeout", message));
       reader?.cancel().catch(() => {});
     };
     const give = (error: unknown) =>

@@ -125,11 +125,13 @@ export class Dispatcher {
   // Moves the slot on, when there are tries left, a budget for them, and an endpoint that was not tried.
   #another(slot: Slot, exchange: Exchange, moved: () => void): boolean {
     if (exchange.tries > this.options.retries || exchange.gone) return false;
-    if (!this.options.budget.tryWithdraw()) {
+    const { budget } = this.options;
+    if (!budget.available) {
       exchange.context.instruments.add(WORKER_CELLS.retriesRefused);
       return false;
     }
     if (!slot.tryAnother()) return false;
+    budget.tryWithdraw();
     exchange.context.instruments.add(WORKER_CELLS.retries);
     moved();
     return true;

@@ -51,7 +51,7 @@ export class Exchange implements Deadline {
   readonly started: number;
   readonly #signal: AbortSignal;
   #waiting: Waiting | undefined;
-  #late: (() => void) | undefined;
+  #late: ((error: GatewayError | undefined) => void) | undefined;
   /** Why nothing more may be begun for it. */
   #gone: UpstreamError | undefined;
   #call: InferenceRequest | undefined;
@@ -85,8 +85,8 @@ export class Exchange implements Deadline {
     return this.incoming.requestId;
   }
 
-  /** Gives the step under way a time of its own, up to `unlimit`: `late` is called when it is over. */
-  limit(ms: number, late: () => void): void {
+  /** Gives the step under way a time of its own, up to `unlimit`; `late` is told what is over, the step's or the request's. */
+  limit(ms: number, late: (error: GatewayError | undefined) => void): void {
     this.#late = late;
     this.deadline = Math.min(this.deadline, this.context.clock.now() + ms);
   }
@@ -98,12 +98,11 @@ export class Exchange implements Deadline {
 
   /** The time of a step, or of the request, is up. */
   expire(): void {
-    if (this.#late) {
-      this.#late();
-      return;
-    }
-    const ms = Math.round(this.deadline - this.started);
-    this.#give(new UpstreamError("deadline", `The request was not answered within its ${ms} ms`));
+    const lifeMs = this.#lifeMs();
+    const over = this.deadline >= this.started + lifeMs;
+    const message = `The request was not answered within its ${lifeMs} ms`;
+    if (this.#late) this.#late(over ? new GatewayError("deadline_exceeded", message) : undefined);
+    else this.#give(new UpstreamError("deadline", message));
   }
 
   #lifeMs(): number {

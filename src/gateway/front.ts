@@ -5,7 +5,7 @@
 import { GatewayError } from "../base/errors.ts";
 import { INFERENCE_PATHS } from "../openai/api.ts";
 import { Exchange, type ExchangeContext } from "./exchange.ts";
-import { type Pipeline, targetOf } from "./pipeline.ts";
+import type { Pipeline } from "./pipeline.ts";
 import type { ListedModel, RouteTable } from "./routes.ts";
 import type { StoredResponses } from "./stored_responses.ts";
 
@@ -40,7 +40,7 @@ export class Front {
     }
     if (path.startsWith(`${RESPONSES}/`)) return this.#stored(request, path);
     if (path === "/health") {
-      return request.method === "GET"
+      return request.method === "GET" || request.method === "HEAD"
         ? this.#answer(request, (exchange) => exchange.addHeaders(new Response("")))
         : this.#wrongMethod(request, path, "GET");
     }
@@ -91,7 +91,7 @@ export class Front {
     }
     const allowed = action === "cancel" ? "POST" : action === "input_items" ? "GET" : "GET, DELETE";
     if (!allowed.split(", ").includes(request.method)) return this.#wrongMethod(request, path, allowed);
-    return this.options.responses.pass(request, decode(id), targetOf(request.url));
+    return this.options.responses.pass(request, decode(id));
   }
 
   #preflight(request: Request): Response {

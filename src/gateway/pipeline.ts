@@ -20,6 +20,7 @@ import type { Log } from "../telemetry/log.ts";
 import { readBody } from "./body.ts";
 import type { Dispatcher } from "./dispatch.ts";
 import { Exchange, type ExchangeContext } from "./exchange.ts";
+import { checkHead } from "./head.ts";
 import { asksForUsage, outgoingBody } from "./outgoing.ts";
 import { relay } from "./relay.ts";
 import type { Route, RouteTable } from "./routes.ts";
@@ -58,7 +59,7 @@ export class Pipeline {
     const exchange = new Exchange(context, request, kind);
     try {
       // Read: the whole body, within its limits.
-      this.#checkHead(exchange, request.url);
+      const target = checkHead(exchange, request.url, config.limits);
       const limits = { bytes: config.limits.body_bytes, ms: config.timeouts.request_body_ms };
       const bytes = await readBody(request, exchange, limits);
       exchange.unlimit();
@@ -74,7 +75,7 @@ export class Pipeline {
       const prompt = promptText(call, this.#prompts);
 
       // Transcode: what this kind of engine is to get.
-      const outgoing = this.#outgoing(call, route, bytes, request.url, exchange);
+      const outgoing = this.#outgoing(call, route, bytes, target, exchange);
 
       // Slot: the endpoint that will answer first, with this request's load counted on it.
       using slot = await scheduler.acquire({
@@ -82,7 +83,7 @@ export class Pipeline {
         promptText: prompt,
         model: route.model,
         wallMs: context.clock.wall(),
-        pinned: responses.holder(call.previousResponse),
+        pinned: responses.holder(call.previousResponse, route.placement),
       });
       exchange.promptBytes = slot.prompt.bytes;
 
@@ -95,7 +96,7 @@ export class Pipeline {
       return relay(answer, slot.keep(), exchange, kind, {
         deadlines,
         clientStallMs: config.timeouts.client_stall_ms,
-        hideUsage: call.stream && !asksForUsage(call),
+        hideUsage: call.stream && !asksForUsage(call) && (config.usage_accounting || route.rule.backend === "triton"),
         splitReasoning: config.split_reasoning && kind === "chat",
         stored: kind === "responses" ? (id) => responses.store(id, slot.endpoint) : undefined,
       });
@@ -104,22 +105,12 @@ export class Pipeline {
     }
   }
 
-  #checkHead(exchange: Exchange, url: string): void {
-    const { url_bytes, endpoint_header_bytes } = this.#parts.config.limits;
-    if (url.length > url_bytes) throw new GatewayError("url_too_long", `The URL is longer than ${url_bytes} bytes`);
-    if (exchange.incoming.fields.length > endpoint_header_bytes) {
-      const message = `The request headers are larger than ${endpoint_header_bytes} bytes`;
-      throw new GatewayError("headers_too_large", message);
-    }
-    exchange.checkTimeout();
-  }
-
-  #outgoing(call: InferenceRequest, route: Route, bytes: Uint8Array<ArrayBuffer>, url: string, exchange: Exchange) {
+  #outgoing(call: InferenceRequest, route: Route, bytes: Uint8Array<ArrayBuffer>, target: string, exchange: Exchange) {
     const { config, triton } = this.#parts;
     const { fields } = exchange.incoming;
     if (route.rule.backend === "triton") return triton.outgoing(call, route.rule, fields);
     const body = outgoingBody(call, bytes, route.targetModel, config.usage_accounting);
-    return { method: "POST", target: targetOf(url), fields, body };
+    return { method: "POST", target, fields, body };
   }
 
   // A non-streaming request shows no first token: its prompt load comes off when the prefill is over by prediction,
@@ -148,9 +139,4 @@ export class Pipeline {
     });
     return new GatewayError("internal", "The gateway failed to handle this request", null, error);
   }
-}
-
-/** Path and query of an absolute URL. */
-export function targetOf(url: string): string {
-  return url.slice(url.indexOf("/", url.indexOf("://") + 3));
 }

@@ -6,8 +6,8 @@
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
 import type { Kind } from "../openai/api.ts";
-import { errorEvents, errorOf } from "../openai/errors.ts";
-import { eventJson, forEachEvent } from "../openai/events.ts";
+import { errorEvents } from "../openai/errors.ts";
+import { forEachEvent } from "../openai/events.ts";
 import { splitWhole } from "../openai/reasoning.ts";
 import { usageOfBody } from "../openai/usage.ts";
 import type { Slot } from "../scheduler/scheduler.ts";
@@ -33,36 +33,37 @@ const decoder = new TextDecoder();
 const encoder = new TextEncoder();
 
 /** Takes the slot over; it is released when the answer ends. Never throws. */
-export function relay(answer: Answer, slot: Slot, exchange: Exchange, kind: Kind, options: RelayOptions): Response {
-  const { head, whole, first } = answer;
+export function relay(
+  answer: Answer,
+  slot: RelaySlot,
+  exchange: Exchange,
+  kind: Kind,
+  options: RelayOptions,
+): Response {
+  const { head, whole } = answer;
   exchange.status = head.status;
   if (head.status === 200) slot.remember();
   if (whole !== undefined) return relayWhole(answer, whole, slot, exchange, kind, options);
-  const error = first && answer.boundary && head.status === 200 ? firstError(first) : undefined;
-  if (error) return refuseStream(answer, error, slot, exchange);
   const stream = new RelayStream(answer, slot, exchange, kind, options);
   return respond(stream.stream(), head, answer.boundary !== undefined, exchange);
 }
 
-/** The answer to a request for a stored response: no slot, no stream. */
-export function relayStored({ head, body, whole, first, boundary }: Answer, exchange: Exchange): Response {
-  exchange.status = head.status;
-  if (whole === undefined) {
-    body.close();
-    const bytes = first?.length ?? 0;
-    const what = boundary ? "a stream" : `more than ${bytes} bytes`;
-    return exchange.refuse(new GatewayError("upstream_failed", `The engine answered with ${what}`));
-  }
-  body.finish();
-  const response = respond(NULL_BODY.has(head.status) ? null : whole, head, false, exchange);
-  exchange.end(outcomeOfStatus(head.status));
-  return response;
-}
+/** What the relay needs of a slot. */
+export type RelaySlot = Pick<Slot, "remember" | "firstToken" | "failed" | "succeeded"> & Disposable;
+
+/** In place of a slot for requests that carry no load. */
+export const NO_SLOT: RelaySlot = {
+  remember() {},
+  firstToken() {},
+  failed() {},
+  succeeded() {},
+  [Symbol.dispose]() {},
+};
 
 function relayWhole(
   { head, body, boundary }: Answer,
   whole: Uint8Array<ArrayBuffer>,
-  slot: Slot,
+  slot: RelaySlot,
   exchange: Exchange,
   kind: Kind,
   options: RelayOptions,
@@ -102,35 +103,14 @@ function idOf(text: string): string | undefined {
   return /"id"\s*:\s*"(resp_[^"\\]{1,200})"/.exec(text)?.[1];
 }
 
-// An error that is the first event of a stream: the request never began.
-function firstError(events: Uint8Array): Record<string, unknown> | undefined {
-  if (!decoder.decode(events.subarray(0, 1_024)).includes("error")) return undefined;
-  let error: Record<string, unknown> | undefined;
-  let first = true;
-  forEachEvent(events, (start, end) => {
-    const data = first ? eventJson(events, start, end) : undefined;
-    if (data === undefined) return;
-    first = false;
-    error = errorOf(data);
-  });
-  return error;
-}
-
-function refuseStream({ body }: Answer, error: Record<string, unknown>, slot: Slot, exchange: Exchange): Response {
-  body.close();
-  slot[Symbol.dispose]();
-  exchange.status = 400;
-  exchange.end("engine_rejected");
-  const headers = { "content-type": "application/json" };
-  return exchange.addHeaders(new Response(JSON.stringify(error), { status: 400, headers }));
-}
-
 function respond(body: BodyInit | null, head: ResponseHead, events: boolean, exchange: Exchange): Response {
   const response = exchange.addHeaders(new Response(body, { status: head.status }));
   const { headers } = response;
+  const own = exchange.context.origins !== undefined;
   for (const [name, value] of head.headers) {
     if (name.charCodeAt(0) === X && OWN_HEADERS.has(name)) continue;
     if (events && name === "content-type") continue;
+    if (own && name.startsWith("access-control-")) continue;
     headers.append(name, value);
   }
   if (events) {
@@ -153,11 +133,12 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
   #first: Uint8Array<ArrayBuffer> | undefined;
   #opening: Answer["opening"];
   #sawToken = false;
+  #over = false;
   readonly #tap: StreamTap | undefined;
 
   constructor(
     readonly answer: Answer,
-    readonly slot: Slot,
+    readonly slot: RelaySlot,
     readonly exchange: Exchange,
     readonly kind: Kind,
     readonly options: RelayOptions,
@@ -205,13 +186,13 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
       if (this.#opening) {
         const events = await this.#opening;
         this.#opening = undefined;
-        if (events === null) return this.#over(controller);
+        if (events === null) return this.#finish(controller);
         this.#stored(events);
         if (this.#hand(events, controller)) return;
       }
       for (;;) {
         const piece = await body.readBody();
-        if (piece === null) return this.#over(controller);
+        if (piece === null) return this.#finish(controller);
         const ready = boundary === undefined ? piece : boundary.push(piece);
         if (ready.length > 0 && this.#hand(ready, controller)) return;
       }
@@ -235,14 +216,15 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
 
   // Comments and pings are no token.
   #look(ready: Uint8Array): void {
-    if (this.answer.boundary) forEachEvent(ready, (start, end) => this.#sawToken ||= isData(ready, start, end));
-    else this.#sawToken = true;
+    if (this.answer.boundary) {
+      forEachEvent(ready, (start, end) => this.#sawToken ||= isToken(this.kind, ready, start, end));
+    } else this.#sawToken = true;
     if (!this.#sawToken) return;
     this.slot.firstToken();
     this.exchange.firstToken();
   }
 
-  #over(controller: ReadableStreamDefaultController<Uint8Array>): void {
+  #finish(controller: ReadableStreamDefaultController<Uint8Array>): void {
     const rest = this.answer.boundary?.rest();
     if (rest !== undefined) this.#hand(rest, controller);
     const held = this.#tap?.rest();
@@ -255,6 +237,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
 
   // An event stream ends with an event that says why; any other answer is cut, so that nobody takes it for complete.
   #break(error: unknown, controller: ReadableStreamDefaultController<Uint8Array>): void {
+    if (this.#over) return; // the client left first
     this.answer.body.close();
     const failure = error instanceof UpstreamError
       ? asGatewayError(error, this.exchange)
@@ -272,11 +255,12 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
 
   /** The client left. */
   cancel(): void {
-    this.answer.body.close();
+    this.answer.body.fail(new UpstreamError("aborted", "the client left"));
     this.#end("client_closed");
   }
 
   #end(outcome: Outcome): void {
+    this.#over = true;
     this.options.deadlines.unwatch(this);
     if (this.#tap?.usage) this.exchange.usage = this.#tap.usage;
     this.slot[Symbol.dispose]();
@@ -284,8 +268,12 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
   }
 }
 
-function isData(events: Uint8Array, start: number, end: number): boolean {
+/** Whether an event brings generated text: not a comment, a ping, or what is told before the first token. */
+function isToken(kind: Kind, events: Uint8Array, start: number, end: number): boolean {
+  if (kind === "messages" || kind === "responses") return decoder.decode(events.subarray(start, end)).includes("delta");
   // Fast path: `data:` opens the event. Others name their type first, or are comments.
-  if (events[start] === 100) return true;
+  if (events[start] === D) return true;
   return decoder.decode(events.subarray(start, end)).includes("\ndata:");
 }
+
+const D = 100;

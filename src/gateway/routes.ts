@@ -39,6 +39,8 @@ export class RouteTable {
   /** Base models by adapter: those that the config names, and those that engines hold. */
   readonly #adapters = new Map<string, string>();
   readonly #configured: ReadonlyMap<string, string>;
+  /** Routes of the subsets that name an adapter: with its labels. */
+  readonly #declared = new Map<string, { route: Route; weight: number }[]>();
   readonly #adapterRoutes = new Map<string, Map<Route, Route>>();
 
   /** @param random Uniform in [0, 1); draws subsets. */
@@ -53,7 +55,6 @@ export class RouteTable {
           ? rule.subset
           : [{ labels: {}, lora: "", weight: 1 }];
         const routes = subsets.map(({ labels, lora, weight }) => {
-          if (lora !== "") configured.set(lora, name);
           const placement = {
             cluster: clusters.get(rule.cluster)!,
             eligibility: requiredBits(labelSets, rule.cluster, labels),
@@ -61,7 +62,12 @@ export class RouteTable {
             adapter: adapterNumber(lora),
             policy,
           };
-          return { route: { model, rule, placement, targetModel: lora || rule.target_model, lora }, weight };
+          const route = { model, rule, placement, targetModel: lora || rule.target_model, lora };
+          if (lora !== "") {
+            configured.set(lora, name);
+            this.#declared.set(lora, [...this.#declared.get(lora) ?? [], { route, weight }]);
+          }
+          return { route, weight };
         });
         return { rule, routes, totalWeight: routes.reduce((sum, { weight }) => sum + weight, 0) };
       });
@@ -96,16 +102,22 @@ export class RouteTable {
     if (base === undefined) {
       throw new GatewayError("model_not_found", `The model ${JSON.stringify(model)} does not exist`, "model");
     }
+    const declared = this.#declared.get(model);
+    if (declared) return this.#drawDeclared(declared, headers);
     return this.#adapted(model, this.#draw(base, this.#models.get(base)!, headers));
+  }
+
+  // A subset of a rule that the headers match, else of any: whoever names the adapter itself needs no header for it.
+  #drawDeclared(declared: { route: Route; weight: number }[], headers: Headers): Route {
+    const matching = declared.filter(({ route }) => matches(route.rule, headers));
+    const among = matching.length > 0 ? matching : declared;
+    return drawn(among, among.reduce((sum, { weight }) => sum + weight, 0), this.random());
   }
 
   #draw(model: string, rules: PreparedRule[], headers: Headers): Route {
     for (const { rule, routes, totalWeight } of rules) {
-      if (!rule.headers.every(({ key, value }) => headers.get(key) === value)) continue;
-      if (routes.length === 1) return routes[0].route;
-      let drawn = this.random() * totalWeight;
-      for (const { route, weight } of routes) if ((drawn -= weight) < 0) return route;
-      return routes.findLast(({ weight }) => weight > 0)!.route;
+      if (!matches(rule, headers)) continue;
+      return routes.length === 1 ? routes[0].route : drawn(routes, totalWeight, this.random());
     }
     throw new GatewayError(
       "route_not_found",
@@ -130,4 +142,14 @@ export class RouteTable {
     }
     return route;
   }
+}
+
+function matches(rule: RuleConfig, headers: Headers): boolean {
+  return rule.headers.every(({ key, value }) => headers.get(key) === value);
+}
+
+function drawn(routes: { route: Route; weight: number }[], totalWeight: number, random: number): Route {
+  let left = random * totalWeight;
+  for (const { route, weight } of routes) if ((left -= weight) < 0) return route;
+  return (routes.findLast(({ weight }) => weight > 0) ?? routes[0]).route;
 }

@@ -64,7 +64,7 @@ export class LocalScheduler implements Scheduler {
     return false;
   }
 
-  /** Moves a slot's load to an endpoint that is not in `tried`; false, with the load where it was, when there is none. */
+  /** Moves a slot's load to an endpoint that is not in `tried`; false when there is none. */
   moveTo(row: RequestRow, placement: Placement, prompt: HashedPrompt, tried: readonly number[]): boolean {
     this.decisions.resume(prompt, placement, tried);
     const endpoint = this.decisions.choose(placement, prompt.bytes);

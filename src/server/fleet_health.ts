@@ -84,13 +84,20 @@ export class FleetHealth<P extends Patient> {
   readonly #watch = (): void => {
     const now = this.clock.now();
     for (const patients of this.#clusters.values()) {
-      for (const patient of patients) this.#look(patient, patients, now);
+      const ward = this.#count(patients);
+      for (const patient of patients) this.#look(patient, ward, now);
       this.#slowStart(patients, now);
     }
     this.#cancel = this.clock.after(WATCH_MS, this.#watch);
   };
 
-  #look(patient: P, patients: P[], now: number): void {
+  #count(patients: P[]): Ward {
+    const ward: Ward = { size: patients.length, available: 0, out: 0 };
+    for (const patient of patients) tally(ward, this.of(patient).state, 1);
+    return ward;
+  }
+
+  #look(patient: P, ward: Ward, now: number): void {
     const chart = this.#charts.get(patient)!;
     const { row } = patient;
     const counts = {
@@ -98,26 +105,21 @@ export class FleetHealth<P extends Patient> {
       successes: this.table.successes(row),
       requests: this.table.requests(row),
     };
-    const offer = chart.health.counted(counts, now, this.#maySpare(patients));
+    // One more may go when enough others are left: never the last.
+    const most = Math.floor(ward.size * this.config.outliers.max_ejected_percent / 100);
+    const maySpare = ward.out < most && ward.available > 1;
+    const before = chart.health.state;
+    const offer = chart.health.counted(counts, now, maySpare, ward.available === 0);
+    if (chart.health.state !== before) {
+      tally(ward, before, -1);
+      tally(ward, chart.health.state, 1);
+    }
     if (offer && chart.health.state === "trial") this.table.clearFailures(row);
     this.#apply(patient, `${counts.failures} failures in a row`);
     if (offer && chart.health.state === "trial") this.table.setState(row, EndpointState.trial);
     const asked = this.table.takeReluctance(row);
-    if (asked > 0) chart.reluctantUntil = now + asked;
+    if (asked > 0) chart.reluctantUntil = Math.max(chart.reluctantUntil, now + asked);
     else if (chart.reluctantUntil <= now && !this.table.willing(row)) this.table.setWilling(row);
-  }
-
-  // One more may go when enough others are left: never the last.
-  #maySpare(patients: P[]): boolean {
-    let out = 0;
-    let available = 0;
-    for (const patient of patients) {
-      const { state } = this.of(patient);
-      if (state === "ejected" || state === "trial") out++;
-      if (state === "available") available++;
-    }
-    const most = Math.floor(patients.length * this.config.outliers.max_ejected_percent / 100);
-    return out < most && available > 1;
   }
 
   #apply(patient: P, why: string): void {
@@ -138,23 +140,38 @@ export class FleetHealth<P extends Patient> {
   // A newcomer with an empty queue would get every request until it is as loaded as the others.
   #slowStart(patients: P[], now: number): void {
     const { slow_start_ms } = this.config.outliers;
+    let sum: number | undefined;
+    let count = 0;
     for (const patient of patients) {
       const progress = slow_start_ms === 0 ? 1 : (now - this.of(patient).availableSince) / slow_start_ms;
-      const penalty = progress < 1 ? Math.ceil(this.#meanRequests(patients, patient) * (1 - progress)) : 0;
+      if (progress < 1 && sum === undefined) {
+        const others = patients.filter((other) => this.of(other).state === "available");
+        count = others.length;
+        sum = others.reduce((total, other) => total + this.#requests(other), 0);
+      }
+      const own = this.of(patient).state === "available" ? 1 : 0;
+      const mean = progress >= 1 || count <= own ? 0 : (sum! - own * this.#requests(patient)) / (count - own);
+      const penalty = progress < 1 ? Math.ceil(mean * (1 - progress)) : 0;
       if (this.table.penalty(patient.row) !== penalty) this.table.setPenalty(patient.row, penalty);
     }
   }
 
-  #meanRequests(patients: P[], but: P): number {
-    let sum = 0;
-    let count = 0;
-    for (const patient of patients) {
-      if (patient === but || this.of(patient).state !== "available") continue;
-      sum += this.table.requests(patient.row) + this.table.remoteRequests(patient.row);
-      count++;
-    }
-    return count === 0 ? 0 : sum / count;
+  #requests({ row }: P): number {
+    return this.table.requests(row) + this.table.remoteRequests(row);
   }
+}
+
+/** A cluster's states, counted. */
+interface Ward {
+  readonly size: number;
+  available: number;
+  /** Ejected or on trial. */
+  out: number;
+}
+
+function tally(ward: Ward, state: Health, by: number): void {
+  if (state === "available") ward.available += by;
+  else if (state === "ejected" || state === "trial") ward.out += by;
 }
 
 const STATES: Record<Health, EndpointState> = {

@@ -104,8 +104,8 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     maxBackpressureMs: outliers.enabled ? outliers.max_backpressure_ms : 0,
   });
   const routes = new RouteTable(config);
-  const responses = new StoredResponses(new PinTable(kernel), endpoints, dispatcher, context);
-  const kserve = new KserveClients({ mostMessageBytes: limits.body_bytes });
+  const responses = new StoredResponses(new PinTable(kernel), endpoints, dispatcher, context, config);
+  const kserve = new KserveClients({ connectMs: config.timeouts.connect_ms, mostMessageBytes: limits.body_bytes });
   const triton = new TritonTranscoder({
     clients: kserve,
     deadlines,

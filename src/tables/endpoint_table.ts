@@ -234,8 +234,10 @@ export class EndpointTable {
   /** The endpoint asked to be left alone for a while: it is chosen when nobody else is. */
   setReluctant(row: number, ms: number): void {
     const k = this.#kernel.exports;
+    // The wish first: who sees an unwilling row without one makes it willing again.
+    const wish = this.#cell(k.E_RELUCTANT, row);
+    Atomics.store(this.#words, wish, Math.max(1, Math.ceil(ms), Atomics.load(this.#words, wish)));
     Atomics.and(this.#words, this.#cell(k.E_ELIGIBILITY, row), ~k.WILLING);
-    Atomics.store(this.#words, this.#cell(k.E_RELUCTANT, row), Math.max(1, Math.ceil(ms)));
   }
 
   /** Takes the milliseconds that an endpoint has asked for since the last call; 0 for none. Control plane only. */
@@ -252,6 +254,13 @@ export class EndpointTable {
   willing(row: number): boolean {
     const k = this.#kernel.exports;
     return (this.#load(k.E_ELIGIBILITY, row) & k.WILLING) !== 0;
+  }
+
+  /** Whether a row is the cluster's and has the label sets of these eligibility bits. */
+  belongs(row: number, cluster: number, eligibility: number): boolean {
+    const k = this.#kernel.exports;
+    const labels = eligibility & (-1 << k.LABEL_BITS);
+    return (this.#load(k.E_ELIGIBILITY, row) & labels) === labels && this.rowsOf(cluster).includes(row);
   }
 
   /** Whether it may be chosen right now. */

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which engine holds a stored response: a bounded table of 64-bit keys in buckets of 8, written by any worker. A full
-// bucket gives up its entries in turn. Value first, key last; a reader looks at the key again after it has read the
-// value, so it never takes another key's engine.
+// bucket gives up its entries in turn. A value carries 16 bits of its key, so that a reader who meets an entry while two
+// writers change it takes neither for the other's.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
-import { fnv1a } from "../base/fnv1a.ts";
-
 const WORDS = 2;
+/** Bits of a generation that a pin keeps. */
+const GENERATION = 0xffff;
 
 export class PinTable {
   readonly #entries: BigUint64Array;
@@ -38,11 +38,17 @@ export class PinTable {
     }
     if (at < 0) at = start + (this.#turn++ % this.#slots) * WORDS;
     Atomics.store(this.#entries, at, 0n);
-    Atomics.store(this.#entries, at + 1, (BigInt(generation >>> 0) << 32n) | BigInt(row));
+    const check = (key >> 48n) << 48n;
+    Atomics.store(this.#entries, at + 1, check | (BigInt(generation & GENERATION) << 32n) | BigInt(row));
     Atomics.store(this.#entries, at, key);
   }
 
-  /** The endpoint row and its generation at the time, or undefined. */
+  /** Whether a pin's generation is still that of its row. */
+  matches(pinned: number, now: number): boolean {
+    return pinned === (now & GENERATION);
+  }
+
+  /** The endpoint row and the low bits of its generation at the time, or undefined. */
   get(id: string): { row: number; generation: number } | undefined {
     const key = keyOf(id);
     const start = this.#bucket(key);
@@ -50,8 +56,8 @@ export class PinTable {
       const at = start + slot * WORDS;
       if (Atomics.load(this.#entries, at) !== key) continue;
       const value = Atomics.load(this.#entries, at + 1);
-      if (Atomics.load(this.#entries, at) !== key) continue;
-      return { row: Number(value & 0xffff_ffffn), generation: Number(value >> 32n) };
+      if (value >> 48n !== key >> 48n) continue;
+      return { row: Number(value & 0xffff_ffffn), generation: Number(value >> 32n) & GENERATION };
     }
     return undefined;
   }
@@ -61,7 +67,14 @@ export class PinTable {
   }
 }
 
-// Two lanes of 32 bits; 0 marks an empty entry.
+// Two lanes of 32 bits that mix differently; 0 marks an empty entry.
 function keyOf(id: string): bigint {
-  return (BigInt(fnv1a(id)) << 32n) | BigInt(fnv1a(`${id}\n`)) || 1n;
+  let a = 0x811c9dc5;
+  let b = 0x9e3779b9;
+  for (let i = 0; i < id.length; i++) {
+    const code = id.charCodeAt(i);
+    a = Math.imul(a ^ code, 0x01000193);
+    b = Math.imul((b << 13 | b >>> 19) ^ code, 0x85ebca6b) + 0x165667b1 | 0;
+  }
+  return (BigInt(a >>> 0) << 32n) | BigInt(b >>> 0) || 1n;
 }

@@ -130,6 +130,7 @@ function contentValue(contents: null | Record<string, unknown[]>): string | numb
 }
 
 export interface KserveOptions {
+  readonly connectMs: number;
   readonly mostMessageBytes: number;
 }
 
@@ -140,8 +141,8 @@ export class KserveClients {
 
   constructor(readonly options: KserveOptions) {}
 
-  /** Begins a call to HOST:PORT. */
-  infer(endpoint: string, message: InferMessage): KserveCall {
+  /** Begins a call to HOST:PORT. Throws UpstreamError: connect_failed, connect_timeout. */
+  async infer(endpoint: string, message: InferMessage): Promise<KserveCall> {
     let client = this.#clients.get(endpoint);
     if (!client) {
       const { mostMessageBytes } = this.options;
@@ -154,6 +155,7 @@ export class KserveClients {
       });
       this.#clients.set(endpoint, client);
     }
+    await this.#ready(client);
     const call = client.makeBidiStreamRequest(
       KSERVE.path,
       (value: InferMessage) => KSERVE.request.encode(KSERVE.request.fromObject(value)).finish() as never,
@@ -164,6 +166,16 @@ export class KserveClients {
     call.write(message);
     call.end();
     return new KserveCall(call as never);
+  }
+
+  #ready(client: Client): Promise<void> {
+    const { connectMs } = this.options;
+    return new Promise((resolve, reject) => {
+      client.waitForReady(Date.now() + connectMs, (error) => {
+        if (!error) resolve();
+        else reject(new UpstreamError("connect_timeout", `no connection within ${connectMs} ms`, error));
+      });
+    });
   }
 
   close(): void {

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Idle connections to one endpoint, the one used last first. An engine may close an idle connection at any moment, so one
-// that fails before any byte of an answer is replaced by a fresh one without counting as a failed attempt.
+// that fails at once, before any byte of an answer, is replaced by a fresh one without counting as a failed attempt.
 
 import type { Address } from "../base/address.ts";
 import type { Deadlines } from "../base/deadlines.ts";
 import { Connection, type ConnectionLimits } from "./connection.ts";
 import { UpstreamError } from "./errors.ts";
 import type { ResponseHead } from "./response_head.ts";
+
+/** A connection that its engine had closed already fails within this; later it is the request that was lost. */
+const STALE_MS = 100;
 
 export interface PoolLimits extends ConnectionLimits {
   idleConnections: number;
@@ -32,10 +35,13 @@ export class Pool {
     const idle = this.#take();
     if (idle) {
       hold(idle);
+      const sentAt = this.deadlines.clock.now();
       try {
         return { head: await idle.send(head, body), connection: idle };
       } catch (error) {
-        if (!(error instanceof UpstreamError) || error.failure !== "lost_before_answer") throw error;
+        const stale = error instanceof UpstreamError && error.failure === "lost_before_answer" &&
+          this.deadlines.clock.now() - sentAt < STALE_MS;
+        if (!stale) throw error;
       }
     }
     const connection = await Connection.open(this.address, this.deadlines, this.limits, hold);

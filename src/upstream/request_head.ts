@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The head of the request to an engine: the client's end-to-end fields, our host and length (RFC 9110, section 7.6).
 
+import { assert } from "../base/assert.ts";
+
+// Fields of the client's connection, and its codings: an answer that is looked into must not be compressed.
 const NOT_FORWARDED = new Set([
+  "accept-encoding",
   "expect",
-  "host",
   "keep-alive",
   "proxy-authorization",
   "proxy-connection",
@@ -13,6 +16,8 @@ const NOT_FORWARDED = new Set([
   "upgrade",
 ]);
 
+const HOST = /^[A-Za-z0-9._~:[\]%-]*$/;
+
 const encoder = new TextEncoder();
 
 /** What the gateway takes from a client's header fields, in one pass over them. */
@@ -20,6 +25,8 @@ export interface IncomingFields {
   /** The client's `x-request-id`, or a new one. */
   readonly requestId: string;
   readonly contentLength: string | null;
+  /** Whether the Host field is a host and nothing else. */
+  readonly plainHost: boolean;
   /** The client's `x-aigw-timeout-ms`. */
   readonly timeoutMs: string | undefined;
   /** Where a browser's page came from. */
@@ -34,12 +41,14 @@ export function readIncoming(headers: Headers): IncomingFields {
   let connection = undefined as string | undefined;
   let timeoutMs = undefined as string | undefined;
   let origin = undefined as string | undefined;
+  let plainHost = true;
   let fields = "";
   // forEach costs half of what an iterator does here.
   headers.forEach((value, name) => {
     if (name === "x-request-id") requestId = value;
     else if (name === "content-length") contentLength = value;
     else if (name === "connection") connection = value;
+    else if (name === "host") plainHost = HOST.test(value);
     else if (name === "x-aigw-timeout-ms") timeoutMs = value;
     else if (!NOT_FORWARDED.has(name)) {
       if (name === "origin") origin = value;
@@ -50,7 +59,7 @@ export function readIncoming(headers: Headers): IncomingFields {
     fields = withoutNamed(fields, connection);
   }
   requestId ??= crypto.randomUUID();
-  return { requestId, contentLength, timeoutMs, origin, fields: `${fields}x-request-id: ${requestId}\r\n` };
+  return { requestId, contentLength, plainHost, timeoutMs, origin, fields: `${fields}x-request-id: ${requestId}\r\n` };
 }
 
 // Rare: the client named further fields of its own connection.
@@ -70,7 +79,11 @@ export function writeHead(text: string, buffer: Uint8Array): number {
   const { read, written } = encoder.encodeInto(text, buffer);
   // Header values are bytes: what is beyond ASCII must not become UTF-8.
   if (read !== text.length || written !== text.length) {
-    for (let i = 0; i < text.length; i++) buffer[i] = text.charCodeAt(i);
+    for (let i = 0; i < text.length; i++) {
+      const code = text.charCodeAt(i);
+      assert(code <= 0xff, "a request head is bytes");
+      buffer[i] = code;
+    }
   }
   return text.length;
 }

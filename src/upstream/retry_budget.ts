@@ -31,15 +31,25 @@ export class RetryBudget {
     this.#saved = Math.min(MOST_SAVED, this.#saved + this.limits.percent);
   }
 
+  /** Whether a retry is left. */
+  get available(): boolean {
+    this.#refill();
+    return this.#saved >= RETRY || this.#reserve >= 1;
+  }
+
   /** Takes a retry; false when there is none left. */
   tryWithdraw(): boolean {
-    const now = this.clock.now();
-    const { minPerSecond } = this.limits;
-    this.#reserve = Math.min(minPerSecond * KEPT_SECONDS, this.#reserve + minPerSecond * (now - this.#at) / 1_000);
-    this.#at = now;
+    this.#refill();
     if (this.#saved >= RETRY) this.#saved -= RETRY;
     else if (this.#reserve >= 1) this.#reserve--;
     else return false;
     return true;
+  }
+
+  #refill(): void {
+    const now = this.clock.now();
+    const { minPerSecond } = this.limits;
+    this.#reserve = Math.min(minPerSecond * KEPT_SECONDS, this.#reserve + minPerSecond * (now - this.#at) / 1_000);
+    this.#at = now;
   }
 }

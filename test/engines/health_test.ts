@@ -21,6 +21,7 @@ Deno.test("EndpointHealth: ejected by failures in a row, on trial after a time t
     assertEquals(health.state, "trial");
   }
   assertEquals(health.counted(counts(0, 7, 1), now, true), undefined, "its request is under way");
+  assertEquals(health.counted(counts(0, 7, 1), now + 200, true), "offer", "old requests do not hold it back for ever");
   assertEquals(health.counted(counts(0, 7, 0), now, true), "offer", "the request was lost: another may try");
   health.counted(counts(0, 8, 0), now + 5, true);
   assertEquals([health.state, health.availableSince, health.ejections], ["available", now + 5, 4]);
@@ -47,6 +48,14 @@ Deno.test("EndpointHealth: the cluster's last is not ejected; probes and drainin
   assertEquals(never.state, "available");
 });
 
+Deno.test("EndpointHealth: who is needed is on trial at once", () => {
+  const health = new EndpointHealth(LIMITS);
+  health.counted(counts(3), 0, true);
+  assertEquals(health.counted(counts(3), 1, true), undefined);
+  assertEquals(health.counted(counts(3), 2, false, true), "offer");
+  assertEquals(health.state, "trial");
+});
+
 Deno.test("EndpointHealth: any order of events ends in a state that recovers", () => {
   const random = new Random(seed);
   for (let round = 0; round < 300; round++) {
@@ -55,14 +64,12 @@ Deno.test("EndpointHealth: any order of events ends in a state that recovers", (
     let successes = 0;
     for (let i = 0; i < 50; i++) {
       now += random.below(200);
-      if (random.chance(0.3)) health.probed(random.chance(0.5), now);
-      else if (random.chance(0.1)) health.drain();
-      else if (random.chance(0.1)) health.resume();
-      else {health.counted(
-          counts(random.below(6), successes += random.below(2), random.below(2)),
-          now,
-          random.chance(0.8),
-        );}
+      const event = random.below(10);
+      const seen = counts(random.below(6), successes += random.below(2), random.below(2));
+      if (event < 3) health.probed(random.chance(0.5), now);
+      else if (event === 3) health.drain();
+      else if (event === 4) health.resume();
+      else health.counted(seen, now, random.chance(0.8), random.chance(0.1));
     }
     health.resume();
     health.probed(true, now);

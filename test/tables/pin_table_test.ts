@@ -11,6 +11,8 @@ Deno.test("PinTable: what one worker pins another finds; the newest wins; a full
   assertEquals(a.get("resp_1"), { row: 4, generation: 10 });
   assertEquals(a.get("resp_2"), undefined);
   for (let i = 0; i < 5_000; i++) (i % 2 ? a : b).set(`resp_x${i}`, i, 2 * i);
+  a.set("resp_6dac97bb572b", 1, 2);
+  assertEquals(b.get("resp_1954d072e212"), undefined, "one 32-bit hash is the same");
   let found = 0;
   for (let i = 0; i < 5_000; i++) {
     const pin = a.get(`resp_x${i}`);

@@ -37,12 +37,12 @@ export class PromptTemplate {
     const extra = typeof body.chat_template_kwargs === "object" ? body.chat_template_kwargs : {};
     try {
       return this.#template.render({
+        ...extra,
         messages,
         tools: body.tools ?? null,
         add_generation_prompt: true,
         bos_token: bosToken,
         eos_token: eosToken,
-        ...extra,
       });
     } catch (error) {
       throw new GatewayError(

@@ -41,11 +41,18 @@ const UNSUPPORTED: [field: string, idle: unknown][] = [
   ["response_format", undefined],
 ];
 
+const MOST_INT32 = 2 ** 31 - 1;
+const RANGES: Partial<Record<Datatype, [least: number, most: number]>> = {
+  INT32: [-MOST_INT32, MOST_INT32],
+  UINT64: [0, Number.MAX_SAFE_INTEGER],
+};
+
 /** Most tokens of the answer to a request. */
 export function maxTokensOf(body: InferenceRequest["body"], defaults: GenerationDefaults): number {
   const asked = body.max_completion_tokens ?? body.max_tokens ?? defaults.maxTokens;
-  if (typeof asked !== "number" || !Number.isInteger(asked) || asked < 1) {
-    throw new GatewayError("invalid_request", "`max_tokens` is to be a whole number, 1 or more", "max_tokens");
+  if (typeof asked !== "number" || !Number.isInteger(asked) || asked < 1 || asked > MOST_INT32) {
+    const message = `\`max_tokens\` is to be a whole number from 1 to ${MOST_INT32}`;
+    throw new GatewayError("invalid_request", message, "max_tokens");
   }
   return asked;
 }
@@ -74,8 +81,15 @@ export function inputTensors(
     const value = body[field];
     if (value === undefined || value === null) continue;
     const whole = datatype !== "FP32";
-    if (typeof value !== "number" || !Number.isFinite(value) || (whole && !Number.isSafeInteger(value))) {
-      throw new GatewayError("invalid_request", `\`${field}\` is to be a ${whole ? "whole " : ""}number`, field);
+    const [least, most] = RANGES[datatype] ?? [-Infinity, Infinity];
+    const fits = typeof value === "number" && Number.isFinite(value) && value >= least && value <= most;
+    if (!fits || (whole && !Number.isSafeInteger(value))) {
+      const range = whole ? ` from ${least} to ${most}` : "";
+      throw new GatewayError(
+        "invalid_request",
+        `\`${field}\` is to be a ${whole ? "whole " : ""}number${range}`,
+        field,
+      );
     }
     tensors.push({ name, datatype, values: [value] });
   }

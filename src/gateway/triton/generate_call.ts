@@ -13,6 +13,7 @@ import type { Opened } from "../dispatch.ts";
 import { engineError, headOf } from "./errors.ts";
 
 const encoder = new TextEncoder();
+const decoder = new TextDecoder();
 const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 
 // Triton's HTTP server says 400 for almost everything that a model refuses, with `{"error": text}`.
@@ -67,6 +68,7 @@ class ErrorBody implements AnswerBody {
 class GenerateBody implements AnswerBody {
   readonly #boundary: EventBoundary;
   #over = false;
+  #begun = false;
 
   constructor(
     readonly body: AnswerBody,
@@ -92,7 +94,7 @@ class GenerateBody implements AnswerBody {
         const data = eventData(events, start, end);
         if (data !== undefined) written += this.#part(data);
       });
-      if (piece !== null && written !== "") return encoder.encode(written);
+      if ((piece !== null || this.#over) && written !== "") return encoder.encode(written);
       if (piece === null) {
         this.#over = true;
         const last = this.writer.end();
@@ -107,9 +109,16 @@ class GenerateBody implements AnswerBody {
 
   #part(json: string): string {
     try {
-      return this.writer.part(generatedPart(JSON.parse(json)));
+      const part = this.writer.part(generatedPart(JSON.parse(json)));
+      this.#begun = true;
+      return part;
     } catch (error) {
       this.body.close();
+      // What the model refuses before its first word is told as an engine tells it: as the first event.
+      if (this.stream && !this.#begun && isRefusal(json)) {
+        this.#over = true;
+        return `data: ${decoder.decode(engineError(400, (error as Error).message))}\n\n`;
+      }
       throw new UpstreamError("bad_response", (error as Error).message, error);
     }
   }
@@ -122,6 +131,14 @@ class GenerateBody implements AnswerBody {
   }
   finish(): void {
     this.body.finish();
+  }
+}
+
+function isRefusal(json: string): boolean {
+  try {
+    return typeof JSON.parse(json)?.error === "string";
+  } catch {
+    return false;
   }
 }
 

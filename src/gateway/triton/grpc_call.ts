@@ -51,7 +51,8 @@ export class GrpcCall implements Transcoder {
   // The first response decides between an answer and an error, as a status line does.
   async send(endpoint: string, exchange: Exchange): Promise<Opened> {
     const message = { model_name: this.model, id: exchange.requestId, inputs: this.tensors.map(toInferInput) };
-    const body = new GrpcBody(this.options, this.options.clients.infer(endpoint, message), this.writer(), this.stream);
+    const call = await this.options.clients.infer(endpoint, message);
+    const body = new GrpcBody(this.options, call, this.writer(), this.stream);
     exchange.hold(body);
     try {
       await body.begin();

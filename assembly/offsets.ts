@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where TypeScript finds each region. The numbers are byte offsets.
+
+import {
+  CLUSTER_BYTES,
+  IDENTITY_BYTES,
+  PIN_BUCKET_ENTRIES,
+  PIN_BYTES,
+  PREDICTOR_BYTES,
+  REQUEST_BYTES,
+  SAMPLE_RING_BYTES,
+  cells,
+  clusterBase,
+  endpointBase,
+  endpoints,
+  hashes,
+  histogram,
+  identityBase,
+  metricBase,
+  nextBlockBase,
+  ordinalBase,
+  pinBase,
+  positionBlock,
+  positionPrompt,
+  positionQueue,
+  positionScore,
+  predictorBase,
+  promptText,
+  requestBase,
+  sampleBase,
+  scratch,
+} from "./layout";
+
+export function clusterOffset(cluster: u32): usize {
+  return clusterBase + <usize>cluster * CLUSTER_BYTES;
+}
+export function columnOffset(column: u32): usize {
+  return endpointBase + (<usize>column * endpoints << 2);
+}
+export function nextBlockOffset(block: u32): usize {
+  return nextBlockBase + (<usize>block << 2);
+}
+export function ordinalOffset(block: u32): usize {
+  return ordinalBase + (<usize>block << 2);
+}
+export function identityOffset(row: u32): usize {
+  return identityBase + <usize>row * IDENTITY_BYTES;
+}
+export function requestOffset(row: u32): usize {
+  return requestBase + <usize>row * REQUEST_BYTES;
+}
+export function metricOffset(worker: u32): usize {
+  return metricBase + (<usize>worker * cells << 3);
+}
+export function pinOffset(bucket: u32): usize {
+  return pinBase + <usize>bucket * PIN_BUCKET_ENTRIES * PIN_BYTES;
+}
+export function sampleOffset(worker: u32): usize {
+  return sampleBase + <usize>worker * SAMPLE_RING_BYTES;
+}
+export function predictorOffset(row: u32): usize {
+  return predictorBase + <usize>row * PREDICTOR_BYTES;
+}
+export function decisionOffset(): usize {
+  return scratch;
+}
+export function queueOffset(): usize {
+  return scratch + positionQueue;
+}
+export function promptOffset(): usize {
+  return scratch + positionPrompt;
+}
+export function scoreOffset(): usize {
+  return scratch + positionScore;
+}
+export function positionBlockOffset(): usize {
+  return scratch + positionBlock;
+}
+export function featureOffset(): usize {
+  return scratch + histogram;
+}
+export function hashOffset(): usize {
+  return scratch + hashes;
+}
+export function textOffset(): usize {
+  return scratch + promptText;
+}
+
