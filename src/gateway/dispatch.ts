@@ -69,7 +69,7 @@ export class Dispatcher {
         const opened = openAnswer(head, body, this.options.answers);
         const answer = opened instanceof Promise ? await opened : opened;
         this.#note(slot.endpoint, answer);
-        if (!RETRIED.has(head.status) || !this.#another(slot, exchange, moved)) return answer;
+        if (!RETRIED.has(answer.head.status) || !this.#another(slot, exchange, moved)) return answer;
         if (answer.whole === undefined) body.close();
         else body.finish();
       } catch (error) {

@@ -41,13 +41,15 @@ export function errorEvents(error: GatewayError, kind: Kind): string {
 
 /**
  * The error that an event's data holds, in OpenAI's shape, or undefined: nested as OpenAI sends it, flat as SGLang does
- * (`{"object": "error", "message", …}`), or a bare text.
+ * (`{"object": "error", "message", …}`), or a bare text; Anthropic's stays as it is.
  */
 export function errorOf(data: unknown): Record<string, unknown> | undefined {
   if (typeof data !== "object" || data === null) return undefined;
   const fields = data as Record<string, unknown>;
   const { error } = fields;
-  if (typeof error === "object" && error !== null) return { error };
+  if (typeof error === "object" && error !== null) {
+    return fields.type === "error" ? { type: "error", error } : { error };
+  }
   if (typeof error === "string") {
     return { error: { message: error, type: "InferenceServerError", param: null, code: null } };
   }
