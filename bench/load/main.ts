@@ -5,6 +5,7 @@
 // Options: --seconds N (2), --rounds N (3), --chunks N (100), --json FILE.
 
 import { parseArgs } from "@std/cli/parse-args";
+import { GATEWAY_FLAGS, listening, processorMicros, residentKib, root, RUN } from "../process.ts";
 
 const options = parseArgs(Deno.args, {
   string: ["seconds", "rounds", "chunks", "json"],
@@ -13,7 +14,6 @@ const options = parseArgs(Deno.args, {
 const SECONDS = Number(options.seconds);
 const ROUNDS = Number(options.rounds);
 const CHUNKS = Number(options.chunks);
-const root = new URL("../../", import.meta.url).pathname;
 const folder = await Deno.makeTempDir();
 const [ENGINE, PORT] = [19_010, 19_000];
 
@@ -28,54 +28,6 @@ function spawn(core: number, command: string, args: string[]): Deno.ChildProcess
 }
 
 const deno = Deno.execPath();
-const run = [
-  "run",
-  "--no-check",
-  "--allow-net",
-  "--allow-read",
-  "--allow-write",
-  "--allow-env",
-  "--allow-sys=hostname",
-];
-
-async function listening(port: number): Promise<void> {
-  for (let i = 0; i < 200; i++) {
-    try {
-      (await Deno.connect({ hostname: "127.0.0.1", port })).close();
-      return;
-    } catch {
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-  }
-  throw new Error(`Nothing listens on port ${port}`);
-}
-
-/** A process and its children: nginx works in one. */
-async function familyOf(pid: number): Promise<number[]> {
-  const text = await Deno.readTextFile(`/proc/${pid}/task/${pid}/children`).catch(() => "");
-  return [pid, ...text.trim().split(" ").filter((one) => one !== "").map(Number)];
-}
-
-/** Processor microseconds that a process and its children have used. */
-async function processorMicros(pid: number): Promise<number> {
-  let ticks = 0;
-  for (const one of await familyOf(pid)) {
-    const stat = await Deno.readTextFile(`/proc/${one}/stat`);
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    ticks += Number(fields[11]) + Number(fields[12]);
-  }
-  return ticks * 10_000;
-}
-
-/** Resident KiB of a process and its children. */
-async function residentKib(pid: number): Promise<number> {
-  let kib = 0;
-  for (const one of await familyOf(pid)) {
-    kib += Number(/VmRSS:\s+(\d+)/.exec(await Deno.readTextFile(`/proc/${one}/status`))![1]);
-  }
-  return kib;
-}
-
 /** KiB that each of many streams costs while it is silent: they begin, get their first token, and wait. */
 async function memoryPerStream({ port, proxy }: Target, streams: number): Promise<number> {
   const body = JSON.stringify({ model: "m", stream: true, max_tokens: 5, messages: [{ role: "user", content: "x" }] });
@@ -117,7 +69,7 @@ async function load(port: number, connections: number, seconds: number, body: st
       body,
     ]] as const
     : [deno, [
-      ...run,
+      ...RUN,
       `${root}bench/load/generator.ts`,
       String(port),
       String(connections),
@@ -158,7 +110,6 @@ await Deno.writeTextFile(
   }),
 );
 
-const GATEWAY_FLAGS = ["--v8-flags=--max-semi-space-size=64,--semi-space-growth-factor=4"];
 const NGINX_PORT = PORT + 9;
 await Deno.writeTextFile(
   `${folder}/nginx.conf`,
@@ -187,7 +138,7 @@ const TARGETS: Record<string, string[] | undefined> = {
   "fetch, read": [`${root}bench/load/bare_proxy.ts`, "read", String(PORT + 2), String(ENGINE)],
   ...(nginx ? { "nginx": ["-c", `${folder}/nginx.conf`] } : {}),
   "aigw": [
-    ...GATEWAY_FLAGS,
+    GATEWAY_FLAGS,
     `${root}src/main.ts`,
     "serve",
     "--config",
@@ -239,12 +190,12 @@ const rows: Row[] = [];
 const memory = new Map<string, number>();
 const STREAMS = 2_000;
 const processes = [
-  spawn(0, deno, [...run, `${root}src/main.ts`, "mock-engine", "--listen", `127.0.0.1:${ENGINE}`, "--instant"]),
+  spawn(0, deno, [...RUN, `${root}src/main.ts`, "mock-engine", "--listen", `127.0.0.1:${ENGINE}`, "--instant"]),
 ];
 try {
   await listening(ENGINE);
   const targets: Target[] = Object.entries(TARGETS).map(([name, args], i) => {
-    const proxy = args && (name === "nginx" ? spawn(1, "nginx", args) : spawn(1, deno, [...run, ...args]));
+    const proxy = args && (name === "nginx" ? spawn(1, "nginx", args) : spawn(1, deno, [...RUN, ...args]));
     if (proxy) processes.push(proxy);
     const port = name === "nginx" ? NGINX_PORT : name === "aigw" ? PORT + 8 : proxy ? PORT + i : ENGINE;
     return { name, port, proxy };

@@ -3,6 +3,7 @@
 // stay flat. Options: --streams N (5000), --rate N tokens a second of each (1), --seconds N (180), --ramp N (20).
 
 import { parseArgs } from "@std/cli/parse-args";
+import { GATEWAY_FLAGS, listening, residentKib, root, RUN } from "../process.ts";
 
 const options = parseArgs(Deno.args, {
   string: ["streams", "rate", "seconds", "ramp"],
@@ -11,37 +12,9 @@ const options = parseArgs(Deno.args, {
 const [streams, rate, seconds, ramp] = [options.streams, options.rate, options.seconds, options.ramp].map(Number);
 const ENGINES = 20;
 const [ENGINE_PORT, PORT, ADMIN] = [19_700, 19_690, 19_691];
-const root = new URL("../../", import.meta.url).pathname;
-const permissions = [
-  "run",
-  "--no-check",
-  "--allow-net",
-  "--allow-read",
-  "--allow-write",
-  "--allow-env",
-  "--allow-sys=hostname",
-];
 
 function spawn(args: string[], stdout: "null" | "piped"): Deno.ChildProcess {
-  return new Deno.Command(Deno.execPath(), { args: [...permissions, ...args], stdout, stderr: "inherit" }).spawn();
-}
-
-async function listening(port: number): Promise<void> {
-  for (let i = 0; i < 200; i++) {
-    try {
-      (await Deno.connect({ hostname: "127.0.0.1", port })).close();
-      return;
-    } catch {
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-  }
-  throw new Error(`Nothing listens on port ${port}`);
-}
-
-/** Resident MiB of a process. */
-async function residentMib(pid: number): Promise<number> {
-  const status = await Deno.readTextFile(`/proc/${pid}/status`);
-  return Number(/VmRSS:\s+(\d+)/.exec(status)![1]) / 1_024;
+  return new Deno.Command(Deno.execPath(), { args: [...RUN, ...args], stdout, stderr: "inherit" }).spawn();
 }
 
 /** The bound below which 99 % of the event loop's delays lay, in milliseconds. */
@@ -67,9 +40,8 @@ await Deno.writeTextFile(
 );
 const processes = [
   spawn([`${root}bench/streams/engines.ts`, ...[ENGINE_PORT, ENGINES, streams / ENGINES, rate].map(String)], "null"),
-  // The flags of `deno task aigw`.
   spawn([
-    "--v8-flags=--max-semi-space-size=64,--semi-space-growth-factor=4",
+    GATEWAY_FLAGS,
     `${root}src/main.ts`,
     "serve",
     "--config",
@@ -81,7 +53,7 @@ try {
   await listening(ENGINE_PORT + ENGINES - 1);
   await listening(PORT);
   await new Promise((resolve) => setTimeout(resolve, 2_000));
-  const before = await residentMib(gateway.pid);
+  const before = await residentKib(gateway.pid) / 1_024;
   const clients = spawn(
     [`${root}bench/streams/clients.ts`, ...[PORT, streams, seconds * rate, ramp].map(String)],
     "piped",
@@ -90,12 +62,12 @@ try {
   const lines = clients.stdout.pipeThrough(new TextDecoderStream()).getReader();
   const line = async () => JSON.parse((await lines.read()).value!.trim().split("\n").at(-1)!);
   const begun = await line();
-  const atRamp = await residentMib(gateway.pid);
+  const atRamp = await residentKib(gateway.pid) / 1_024;
   console.log(
     `${streams} streams begun, ${begun.lost} lost; ${atRamp.toFixed(0)} MiB, ${before.toFixed(0)} MiB before`,
   );
   const samples: number[] = [];
-  const sampling = setInterval(async () => samples.push(await residentMib(gateway.pid)), 5_000);
+  const sampling = setInterval(async () => samples.push(await residentKib(gateway.pid) / 1_024), 5_000);
   const ended = await line();
   clearInterval(sampling);
   await clients.status;

@@ -4,6 +4,7 @@
 import { type Address, formatAddress } from "../../src/base/address.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import { type MockEngine, type MockEngineOptions, startMockEngine } from "../../src/mock/server.ts";
+import { type AigwProcess, startAigw } from "./process.ts";
 import { type GatewayProcess, startGateway } from "../../src/server/gateway_process.ts";
 
 export interface TestGateway extends AsyncDisposable {
@@ -95,46 +96,14 @@ export function startEngines(count: number, options: Partial<MockEngineOptions> 
   });
 }
 
-export interface EngineProcess extends AsyncDisposable {
+export interface EngineProcess extends AigwProcess {
   readonly address: Address;
-  kill(signal?: Deno.Signal): Promise<void>;
 }
 
 /** A mock engine as a process of its own, which can be killed. */
 export async function startEngineProcess(args: string[] = []): Promise<EngineProcess> {
-  const child = new Deno.Command(Deno.execPath(), {
-    args: [
-      "run",
-      "--allow-net",
-      "--allow-read",
-      "--allow-env",
-      new URL("../../src/main.ts", import.meta.url).pathname,
-      "mock-engine",
-      "--listen",
-      "127.0.0.1:0",
-      ...args,
-    ],
-    stdout: "piped",
-    stderr: "null",
-  }).spawn();
-  const reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
-  while (!text.includes("\n")) {
-    const { value, done } = await reader.read();
-    if (done) throw new Error("The engine process ended before it listened");
-    text += value;
-  }
-  reader.releaseLock();
-  const port = Number(/:(\d+)\s/.exec(text)![1]);
-  let over = false;
-  const kill = async (signal: Deno.Signal = "SIGKILL") => {
-    if (over) return;
-    over = true;
-    child.kill(signal);
-    await child.status;
-    await child.stdout.cancel().catch(() => {});
-  };
-  return { address: { hostname: "127.0.0.1", port }, kill, [Symbol.asyncDispose]: () => kill() };
+  const engine = await startAigw(["mock-engine", "--listen", "127.0.0.1:0", ...args], "null");
+  return { ...engine, address: { hostname: "127.0.0.1", port: engine.port } };
 }
 
 export function sleep(ms: number): Promise<void> {

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// `aigw` as a process of its own, which can be killed.
+
+export interface AigwProcess extends AsyncDisposable {
+  /** The port that its first line of output names. */
+  readonly port: number;
+  kill(signal?: Deno.Signal): Promise<void>;
+}
+
+/** Starts `aigw` with these arguments and waits for its first line. Throws Error when it ends before. */
+export async function startAigw(args: string[], stderr: "inherit" | "null" = "inherit"): Promise<AigwProcess> {
+  const permissions = ["--allow-net", "--allow-read", "--allow-env", "--allow-sys=hostname,networkInterfaces"];
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", ...permissions, new URL("../../src/main.ts", import.meta.url).pathname, ...args],
+    stdout: "piped",
+    stderr,
+  }).spawn();
+  const reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  while (!text.includes("\n")) {
+    const { value, done } = await reader.read();
+    if (done) throw new Error(`aigw ${args[0]} ended before it listened`);
+    text += value;
+  }
+  reader.releaseLock();
+  let over = false;
+  const kill = async (signal: Deno.Signal = "SIGKILL") => {
+    if (over) return;
+    over = true;
+    child.kill(signal);
+    await child.status;
+    await child.stdout.cancel().catch(() => {});
+  };
+  return { port: Number(/:(\d+)\s/.exec(text)![1]), kill, [Symbol.asyncDispose]: () => kill() };
+}
