@@ -6,11 +6,12 @@ import { z } from "zod";
 import { formatAddress, isLoopback, parseAddress } from "./base/address.ts";
 import { VERSION } from "./base/version.ts";
 import { ConfigError, configJsonSchema, loadConfig, parseConfig } from "./config/load.ts";
-import type { Config } from "./config/schema.ts";
-import { faultSchema } from "./mock/faults.ts";
+import { type Config, configNotes } from "./config/schema.ts";
+import { type Fault, faultSchema } from "./mock/faults.ts";
 import { type MockEngine, startMockEngine } from "./mock/server.ts";
 import { DEFAULT_CENTER_ADDRESS, startCenter } from "./server/center_process.ts";
 import { startGateway } from "./server/gateway_process.ts";
+import { listenOrSay } from "./server/listeners.ts";
 
 const USAGE = `aigw ${VERSION}: an inference scheduler for LLM fleets
 
@@ -242,7 +243,7 @@ async function mockEngine(args: string[]): Promise<number> {
   if (!(speed > 0 && speed <= 10_000)) {
     throw new UsageError(`--speed: expected a number above 0 and up to 10000, found "${given.speed}"`);
   }
-  let fault;
+  let fault: Fault | undefined;
   if (given.fault !== undefined) {
     try {
       fault = faultSchema.parse(JSON.parse(given.fault));
@@ -252,16 +253,18 @@ async function mockEngine(args: string[]): Promise<number> {
       );
     }
   }
-  const engine = startMockEngine({
-    address: parseAddress(address("listen", given.listen ?? "127.0.0.1:10001"))!,
-    models: given.model,
-    speed,
-    instant: given.instant,
-    outputTokens: given["output-tokens"] === undefined
-      ? undefined
-      : wholeNumber("output-tokens", given["output-tokens"], 1, 1_000_000),
-    fault,
-  });
+  const listen = parseAddress(address("listen", given.listen ?? "127.0.0.1:10001"))!;
+  const engine = listenOrSay(listen, "--listen", () =>
+    startMockEngine({
+      address: listen,
+      models: given.model,
+      speed,
+      instant: given.instant,
+      outputTokens: given["output-tokens"] === undefined
+        ? undefined
+        : wholeNumber("output-tokens", given["output-tokens"], 1, 1_000_000),
+      fault,
+    }));
   console.log(`Mock engine on http://${formatAddress(engine.address)}`);
   await terminationSignal();
   await engine.stop();
@@ -287,10 +290,7 @@ async function checkConfig(args: string[]): Promise<number> {
   const endpoints = config.clusters.reduce((sum, cluster) => sum + cluster.endpoints.length, 0);
   const models = Object.keys(config.model_mapping_rule);
   console.log(`${file} is valid: ${models.length} models, ${config.clusters.length} clusters, ${endpoints} endpoints`);
-  for (const { name } of config.clusters.filter((cluster) => cluster.endpoints.length === 0)) {
-    console.log(`note: cluster "${name}" has no endpoints; its models answer 503`);
-  }
-  if (models.length === 0) console.log("note: model_mapping_rule is empty; every model answers 404");
+  for (const note of configNotes(config)) console.log(`note: ${note}`);
   return 0;
 }
 

@@ -205,9 +205,6 @@ try {
     // Both kinds of requests until the compilers have settled: what is measured is the steady state.
     for (const stream of [false, true]) await load(port, 64, 5, await bodyFile(stream, 2_048));
   }
-  for (const target of targets) {
-    if (target.proxy) memory.set(target.name, await memoryPerStream(target, STREAMS));
-  }
   for (const stream of [false, true]) {
     for (const bodyBytes of [200, 2_048, 16_384]) {
       const file = await bodyFile(stream, bodyBytes);
@@ -233,6 +230,10 @@ try {
         }
       }
     }
+  }
+  // Last: thousands of connections leave their traces in every process.
+  for (const target of targets) {
+    if (target.proxy) memory.set(target.name, await memoryPerStream(target, STREAMS));
   }
 } finally {
   for (const process of processes) {

@@ -13,15 +13,36 @@ import { measure, plot, type Point, table } from "./report.ts";
 import { type Fleet, PROFILE, type RoutingPolicy, Simulator } from "./simulator.ts";
 import { idealHitRatio, makeTrace, readTrace, type Trace, WORKLOADS } from "./trace.ts";
 
+const USAGE = `Usage: deno task bench:routing [options]
+
+  --trace FILE        A trace: .jsonl in Mooncake's format, .csv in Azure's
+  --workload NAMES    Seeded workloads instead, all without either: ${Object.keys(WORKLOADS).join(" ")}
+  --engines N         Simulated engines (8)
+  --load L[,L…]       Shares of the saturating rate (0.5,0.7,0.85,1,1.2)
+  --policies NAMES    Names with commas, or all
+  --seed N (1), --requests N of a workload (4000), --json OUT, --svg OUT`;
+
+/** Wrong usage or a wrong input file: told without a stack. */
+function stop(message: string): never {
+  console.error(message);
+  Deno.exit(2);
+}
+
 const options = parseArgs(Deno.args, {
   string: ["trace", "workload", "engines", "load", "policies", "seed", "requests", "json", "svg"],
+  boolean: ["help"],
   default: { engines: "8", load: "0.5,0.7,0.85,1,1.2", policies: "all", seed: "1", requests: "4000" },
+  unknown: (option: string) => stop(`Unknown option ${option}\n\n${USAGE}`),
 });
+if (options.help) {
+  console.log(USAGE);
+  Deno.exit(0);
+}
 
 function wholeNumber(name: "engines" | "seed" | "requests"): number {
   const value = Number(options[name]);
   if (Number.isSafeInteger(value) && value >= 1) return value;
-  throw new Error(`--${name}: expected a whole number, 1 or more, found "${options[name]}"`);
+  stop(`--${name}: expected a whole number, 1 or more, found "${options[name]}"`);
 }
 
 const engines = wholeNumber("engines");
@@ -47,7 +68,7 @@ const policies: Record<string, Make> = {
 const chosen: string[] = options.policies === "all" ? Object.keys(policies) : options.policies.split(",");
 for (const name of chosen) {
   if (!(name in policies)) {
-    throw new Error(`--policies: there is no "${name}"; there are: ${Object.keys(policies).join(" ")}`);
+    stop(`--policies: there is no "${name}"; there are: ${Object.keys(policies).join(" ")}`);
   }
 }
 
@@ -80,7 +101,14 @@ function saturatingScale(trace: Trace): number {
   let low = engines / 64;
   while (saturated(trace, low)) low /= 2;
   let high = low * 2;
-  while (!saturated(trace, high)) [low, high] = [high, high * 2];
+  // Beyond this everything arrives within a millisecond.
+  const most = Math.max(1, trace.requests.at(-1)!.at);
+  while (!saturated(trace, high)) {
+    [low, high] = [high, high * 2];
+    if (high > most) {
+      stop(`${trace.name}: too short to saturate ${engines} engines; use more requests or fewer engines`);
+    }
+  }
   while (high / low > 1.01) {
     const middle = Math.sqrt(low * high);
     if (saturated(trace, middle)) high = middle;
@@ -89,18 +117,21 @@ function saturatingScale(trace: Trace): number {
   return low;
 }
 
+function named(name: string): Trace {
+  if (!(name in WORKLOADS)) stop(`--workload: there is no "${name}"; there are: ${Object.keys(WORKLOADS).join(" ")}`);
+  return makeTrace(name, seed, wholeNumber("requests"));
+}
+
 const progress = Deno.stderr.isTerminal()
   ? (text: string) => Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${text}`))
   : () => {};
 
 const traces: Trace[] = options.trace !== undefined
-  ? [await readTrace(options.trace)]
-  : (options.workload ? options.workload.split(",") : Object.keys(WORKLOADS)).map((name: string) =>
-    makeTrace(name, seed, wholeNumber("requests"))
-  );
+  ? [await readTrace(options.trace).catch((error: Error) => stop(error.message))]
+  : (options.workload ? options.workload.split(",") : Object.keys(WORKLOADS)).map((name: string) => named(name));
 const loads: number[] = options.load.split(",").map(Number);
 if (!loads.every((load: number) => load > 0 && load <= 10)) {
-  throw new Error(`--load: expected shares like 0.85, found "${options.load}"`);
+  stop(`--load: expected shares like 0.85, found "${options.load}"`);
 }
 
 const points: Point[] = [];
@@ -108,6 +139,7 @@ const total = traces.length * loads.length * chosen.length;
 for (const trace of traces) {
   progress(`${trace.name}: looking for the saturating rate`);
   const scale = saturatingScale(trace);
+  if (!Deno.stderr.isTerminal()) console.error(`${trace.name}: saturates at ${scale.toFixed(2)} times its own rate`);
   const ideal = idealHitRatio(trace.requests);
   for (const load of loads) {
     for (const policy of chosen) {

@@ -23,16 +23,50 @@ export interface Trace {
 
 /** Reads a trace file by its ending: .jsonl is Mooncake's format, .csv Azure's. Throws Error for anything else. */
 export async function readTrace(path: string): Promise<Trace> {
-  const text = await Deno.readTextFile(path);
+  const text = await Deno.readTextFile(path).catch((error: Error) => {
+    throw new Error(`${path}: cannot be read: ${error.message}`);
+  });
   const name = path.slice(path.lastIndexOf("/") + 1).replace(/\.[a-z]+$/, "");
-  if (path.endsWith(".jsonl")) return { name, requests: mooncake(text) };
-  if (path.endsWith(".csv")) return { name, requests: azure(text) };
+  if (path.endsWith(".jsonl")) return { name, requests: checked(path, mooncake(path, text)) };
+  if (path.endsWith(".csv")) return { name, requests: checked(path, azure(path, text)) };
   throw new Error(`${path}: expected a .jsonl file in Mooncake's format or a .csv file in Azure's`);
 }
 
+function checked(path: string, requests: TraceRequest[]): TraceRequest[] {
+  if (requests.length === 0) throw new Error(`${path}: there is no request in it`);
+  return requests;
+}
+
+/** Throws Error with file and line when a value is no number from 0 on. */
+function count(path: string, line: number, name: string, value: unknown): number {
+  const number = Number(value);
+  if (value !== "" && value !== undefined && Number.isFinite(number) && number >= 0) return number;
+  throw new Error(`${path}:${line}: expected a number as ${name}, found ${JSON.stringify(value) ?? "nothing"}`);
+}
+
+function mooncakeRow(path: string, text: string, line: number) {
+  let row: Record<string, unknown>;
+  try {
+    row = JSON.parse(text);
+  } catch (error) {
+    throw new Error(`${path}:${line}: ${(error as Error).message}`);
+  }
+  const number = (name: string) => count(path, line, name, row[name]);
+  const ids = row.hash_ids;
+  if (!Array.isArray(ids) || !ids.every(Number.isSafeInteger)) {
+    throw new Error(`${path}:${line}: expected hash_ids, an array of whole numbers`);
+  }
+  return {
+    timestamp: number("timestamp"),
+    input_length: number("input_length"),
+    output_length: number("output_length"),
+    hash_ids: ids as number[],
+  };
+}
+
 // Times are ticks of 3 s: the rows of one tick are spread evenly over it.
-function mooncake(text: string): TraceRequest[] {
-  const rows = text.trim().split("\n").map((line) => JSON.parse(line));
+function mooncake(path: string, text: string): TraceRequest[] {
+  const rows = text.trimEnd().split("\n").map((line, i) => mooncakeRow(path, line, i + 1));
   const requests: TraceRequest[] = [];
   for (let i = 0; i < rows.length;) {
     let end = i;
@@ -54,21 +88,22 @@ function mooncake(text: string): TraceRequest[] {
 }
 
 // Lengths only: no two prompts share anything.
-function azure(text: string): TraceRequest[] {
-  const lines = text.trim().split(/\r?\n/).slice(1);
+function azure(path: string, text: string): TraceRequest[] {
+  const lines = text.trimEnd().split(/\r?\n/).slice(1);
   let next = 1;
-  const first = Date.parse(`${lines[0].split(",")[0].replace(" ", "T").slice(0, 23)}Z`);
-  return lines.map((line) => {
+  const rows = lines.map((line, i) => {
     const [time, input, output] = line.split(",");
-    const inputTokens = Math.max(1, Number(input));
+    const at = Date.parse(`${time.replace(" ", "T").slice(0, 23)}Z`);
+    const inputTokens = Math.max(1, count(path, i + 2, "ContextTokens", input));
     return {
-      at: Date.parse(`${time.replace(" ", "T").slice(0, 23)}Z`) - first,
+      at: count(path, i + 2, "TIMESTAMP, a date and time", Number.isNaN(at) ? undefined : at),
       inputTokens,
-      outputTokens: Math.max(1, Number(output)),
+      outputTokens: Math.max(1, count(path, i + 2, "GeneratedTokens", output)),
       blocks: Array.from({ length: Math.ceil(inputTokens / BLOCK_TOKENS) }, () => next++),
       tenant: 0,
     };
   });
+  return rows.map((row) => ({ ...row, at: row.at - rows[0].at }));
 }
 
 const exponential = (random: Random, mean: number) => -mean * Math.log(1 - random.next());

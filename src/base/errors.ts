@@ -11,6 +11,7 @@ const TABLE = {
   method_not_allowed: [405, "BadRequestError"],
   request_timeout: [408, "BadRequestError"],
   body_too_large: [413, "BadRequestError"],
+  unsupported_encoding: [415, "BadRequestError"],
   url_too_long: [414, "BadRequestError"],
   headers_too_large: [431, "BadRequestError"],
   client_closed: [499, "BadRequestError"],

@@ -34,7 +34,9 @@ export async function loadConfig(path: string, environment: Environment = Deno.e
     config.clusters.push(...clusters);
   }
   for (const file of ["cert_file", "key_file"] as const) {
-    if (config.tls) config.tls[file] = resolveBeside(path, config.tls[file]);
+    if (!config.tls) continue;
+    config.tls[file] = resolveBeside(path, config.tls[file]);
+    await checkPem(path, `tls.${file}`, config.tls[file], PEM[file]);
   }
   if (config.prediction.state_file !== undefined) {
     config.prediction.state_file = resolveBeside(path, config.prediction.state_file);
@@ -72,6 +74,20 @@ async function readDocument(path: string): Promise<unknown> {
   } catch (error) {
     throw new ConfigError(path, [{ path: "", message: `is neither YAML nor JSON: ${(error as Error).message}` }]);
   }
+}
+
+/** What a PEM file of each kind holds. */
+const PEM = { cert_file: "CERTIFICATE", key_file: "PRIVATE KEY" } as const;
+
+async function checkPem(source: string, key: string, file: string, label: string): Promise<void> {
+  let message: string | undefined;
+  try {
+    const found = /-----BEGIN [A-Z ]*-----/.exec(await Deno.readTextFile(file))?.[0] ?? "none";
+    if (!found.includes(label)) message = `${file} holds no PEM ${label.toLowerCase()} (first block: ${found})`;
+  } catch (error) {
+    message = `cannot be read: ${(error as Error).message}`;
+  }
+  if (message !== undefined) throw new ConfigError(source, [{ path: key, message }]);
 }
 
 // Chat templates in files of their own become part of the config, so that workers need no file.

@@ -39,7 +39,7 @@ export const ruleSchema = z.strictObject({
   route_name: z.string().default(""),
   target_model: z.string().default("").describe("Name sent to the engine instead of the client's"),
   triton: tritonSchema.optional().describe("How a Triton backend is spoken to"),
-  headers: z.array(headerSchema).default([]),
+  headers: z.array(headerSchema, { error: "expected a list like [{key: x-tier, value: gold}]" }).default([]),
   subset: z.array(subsetSchema).default([]),
 });
 

@@ -27,7 +27,9 @@ export const configSchema = z.strictObject({
   protocol: z.literal("openai").default("openai"),
   algorithm: z.enum(POLICIES).default("inference_lb").describe("Policy of models without a rule of their own"),
   listen: addressSchema.default("0.0.0.0:10000"),
-  workers: z.union([z.literal("auto"), z.int().min(1).max(256)]).default("auto")
+  workers: z.union([z.literal("auto"), z.int().min(1).max(256)], {
+    error: 'expected "auto" or a whole number from 1 to 256',
+  }).default("auto")
     .describe("Data plane threads; auto: one less than the cores, at least one"),
   expose_endpoint: z.boolean().default(false).describe("Answer with x-aigw-endpoint"),
   retries: z.int().min(0).max(7).default(1)
@@ -149,6 +151,29 @@ export function checkRelations(config: Config): ConfigIssue[] {
     }
   }
   return issues;
+}
+
+/** What is no error and yet probably not meant: each a line for an operator. */
+export function configNotes(config: Config): string[] {
+  const clusters = new Map(config.clusters.map((cluster) => [cluster.name, cluster]));
+  const notes = config.clusters.filter(({ endpoints }) => endpoints.length === 0)
+    .map(({ name }) => `cluster "${name}" has no endpoints; its models answer 503`);
+  const models = Object.entries(config.model_mapping_rule);
+  if (models.length === 0) notes.push("model_mapping_rule is empty; every model answers 404");
+  for (const [model, { rules }] of models) {
+    for (const [i, { cluster, subset }] of rules.entries()) {
+      const endpoints = clusters.get(cluster)?.endpoints ?? [];
+      for (const [k, { labels }] of subset.entries()) {
+        const wanted = Object.entries(labels);
+        const fits = endpoints.some((endpoint) => wanted.every(([key, value]) => endpoint.labels[key] === value));
+        if (endpoints.length === 0 || fits) continue;
+        const text = wanted.map(([key, value]) => `${key}=${value}`).join(", ");
+        const path = `model_mapping_rule.${model}.rules[${i}].subset[${k}].labels`;
+        notes.push(`${path}: no endpoint of cluster "${cluster}" carries ${text}; its requests answer 503`);
+      }
+    }
+  }
+  return notes;
 }
 
 /** One string for a label set, the same for every order of its keys. */

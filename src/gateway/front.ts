@@ -22,7 +22,15 @@ export interface FrontOptions {
 
 const MODELS = "/v1/models";
 const RESPONSES = "/v1/responses";
-const PATHS = [...INFERENCE_PATHS.keys(), `${RESPONSES}/{id}`, MODELS, `${MODELS}/{id}`, "/health"];
+const PATHS = [
+  ...INFERENCE_PATHS.keys(),
+  `${RESPONSES}/{id}`,
+  `${RESPONSES}/{id}/cancel`,
+  `${RESPONSES}/{id}/input_items`,
+  MODELS,
+  `${MODELS}/{id}`,
+  "/health",
+];
 
 export class Front {
   constructor(readonly options: FrontOptions) {}

@@ -116,7 +116,7 @@ async function route(context: Context, request: Request, path: string): Promise<
       });
     case "POST /faults": {
       const text = await request.text();
-      const parsed = faultSchema.safeParse(text === "" ? undefined : JSON.parse(text));
+      const parsed = faultSchema.safeParse(text === "" ? undefined : jsonOf(text));
       if (text !== "" && !parsed.success) {
         return Response.json({ error: z.prettifyError(parsed.error) }, { status: 400 });
       }
@@ -132,8 +132,8 @@ async function route(context: Context, request: Request, path: string): Promise<
 }
 
 async function other({ surface, options, faults }: Context, request: Request, path: string): Promise<Response> {
-  const stored = /^\/v1\/responses\/([^/]+)/.exec(path)?.[1];
-  if (stored !== undefined) return surface.stored(request.method, stored);
+  const [, stored, part] = /^\/v1\/responses\/([^/]+)(?:\/(\w+))?$/.exec(path) ?? [];
+  if (stored !== undefined) return surface.stored(request.method, stored, part);
   if (request.method === "POST") {
     const body = await request.json().catch(() => undefined);
     const served = [...options.models ?? [], ...options.adapters ?? []];
@@ -146,6 +146,15 @@ async function other({ surface, options, faults }: Context, request: Request, pa
     if (answer) return answer;
   }
   return Response.json({ detail: "Not Found" }, { status: 404 });
+}
+
+/** The value of a JSON text; undefined when it is none. */
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 function failure(status: number, message: string, type: string): Response {

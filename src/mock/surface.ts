@@ -47,11 +47,14 @@ export class MockSurface {
   }
 
   /** GET, DELETE and cancellation of a stored response. */
-  stored(method: string, id: string): Response {
+  stored(method: string, id: string, part?: string): Response {
     const response = this.#stored.get(id);
     if (!response) {
       const error = { message: `Response with id '${id}' not found.`, type: "NotFoundError", param: null, code: 404 };
       return Response.json({ error }, { status: 404 });
+    }
+    if (part === "input_items") {
+      return Response.json({ object: "list", data: [], first_id: null, last_id: null, has_more: false });
     }
     if (method !== "DELETE") return Response.json(response);
     this.#stored.delete(id);

@@ -28,7 +28,7 @@ function decodeText(bytes: Uint8Array): string {
 }
 
 /**
- * Decodes a body; without a kind, one with `messages` is a chat. Throws GatewayError: invalid_json, invalid_request.
+ * Decodes a body; without a kind, its fields tell. Throws GatewayError: invalid_json, invalid_request.
  */
 export function decodeRequest(kind: Kind | undefined, bytes: Uint8Array): InferenceRequest {
   if (bytes.length === 0) throw new GatewayError("invalid_json", "The request has no body; a JSON object is expected");
@@ -48,7 +48,11 @@ export function decodeRequest(kind: Kind | undefined, bytes: Uint8Array): Infere
     throw new GatewayError("invalid_request", "The request body is to be a JSON object");
   }
   const fields = body as Record<string, unknown>;
-  return read(kind ?? ("messages" in fields ? "chat" : "completion"), fields);
+  return read(kind ?? kindOf(fields), fields);
+}
+
+function kindOf(fields: Record<string, unknown>): Kind {
+  return "prompt" in fields ? "completion" : "input" in fields ? "responses" : "chat";
 }
 
 function read(kind: Kind, body: Record<string, unknown>): InferenceRequest {

@@ -9,7 +9,7 @@ import { type Address, parseAddress } from "../base/address.ts";
 import { systemClock } from "../base/clock.ts";
 import { VERSION } from "../base/version.ts";
 import type { MetadataCenterConfig } from "../config/metadata_center.ts";
-import type { Config } from "../config/schema.ts";
+import { type Config, configNotes } from "../config/schema.ts";
 import { RouteTable } from "../gateway/routes.ts";
 import { CenterClient } from "../metadata/client.ts";
 import { EmbeddedLink } from "../metadata/embedded.ts";
@@ -48,6 +48,7 @@ export interface GatewayProcess {
 export async function startGateway(config: Config): Promise<GatewayProcess> {
   const log = new Log(config.log.level, "control");
   const workers = config.workers === "auto" ? Math.max(1, navigator.hardwareConcurrency - 1) : config.workers;
+  for (const note of configNotes(config)) log.warn(note);
   checkDistinct(config);
   const listen = reserve(config.listen, "listen");
   const tls = config.tls && await readTls(config.tls);

@@ -43,6 +43,15 @@ export function isFree(text: string): boolean {
   }
 }
 
+/** Calls what listens on an address. Throws Error with a plain message when that cannot be. */
+export function listenOrSay<T>(address: Address, what: string, listen: () => T): T {
+  try {
+    return listen();
+  } catch (error) {
+    throw cannotListen(what, address, error);
+  }
+}
+
 function cannotListen(what: string, address: Address, error: unknown): Error {
   const reason = error instanceof Deno.errors.AddrInUse
     ? "the address is in use by another process"

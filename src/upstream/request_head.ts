@@ -27,6 +27,8 @@ export interface IncomingFields {
   readonly contentLength: string | null;
   /** Whether the Host field is a host and nothing else. */
   readonly plainHost: boolean;
+  /** The coding of the body; undefined for none. */
+  readonly contentEncoding: string | undefined;
   /** The client's `x-aigw-timeout-ms`. */
   readonly timeoutMs: string | undefined;
   /** Where a browser's page came from. */
@@ -42,12 +44,14 @@ export function readIncoming(headers: Headers): IncomingFields {
   let timeoutMs = undefined as string | undefined;
   let origin = undefined as string | undefined;
   let plainHost = true;
+  let contentEncoding = undefined as string | undefined;
   let fields = "";
   // forEach costs half of what an iterator does here.
   headers.forEach((value, name) => {
     if (name === "x-request-id") requestId = value;
     else if (name === "content-length") contentLength = value;
     else if (name === "connection") connection = value;
+    else if (name === "content-encoding") contentEncoding = value;
     else if (name === "host") plainHost = HOST.test(value);
     else if (name === "x-aigw-timeout-ms") timeoutMs = value;
     else if (!NOT_FORWARDED.has(name)) {
@@ -59,7 +63,15 @@ export function readIncoming(headers: Headers): IncomingFields {
     fields = withoutNamed(fields, connection);
   }
   requestId ??= crypto.randomUUID();
-  return { requestId, contentLength, plainHost, timeoutMs, origin, fields: `${fields}x-request-id: ${requestId}\r\n` };
+  return {
+    requestId,
+    contentLength,
+    plainHost,
+    contentEncoding,
+    timeoutMs,
+    origin,
+    fields: `${fields}x-request-id: ${requestId}\r\n`,
+  };
 }
 
 // Rare: the client named further fields of its own connection.
