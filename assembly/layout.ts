@@ -147,8 +147,8 @@ export const M_COVARIANCE: u32 = 128; // f64 × 36
 // Samples of one worker for the trainer: u32 samples written and read so far, then a ring of SAMPLES of SAMPLE_FIELDS f64.
 // One writer (the worker), one reader (the control plane), as the save ring.
 export const SAMPLES: u32 = 1024;
-export const SAMPLE_FIELDS: u32 = 4;
-export const SAMPLE_RING_BYTES: u32 = 64 + 1024 * 4 * 8;
+export const SAMPLE_FIELDS: u32 = 5;
+export const SAMPLE_RING_BYTES: u32 = 64 + SAMPLES * SAMPLE_FIELDS * 8;
 
 // @ts-ignore: decorator
 @inline

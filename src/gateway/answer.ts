@@ -2,6 +2,7 @@
 // An engine's answer as far as it must be known before a byte of it goes on: the head, and either the whole body, or the
 // first events of a stream. Until then the request may still be moved to another endpoint.
 
+import { concat } from "../base/bytes.ts";
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import type { Connection } from "../upstream/connection.ts";
 import type { UpstreamError } from "../upstream/errors.ts";
@@ -157,19 +158,14 @@ export function holding(deadlines: Deadlines, ms: number): AnswerLimits["hold"] 
 
 // A body of unknown length: JSON is read whole up to the limit, anything else goes on as it comes.
 async function gather(head: ResponseHead, body: AnswerBody, most: number): Promise<Answer> {
-  let first = EMPTY;
+  const pieces: Uint8Array[] = [];
+  let length = 0;
   for (let piece = await body.readBody(); piece !== null; piece = await body.readBody()) {
-    first = first.length === 0 ? piece : join(first, piece);
-    if (first.length > most) return { head, body, whole: undefined, first, boundary: undefined };
+    pieces.push(piece);
+    length += piece.length;
+    if (length > most) return { head, body, whole: undefined, first: concat(pieces), boundary: undefined };
   }
-  return { head, body, whole: first, first: undefined, boundary: undefined };
-}
-
-function join(a: Uint8Array, b: Uint8Array): Uint8Array<ArrayBuffer> {
-  const joined = new Uint8Array(a.length + b.length);
-  joined.set(a);
-  joined.set(b, a.length);
-  return joined;
+  return { head, body, whole: concat(pieces), first: undefined, boundary: undefined };
 }
 
 function isJson({ headers }: ResponseHead): boolean {

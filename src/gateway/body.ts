@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads a request body whole, within its limits of size and time.
 
+import { concat } from "../base/bytes.ts";
 import { GatewayError } from "../base/errors.ts";
 import type { Exchange } from "./exchange.ts";
 
@@ -51,13 +52,7 @@ async function readCounted(
     }
     pieces.push(next.value);
   }
-  const bytes = new Uint8Array(length);
-  let at = 0;
-  for (const piece of pieces) {
-    bytes.set(piece, at);
-    at += piece.length;
-  }
-  return bytes;
+  return concat(pieces);
 }
 
 function tooLarge(most: number): GatewayError {

@@ -3,6 +3,7 @@
 // chunk is taken out when the client did not ask for one; text in <think> tags moves to reasoning_content. Events that
 // need nothing of this pass as the bytes that they are.
 
+import { concat } from "../base/bytes.ts";
 import { eventJson, forEachEvent } from "../openai/events.ts";
 import { StreamSplitter } from "../openai/reasoning.ts";
 import { type Usage, usageAt, usageOfEvent } from "../openai/usage.ts";
@@ -43,7 +44,7 @@ export class StreamTap {
       changed ||= passed !== bytes;
       if (passed !== undefined) kept.push(passed);
     });
-    return changed ? join(kept) : events;
+    return changed ? concat(kept) : events;
   }
 
   #event(bytes: Uint8Array): Uint8Array | undefined {
@@ -63,14 +64,4 @@ export class StreamTap {
     const chunk = this.#splitter?.rest();
     return chunk === undefined ? EMPTY : encoder.encode(`data: ${JSON.stringify(chunk)}\n\n`);
   }
-}
-
-function join(pieces: Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const joined = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
-  let at = 0;
-  for (const piece of pieces) {
-    joined.set(piece, at);
-    at += piece.length;
-  }
-  return joined;
 }

@@ -2,6 +2,8 @@
 // Holds back the beginning of an event that is not complete yet, so that a stream that breaks can still be ended with a
 // well-formed error event: a client cannot use half an event anyway. The bytes and their order stay the same.
 
+import { concat } from "../base/bytes.ts";
+
 const LF = 10;
 const CR = 13;
 
@@ -15,7 +17,7 @@ export class EventBoundary {
   push(piece: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
     // Fast path: engines write whole events.
     if (this.#held === undefined && endsEvent(piece, piece.length)) return piece;
-    const bytes = this.#held === undefined ? piece : join(this.#held, piece);
+    const bytes = this.#held === undefined ? piece : concat([this.#held, piece]);
     const end = lastEventEnd(bytes);
     if (end === bytes.length || bytes.length - end > this.mostBytes) {
       this.#held = undefined;
@@ -45,11 +47,4 @@ function lastEventEnd(bytes: Uint8Array): number {
     if (endsEvent(bytes, at + 1)) return at + 1;
   }
   return 0;
-}
-
-function join(a: Uint8Array, b: Uint8Array): Uint8Array<ArrayBuffer> {
-  const joined = new Uint8Array(a.length + b.length);
-  joined.set(a);
-  joined.set(b, a.length);
-  return joined;
 }

@@ -55,9 +55,9 @@ export class SampleWriter {
     const at = this.#ring.at(written);
     floats[at] = model;
     floats[at + 1] = promptBytes;
-    // Two counts in one number: both are far below 2^26.
-    floats[at + 2] = promptTokens * 2 ** 26 + Math.min(cachedTokens, promptTokens);
-    floats[at + 3] = ttftMs;
+    floats[at + 2] = promptTokens;
+    floats[at + 3] = Math.min(cachedTokens, promptTokens);
+    floats[at + 4] = ttftMs;
     Atomics.store(counts, WRITTEN, (written + 1) | 0);
     return true;
   }
@@ -77,14 +77,12 @@ export class SampleReader {
       const { counts, floats } = ring;
       for (let read = counts[READ]; read !== Atomics.load(counts, WRITTEN);) {
         const at = ring.at(read);
-        const tokens = floats[at + 2];
-        const promptTokens = Math.floor(tokens / 2 ** 26);
         yield {
           model: floats[at],
           promptBytes: floats[at + 1],
-          promptTokens,
-          cachedTokens: tokens - promptTokens * 2 ** 26,
-          ttftMs: floats[at + 3],
+          promptTokens: floats[at + 2],
+          cachedTokens: floats[at + 3],
+          ttftMs: floats[at + 4],
         };
         read = (read + 1) | 0;
         Atomics.store(counts, READ, read);

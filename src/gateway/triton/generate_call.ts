@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Answers of Triton's generate extension, turned into OpenAI's as they are read.
 
+import { concat } from "../../base/bytes.ts";
 import type { CompletionWriter } from "../../engines/triton/completion.ts";
 import { generatedPart } from "../../engines/triton/generate.ts";
 import { errorOf } from "../../openai/errors.ts";
@@ -98,11 +99,7 @@ class GenerateBody implements AnswerBody {
       if (piece === null) {
         this.#over = true;
         const last = this.writer.end();
-        const first = encoder.encode(written);
-        const bytes = new Uint8Array(first.length + last.length);
-        bytes.set(first);
-        bytes.set(last, first.length);
-        return bytes;
+        return concat([encoder.encode(written), last]);
       }
     }
   }
