@@ -13,20 +13,30 @@ import {
   D_MATCHED,
   D_MATCHES,
   D_ROW,
+  H_ADAPTER,
+  H_SLACK,
+  positionPrompt,
+  positionScore,
   scratch,
   WILLING,
 } from "./layout";
 import { nthCandidate, pickBest } from "./pick";
 import { hashPrompt } from "./prefix_hash";
 import { indexLookup } from "./prefix_index";
+import { stampOf } from "./request";
 import { below } from "./random";
-import { gather, rowOf, scoreAdapter, scoreAlike, scoreExpectedTtft, scoreInferenceLb, scoreLeastRequest } from "./score";
+import { gather, rowOf, scoreAdapter, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
+import { scoreExpected, scoreSlo } from "./expected_score";
+import { scoreCluster } from "./late_binding";
+import { drawNear, greatest, parameter } from "./late_score";
 
 export const POLICY_INFERENCE_LB: u32 = 0;
 export const POLICY_RANDOM: u32 = 1;
 export const POLICY_ROUND_ROBIN: u32 = 2;
 export const POLICY_LEAST_REQUEST: u32 = 3;
 export const POLICY_EXPECTED_TTFT: u32 = 4;
+export const POLICY_SLO: u32 = 5;
+export const POLICY_LATE_BINDING: u32 = 6;
 
 /** Hashes the prompt text in scratch and looks it up: the part of a decision that a retry need not repeat. */
 export function lookUp(promptBytes: u32, salt: u32): u32 {
@@ -47,8 +57,8 @@ export function lookUpNothing(): void {
  * Chooses among the cluster's rows whose eligibility has all bits of `mask`; those that asked to be left alone only when
  * there is no other. `percent` of the candidates, at least one, are the best that inference_lb draws from; `promptColumn`
  * is what it takes for prompt_i; `adapter` is the number of a LoRA adapter (1 to 64, 0 for none) whose holders score
- * `adapterWeight` more; `promptBytes` and `batchBytes` are what expected_ttft takes for this prompt and for a request
- * in the batch. Returns the row, or -1 when there is no candidate.
+ * `adapterWeight` more; the other policies take `promptBytes` of `model` at the time `now` and reckon in ms. late_binding is what `arrive`
+ * would choose if nobody could wait. Returns the row, or -1 when there is no candidate.
  */
 export function choose(
   cluster: u32,
@@ -62,9 +72,11 @@ export function choose(
   promptFloor: f32,
   adapter: u32,
   adapterWeight: f32,
-  promptBytes: f32,
-  batchBytes: f32,
+  promptBytes: u32,
+  model: u32,
+  now: f64,
 ): i32 {
+  if (policy == POLICY_LATE_BINDING) return chooseLate(cluster, mask, promptBytes, adapter, now);
   let candidates = gather(cluster, mask | WILLING, promptColumn);
   if (candidates == 0) candidates = gather(cluster, mask, promptColumn);
   if (candidates == 0) {
@@ -77,10 +89,11 @@ export function choose(
     if (adapter != 0) scoreAdapter(adapter, adapterWeight);
     const best = <u32>(<f32>candidates * percent / 100);
     position = pickBest(min(candidates, max<u32>(1, best)));
-  } else if (policy == POLICY_EXPECTED_TTFT) {
-    scoreExpectedTtft(promptBytes, batchBytes);
-    if (adapter != 0) scoreAdapter(adapter, adapterWeight * promptBytes);
-    position = pickBest(1);
+  } else if (policy == POLICY_EXPECTED_TTFT || policy == POLICY_SLO) {
+    scoreExpected(cluster, model, promptBytes, stampOf(now));
+    if (adapter != 0) scoreAdapter(adapter, parameter(H_ADAPTER));
+    if (policy == POLICY_SLO) scoreSlo(model);
+    position = drawNear(scratch + positionScore, greatest(scratch + positionScore));
   } else if (policy == POLICY_LEAST_REQUEST) {
     scoreLeastRequest();
     position = pickBest(1);
@@ -90,10 +103,26 @@ export function choose(
       ? nthCandidate(atomic.add<u32>(clusterBase + <usize>cluster * CLUSTER_BYTES + C_TURN, 1) % candidates)
       : nthCandidate(below(candidates));
   }
+  return chosen(position);
+}
+
+function chosen(position: u32): i32 {
   const row = rowOf(position);
   store<u32>(scratch, row, D_ROW);
   store<u32>(scratch, matchedChunks(row), D_MATCHED);
   return <i32>row;
+}
+
+function chooseLate(cluster: u32, mask: u32, promptBytes: u32, adapter: u32, now: f64): i32 {
+  if (scoreCluster(cluster, mask, promptBytes, adapter, now) == 0) {
+    store<i32>(scratch, -1, D_ROW);
+    return -1;
+  }
+  const scores = scratch + positionScore;
+  const roomy = scratch + positionPrompt;
+  const best = greatest(scores);
+  const free = greatest(roomy);
+  return chosen(free < best - parameter(H_SLACK) ? drawNear(scores, best) : drawNear(roomy, free));
 }
 
 /** Leading chunks of the looked-up prompt that a row is presumed to hold. */

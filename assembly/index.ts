@@ -16,6 +16,8 @@ export {
   positionBlockOffset,
   predictorOffset,
   promptOffset,
+  tenantOffset,
+  waitingOffset,
   queueOffset,
   requestOffset,
   sampleOffset,
@@ -24,9 +26,11 @@ export {
 } from "./offsets";
 export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix_hash";
 export { indexForget, indexInsert, indexInsertScratch, indexLookup } from "./prefix_index";
-export { learn, predict, predictorReset } from "./predictor";
+export { arrive, backlogMs, fill, fillAll, QUEUED, refresh, serve } from "./late_binding";
+export { learn, predict, predictorReset, predictTtft } from "./predictor";
 export { seedRandom } from "./random";
 export {
+  enqueue,
   reap,
   requestDispatch,
   requestFirstToken,
@@ -35,7 +39,8 @@ export {
   requestRelease,
   requestReturn,
 } from "./request";
-export { gather, scoreAdapter, scoreAlike, scoreExpectedTtft, scoreInferenceLb, scoreLeastRequest } from "./score";
+export { predictRequest, scoreExpected, scoreSlo } from "./expected_score";
+export { gather, scoreAdapter, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
 export { nthCandidate, pickBest } from "./pick";
 export { choose, lookUp, lookUpNothing, matchedChunks } from "./decide";
 // Layout constants that TypeScript needs to place its views.
@@ -43,7 +48,12 @@ export {
   BLOCK_ROWS,
   BUCKET_SLOTS,
   C_BLOCKS,
+  C_BUSY,
   C_FIRST_BLOCK,
+  C_HITS,
+  C_LOCK,
+  C_WAITING,
+  C_WORK,
   CHUNK_BYTES,
   D_CANDIDATES,
   D_CHUNKS,
@@ -57,6 +67,10 @@ export {
   D_MAX_REQUESTS,
   D_MIN_REQUESTS,
   D_POSITIONS,
+  D_PREDICTED,
+  D_SLO_MET,
+  D_TPOT_SLO,
+  D_TTFT_SLO,
   E_ADAPTERS,
   E_CAPACITY,
   E_DISPATCHED,
@@ -67,6 +81,8 @@ export {
   E_KV_USAGE,
   E_PENALTY,
   E_PROMPT,
+  E_HEAD_AT,
+  E_RATE,
   E_RELUCTANT,
   E_REMOTE_PROMPT,
   E_REMOTE_REQUESTS,
@@ -74,9 +90,24 @@ export {
   E_RUNNING,
   E_STATE,
   E_SUCCESSES,
+  E_TOUCHED,
   E_UNCACHED,
   E_WAITING,
+  H_ADAPTER,
+  H_AGEING,
   H_BUCKETS,
+  H_CHARGE,
+  H_LEAST,
+  H_MAX_CHARGE,
+  H_OVERDUE,
+  H_OVERDUE_BASE,
+  H_ROOM,
+  H_RUN,
+  H_RUN_SQUARE,
+  H_SLACK,
+  H_TENANTS,
+  H_TIE,
+  H_VIRTUAL,
   H_CELLS,
   H_CHUNKS,
   H_CLUSTERS,
@@ -92,6 +123,7 @@ export {
   LABEL_BITS,
   M_COVARIANCE,
   M_ERROR,
+  M_RATE,
   M_RATIO,
   M_SAMPLES,
   M_THETA,
@@ -99,13 +131,24 @@ export {
   PHASE_DECODING,
   PHASE_FREE,
   PHASE_GRANTED,
+  PHASE_GRANTING,
   PHASE_PREFILLING,
   PHASE_WAITING,
   R_CACHED,
   R_CLUSTER,
   R_ENDPOINT,
   R_GENERATION,
+  R_AHEAD,
+  R_BAND,
+  R_DEADLINE,
   R_HELD,
+  R_HIDDEN,
+  R_QUEUED,
+  R_SENT,
+  R_TENANT,
+  R_TOKENS,
+  R_UNCACHED,
+  R_WORK,
   R_MODEL,
   R_PHASE,
   R_PROMPT,
@@ -118,7 +161,24 @@ export {
   SAMPLE_FIELDS,
   SAMPLES,
   SERVING,
+  T_BUCKETS,
+  T_CONCURRENCY,
+  T_DRAINED,
+  T_DRAIN_TIME,
+  T_VIRTUAL,
+  T_WAITING,
+  T_WEIGHT,
+  T_WORK,
+  TENANT_BYTES,
   TRIAL,
   WILLING,
 } from "./layout";
-export { POLICY_EXPECTED_TTFT, POLICY_INFERENCE_LB, POLICY_LEAST_REQUEST, POLICY_RANDOM, POLICY_ROUND_ROBIN } from "./decide";
+export {
+  POLICY_EXPECTED_TTFT,
+  POLICY_INFERENCE_LB,
+  POLICY_LATE_BINDING,
+  POLICY_LEAST_REQUEST,
+  POLICY_RANDOM,
+  POLICY_ROUND_ROBIN,
+  POLICY_SLO,
+} from "./decide";

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layout of the one shared memory, defined here and nowhere else.
 //
-//   0 ┌────────┬──────────┬──────────────────┬────────────┬──────────┬────────┬─────────┬─────────┬─────────┐
-//     │ header │ clusters │ endpoint columns │ identities │ requests │ prefix │ scratch │ metric  │ save    │ pins    │ predictors
-//     │ 256 B  │ 16 each  │ 4 × rows each    │ 272 each   │ 64 each  │ index  │ /worker │ /worker │ /worker │ 16 each │ 512 each
-//     └────────┴──────────┴──────────────────┴────────────┴──────────┴────────┴─────────┴─────────┴─────────┘
+//   0 ┌────────┬──────────┬──────────────────┬────────────┬──────────┬─────────┬────────┐
+//     │ header │ clusters │ endpoint columns │ identities │ requests │ waiting │ prefix │
+//     │ 256 B  │ 128 each │ 4 × rows each    │ 272 each   │ 192 each │ bits    │ index  │
+//     ├────────┴┬─────────┼─────────┬────────┬┴───────────┬──────────┼─────────┼────────┘
+//     │ scratch │ metric  │ save    │ pins   │ predictors │ samples  │ tenants │
+//     │ /worker │ /worker │ /worker │ 16 ea. │ 512 each   │ /worker  │ 192 ea. │
+//     └─────────┴─────────┴─────────┴────────┴────────────┴──────────┴─────────┘
 //
 // Sizes come from the limits in the config: `plan` computes them, `format` writes them into the header, `attach` reads
 // them back and refuses a memory of another layout. The memory never grows. Worker block 0 is the control plane's.
 
 export const MAGIC: u32 = 0x57474941; // "AIGW"
-export const LAYOUT_VERSION: u32 = 1;
+export const LAYOUT_VERSION: u32 = 2;
 
 // Header: u32 words by index.
 export const H_MAGIC: u32 = 0;
@@ -29,16 +32,38 @@ export const H_SHARING: u32 = 13; // 1 while somebody outside wants to know whic
 export const H_PINS: u32 = 14; // pin buckets, a power of two
 export const H_PREDICTORS: u32 = 15;
 export const H_CLOCK: u32 = 11; // prefix index clock: one tick per insertion
+export const H_TENANTS: u32 = 16;
+// Late binding: f32 words, written by the control plane when it starts.
+export const H_ROOM: u32 = 20; // uncached prompt bytes ahead of an endpoint below which it has room
+export const H_SLACK: u32 = 21; // ms that an endpoint with room may cost more than the best one
+export const H_CHARGE: u32 = 22; // price of prefill capacity at a busy share of one half
+export const H_MAX_CHARGE: u32 = 23;
+export const H_AGEING: u32 = 24; // a wait of 1 / this many ms halves a request's size in the order
+export const H_OVERDUE: u32 = 25; // of the time that the backlog takes: a request that waits longer goes first
+export const H_OVERDUE_BASE: u32 = 26; // ms
+export const H_RUN: u32 = 27; // ms that a request in flight costs the next one
+export const H_RUN_SQUARE: u32 = 28; // ms for the square of the requests that an endpoint has more than the least loaded
+export const H_ADAPTER: u32 = 29; // ms to load a LoRA adapter
+export const H_TIE: u32 = 30; // ms within which candidates are alike
+export const H_LEAST: u32 = 31; // uncached bytes that any request counts for
+export const H_VIRTUAL: u32 = 40; // u64: virtual time of the tenant served last
 export const HEADER_BYTES: u32 = 256;
 
 /** Bytes of prompt text to one prefix hash; the wire unit of the metadata center. */
 export const CHUNK_BYTES: u32 = 512;
 
-// Cluster: u32 words.
-export const CLUSTER_BYTES: u32 = 16;
+// Cluster: u32 words, but for the f64 that are marked.
+export const CLUSTER_BYTES: u32 = 128;
 export const C_FIRST_BLOCK: u32 = 0; // block number + 1, 0 for an empty cluster
 export const C_TURN: u32 = 4; // round robin counter
 export const C_BLOCKS: u32 = 8;
+export const C_LOCK: u32 = 12; // 0, or the block + 1 of the worker that decides
+export const C_WAITING: u32 = 16; // requests that wait for an endpoint
+export const C_WORK: u32 = 20; // their prefill work in bytes
+export const C_BUSY: u32 = 24; // f64, share of the endpoints with prefill work, moving mean
+export const C_BUSY_NOW: u32 = 32; // f64, the share when it was last looked at
+export const C_BUSY_AT: u32 = 40; // f64, ms
+export const C_HITS: u32 = 48; // f64, share of prompt bytes that were held, moving mean
 
 // Endpoint rows are given to clusters in blocks of 16, so that scoring runs over whole SIMD lanes and a cluster may
 // grow without moving a row. Columns of 4 bytes a row, in this order.
@@ -62,7 +87,10 @@ export const E_PENALTY: u32 = 15; // requests that it is scored to have beyond i
 export const E_SUCCESSES: u32 = 16; // answers below 500
 export const E_RELUCTANT: u32 = 17; // how long an engine that answered 429 or 503 wants to be left alone, in ms; taken by the control plane
 export const E_ADAPTERS: u32 = 18; // two columns: 64 bits, one set for each LoRA adapter that it holds, by its hash
-export const ENDPOINT_COLUMNS: u32 = 20;
+export const E_RATE: u32 = 20; // f32, ms that an uncached prompt byte takes, learned
+export const E_HEAD_AT: u32 = 21; // when the prefill that it is at began, in 1/16 ms, modulo 2^32
+export const E_TOUCHED: u32 = 22; // ages of the chunks that were touched again, summed
+export const ENDPOINT_COLUMNS: u32 = 23;
 
 /** Serving: bit 0 of the eligibility word. */
 export const SERVING: u32 = 1;
@@ -76,8 +104,8 @@ export const LABEL_BITS: u32 = 3;
 // Endpoint identity: u32 length, then "host:port" in UTF-8.
 export const IDENTITY_BYTES: u32 = 272;
 
-// Request row: u32 words but for STARTED.
-export const REQUEST_BYTES: u32 = 64;
+// Request row: u32 words, but for the f64 that are marked.
+export const REQUEST_BYTES: u32 = 192;
 export const R_PHASE: u32 = 0;
 export const R_ENDPOINT: u32 = 4;
 export const R_PROMPT: u32 = 8; // prompt bytes
@@ -90,11 +118,40 @@ export const R_STARTED: u32 = 32; // f64, ms since the epoch
 export const R_CACHED: u32 = 40; // chunks matched on the granted endpoint
 export const R_UNCACHED: u32 = 44; // prompt bytes beyond them
 
+export const R_SENT: u32 = 48; // f64, ms, when it was sent to the endpoint
+export const R_HIDDEN: u32 = 56; // 1 when its first token will not be seen
+export const R_AHEAD: u32 = 60; // uncached bytes that were ahead of it at the grant
+// What a request that waits for an endpoint brings along, for whoever grants.
+export const R_QUEUED: u32 = 64; // f64, ms, when it began to wait
+export const R_DEADLINE: u32 = 72; // f64, ms, when its first token is due; 0 for no such time
+export const R_MASK: u32 = 80; // eligibility bits that it needs
+export const R_ADAPTER: u32 = 84;
+export const R_BAND: u32 = 88; // priority band, 0 first
+export const R_TENANT: u32 = 92;
+export const R_WORK: u32 = 96; // bytes that it counts for in the backlog
+export const R_EVERYWHERE: u32 = 100;
+export const R_MATCHES: u32 = 104;
+export const R_MATCH: u32 = 108; // HOLDERS pairs of u32: endpoint row, chunks
+export const R_TOKENS: u32 = 164; // tokens reserved from its tenant's limits
+
 export const PHASE_FREE: u32 = 0;
 export const PHASE_WAITING: u32 = 1;
-export const PHASE_GRANTED: u32 = 2;
-export const PHASE_PREFILLING: u32 = 3;
-export const PHASE_DECODING: u32 = 4;
+export const PHASE_GRANTING: u32 = 2; // a grant is being written
+export const PHASE_GRANTED: u32 = 3;
+export const PHASE_PREFILLING: u32 = 4;
+export const PHASE_DECODING: u32 = 5;
+
+// Tenant: u32 words, but for those that are marked.
+export const TENANT_BYTES: u32 = 192;
+export const T_WAITING: u32 = 0;
+export const T_WORK: u32 = 4; // bytes of prefill work that wait
+export const T_VIRTUAL: u32 = 8; // u64, tokens served over weight, in 1/1024
+export const T_WEIGHT: u32 = 16; // f32
+export const T_DRAINED: u32 = 24; // f64, bytes of work granted while somebody waited, decaying
+export const T_DRAIN_TIME: u32 = 32; // f64, ms in which that happened, decaying alike
+export const T_DRAIN_AT: u32 = 40; // f64, ms
+export const T_CONCURRENCY: u32 = 48; // requests under way
+export const T_BUCKETS: u32 = 64; // 3 u64: when the limit of requests, input, output tokens would be unused, in µs
 
 // Prefix index: buckets of 8 keys (one cache line), and beside each key an entry of one cache line:
 // u32 touched, u32 overflow, then 7 holders of u64: endpoint row + 1 (low), stamp (high).
@@ -127,6 +184,10 @@ export const D_EXCLUDED: u32 = 40; // number of rows at D_EXCLUDE, written by th
 export const D_EXCLUDE: u32 = 44; // up to 8 rows that were tried already
 export const MAX_EXCLUDED: u32 = 8;
 export const D_MATCH: u32 = 80; // HOLDERS pairs of u32
+export const D_TTFT_SLO: u32 = 136; // f32, ms, 0 for none, written by the caller
+export const D_TPOT_SLO: u32 = 140; // f32, ms, 0 for none, written by the caller
+export const D_PREDICTED: u32 = 144; // f32, ms to the first token on the chosen endpoint
+export const D_SLO_MET: u32 = 148; // whether an endpoint keeps the objectives by prediction
 export const HISTOGRAM_BYTES: u32 = 2048 * 4;
 
 // Pins: buckets of 8 entries of u64 key (0 for none) and u64 value: u32 endpoint row (low), u32 its generation (high).
@@ -142,12 +203,13 @@ export const M_SAMPLES: u32 = 8; // f64, samples learned from
 export const M_THETA: u32 = 16; // f64 × 6
 export const M_ERROR: u32 = 64; // f64, moving mean of |error| / value
 export const M_RATIO: u32 = 72; // f64, prompt bytes to a token, 0 when not known
+export const M_RATE: u32 = 80; // f64, ms that an uncached prompt byte takes over all its endpoints, 0 when not known
 export const M_COVARIANCE: u32 = 128; // f64 × 36
 
 // Samples of one worker for the trainer: u32 samples written and read so far, then a ring of SAMPLES of SAMPLE_FIELDS f64.
 // One writer (the worker), one reader (the control plane), as the save ring.
 export const SAMPLES: u32 = 1024;
-export const SAMPLE_FIELDS: u32 = 5;
+export const SAMPLE_FIELDS: u32 = 9;
 export const SAMPLE_RING_BYTES: u32 = 64 + SAMPLES * SAMPLE_FIELDS * 8;
 
 // @ts-ignore: decorator
@@ -163,6 +225,8 @@ export let ordinalBase: usize = 0; // u32 a block: its place in the cluster's li
 export let endpointBase: usize = 0;
 export let identityBase: usize = 0;
 export let requestBase: usize = 0;
+export let waitingBase: usize = 0; // a bit for each request row, set while it waits
+export let tenantBase: usize = 0;
 export let keyBase: usize = 0;
 export let entryBase: usize = 0;
 export let scratchBase: usize = 0;
@@ -183,6 +247,7 @@ export let cells: u32 = 0;
 export let ringWords: u32 = 0;
 export let pinBuckets: u32 = 0;
 export let predictors: u32 = 0;
+export let tenants: u32 = 0;
 
 // Regions inside one worker's scratch, from its start.
 export let positionQueue: usize = 0; // f32 a position, +Inf when it is no candidate
@@ -208,6 +273,8 @@ function layOut(): u64 {
   at = up(at + <u64>endpoints * IDENTITY_BYTES);
   requestBase = <usize>at;
   at = up(at + <u64>workers * requestsPerWorker * REQUEST_BYTES);
+  waitingBase = <usize>at;
+  at = up(at + (<u64>workers * requestsPerWorker + 31) / 32 * 4);
   keyBase = <usize>at;
   at = up(at + <u64>buckets * BUCKET_SLOTS * 8);
   entryBase = <usize>at;
@@ -240,6 +307,8 @@ function layOut(): u64 {
   at = up(at + <u64>predictors * PREDICTOR_BYTES);
   sampleBase = <usize>at;
   at = up(at + <u64>workers * SAMPLE_RING_BYTES);
+  tenantBase = <usize>at;
+  at = up(at + <u64>tenants * TENANT_BYTES);
   return at;
 }
 
@@ -256,6 +325,8 @@ export function layoutHash(): u32 {
   h = mix(mix(mix(h, E_ADAPTERS), PIN_BYTES), LABEL_BITS);
   h = mix(mix(mix(h, PREDICTOR_BYTES), M_COVARIANCE), M_RATIO);
   h = mix(mix(h, SAMPLE_RING_BYTES), SAMPLE_FIELDS);
+  h = mix(mix(mix(h, R_TOKENS), R_MATCH), TENANT_BYTES);
+  h = mix(mix(mix(h, H_LEAST), H_VIRTUAL), T_BUCKETS);
   return h;
 }
 
@@ -275,6 +346,7 @@ export function plan(
   ringSize: u32,
   pinBucketCount: u32,
   predictorRows: u32,
+  tenantRows: u32,
 ): f64 {
   workers = workerBlocks;
   clusters = clusterRows;
@@ -286,6 +358,7 @@ export function plan(
   ringWords = ringSize;
   pinBuckets = pinBucketCount;
   predictors = predictorRows;
+  tenants = tenantRows;
   return <f64>layOut();
 }
 
@@ -306,6 +379,7 @@ export function format(): void {
   store<u32>(H_RING * 4, ringWords);
   store<u32>(H_PINS * 4, pinBuckets);
   store<u32>(H_PREDICTORS * 4, predictors);
+  store<u32>(H_TENANTS * 4, tenants);
 }
 
 /** This instance's scratch block. */
@@ -333,6 +407,7 @@ export function attach(worker: u32): i32 {
   ringWords = load<u32>(H_RING * 4);
   pinBuckets = load<u32>(H_PINS * 4);
   predictors = load<u32>(H_PREDICTORS * 4);
+  tenants = load<u32>(H_TENANTS * 4);
   const total = layOut();
   if (<u32>total != load<u32>(H_TOTAL * 4) || total > (<u64>memory.size() << 16)) return 5;
   scratch = scratchBase + <usize>worker * scratchBytes;

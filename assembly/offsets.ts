@@ -29,6 +29,9 @@ import {
   requestBase,
   sampleBase,
   scratch,
+  TENANT_BYTES,
+  tenantBase,
+  waitingBase,
 } from "./layout";
 
 export function clusterOffset(cluster: u32): usize {
@@ -60,6 +63,12 @@ export function sampleOffset(worker: u32): usize {
 }
 export function predictorOffset(row: u32): usize {
   return predictorBase + <usize>row * PREDICTOR_BYTES;
+}
+export function tenantOffset(tenant: u32): usize {
+  return tenantBase + <usize>tenant * TENANT_BYTES;
+}
+export function waitingOffset(row: u32): usize {
+  return waitingBase + (<usize>(row >> 5) << 2);
 }
 export function decisionOffset(): usize {
   return scratch;

@@ -12,11 +12,14 @@ import {
   histogram,
   M_COVARIANCE,
   M_ERROR,
+  M_RATE,
+  M_RATIO,
   M_SAMPLES,
   M_SEQUENCE,
   M_THETA,
   PREDICTOR_BYTES,
   predictorBase,
+  predictors,
   scratch,
 } from "./layout";
 
@@ -38,6 +41,40 @@ function feature(i: u32): f64 {
 @inline
 function product(i: u32): usize {
   return scratch + histogram + (<usize>(FEATURES + i) << 3);
+}
+
+// @ts-ignore: decorator
+@inline
+function setFeature(i: u32, value: f64): void {
+  store<f64>(scratch + histogram + (<usize>i << 3), value);
+}
+
+/** Prompt bytes to a token until a model's own ratio is known. */
+const BYTES_PER_TOKEN: f64 = 4;
+
+/** Predicted ms from the beginning of a prefill to the first token, of a prompt of which `cached` bytes are held. */
+export function predictTtft(model: u32, bytes: f64, cached: f64): f64 {
+  const known = load<f64>(rowAt(model), M_RATIO);
+  const thousand: f64 = 1000 * (known > 0 ? known : BYTES_PER_TOKEN);
+  const input = bytes / thousand;
+  const held = min(cached, bytes) / thousand;
+  setFeature(0, input * input);
+  setFeature(1, held * held);
+  setFeature(2, input * held);
+  setFeature(3, input);
+  setFeature(4, held);
+  setFeature(5, 1);
+  return max<f64>(1, predict(model));
+}
+
+/** Ms that an uncached prompt byte of a model takes, over all its endpoints. */
+export function rateOf(model: u32): f64 {
+  return load<f64>(rowAt(model), M_RATE);
+}
+
+/** Parameter of a model's decode step: ms = θ₀ + θ₁ · batch + θ₂ · batch · thousands of tokens of context. */
+export function stepParameter(model: u32, i: u32): f64 {
+  return load<f64>(rowAt(predictors / 2 + model) + M_THETA + (<usize>i << 3));
 }
 
 /** Starts a row anew: no samples, parameters 0, covariance `variance` times the identity. */

@@ -18,6 +18,7 @@ import {
   D_MATCHES,
   E_CAPACITY,
   E_INSERTED,
+  E_TOUCHED,
   ENTRY_BYTES,
   entryBase,
   H_CLOCK,
@@ -99,6 +100,15 @@ function claim(key: u64, clock: u32): i32 {
   return atomic.cmpxchg<u64>(at, 0, key) == 0 ? <i32>victim : -1;
 }
 
+// The count for a chunk that is touched again. It moves before the chunks that are older than it was: to those that are
+// not, nothing happened. So the count goes on by its age over the capacity, whole chunks at a time.
+function touched(inserted: usize, row: u32, stamp: u32): u32 {
+  const whole = load<u32>(cell(E_CAPACITY, row)) + 1;
+  const age = load<u32>(inserted) - stamp;
+  const before = atomic.add<u32>(cell(E_TOUCHED, row), age) % whole;
+  return before + age >= whole ? atomic.add<u32>(inserted, 1) + 1 : load<u32>(inserted);
+}
+
 // Records that an endpoint holds the chunk of this slot, freshly inserted or touched again.
 function hold(slot: u32, row: u32, clock: u32): void {
   const entry = entryAt(slot);
@@ -116,7 +126,7 @@ function hold(slot: u32, row: u32, clock: u32): void {
     }
     const lives = alive(holder);
     if (<u32>holder == row + 1) {
-      const count = lives ? load<u32>(inserted) : atomic.add<u32>(inserted, 1) + 1;
+      const count = lives ? touched(inserted, row, <u32>(holder >> 32)) : atomic.add<u32>(inserted, 1) + 1;
       if (!lives) store<u32>(entry, 0, N_OVERFLOW);
       atomic.store<u64>(entry + (<usize>i << 3), (<u64>count << 32) | (row + 1), N_HOLDERS);
       return;

@@ -4,8 +4,12 @@
 //   FREE ─open─► WAITING ─grant─► GRANTED ─dispatch─► PREFILLING ─first token─► DECODING ─release─► FREE
 //
 // grant adds the request and its prompt bytes to the endpoint, the first token takes the prompt bytes off, release takes
-// off what is left: each exactly once, from any phase. Every function but `reap` is straight-line code, and V8 ends a
-// terminated worker only at calls and loop ends, so a dead worker's rows and the counters always agree.
+// off what is left: each exactly once, from any phase. What moves a load is straight-line code, and V8 ends a terminated
+// worker only at calls and loop ends, so a dead worker's rows and the counters always agree.
+//
+// Any worker may grant a waiting row. While it writes the grant, the row is GRANTING, and a release waits those
+// nanoseconds. A row that is in the queue has its bit among the waiting ones; who takes the bit takes the row's work off
+// the backlog, so that happens once.
 //
 // A worker that is given up may live on for a while. Its block's epoch and its rows' generations have moved on by then:
 // it opens nothing more, and what it does to its old rows does nothing.
@@ -44,12 +48,43 @@ import {
   ringOffset,
   SERVING,
   TRIAL,
+  C_HITS,
+  C_WAITING,
+  C_WORK,
+  CLUSTER_BYTES,
+  clusterBase,
+  E_HEAD_AT,
+  H_LEAST,
+  PHASE_GRANTING,
+  R_AHEAD,
+  R_DEADLINE,
+  R_HIDDEN,
+  R_SENT,
+  R_TENANT,
+  R_WORK,
+  T_WAITING,
+  T_WORK,
+  TENANT_BYTES,
+  tenantBase,
+  waitingBase,
 } from "./layout";
+
+/** Weight of a grant in the moving mean of hits. */
+const HIT_PACE: f64 = 0.02;
+/** Looks at a row that is being granted before its grant is taken for done: its granter was ended. */
+const PATIENCE: u32 = 10_000_000;
 
 // @ts-ignore: decorator
 @inline
 function rowAt(row: u32): usize {
   return requestBase + <usize>row * REQUEST_BYTES;
+}
+
+/** A time in 1/16 ms, modulo 2^32. */
+// @ts-ignore: decorator
+@inline
+export function stampOf(now: f64): u32 {
+  return <u32><i64>(now * 16);
 }
 
 // Takes the prompt's load off, once.
@@ -75,10 +110,42 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
   store<u32>(at, 0, R_HELD);
   store<u32>(at, 0, R_CACHED);
   store<u32>(at, promptBytes, R_UNCACHED);
+  store<u32>(at, 0, R_HIDDEN);
+  store<u32>(at, 0, R_TENANT);
+  store<f64>(at, 0, R_DEADLINE);
   store<f64>(at, now, R_STARTED);
   const generation = atomic.add<u32>(at, 1, R_GENERATION) + 1;
   atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
   return generation;
+}
+
+/** Puts a waiting row into the queue: `work` bytes of the backlog. */
+export function enqueue(row: u32, work: u32): void {
+  const at = rowAt(row);
+  const tenant = tenantBase + <usize>load<u32>(at, R_TENANT) * TENANT_BYTES;
+  store<u32>(at, work, R_WORK);
+  const cluster = clusterBase + <usize>load<u32>(at, R_CLUSTER) * CLUSTER_BYTES;
+  atomic.add<u32>(cluster + C_WAITING, 1);
+  atomic.add<u32>(cluster + C_WORK, work);
+  atomic.add<u32>(tenant + T_WAITING, 1);
+  atomic.add<u32>(tenant + T_WORK, work);
+  atomic.or<u32>(waitingBase + (<usize>(row >> 5) << 2), 1 << (row & 31));
+}
+
+/** Takes a row out of the queue; false when it was not in it. */
+// @ts-ignore: decorator
+@inline
+export function dequeue(row: u32): bool {
+  const bit: u32 = 1 << (row & 31);
+  if ((atomic.and<u32>(waitingBase + (<usize>(row >> 5) << 2), ~bit) & bit) == 0) return false;
+  const at = rowAt(row);
+  const tenant = tenantBase + <usize>load<u32>(at, R_TENANT) * TENANT_BYTES;
+  const cluster = clusterBase + <usize>load<u32>(at, R_CLUSTER) * CLUSTER_BYTES;
+  atomic.sub<u32>(cluster + C_WAITING, 1);
+  atomic.sub<u32>(cluster + C_WORK, load<u32>(at, R_WORK));
+  atomic.sub<u32>(tenant + T_WAITING, 1);
+  atomic.sub<u32>(tenant + T_WORK, load<u32>(at, R_WORK));
+  return true;
 }
 
 /**
@@ -87,19 +154,23 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
  */
 export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChunks: u32): i32 {
   const at = rowAt(row);
-  if (load<u32>(at, R_GENERATION) != generation) return 0;
-  if (atomic.cmpxchg<u32>(at, PHASE_WAITING, PHASE_GRANTED, R_PHASE) != PHASE_WAITING) return 0;
+  if (atomic.cmpxchg<u32>(at, PHASE_WAITING, PHASE_GRANTING, R_PHASE) != PHASE_WAITING) return 0;
+  // From here on nobody else changes the row. It may have become another request's before.
+  if (atomic.load<u32>(at, R_GENERATION) != generation) {
+    atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
+    return 0;
+  }
   const prompt = load<u32>(at, R_PROMPT);
-  atomic.store<u32>(at, endpoint, R_ENDPOINT);
+  store<u32>(at, endpoint, R_ENDPOINT);
   store<u32>(at, cachedChunks, R_CACHED);
   // Hashes cannot see into the chunk in which the cached prefix ends: it is taken as cached too.
   const known = cachedChunks == 0 ? 0 : (cachedChunks + 1) * CHUNK_BYTES;
-  const uncached = prompt - min(prompt, known);
+  const uncached = max(prompt - min(prompt, known), load<u32>(H_LEAST * 4));
   store<u32>(at, uncached, R_UNCACHED);
-  atomic.store<u32>(at, 1, R_HELD);
+  store<u32>(at, 1, R_HELD);
   atomic.add<u32>(cell(E_REQUESTS, endpoint), 1);
   atomic.add<u32>(cell(E_PROMPT, endpoint), prompt);
-  atomic.add<u32>(cell(E_UNCACHED, endpoint), uncached);
+  store<u32>(at, atomic.add<u32>(cell(E_UNCACHED, endpoint), uncached), R_AHEAD);
   // The control plane frees a row only when it serves no more and its count is zero, in this order; so after the
   // addition a row that still serves is not being freed.
   const eligibility = atomic.load<u32>(cell(E_ELIGIBILITY, endpoint));
@@ -112,29 +183,46 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
     atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
     return -1;
   }
+  atomic.store<u32>(at, PHASE_GRANTED, R_PHASE);
+  const hits = clusterBase + <usize>load<u32>(at, R_CLUSTER) * CLUSTER_BYTES + C_HITS;
+  const share = prompt == 0 ? 0 : <f64>min(prompt, known) / <f64>prompt;
+  store<f64>(hits, load<f64>(hits) + HIT_PACE * (share - load<f64>(hits)));
   atomic.add<u32>(at, 1, R_WAKE);
   atomic.notify(at + R_WAKE, 1);
   return 1;
 }
 
-/** The request is on its way to the engine. Returns the identity generation of its endpoint. */
-export function requestDispatch(row: u32, generation: u32): u32 {
+/**
+ * The request is on its way to the engine; `hidden` when its first token will not be seen. Returns the identity
+ * generation of its endpoint.
+ */
+export function requestDispatch(row: u32, generation: u32, now: f64, hidden: u32): u32 {
   const at = rowAt(row);
   const endpoint = load<u32>(at, R_ENDPOINT);
   if (atomic.load<u32>(at, R_GENERATION) == generation) {
+    store<f64>(at, now, R_SENT);
+    store<u32>(at, hidden, R_HIDDEN);
+    // Nothing is ahead of it: its prefill begins now.
+    if (load<u32>(at, R_AHEAD) == 0) store<u32>(cell(E_HEAD_AT, endpoint), stampOf(now));
     atomic.store<u32>(at, PHASE_PREFILLING, R_PHASE);
     atomic.add<u32>(cell(E_DISPATCHED, endpoint), 1);
   }
   return atomic.load<u32>(cell(E_GENERATION, endpoint));
 }
 
-/** First token seen, or presumed: the prompt bytes come off. Returns 1 the first time, then 0. */
-export function requestFirstToken(row: u32, generation: u32): i32 {
+/**
+ * First token seen, or presumed: the prompt bytes come off. Returns the ms that the prefill took the first time, since it
+ * was sent or since its endpoint came to it, then -1.
+ */
+export function requestFirstToken(row: u32, generation: u32, now: f64): f64 {
   const at = rowAt(row);
-  if (atomic.load<u32>(at, R_GENERATION) != generation) return 0;
-  if (!dropPrompt(at, load<u32>(at, R_ENDPOINT))) return 0;
-  atomic.store<u32>(at, PHASE_DECODING, R_PHASE);
-  return 1;
+  if (atomic.load<u32>(at, R_GENERATION) != generation) return -1;
+  const endpoint = load<u32>(at, R_ENDPOINT);
+  if (!dropPrompt(at, endpoint)) return -1;
+  atomic.cmpxchg<u32>(at, PHASE_PREFILLING, PHASE_DECODING, R_PHASE);
+  const stamp = stampOf(now);
+  const began = atomic.xchg<u32>(cell(E_HEAD_AT, endpoint), stamp);
+  return min(now - load<f64>(at, R_SENT), <f64>(stamp - began) / 16);
 }
 
 /** Takes the load off and puts the row back to waiting: this endpoint failed before any byte of its answer. */
@@ -154,7 +242,10 @@ export function requestRelease(row: u32, generation: u32): i32 {
 
 function release(row: u32): i32 {
   const at = rowAt(row);
-  const phase = atomic.xchg<u32>(at, PHASE_FREE, R_PHASE);
+  dequeue(row);
+  for (let looks: u32 = 0; atomic.load<u32>(at, R_PHASE) == PHASE_GRANTING && looks < PATIENCE; looks++);
+  let phase = atomic.load<u32>(at, R_PHASE);
+  while (atomic.cmpxchg<u32>(at, phase, PHASE_FREE, R_PHASE) != phase) phase = atomic.load<u32>(at, R_PHASE);
   if (phase == PHASE_FREE) return 0;
   const endpoint = load<u32>(at, R_ENDPOINT);
   dropPrompt(at, endpoint);

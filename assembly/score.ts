@@ -189,41 +189,6 @@ export function scoreInferenceLb(cacheWeight: f32, requestWeight: f32, prefillWe
   }
 }
 
-/**
- * Scores by the time to the first token that is to be expected, in units of a prompt byte's prefill:
- *
- *   score_i = -(prompt_i + uncached_i + batch · queue_i)
- *
- * prompt_i is the prefill work ahead, uncached_i what this prompt adds there, and `batch` what a request in the batch
- * costs by slowing the steps down.
- */
-export function scoreExpectedTtft(promptBytes: f32, batch: f32): void {
-  const positions = load<u32>(scratch, D_POSITIONS);
-  const queues = scratch + positionQueue;
-  const prompts = scratch + positionPrompt;
-  const scores = scratch + positionScore;
-  const infinity = f32x4.splat(f32.MAX_VALUE * 2);
-  const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
-  const everywhere = min<f32>(promptBytes, <f32>(load<u32>(scratch, D_EVERYWHERE) * CHUNK_BYTES));
-  const own = f32x4.splat(promptBytes - everywhere);
-  const weight = f32x4.splat(batch);
-  const end = <usize>positions << 2;
-  for (let at: usize = 0; at < end; at += 16) {
-    const q = v128.load(queues + at);
-    const cost = f32x4.add(f32x4.add(v128.load(prompts + at), own), f32x4.mul(weight, q));
-    v128.store(scores + at, v128.bitselect(nothing, f32x4.neg(cost), f32x4.eq(q, infinity)));
-  }
-  const matches = load<u32>(scratch, D_MATCHES);
-  for (let m: u32 = 0; m < matches; m++) {
-    const pair = scratch + D_MATCH + (<usize>m << 3);
-    const at = <usize>positionOf(load<u32>(pair)) << 2;
-    const q = load<f32>(queues + at);
-    if (q == Infinity) continue;
-    const cached = min<f32>(promptBytes, <f32>(load<u32>(pair, 4) * CHUNK_BYTES));
-    store<f32>(scores + at, -(load<f32>(prompts + at) + (promptBytes - cached) + batch * q));
-  }
-}
-
 /** Adds `weight` to the scores of the endpoints that hold an adapter: bit `adapter` - 1 of E_ADAPTERS. */
 export function scoreAdapter(adapter: u32, weight: f32): void {
   const bit = adapter - 1;

@@ -44,7 +44,7 @@ export function loadedFleet(endpoints: number) {
   return { kernel, rows, twins };
 }
 
-/** The default policy on cluster 0. */
+/** inference_lb on cluster 0. */
 export const PLACEMENT: Placement = {
   cluster: 0,
   eligibility: 1,
@@ -53,6 +53,9 @@ export const PLACEMENT: Placement = {
   policy: {
     name: "inference_lb",
     kernelPolicy: 0,
+    queued: false,
+    ttftSloMs: 0,
+    tpotSloMs: 0,
     cacheAware: true,
     candidatePercent: 5,
     cacheWeight: 2,
@@ -60,7 +63,6 @@ export const PLACEMENT: Placement = {
     prefillWeight: 3,
     adapterWeight: 1,
     uncachedOnly: true,
-    batchBytes: 64,
     prefillFloorBytes: 8_192,
   },
 };

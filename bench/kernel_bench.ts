@@ -85,7 +85,7 @@ for (const kib of PROMPT_KIB) {
     decisions.remember(decisions.begin(text, PLACEMENT), 1, rows[3]);
     Deno.bench(`whole decision, ${endpoints} endpoints, ${kib} KiB`, { group: `decision ${kib} KiB` }, () => {
       decisions.begin(text, PLACEMENT);
-      decisions.choose(PLACEMENT, bytes.length);
+      decisions.choose(PLACEMENT, bytes.length, 0, 0);
     });
   }
   Deno.bench(`decode and prompt text, ${kib} KiB`, { group: `decision ${kib} KiB` }, () => {

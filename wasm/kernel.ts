@@ -22,8 +22,10 @@ export interface MemoryLimits {
   ringWords: number;
   /** Pins of stored responses to their engines; rounded up to a power of two buckets of 8. */
   pins: number;
-  /** Models of latency that are learned. */
+  /** Models of latency that are learned: two for each model, TTFT and decode step. */
   predictors: number;
+  /** Tenants; row 0 is for those without one. */
+  tenants: number;
 }
 
 /** The kernel's functions and layout constants over one attached memory. */
@@ -69,6 +71,7 @@ export function createSharedKernel(module: WebAssembly.Module, limits: MemoryLim
     limits.ringWords,
     2 ** Math.ceil(Math.log2(Math.max(1, limits.pins / 8))),
     limits.predictors,
+    limits.tenants,
   ] as const;
   const planner = instantiate(module, new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }));
   const bytes = planner.plan(...arguments_);

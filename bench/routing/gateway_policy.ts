@@ -1,65 +1,243 @@
 // SPDX-License-Identifier: Apache-2.0
-// The gateway's own policies in the simulation: the real kernel, tables, prefix index and accounting decide.
+// The gateway's own policies in the simulation: the real kernel, tables, prefix index, queue, trainer and accounting
+// decide, on the virtual clock.
 
-import { policyOf } from "../../src/scheduler/policy.ts";
+import { ManualClock } from "../../src/base/clock.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import type { PolicyName } from "../../src/config/sections.ts";
-import { DecisionMaker, type HashedPrompt } from "../../src/scheduler/decision.ts";
+import { DecisionMaker, type HashedPrompt, QUEUED } from "../../src/scheduler/decision.ts";
+import { HiddenPrefills } from "../../src/scheduler/hidden_prefills.ts";
 import { type Placement, placementSalt } from "../../src/scheduler/placement.ts";
+import { policyOf } from "../../src/scheduler/policy.ts";
+import { Trainer } from "../../src/server/trainer.ts";
 import { EndpointTable } from "../../src/tables/endpoint_table.ts";
-import { type RequestRow, RequestTable } from "../../src/tables/request_table.ts";
-import { freshKernel } from "../../test/support/kernel.ts";
-import type { Fleet, Job, RoutingPolicy } from "./simulator.ts";
+import { PredictorTable } from "../../src/tables/predictor_table.ts";
+import { writeQueueParameters } from "../../src/tables/queue_parameters.ts";
+import { RequestPhase, type RequestRow, RequestTable } from "../../src/tables/request_table.ts";
+import { SampleReader, SampleWriter } from "../../src/tables/sample_ring.ts";
+import { writeTenant } from "../../src/tables/tenant_table.ts";
+import { Log } from "../../src/telemetry/log.ts";
+import { freshKernels } from "../../test/support/kernel.ts";
+import { GOOD_TPOT_MS, GOOD_TTFT_MS } from "./report.ts";
+import type { Disturbance, Fleet, Job, RoutingPolicy } from "./simulator.ts";
 import { BLOCK_TOKENS } from "./trace.ts";
 
 const BYTES_PER_TOKEN = 4;
 const CHUNK_BYTES = 512;
 const CHUNKS_A_BLOCK = BLOCK_TOKENS * BYTES_PER_TOKEN / CHUNK_BYTES;
+/** How often the trainer looks at its rings, and metrics are scraped. */
+const TRAIN_MS = 100;
+const SCRAPE_MS = 100;
+/** How often waiting requests look their prompts up again. */
+const REFRESH_MS = 50;
+const MARGIN = 1.2;
+
+interface Open {
+  readonly job: Job;
+  readonly row: RequestRow;
+  readonly prompt: HashedPrompt;
+}
+
+export interface GatewayOptions {
+  readonly algorithm: PolicyName;
+  readonly seed: number;
+  readonly disturbance: Disturbance;
+  /** Overrides of the config's queue section. */
+  readonly queue?: Record<string, number>;
+}
 
 export class GatewayPolicy implements RoutingPolicy {
   readonly #decisions: DecisionMaker;
   readonly #requests: RequestTable;
+  readonly #endpoints: EndpointTable;
   readonly #placement: Placement;
   readonly #rows: number[];
-  readonly #open = new Map<Job, { row: RequestRow; prompt: HashedPrompt }>();
+  readonly #engineOf = new Map<number, number>();
+  readonly #open = new Map<Job, Open>();
+  readonly #waiting = new Map<Job, Open>();
+  readonly #samples: SampleWriter;
+  readonly #trainer: Trainer | undefined;
+  readonly #hidden: HiddenPrefills;
+  #refreshing = false;
+  #refreshed = 0;
 
-  constructor(readonly fleet: Fleet, seed: number, algorithm: PolicyName) {
+  constructor(readonly fleet: Fleet, { algorithm, seed, disturbance, queue }: GatewayOptions) {
     const { engines } = fleet;
-    const kernel = freshKernel({
+    const [control, kernel] = freshKernels({
+      workers: 2,
       endpoints: engines.length + 16,
-      requestsPerWorker: 65_536,
+      requestsPerWorker: 131_072,
       prefixes: 1_048_576,
       promptChunks: 4_096,
       ringWords: 1_024,
     }, seed);
-    const table = new EndpointTable(kernel);
+    const config = parseConfig({ algorithm, queue: queue ?? {} });
+    writeQueueParameters(control, config.queue, BYTES_PER_TOKEN);
+    writeTenant(control, 0, { weight: 1 });
+    this.#endpoints = new EndpointTable(control);
     const capacity = Math.floor(engines[0].profile.kvBlocks * CHUNKS_A_BLOCK);
-    this.#rows = engines.map((_, i) => table.add(0, { hostname: "engine", port: 1 + i }, capacity, 0));
+    this.#rows = engines.map((_, i) => this.#endpoints.add(0, { hostname: "engine", port: 1 + i }, capacity, 0));
+    this.#rows.forEach((row, engine) => this.#engineOf.set(row, engine));
     this.#decisions = new DecisionMaker(kernel);
     this.#requests = new RequestTable(kernel);
-    const policy = policyOf(parseConfig({ algorithm }), "m");
-    this.#placement = { cluster: 0, eligibility: 1, salt: placementSalt("c", ""), adapter: 0, policy };
+    this.#samples = new SampleWriter(kernel);
+    this.#hidden = new HiddenPrefills(control);
+    this.#placement = {
+      cluster: 0,
+      eligibility: 1,
+      salt: placementSalt("c", ""),
+      adapter: 0,
+      policy: policyOf(config, "m"),
+    };
+    const rows = () => this.#rows.map((row, i): [string, number] => [String(i), row]);
+    this.#trainer = new Trainer(
+      new PredictorTable(control),
+      new SampleReader(control),
+      config,
+      ["m"],
+      { table: this.#endpoints, rows },
+      new ManualClock(),
+      new Log("error", "bench"),
+    );
+    if (disturbance.rateError !== undefined) {
+      this.#rows.forEach((row, i) => {
+        const { prefillTokensPerSecond } = engines[i].profile;
+        const speed = disturbance.speeds[i] ?? 1;
+        const rate = 1_000 / (prefillTokensPerSecond * speed * BYTES_PER_TOKEN);
+        this.#endpoints.setRate(row, rate * disturbance.rateError!);
+      });
+      this.#trainer = undefined;
+    } else this.#every(TRAIN_MS, () => this.#trainer!.train());
+    if (disturbance.metricsAgeMs !== Infinity) {
+      this.#every(Math.max(SCRAPE_MS, disturbance.metricsAgeMs), () => this.#scrape(disturbance.metricsAgeMs));
+    }
   }
 
+  #every(ms: number, call: () => void): void {
+    this.fleet.after(ms, () => {
+      call();
+      if (this.#open.size + this.#waiting.size > 0 || this.fleet.now < 1_000 || this.#arrivals > 0) {
+        this.#every(ms, call);
+      }
+    });
+  }
+
+  /** Arrivals since the last look: what happens again and again stops when there are none. */
+  #arrivals = 0;
+
   arrive(job: Job): void {
+    this.#arrivals++;
     const prompt = promptOf(job, this.#placement.policy.cacheAware);
     const row = this.#requests.tryOpen(0, 0, prompt.bytes, this.fleet.now)!;
     this.#decisions.resume(prompt, this.#placement, []);
-    const endpoint = this.#decisions.choose(this.#placement, prompt.bytes);
-    row.grant(endpoint, this.#decisions.matchedChunks);
-    row.dispatch();
-    this.#decisions.remember(prompt, this.#placement.salt, endpoint);
-    this.#open.set(job, { row, prompt });
-    this.fleet.send(job, this.#rows.indexOf(endpoint));
+    const open = { job, row, prompt };
+    if (!this.#placement.policy.queued) {
+      this.#decisions.setObjectives(GOOD_TTFT_MS, GOOD_TPOT_MS);
+      const endpoint = this.#decisions.choose(this.#placement, prompt.bytes, 0, this.fleet.now);
+      row.grant(endpoint, this.#decisions.matchedChunks);
+      this.#send(open);
+      return;
+    }
+    const standing = { band: 0, tenant: 0, deadlineMs: 0 };
+    if (this.#decisions.arrive(row, this.#placement, standing, this.fleet.now) === QUEUED) {
+      this.#waiting.set(job, open);
+      this.#refresh();
+    } else this.#send(open);
+  }
+
+  #send(open: Open): void {
+    const { job, row, prompt } = open;
+    row.dispatch(this.fleet.now, job.hidden);
+    this.#decisions.remember(prompt, this.#placement.salt, row.endpoint);
+    this.#open.set(job, open);
+    job.pendingTokens = Math.max(0, job.inputTokens - row.cachedChunks * CHUNK_BYTES / BYTES_PER_TOKEN);
+    const engine = this.#engineOf.get(row.endpoint)!;
+    if (job.hidden) {
+      const rate = this.#endpoints.rate(row.endpoint);
+      this.fleet.after(MARGIN * rate * (row.uncachedBytes + row.aheadBytes), () => this.#presume(open));
+    }
+    this.fleet.send(job, engine);
+  }
+
+  #presume({ job, row }: Open): void {
+    if (!this.#open.has(job)) return;
+    row.firstToken(this.fleet.now);
+    this.#fill(row.endpoint);
+  }
+
+  #fill(endpoint: number): void {
+    if (this.#waiting.size > 0) this.#sendGranted(this.#decisions.fill(0, endpoint, this.fleet.now));
+  }
+
+  #sendGranted(count: number): void {
+    if (count === 0) return;
+    for (const [job, open] of this.#waiting) {
+      if (open.row.phase !== RequestPhase.granted) continue;
+      this.#waiting.delete(job);
+      this.#send(open);
+      if (--count === 0) return;
+    }
+  }
+
+  // As the workers do: waiting requests look up again who holds their prompts, and nobody waits for an idle endpoint.
+  #refresh(): void {
+    if (this.#refreshing || this.#waiting.size === 0) return;
+    this.#refreshing = true;
+    this.fleet.after(REFRESH_MS, () => {
+      this.#refreshing = false;
+      const all = [...this.#waiting.values()];
+      for (let i = 0; i < Math.min(64, all.length); i++) {
+        const { row, prompt } = all[(this.#refreshed + i) % all.length];
+        this.#decisions.refresh(row, prompt, this.#placement);
+      }
+      this.#refreshed += 64;
+      this.#sendGranted(this.#decisions.fillAll(0, this.fleet.now));
+      this.#refresh();
+    });
+  }
+
+  // The engines' waiting counts tell which prefills are over whose first token was not seen.
+  #scrape(ageMs: number): void {
+    this.#arrivals = 0;
+    this.fleet.gauges.forEach(({ waiting }, engine) => {
+      const row = this.#rows[engine];
+      if (this.#hidden.observe(row, waiting, this.fleet.now - ageMs, this.fleet.now) > 0) this.#fill(row);
+    });
   }
 
   firstToken(job: Job): void {
-    this.#open.get(job)!.row.firstToken();
+    const { row } = this.#open.get(job)!;
+    const prefillMs = row.firstToken(this.fleet.now);
+    if (this.#trainer) {
+      this.#samples.write({
+        model: 0,
+        endpoint: row.endpoint,
+        promptBytes: job.inputTokens * BYTES_PER_TOKEN,
+        promptTokens: job.inputTokens,
+        cachedTokens: job.cachedTokens,
+        prefillMs,
+        tpotMs: NaN,
+        batch: NaN,
+        predicted: NaN,
+      });
+    }
+    this.#fill(row.endpoint);
   }
 
   end(job: Job): void {
-    this.#open.get(job)!.row.release();
+    const { row, prompt } = this.#open.get(job)!;
+    const { endpoint } = row;
+    // An engine counts the age of a block from when it was last in use.
+    this.#decisions.remember(prompt, this.#placement.salt, endpoint);
+    row.release();
     this.#open.delete(job);
+    if (job.hidden) this.#fill(endpoint);
+  }
+
+  setRemote(inFlight: readonly number[], promptTokens: readonly number[]): void {
+    this.#rows.forEach((row, engine) =>
+      this.#endpoints.setRemote(row, inFlight[engine], promptTokens[engine] * BYTES_PER_TOKEN)
+    );
   }
 }
 

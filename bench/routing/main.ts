@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// `deno task bench:routing`: replays traces against simulated engines on a virtual clock, policy by policy.
-// Options: --trace FILE or --workload NAME (all workloads), --engines N (8), --load L[,L…] (0.5,0.7,0.85,1,1.2),
-// --policies all or names, --seed N (1), --requests N of a workload (4000), --json OUT, --svg OUT.
-// A load is a share of the saturating rate: the highest at which the best published rule's mean TTFT stays under 10 s.
+// `deno task bench:routing`: replays traces against simulated engines on a virtual clock, policy by policy. A load is a share of the saturating rate: the highest at which the best published rule's mean TTFT stays under 10 s.
 
 import { parseArgs } from "@std/cli/parse-args";
+import type { PolicyName } from "../../src/config/sections.ts";
 import { Random } from "../../test/support/seed.ts";
 import { GatewayPolicy } from "./gateway_policy.ts";
-import { LateBinding } from "./late_binding.ts";
 import { PUBLISHED } from "./published.ts";
-import { measure, plot, type Point, table } from "./report.ts";
-import { type Fleet, PROFILE, type RoutingPolicy, Simulator } from "./simulator.ts";
+import { SCENARIOS } from "./disturbances.ts";
+import { measure, plot, type Point, table, versus } from "./report.ts";
+import { type Disturbance, type Fleet, PROFILE, type RoutingPolicy, Simulator, UNDISTURBED } from "./simulator.ts";
 import { idealHitRatio, makeTrace, readTrace, type Trace, WORKLOADS } from "./trace.ts";
 
 const USAGE = `Usage: deno task bench:routing [options]
@@ -20,7 +18,9 @@ const USAGE = `Usage: deno task bench:routing [options]
   --engines N         Simulated engines (8)
   --load L[,L…]       Shares of the saturating rate (0.5,0.7,0.85,1,1.2)
   --policies NAMES    Names with commas, or all
-  --seed N (1), --requests N of a workload (4000), --json OUT, --svg OUT`;
+  --disturb NAMES     What goes wrong (none): ${Object.keys(SCENARIOS).join(" ")}
+  --scale S           The saturating rate as a multiple of the trace's own, where it is known already
+  --seed N (1), --requests N of a workload (1000 an engine), --json OUT, --svg OUT`;
 
 /** Wrong usage or a wrong input file: told without a stack. */
 function stop(message: string): never {
@@ -29,9 +29,9 @@ function stop(message: string): never {
 }
 
 const options = parseArgs(Deno.args, {
-  string: ["trace", "workload", "engines", "load", "policies", "seed", "requests", "json", "svg"],
+  string: ["trace", "workload", "engines", "load", "policies", "disturb", "scale", "seed", "requests", "json", "svg"],
   boolean: ["help"],
-  default: { engines: "8", load: "0.5,0.7,0.85,1,1.2", policies: "all", seed: "1", requests: "4000" },
+  default: { engines: "8", load: "0.5,0.7,0.85,1,1.2", policies: "all", disturb: "none", seed: "1", requests: "" },
   unknown: (option: string) => stop(`Unknown option ${option}\n\n${USAGE}`),
 });
 if (options.help) {
@@ -39,7 +39,8 @@ if (options.help) {
   Deno.exit(0);
 }
 
-function wholeNumber(name: "engines" | "seed" | "requests"): number {
+function wholeNumber(name: "engines" | "seed" | "requests", standard?: number): number {
+  if (options[name] === "" && standard !== undefined) return standard;
   const value = Number(options[name]);
   if (Number.isSafeInteger(value) && value >= 1) return value;
   stop(`--${name}: expected a whole number, 1 or more, found "${options[name]}"`);
@@ -48,7 +49,11 @@ function wholeNumber(name: "engines" | "seed" | "requests"): number {
 const engines = wholeNumber("engines");
 const seed = wholeNumber("seed");
 
-type Make = (fleet: Fleet) => RoutingPolicy;
+type Make = (fleet: Fleet, disturbance: Disturbance) => RoutingPolicy;
+
+function own(algorithm: PolicyName): Make {
+  return (fleet, disturbance) => new GatewayPolicy(fleet, { algorithm, seed, disturbance });
+}
 
 /** The rules that others publish; the best of them is the yardstick. */
 const published: Record<string, Make> = {
@@ -57,12 +62,13 @@ const published: Record<string, Make> = {
       [name, Rule],
     ): [string, Make] => [name, (fleet) => new Rule(fleet, new Random(seed))]),
   ),
-  inference_lb: (fleet) => new GatewayPolicy(fleet, seed, "inference_lb"),
+  inference_lb: own("inference_lb"),
 };
 const policies: Record<string, Make> = {
   ...published,
-  expected_ttft: (fleet) => new GatewayPolicy(fleet, seed, "expected_ttft"),
-  late_binding: (fleet) => new LateBinding(fleet, new Random(seed)),
+  expected_ttft: own("expected_ttft"),
+  slo: own("slo"),
+  late_binding: own("late_binding"),
 };
 
 const chosen: string[] = options.policies === "all" ? Object.keys(policies) : options.policies.split(",");
@@ -84,16 +90,23 @@ const CONTENDERS = [
 ];
 const SATURATED_MS = 10_000;
 
-function simulate(trace: Trace, scale: number, make: Make) {
-  const simulator = new Simulator(Array(engines).fill(PROFILE));
-  return { simulator, jobs: simulator.run(trace.requests, scale, make) };
+function simulate(trace: Trace, scale: number, make: Make, disturbance = UNDISTURBED) {
+  const simulator = new Simulator(Array(engines).fill(PROFILE), disturbance);
+  return { simulator, jobs: simulator.run(trace.requests, scale, (fleet) => make(fleet, disturbance)) };
 }
 
+// Asked first: the rule that was not saturated last.
+let order = CONTENDERS;
+
 function saturated(trace: Trace, scale: number): boolean {
-  return CONTENDERS.every((name) => {
+  for (const name of order) {
     const { jobs } = simulate(trace, scale, published[name]);
-    return jobs.reduce((sum, { firstTokenAt, at }) => sum + firstTokenAt - at, 0) / jobs.length >= SATURATED_MS;
-  });
+    if (jobs.reduce((sum, { firstTokenAt, at }) => sum + firstTokenAt - at, 0) / jobs.length < SATURATED_MS) {
+      order = [name, ...order.filter((other) => other !== name)];
+      return false;
+    }
+  }
+  return true;
 }
 
 /** The saturating rate of a trace, as a multiple of its own, to 1 %. */
@@ -119,7 +132,7 @@ function saturatingScale(trace: Trace): number {
 
 function named(name: string): Trace {
   if (!(name in WORKLOADS)) stop(`--workload: there is no "${name}"; there are: ${Object.keys(WORKLOADS).join(" ")}`);
-  return makeTrace(name, seed, wholeNumber("requests"));
+  return makeTrace(name, seed, wholeNumber("requests", 1_000 * engines));
 }
 
 const progress = Deno.stderr.isTerminal()
@@ -134,23 +147,38 @@ if (!loads.every((load: number) => load > 0 && load <= 10)) {
   stop(`--load: expected shares like 0.85, found "${options.load}"`);
 }
 
+const scenarios: string[] = options.disturb.split(",");
+for (const name of scenarios) {
+  if (!(name in SCENARIOS)) {
+    stop(`--disturb: there is no "${name}"; there are: ${Object.keys(SCENARIOS).join(" ")}`);
+  }
+}
+
 const points: Point[] = [];
-const total = traces.length * loads.length * chosen.length;
+const total = traces.length * scenarios.length * loads.length * chosen.length;
 for (const trace of traces) {
   progress(`${trace.name}: looking for the saturating rate`);
-  const scale = saturatingScale(trace);
-  if (!Deno.stderr.isTerminal()) console.error(`${trace.name}: saturates at ${scale.toFixed(2)} times its own rate`);
-  const ideal = idealHitRatio(trace.requests);
-  for (const load of loads) {
-    for (const policy of chosen) {
-      progress(`${"#".repeat(Math.round(30 * points.length / total)).padEnd(30, ".")} ${trace.name} ${load} ${policy}`);
-      const { jobs, simulator } = simulate(trace, scale * load, policies[policy]);
-      points.push(measure(jobs, simulator, { trace: trace.name, engines, load, policy, ideal_hit_ratio: ideal }));
+  const scale = options.scale === undefined ? saturatingScale(trace) : Number(options.scale);
+  if (!(scale > 0)) stop(`--scale: expected a number above 0, found "${options.scale}"`);
+  if (!Deno.stderr.isTerminal()) console.error(`${trace.name}: saturates at ${scale.toFixed(3)} times its own rate`);
+  for (const disturbance of scenarios) {
+    const { fleet, trace: disturb } = SCENARIOS[disturbance];
+    const disturbed = disturb ? disturb(trace) : trace;
+    const ideal = idealHitRatio(disturbed.requests);
+    for (const load of loads) {
+      for (const policy of chosen) {
+        const bar = "#".repeat(Math.round(30 * points.length / total)).padEnd(30, ".");
+        progress(`${bar} ${trace.name} ${disturbance} ${load} ${policy}`);
+        const { jobs, simulator } = simulate(disturbed, scale * load, policies[policy], fleet);
+        const about = { trace: trace.name, disturbance, engines, load, policy, ideal_hit_ratio: ideal };
+        points.push(measure(jobs, simulator, about));
+      }
     }
   }
 }
 progress("");
 console.log(table(points));
+console.log(`\n${versus(points, "late_binding", Object.keys(published))}`);
 if (options.json) await Deno.writeTextFile(options.json, `${JSON.stringify({ points }, null, 2)}\n`);
 if (options.svg) {
   await Deno.writeTextFile(

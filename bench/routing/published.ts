@@ -1,29 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Routing rules that others publish, each by its description. They see the engines as they are at this moment, caches
-// included: no rule is judged by stale or guessed figures.
+// Routing rules that others publish, each by its description. They see the engines' caches as they are at this moment: no
+// rule is judged by guessed figures. What comes from metrics or from other gateways is as old as the disturbance makes it.
 
 import type { Random } from "../../test/support/seed.ts";
 import type { Fleet, Job, RoutingPolicy } from "./simulator.ts";
 import { BLOCK_TOKENS } from "./trace.ts";
 
-/** The books that such a rule keeps: prompt tokens sent and not yet prefilled. */
 abstract class Rule implements RoutingPolicy {
-  /** Uncached prompt tokens on each engine before their first token. */
-  readonly pending: number[];
-  constructor(readonly fleet: Fleet, readonly random: Random) {
-    this.pending = fleet.engines.map(() => 0);
-  }
+  constructor(readonly fleet: Fleet, readonly random: Random) {}
   abstract choose(job: Job, matched: number[]): number;
   arrive(job: Job): void {
     const matched = this.fleet.engines.map(({ cache }) => cache.match(job.blocks));
     const engine = this.choose(job, matched);
     job.pendingTokens = Math.max(0, job.inputTokens - matched[engine] * BLOCK_TOKENS);
-    this.pending[engine] += job.pendingTokens;
     this.fleet.send(job, engine);
   }
-  firstToken(job: Job): void {
-    this.pending[job.engine] -= job.pendingTokens;
-  }
+  firstToken(_job: Job): void {}
   end(_job: Job): void {}
 
   /** Index with the least value; ties by lot. */
@@ -88,11 +80,12 @@ export const PUBLISHED: Record<string, new (fleet: Fleet, random: Random) => Rou
   /** llm-d's weighted scorers: queue, KV use, prefix. */
   llmd_blend: class extends Rule {
     choose(job: Job, matched: number[]): number {
-      const queues = this.fleet.engines.map(({ waiting }) => waiting);
+      const { gauges } = this.fleet;
+      const queues = gauges.map(({ waiting }) => waiting);
       const [low, high] = range(queues);
       return this.least((engine) => {
         const queue = high === low ? 1 : (high - queues[engine]) / (high - low);
-        const kv = 1 - this.fleet.engines[engine].kvUsage;
+        const kv = 1 - gauges[engine].kvUsage;
         return -(2 * queue + 2 * kv + 3 * matched[engine] / job.blocks.length);
       });
     }
@@ -101,17 +94,18 @@ export const PUBLISHED: Record<string, new (fleet: Fleet, random: Random) => Rou
   llmd_sticky: class extends Rule {
     choose(job: Job, matched: number[]): number {
       const holders = [...matched.keys()].filter((engine) =>
-        matched[engine] / job.blocks.length >= 0.8 && this.pending[engine] / 8_000 <= 18
+        matched[engine] / job.blocks.length >= 0.8 && this.fleet.pending[engine] / 8_000 <= 18
       );
-      return this.least((engine) => this.pending[engine], holders.length > 0 ? holders : undefined);
+      return this.least((engine) => this.fleet.pending[engine], holders.length > 0 ? holders : undefined);
     }
   },
   /** Dynamo: prefill blocks to compute there plus blocks in use for decoding, smallest. */
   dynamo_cost: class extends Rule {
     choose(job: Job, matched: number[]): number {
+      const { gauges } = this.fleet;
       return this.least((engine) =>
-        Math.max(0, this.pending[engine] + job.inputTokens - matched[engine] * BLOCK_TOKENS) / BLOCK_TOKENS +
-        this.fleet.engines[engine].cache.inUse
+        Math.max(0, this.fleet.pending[engine] + job.inputTokens - matched[engine] * BLOCK_TOKENS) / BLOCK_TOKENS +
+        gauges[engine].blocksInUse
       );
     }
   },

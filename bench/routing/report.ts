@@ -14,6 +14,7 @@ export interface Distribution {
 /** One policy at one load. */
 export interface Point {
   trace: string;
+  disturbance: string;
   engines: number;
   /** Share of the saturating rate. */
   load: number;
@@ -32,8 +33,8 @@ export interface Point {
   goodput: number;
 }
 
-const GOOD_TTFT_MS = 2_000;
-const GOOD_TPOT_MS = 100;
+export const GOOD_TTFT_MS = 2_000;
+export const GOOD_TPOT_MS = 100;
 
 function distribution(values: number[]): Distribution {
   const sorted = Float64Array.from(values).sort();
@@ -46,7 +47,7 @@ function distribution(values: number[]): Distribution {
 export function measure(
   jobs: readonly Job[],
   { sentTokens, now }: Simulator,
-  about: Pick<Point, "trace" | "engines" | "load" | "policy" | "ideal_hit_ratio">,
+  about: Pick<Point, "trace" | "disturbance" | "engines" | "load" | "policy" | "ideal_hit_ratio">,
 ): Point {
   const ttft = jobs.map(({ firstTokenAt, at }) => firstTokenAt - at);
   const tpot = jobs.map(({ firstTokenAt, endAt, outputTokens }) =>
@@ -72,13 +73,14 @@ const seconds = (ms: number) => ms < 1_000_000 ? (ms / 1_000).toFixed(2) : (ms /
 /** A table of points, one row each. */
 export function table(points: readonly Point[]): string {
   const lines = [
-    "| trace | engines | load | policy | TTFT mean s | p50 | p90 | p99 | max | TPOT mean ms | hits | ideal | imbalance | longest wait s | goodput |",
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    "| trace | disturbance | engines | load | policy | TTFT mean s | p50 | p90 | p99 | max | TPOT mean ms | hits | ideal | imbalance | longest wait s | goodput |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
   ];
   for (const point of points) {
     const { ttft_ms: ttft } = point;
     const cells = [
       point.trace,
+      point.disturbance,
       point.engines,
       `${Math.round(point.load * 100)} %`,
       point.policy,
@@ -89,6 +91,44 @@ export function table(points: readonly Point[]): string {
       point.imbalance.toFixed(2),
       seconds(point.longest_wait_ms),
       point.goodput.toFixed(3),
+    ];
+    lines.push(`| ${cells.join(" | ")} |`);
+  }
+  return lines.join("\n");
+}
+
+/**
+ * One policy beside the best of others at each point: the mean beside the best mean, the p99 beside that rule's and the
+ * best p99 of all, the hit ratio beside that rule's.
+ */
+export function versus(points: readonly Point[], policy: string, others: readonly string[]): string {
+  const lines = [
+    "| trace | disturbance | engines | load | mean TTFT s | best rule | its mean | ratio | p99 s | over its p99 | over the best p99 | hits | its hits | longest wait s |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+  ];
+  for (const mine of points.filter((point) => point.policy === policy)) {
+    const same = points.filter((point) =>
+      others.includes(point.policy) && point.trace === mine.trace && point.load === mine.load &&
+      point.engines === mine.engines && point.disturbance === mine.disturbance
+    );
+    if (same.length === 0) continue;
+    const best = same.reduce((a, b) => b.ttft_ms.mean < a.ttft_ms.mean ? b : a);
+    const p99 = Math.min(...same.map(({ ttft_ms }) => ttft_ms.p99));
+    const cells = [
+      mine.trace,
+      mine.disturbance,
+      mine.engines,
+      `${Math.round(mine.load * 100)} %`,
+      seconds(mine.ttft_ms.mean),
+      best.policy,
+      seconds(best.ttft_ms.mean),
+      `**${(mine.ttft_ms.mean / best.ttft_ms.mean).toFixed(2)}**`,
+      seconds(mine.ttft_ms.p99),
+      (mine.ttft_ms.p99 / best.ttft_ms.p99).toFixed(2),
+      (mine.ttft_ms.p99 / p99).toFixed(2),
+      mine.prefix_hit_ratio.toFixed(3),
+      best.prefix_hit_ratio.toFixed(3),
+      seconds(mine.longest_wait_ms),
     ];
     lines.push(`| ${cells.join(" | ")} |`);
   }

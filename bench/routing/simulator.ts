@@ -3,6 +3,7 @@
 // of arrivals, first tokens and ends, and sends requests to engines whenever it likes.
 
 import { EngineModel, type EngineProfile, type Sequence } from "../../src/mock/engine_model.ts";
+import { Random } from "../../test/support/seed.ts";
 import { BLOCK_TOKENS, type TraceRequest } from "./trace.ts";
 
 /** The engine of the reference figures: blocks of 512 tokens, 1,024 of them. */
@@ -19,21 +20,33 @@ export const PROFILE: EngineProfile = {
 /** A request in the simulation and what became of it. */
 export interface Job extends TraceRequest {
   readonly index: number;
+  /** Its first token is not seen by the gateway. */
+  readonly hidden: boolean;
   engine: number;
   sentAt: number;
   firstTokenAt: number;
   endAt: number;
   cachedTokens: number;
-  /** Sent before its prefill was over: prompt tokens that its engine has still to compute, by what the policy knew. */
+  /** Prompt tokens that its engine had still to compute when it was sent, by what the policy knew. */
   pendingTokens: number;
+}
+
+/** What an engine's metrics say. */
+export interface EngineGauges {
+  waiting: number;
+  kvUsage: number;
+  blocksInUse: number;
 }
 
 /** What a policy may do and see. */
 export interface Fleet {
   readonly now: number;
   readonly engines: readonly EngineModel[];
-  /** Requests of the policy on each engine, and prompt tokens before their first token. */
+  /** Requests on each engine, and of them prompt tokens to compute before their first token, as far as is known. */
   readonly inFlight: readonly number[];
+  readonly pending: readonly number[];
+  /** As they were when the engines were last asked. */
+  readonly gauges: readonly EngineGauges[];
   send(job: Job, engine: number): void;
   /** Calls back after some milliseconds. */
   after(ms: number, call: () => void): void;
@@ -41,40 +54,154 @@ export interface Fleet {
 
 export interface RoutingPolicy {
   arrive(job: Job): void;
+  /** Not called for a job whose first token is hidden. */
   firstToken(job: Job): void;
   end(job: Job): void;
+  /** What other gateways have on the engines. */
+  setRemote?(inFlight: readonly number[], promptTokens: readonly number[]): void;
 }
 
-export class Simulator implements Fleet {
+/** What makes life hard for a policy. */
+export interface Disturbance {
+  /** How old metrics are; 0 for always fresh, Infinity for none. */
+  metricsAgeMs: number;
+  /** Gateways that share the traffic, and how often they tell each other their load. */
+  gateways: number;
+  syncMs: number;
+  /** Speed of each engine, 1 where it is not given. */
+  speeds: readonly number[];
+  /** Share of the requests whose first token is not seen. */
+  hidden: number;
+  /** The learned rates are this many times the true ones, and stay so; undefined: learned as always. */
+  rateError: number | undefined;
+}
+
+export const UNDISTURBED: Disturbance = {
+  metricsAgeMs: 0,
+  gateways: 1,
+  syncMs: 50,
+  speeds: [],
+  hidden: 0,
+  rateError: undefined,
+};
+
+const NO_GAUGES: EngineGauges = { waiting: 0, kvUsage: 0, blocksInUse: 0 };
+
+/** One gateway's view of the fleet: its own books, and the others' as last heard. */
+class View implements Fleet {
+  readonly inFlight: number[];
+  readonly pending: number[];
+  readonly ownInFlight: number[];
+  readonly ownPending: number[];
+  readonly ownPrompt: number[];
+  policy!: RoutingPolicy;
+
+  constructor(readonly simulator: Simulator) {
+    const zeros = () => simulator.engines.map(() => 0);
+    [this.inFlight, this.pending, this.ownInFlight, this.ownPending, this.ownPrompt] = [
+      zeros(),
+      zeros(),
+      zeros(),
+      zeros(),
+      zeros(),
+    ];
+  }
+
+  get now(): number {
+    return this.simulator.now;
+  }
+  get engines(): readonly EngineModel[] {
+    return this.simulator.engines;
+  }
+  get gauges(): readonly EngineGauges[] {
+    return this.simulator.gauges();
+  }
+  after(ms: number, call: () => void): void {
+    this.simulator.after(ms, call);
+  }
+
+  #add(engine: number, requests: number, pending: number, prompt: number): void {
+    this.inFlight[engine] += requests;
+    this.ownInFlight[engine] += requests;
+    this.pending[engine] += pending;
+    this.ownPending[engine] += pending;
+    this.ownPrompt[engine] += prompt;
+  }
+
+  send(job: Job, engine: number): void {
+    this.#add(engine, 1, job.pendingTokens, job.inputTokens);
+    this.simulator.submit(job, engine, this);
+  }
+
+  firstToken(job: Job): void {
+    if (job.hidden) return;
+    this.#add(job.engine, 0, -job.pendingTokens, -job.inputTokens);
+    this.policy.firstToken(job);
+  }
+
+  end(job: Job): void {
+    if (job.hidden) this.#add(job.engine, -1, -job.pendingTokens, -job.inputTokens);
+    else this.#add(job.engine, -1, 0, 0);
+    this.policy.end(job);
+  }
+
+  /** Hears what the others have on the engines. */
+  hear(others: readonly View[]): void {
+    const sum = (of: (view: View) => number[], engine: number) =>
+      others.reduce((total, view) => total + (view === this ? 0 : of(view)[engine]), 0);
+    const engines = this.engines.map((_, engine) => engine);
+    const requests = engines.map((engine) => sum((view) => view.ownInFlight, engine));
+    const prompts = engines.map((engine) => sum((view) => view.ownPrompt, engine));
+    for (const engine of engines) {
+      this.inFlight[engine] = this.ownInFlight[engine] + requests[engine];
+      this.pending[engine] = this.ownPending[engine] + sum((view) => view.ownPending, engine);
+    }
+    this.policy.setRemote?.(requests, prompts);
+  }
+}
+
+export class Simulator {
   now = 0;
   readonly engines: EngineModel[];
-  readonly inFlight: number[];
   readonly #heap: { at: number; order: number; run: () => void }[] = [];
   readonly #stepping: boolean[];
-  readonly #speeds: number[];
   #order = 0;
-  #policy: RoutingPolicy | undefined;
+  #gauges: readonly EngineGauges[] = [];
+  #gaugesAt = -Infinity;
+  #open = 0;
   sent: number[];
   sentTokens: number[];
 
-  constructor(profiles: readonly EngineProfile[], speeds: readonly number[] = []) {
+  constructor(profiles: readonly EngineProfile[], readonly disturbance: Disturbance = UNDISTURBED) {
     this.engines = profiles.map((profile) => new EngineModel(profile));
-    this.inFlight = profiles.map(() => 0);
     this.sent = profiles.map(() => 0);
     this.sentTokens = profiles.map(() => 0);
     this.#stepping = profiles.map(() => false);
-    this.#speeds = profiles.map((_, i) => speeds[i] ?? 1);
+  }
+
+  /** The engines' metrics as old as the disturbance wants. */
+  gauges(): readonly EngineGauges[] {
+    const { metricsAgeMs } = this.disturbance;
+    if (metricsAgeMs === Infinity) return this.#gauges.length > 0 ? this.#gauges : this.engines.map(() => NO_GAUGES);
+    if (this.now - this.#gaugesAt >= metricsAgeMs) {
+      this.#gaugesAt = this.now;
+      this.#gauges = this.engines.map(({ waiting, kvUsage, cache }) => ({
+        waiting,
+        kvUsage,
+        blocksInUse: cache.inUse,
+      }));
+    }
+    return this.#gauges;
   }
 
   after(ms: number, run: () => void): void {
     this.#push(this.now + ms, run);
   }
 
-  send(job: Job, engine: number): void {
+  submit(job: Job, engine: number, view: View): void {
     const model = this.engines[engine];
     job.engine = engine;
     job.sentAt = this.now;
-    this.inFlight[engine]++;
     this.sent[engine]++;
     this.sentTokens[engine] += job.inputTokens;
     const sequence: Sequence = {
@@ -85,12 +212,12 @@ export class Simulator implements Fleet {
         if (generated === 1) {
           job.firstTokenAt = this.now;
           job.cachedTokens = model.cachedTokens(sequence);
-          this.#policy!.firstToken(job);
+          view.firstToken(job);
         }
         if (generated < job.outputTokens) return;
         job.endAt = this.now;
-        this.inFlight[engine]--;
-        this.#policy!.end(job);
+        this.#open--;
+        view.end(job);
       },
     };
     model.submit(sequence);
@@ -101,22 +228,25 @@ export class Simulator implements Fleet {
     const duration = this.engines[engine].beginStep();
     this.#stepping[engine] = duration !== undefined;
     if (duration === undefined) return;
-    this.#push(this.now + duration / this.#speeds[engine], () => {
+    this.#push(this.now + duration / (this.disturbance.speeds[engine] ?? 1), () => {
       this.engines[engine].endStep();
       this.#step(engine);
     });
   }
 
+  /** Whether anything is still to come: what happens again and again stops then. */
+  get busy(): boolean {
+    return this.#open > 0;
+  }
+
   /** Runs the trace to the end of its last answer. `scale` is the rate: 2 is twice as fast. */
-  run(
-    requests: readonly TraceRequest[],
-    scale: number,
-    make: (fleet: Fleet) => RoutingPolicy,
-    limitMs = Infinity,
-  ): Job[] {
+  run(requests: readonly TraceRequest[], scale: number, make: (fleet: Fleet) => RoutingPolicy): Job[] {
+    const { gateways, syncMs, hidden } = this.disturbance;
+    const random = new Random(7);
     const jobs = requests.map((request, index): Job => ({
       ...request,
       index,
+      hidden: random.next() < hidden,
       at: request.at / scale,
       engine: -1,
       sentAt: NaN,
@@ -125,8 +255,16 @@ export class Simulator implements Fleet {
       cachedTokens: 0,
       pendingTokens: 0,
     }));
-    const policy = make(this);
-    this.#policy = policy;
+    this.#open = jobs.length;
+    const views = Array.from({ length: gateways }, () => new View(this));
+    for (const view of views) view.policy = make(view);
+    if (gateways > 1) {
+      const sync = () => {
+        for (const view of views) view.hear(views);
+        if (this.busy) this.after(syncMs, sync);
+      };
+      sync();
+    }
     let next = 0;
     for (;;) {
       const event = this.#heap[0];
@@ -134,13 +272,12 @@ export class Simulator implements Fleet {
       if (job !== undefined && (event === undefined || job.at <= event.at)) {
         this.now = Math.max(this.now, job.at);
         next++;
-        policy.arrive(job);
+        views[gateways === 1 ? 0 : random.below(gateways)].policy.arrive(job);
       } else if (event !== undefined) {
         this.#pop();
         this.now = event.at;
         event.run();
       } else return jobs;
-      if (this.now > limitMs) return jobs;
     }
   }
 

@@ -3,6 +3,7 @@
 // unless the config says otherwise; it never dispatches a request.
 
 import { GatewayError } from "../base/errors.ts";
+import { systemClock } from "../base/clock.ts";
 import type { Config } from "../config/schema.ts";
 import { pathOf } from "../gateway/front.ts";
 import type { RouteTable } from "../gateway/routes.ts";
@@ -113,7 +114,12 @@ function explain({ config, routes, decisions, nameOf }: AdminParts, headers: Hea
     digest: decisions.digest,
     payloadCharacters: config.limits.payload_characters,
   });
-  const { chosen, chunks, everywhereChunks, candidates } = decisions.explain(text, route.placement);
+  const { chosen, chunks, everywhereChunks, candidates } = decisions.explain(
+    text,
+    route.placement,
+    route.model,
+    systemClock.shared(),
+  );
   return {
     model: request.model,
     target_model: route.targetModel || request.model,

@@ -6,6 +6,8 @@ export interface Clock {
   now(): number;
   /** Milliseconds since the epoch. */
   wall(): number;
+  /** Milliseconds since the epoch that never step back and are finer: for times that threads compare. */
+  shared(): number;
   /** Calls back once after `ms`; returns a function that cancels it. */
   after(ms: number, callback: () => void): () => void;
 }
@@ -13,6 +15,7 @@ export interface Clock {
 export const systemClock: Clock = {
   now: () => performance.now(),
   wall: () => Date.now(),
+  shared: () => performance.timeOrigin + performance.now(),
   after(ms, callback) {
     const timer = setTimeout(callback, ms);
     return () => clearTimeout(timer);
@@ -39,6 +42,10 @@ export class ManualClock implements Clock {
 
   wall(): number {
     return this.epochMs + this.#now;
+  }
+
+  shared(): number {
+    return this.wall();
   }
 
   after(ms: number, callback: () => void): () => void {

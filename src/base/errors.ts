@@ -14,6 +14,15 @@ const TABLE = {
   unsupported_encoding: [415, "BadRequestError"],
   url_too_long: [414, "BadRequestError"],
   headers_too_large: [431, "BadRequestError"],
+  unauthorized: [401, "AuthenticationError"],
+  model_not_allowed: [403, "PermissionDeniedError"],
+  rate_limited: [429, "RateLimitError"],
+  tenant_concurrency: [429, "RateLimitError"],
+  saturated: [429, "RateLimitError"],
+  queue_full: [429, "RateLimitError"],
+  queue_timeout: [429, "RateLimitError"],
+  slo_unreachable: [429, "RateLimitError"],
+  preempted: [429, "RateLimitError"],
   client_closed: [499, "BadRequestError"],
   internal: [500, "InternalServerError"],
   upstream_failed: [502, "InferenceServerError"],
@@ -35,8 +44,17 @@ export class GatewayError extends Error {
   readonly status: number;
   readonly type: string;
 
+  /** When it may be worth trying again; undefined for the usual second after 429 and 503. */
+  retryAfterMs: number | undefined;
+
   constructor(readonly code: ErrorCode, message: string, readonly param: string | null = null, cause?: unknown) {
     super(message, { cause });
     [this.status, this.type] = TABLE[code];
+  }
+
+  /** Says when to come back. */
+  after(ms: number): this {
+    this.retryAfterMs = ms;
+    return this;
   }
 }

@@ -8,7 +8,7 @@ import { parse as parseYaml } from "@std/yaml";
 import { z } from "zod";
 import { applyCenterEnvironment } from "./metadata_center.ts";
 import { clustersFileSchema } from "./clusters.ts";
-import { DEFAULT_BATCH_BYTES, DEFAULT_PREFILL_FLOOR_BYTES } from "./models.ts";
+import { DEFAULT_PREFILL_FLOOR_BYTES } from "./models.ts";
 import { checkRelations, type Config, type ConfigIssue, configSchema } from "./schema.ts";
 
 /** A configuration that cannot be used; `message` lists every issue on a line of its own. */
@@ -182,8 +182,7 @@ function applyEnvironment(config: Config, environment: Environment): void {
       prefill_load_weight: 3,
       cache_radio_weight: 2,
       lora_weight: 1,
-      prefill_load_uncached: true,
-      batch_request_bytes: DEFAULT_BATCH_BYTES,
+      prefill_load_uncached: false,
       prefill_load_floor_bytes: DEFAULT_PREFILL_FLOOR_BYTES,
     };
     rule.candidate_percent ??= percent;

@@ -50,11 +50,7 @@ export const modelMappingSchema = z.record(
 
 const weight = (standard: number) => z.number().min(0).max(1_000).default(standard);
 
-/** One prefill chunk of 2,048 tokens: an engine with less ahead of it is as good as free. */
-export const DEFAULT_PREFILL_FLOOR_BYTES = 8_192;
-
-/** A step of 0.35 ms more for each of a prefill's steps, in bytes at 8,000 tokens a second. */
-export const DEFAULT_BATCH_BYTES = 64;
+export const DEFAULT_PREFILL_FLOOR_BYTES = 1_024;
 
 export const loadBalancingSchema = z.strictObject({
   algorithm: z.enum(POLICIES).optional().describe("Overrides the config's algorithm for this model"),
@@ -65,12 +61,14 @@ export const loadBalancingSchema = z.strictObject({
   prefill_load_weight: weight(3),
   cache_radio_weight: weight(2),
   lora_weight: weight(1).describe("Advantage of an endpoint that holds the request's LoRA adapter"),
-  prefill_load_uncached: z.boolean().default(true)
-    .describe("Count only prompt bytes that the endpoint does not hold as its prefill load"),
-  batch_request_bytes: z.int().min(0).max(1_000_000_000).default(DEFAULT_BATCH_BYTES)
-    .describe("expected_ttft: prompt bytes whose prefill takes as long as a request in the batch delays a first token"),
+  prefill_load_uncached: z.boolean().default(false)
+    .describe("inference_lb: count only prompt bytes that the endpoint does not hold as its prefill load"),
+  ttft_slo_ms: z.number().min(0).max(86_400_000).optional()
+    .describe("Objective for the time to the first token; the header x-aigw-ttft-slo-ms wins"),
+  tpot_slo_ms: z.number().min(0).max(86_400_000).optional()
+    .describe("Objective for the time between tokens; the header x-aigw-tpot-slo-ms wins"),
   prefill_load_floor_bytes: z.int().min(1).max(1_000_000_000).default(DEFAULT_PREFILL_FLOOR_BYTES)
-    .describe("Least divisor of the prefill term; 1024 with prefill_load_uncached false is the original formula"),
+    .describe("inference_lb: least divisor of the prefill term"),
 });
 
 export type RuleConfig = z.infer<typeof ruleSchema>;

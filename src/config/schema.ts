@@ -15,6 +15,7 @@ import {
   POLICIES,
   predictionSchema,
   probesSchema,
+  queueSchema,
   retryBudgetSchema,
   timeoutsSchema,
   tlsSchema,
@@ -25,7 +26,7 @@ export const MOST_LABEL_SETS = 29;
 
 export const configSchema = z.strictObject({
   protocol: z.literal("openai").default("openai"),
-  algorithm: z.enum(POLICIES).default("inference_lb").describe("Policy of models without a rule of their own"),
+  algorithm: z.enum(POLICIES).default("late_binding").describe("Policy of models without a rule of their own"),
   listen: addressSchema.default("0.0.0.0:10000"),
   workers: z.union([z.literal("auto"), z.int().min(1).max(256)], {
     error: 'expected "auto" or a whole number from 1 to 256',
@@ -55,6 +56,7 @@ export const configSchema = z.strictObject({
   probes: probesSchema,
   outliers: outliersSchema,
   prediction: predictionSchema,
+  queue: queueSchema,
 });
 
 /** A validated configuration with every default filled in. */

@@ -12,7 +12,15 @@ export const addressSchema = z.string().refine((text) => parseAddress(text) !== 
   error: "expected HOST:PORT, for example 127.0.0.1:10000 or [::1]:10000",
 });
 
-export const POLICIES = ["inference_lb", "random", "round_robin", "least_request", "expected_ttft"] as const;
+export const POLICIES = [
+  "late_binding",
+  "expected_ttft",
+  "slo",
+  "inference_lb",
+  "least_request",
+  "round_robin",
+  "random",
+] as const;
 export type PolicyName = (typeof POLICIES)[number];
 
 export const limitsSchema = z.strictObject({
@@ -65,7 +73,10 @@ export const probesSchema = z.strictObject({
   health_path: z.string().startsWith("/").default("/health"),
   health_interval_ms: positive(3_600_000).default(1_000),
   metrics_path: z.string().startsWith("/").default("/metrics"),
-  metrics_interval_ms: positive(3_600_000).default(500),
+  metrics_interval_ms: positive(3_600_000).default(200)
+    .describe(
+      "Waiting counts older than some 200 ms tell too late when the prefills of answers that are not streamed end",
+    ),
   timeout_ms: positive(600_000).default(1_000),
   unhealthy_after: positive(1_000).default(2).describe("Failures in a row that take an endpoint out"),
   healthy_after: positive(1_000).default(1).describe("Successes in a row that take it back"),
@@ -93,6 +104,36 @@ export const retryBudgetSchema = z.strictObject({
   min_per_second: z.number().min(0).max(10_000).default(10).describe("Retries a second that a worker may always make"),
 }).prefault({});
 
+export const queueSchema = z.strictObject({
+  requests: z.int().min(0).max(1_048_576).default(4_096).describe("Requests of one cluster that wait at once"),
+  bytes: positive(4_294_967_295).default(1_073_741_824).describe("Prompt bytes of one cluster that wait at once"),
+  max_wait_ms: positive(86_400_000).default(120_000).describe("Longest wait for an endpoint"),
+  head_after_ms: z.int().min(0).max(600_000).default(1_000).describe(
+    "A stream that waits longer gets its head: only then the runtime notices that its client left, and errors are events",
+  ),
+  room_tokens: positive(1_000_000).default(2_048)
+    .describe("An endpoint with fewer uncached prompt tokens ahead has room: one prefill chunk of the engine"),
+  least_tokens: z.int().min(0).max(100_000).default(100)
+    .describe("Prompt tokens that any request counts for: the step that it takes even if all is cached"),
+  slack_ms: z.number().min(0).max(600_000).default(300)
+    .describe("How much later the first token may come on an endpoint with room than on the best one"),
+  charge: z.number().min(0).max(100).default(2)
+    .describe("Price of prefill work that another endpoint would not have, where half of the endpoints are busy"),
+  max_charge: z.number().min(0).max(1_000).default(8),
+  ageing_per_s: z.number().min(0).max(1_000).default(0.2)
+    .describe("Order of the waiting: prefill time / (1 + this · seconds waited)"),
+  overdue_factor: z.number().min(0).max(1_000).default(0.9)
+    .describe("Who has waited longer than this multiple of the time that the backlog takes goes first"),
+  overdue_base_ms: z.number().min(0).max(600_000).default(1_000).describe("Added to that time"),
+  request_ms: z.number().min(0).max(10_000).default(5).describe("What a request in flight costs the next one"),
+  imbalance_ms: z.number().min(0).max(10_000).default(2)
+    .describe("Cost of the square of the requests that an endpoint has more than the least loaded"),
+  adapter_ms: z.number().min(0).max(600_000).default(200).describe("What it costs an engine to load a LoRA adapter"),
+  tie_ms: z.number().min(0).max(10_000).default(2).describe("Endpoints whose costs differ by less are alike"),
+  refresh_ms: positive(10_000).default(50).describe("How often waiting requests look up again who holds their prompts"),
+}).prefault({});
+export type QueueConfig = z.infer<typeof queueSchema>;
+
 export const corsSchema = z.strictObject({
   origins: z.array(z.string().min(1)).min(1).describe('Origins that may call from a browser, or "*"'),
   max_age_s: z.int().min(0).max(86_400).default(600),
@@ -115,7 +156,8 @@ export const adminSchema = z.strictObject({
 }).prefault({});
 
 export const predictionSchema = z.strictObject({
-  bytes_per_token: z.number().min(0.1).max(100).default(4).describe("Prompt bytes to a token"),
+  bytes_per_token: z.number().min(0.1).max(100).default(4).describe("Prompt bytes to a token, until it is learned"),
+  prefill_tokens_per_s: positive(100_000_000).default(8_000).describe("Speed of an endpoint, until it is learned"),
   forgetting: z.number().min(0.5).max(1).default(0.99)
     .describe("Weight of what a latency model learned before each further request; 1 forgets nothing"),
   state_file: z.string().min(1).optional().describe("Keeps what was learned over restarts, relative to this file"),

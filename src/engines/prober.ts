@@ -19,6 +19,8 @@ export interface ProbeResult {
   healthy?: boolean;
   /** The metrics text; undefined when not asked, null when the engine gave none. */
   metrics?: string | null;
+  /** How long the question for the metrics was under way. */
+  ms: number;
 }
 
 export interface ProberOptions {
@@ -87,7 +89,7 @@ export class Prober<T extends ProbeTarget> {
     schedule.busy = true;
     this.#underWay++;
     const { healthUrl, metricsUrl, address } = schedule.target;
-    const result: ProbeResult = {};
+    const result: ProbeResult = { ms: 0 };
     if (schedule.healthDue <= now) {
       schedule.healthDue = now + this.options.healthIntervalMs;
       if (healthUrl === undefined) result.healthy = await this.#connects(address);
@@ -99,7 +101,9 @@ export class Prober<T extends ProbeTarget> {
     const measure = schedule.metricsDue <= now;
     if (measure) schedule.metricsDue = now + this.options.metricsIntervalMs;
     if (measure && result.healthy !== false) {
+      const began = this.clock.now();
       const answer = metricsUrl === undefined ? undefined : await this.#get(metricsUrl);
+      result.ms = this.clock.now() - began;
       result.metrics = answer?.status === 200 ? answer.text : null;
     }
     this.#underWay--;

@@ -64,6 +64,8 @@ export class Dispatcher {
     this.options.budget.deposit();
     for (;;) {
       try {
+        exchange.endpointRow = slot.endpoint;
+        exchange.predictedMs = slot.predictMs();
         const opening = this.#send(slot.endpoint, slot.dispatch(), exchange, outgoing);
         const { head, body } = await opening;
         const opened = openAnswer(head, body, this.options.answers);

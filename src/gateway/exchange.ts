@@ -67,6 +67,14 @@ export class Exchange implements Deadline {
   tries = 0;
   /** When it was last sent to an endpoint. */
   sentAt = 0;
+  /** Row of that endpoint, what was predicted for its first token, and the requests on it then. */
+  endpointRow = 0;
+  predictedMs = NaN;
+  batch = NaN;
+  /** Ms that its prefill took, once its first token was seen. */
+  prefillMs = NaN;
+  /** Ms that it waited for an endpoint. */
+  queuedMs = 0;
   usage: Usage | undefined;
 
   constructor(readonly context: ExchangeContext, request: Request, readonly kind?: Kind) {
@@ -124,6 +132,11 @@ export class Exchange implements Deadline {
 
   readonly #abort = (): void => this.#give(new UpstreamError("aborted", "the client left"));
 
+  /** The client left, as its answer's stream tells. */
+  leave(): void {
+    this.#abort();
+  }
+
   /** The gateway shuts down: the request ends with an error of its own. */
   cut(): void {
     this.#give(new UpstreamError("draining", "the gateway shuts down"));
@@ -157,12 +170,24 @@ export class Exchange implements Deadline {
     this.context.instruments.firstToken(this.#modelRow, (this.#firstTokenAt - this.started) / 1000);
   }
 
-  // A first token that was seen teaches the latency model, unless the request was moved on the way.
-  #observe({ promptTokens, cachedTokens = 0 }: Usage): void {
-    if (this.#firstTokenAt === undefined || promptTokens === undefined || this.tries !== 1 || !this.#route) return;
-    const ttftMs = this.#firstTokenAt - this.sentAt;
-    const { promptBytes } = this;
-    this.context.samples.write({ model: this.#route.model, promptBytes, promptTokens, cachedTokens, ttftMs });
+  // What was seen teaches the latency models, unless the request was moved on the way.
+  #observe({ promptTokens, cachedTokens = 0, completionTokens = 0 }: Usage): void {
+    if (promptTokens === undefined || this.tries !== 1 || !this.#route) return;
+    const firstAt = this.#firstTokenAt;
+    const { endpointRow, promptBytes, prefillMs, batch } = this;
+    this.context.samples.write({
+      model: this.#route.model,
+      endpoint: endpointRow,
+      promptBytes,
+      promptTokens,
+      cachedTokens: Math.min(cachedTokens, promptTokens),
+      prefillMs: firstAt === undefined ? NaN : prefillMs,
+      tpotMs: firstAt === undefined || completionTokens < 2
+        ? NaN
+        : (this.context.clock.now() - firstAt) / (completionTokens - 1),
+      batch,
+      predicted: firstAt === undefined ? NaN : this.predictedMs / Math.max(0.1, firstAt - this.sentAt),
+    });
   }
 
   get #modelRow(): number {
@@ -212,6 +237,8 @@ export class Exchange implements Deadline {
       use_cache: this.#route?.placement.policy.cacheAware ?? false,
       cached_chunks: this.matchedChunks,
       tries: this.tries,
+      queued_ms: this.queuedMs,
+      predicted_ttft: Number.isNaN(this.predictedMs) ? null : this.predictedMs,
       prompt_tokens: this.usage?.promptTokens ?? null,
       completion_tokens: this.usage?.completionTokens ?? null,
       cached_tokens: this.usage?.cachedTokens ?? null,
@@ -252,7 +279,9 @@ export class Exchange implements Deadline {
       "x-aigw-reason": error.code,
       ...more,
     };
-    if (error.status === 503) headers["retry-after"] = "1";
+    if (error.status === 503 || error.status === 429) {
+      headers["retry-after"] = String(Math.max(1, Math.ceil((error.retryAfterMs ?? 1_000) / 1_000)));
+    }
     return this.addHeaders(new Response(errorBody(error, this.kind), { status: error.status, headers }));
   }
 }

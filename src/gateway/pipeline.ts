@@ -12,13 +12,14 @@ import type { Config } from "../config/schema.ts";
 import { generates, type Kind } from "../openai/api.ts";
 import { type PromptOptions, promptText } from "../openai/prompt_text.ts";
 import { decodeRequest, type InferenceRequest } from "../openai/request.ts";
-import type { DecisionMaker } from "../scheduler/decision.ts";
+import type { DecisionMaker, Standing } from "../scheduler/decision.ts";
 import { withoutCache } from "../scheduler/placement.ts";
 import type { Scheduler, Slot } from "../scheduler/scheduler.ts";
-import type { TtftPredictor } from "../scheduler/ttft.ts";
 import type { Log } from "../telemetry/log.ts";
+import { UpstreamError } from "../upstream/errors.ts";
 import { readBody } from "./body.ts";
-import type { Dispatcher } from "./dispatch.ts";
+import { asGatewayError, type Dispatcher, type OutgoingRequest } from "./dispatch.ts";
+import { EarlyHead } from "./early_head.ts";
 import { Exchange, type ExchangeContext } from "./exchange.ts";
 import { checkHead } from "./head.ts";
 import { asksForUsage, outgoingBody } from "./outgoing.ts";
@@ -37,12 +38,22 @@ export interface PipelineParts {
   readonly dispatcher: Dispatcher;
   readonly responses: StoredResponses;
   readonly triton: TritonTranscoder;
-  readonly predictor: TtftPredictor;
   readonly log: Log;
 }
 
-/** Prompt bytes to a prefix hash. */
-const CHUNK_BYTES = 512;
+/** Where a request without a tenant stands in the queue. */
+const ANYONE: Standing = { band: 0, tenant: 0, deadlineMs: 0 };
+
+/** A request that is ready to be placed. */
+interface Prepared {
+  readonly exchange: Exchange;
+  readonly kind: Kind;
+  readonly call: InferenceRequest;
+  readonly route: Route;
+  readonly prompt: string;
+  readonly outgoing: OutgoingRequest;
+  readonly early: EarlyHead | undefined;
+}
 
 export class Pipeline {
   readonly #parts: PipelineParts;
@@ -55,7 +66,7 @@ export class Pipeline {
 
   /** Answers an inference request; never throws. */
   async infer(request: Request, kind: Kind): Promise<Response> {
-    const { config, context, deadlines, routes, scheduler, dispatcher, responses } = this.#parts;
+    const { config, context, deadlines, routes } = this.#parts;
     const exchange = new Exchange(context, request, kind);
     try {
       // Read: the whole body, within its limits.
@@ -77,18 +88,37 @@ export class Pipeline {
       // Transcode: what this kind of engine is to get.
       const outgoing = this.#outgoing(call, route, bytes, target, exchange);
 
+      // From here on it may take long: a stream's head goes out before that.
+      const early = call.stream && route.placement.policy.queued ? new EarlyHead(deadlines, exchange, kind) : undefined;
+      const answering = this.#answer({ exchange, kind, call, route, prompt, outgoing, early });
+      return await (early === undefined ? answering : early.race(answering));
+    } catch (error) {
+      return exchange.refuse(this.#asGatewayError(error, exchange));
+    }
+  }
+
+  // The part of the story that waits: for an endpoint, and for its answer. Never rejects.
+  async #answer({ exchange, kind, call, route, prompt, outgoing, early }: Prepared): Promise<Response> {
+    const { config, deadlines, scheduler, dispatcher, responses } = this.#parts;
+    try {
       // Slot: the endpoint that will answer first, with this request's load counted on it.
       using slot = await scheduler.acquire({
         placement: generates(kind) ? route.placement : withoutCache(route.placement),
         promptText: prompt,
         model: route.model,
-        wallMs: context.clock.wall(),
+        standing: ANYONE,
+        hidden: !call.stream,
         pinned: responses.holder(call.previousResponse, route.placement),
+        hold(waiting) {
+          exchange.hold(waiting);
+          early?.wait(config.queue.head_after_ms);
+        },
       });
       exchange.promptBytes = slot.prompt.bytes;
+      exchange.queuedMs = slot.queuedMs;
 
       // Dispatch: to that endpoint, or to another if it fails before anything of its answer went on.
-      using presumption = call.stream ? undefined : this.#presumeFirstToken(slot, route.model);
+      using presumption = call.stream ? undefined : this.#presumeFirstToken(slot);
       const answer = await dispatcher.dispatch(slot, exchange, outgoing, () => presumption?.again());
       exchange.matchedChunks = slot.matchedChunks;
 
@@ -115,10 +145,9 @@ export class Pipeline {
 
   // A non-streaming request shows no first token: its prompt load comes off when the prefill is over by prediction,
   // counted again from each endpoint that it is sent to.
-  #presumeFirstToken(slot: Slot, model: number): Disposable & { again(): void } {
-    const { deadlines, predictor, config: { prediction } } = this.#parts;
-    const cachedBytes = slot.matchedChunks * CHUNK_BYTES;
-    const ms = predictor.predictMs(model, slot.prompt.bytes, cachedBytes) * prediction.first_token_margin;
+  #presumeFirstToken(slot: Slot): Disposable & { again(): void } {
+    const { deadlines, config: { prediction } } = this.#parts;
+    const ms = slot.predictMs() * prediction.first_token_margin;
     const deadline: Deadline = { deadline: deadlines.clock.now() + ms, place: -1, expire: () => slot.firstToken() };
     deadlines.watch(deadline);
     return {
@@ -132,6 +161,7 @@ export class Pipeline {
 
   #asGatewayError(error: unknown, exchange: Exchange): GatewayError {
     if (error instanceof GatewayError) return error;
+    if (error instanceof UpstreamError) return asGatewayError(error, exchange);
     if (exchange.gone) return new GatewayError("client_closed", "The client left", null, error);
     this.#parts.log.error("a request failed inside the gateway", {
       request_id: exchange.requestId,

@@ -49,12 +49,13 @@ export function relay(
 }
 
 /** What the relay needs of a slot. */
-export type RelaySlot = Pick<Slot, "remember" | "firstToken" | "failed" | "succeeded"> & Disposable;
+export type RelaySlot = Pick<Slot, "remember" | "firstToken" | "failed" | "succeeded" | "batch"> & Disposable;
 
 /** In place of a slot for requests that carry no load. */
 export const NO_SLOT: RelaySlot = {
   remember() {},
-  firstToken() {},
+  firstToken: () => -1,
+  batch: 0,
   failed() {},
   succeeded() {},
   [Symbol.dispose]() {},
@@ -220,7 +221,8 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
       forEachEvent(ready, (start, end) => this.#sawToken ||= isToken(this.kind, ready, start, end));
     } else this.#sawToken = true;
     if (!this.#sawToken) return;
-    this.slot.firstToken();
+    this.exchange.prefillMs = this.slot.firstToken();
+    this.exchange.batch = this.slot.batch;
     this.exchange.firstToken();
   }
 

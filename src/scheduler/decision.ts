@@ -4,6 +4,7 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { SaveRingWriter } from "../tables/save_ring.ts";
+import type { RequestRow } from "../tables/request_table.ts";
 import type { Placement } from "./placement.ts";
 
 /** The hashes of a prompt and its length. */
@@ -14,6 +15,19 @@ export interface HashedPrompt {
   /** The hashes as pairs of words, in a buffer that may be longer and goes back to the decision maker with `retire`. */
   readonly hashes: Int32Array;
 }
+
+/** Where a request stands in the queue. */
+export interface Standing {
+  /** Priority band, 0 first. */
+  readonly band: number;
+  /** Tenant row. */
+  readonly tenant: number;
+  /** When its first token is due, in shared ms; 0 for no such time. */
+  readonly deadlineMs: number;
+}
+
+export const NO_ENDPOINT = -1;
+export const QUEUED = -2;
 
 /** One candidate of an explained decision. */
 export interface Candidate {
@@ -133,7 +147,12 @@ export class DecisionMaker {
   }
 
   /** Chooses for the prompt that is up: an endpoint row, or -1 when there is no candidate. */
-  choose({ cluster, eligibility, adapter, policy }: Placement, promptBytes: number): number {
+  choose(
+    { cluster, eligibility, adapter, policy }: Placement,
+    promptBytes: number,
+    model: number,
+    sharedMs: number,
+  ): number {
     return this.#kernel.exports.choose(
       cluster,
       eligibility,
@@ -147,8 +166,74 @@ export class DecisionMaker {
       adapter,
       policy.adapterWeight,
       promptBytes,
-      policy.batchBytes,
+      model,
+      sharedMs,
     );
+  }
+
+  /** Sets the objectives of the prompt that is up, in ms; 0 for none. */
+  setObjectives(ttftMs: number, tpotMs: number): void {
+    const k = this.#kernel.exports;
+    this.#floats[this.#decision + (k.D_TTFT_SLO >>> 2)] = ttftMs;
+    this.#floats[this.#decision + (k.D_TPOT_SLO >>> 2)] = tpotMs;
+  }
+
+  /** Whether an endpoint keeps the objectives of the last choice by policy slo. */
+  get objectivesMet(): boolean {
+    return this.#words[this.#decision + (this.#kernel.exports.D_SLO_MET >>> 2)] > 0;
+  }
+
+  /**
+   * Asks for an endpoint for the prompt that is up: the row of the one that was granted, NO_ENDPOINT, or QUEUED when the
+   * request waits for a grant by whoever sees room appear.
+   */
+  arrive(
+    row: RequestRow,
+    { eligibility, adapter }: Placement,
+    { band, tenant, deadlineMs }: Standing,
+    sharedMs: number,
+  ): number {
+    return this.#kernel.exports.arrive(
+      row.row,
+      row.generation,
+      eligibility,
+      adapter,
+      band,
+      tenant,
+      deadlineMs,
+      sharedMs,
+    );
+  }
+
+  /** Looks a waiting request up again: others may hold its prompt by now. Returns how many endpoints it could be granted. */
+  refresh(row: RequestRow, prompt: HashedPrompt, placement: Placement): number {
+    this.resume(prompt, placement, []);
+    return this.#kernel.exports.refresh(row.row, row.generation);
+  }
+
+  /** Grants waiting requests to an endpoint that may have room now; returns how many. */
+  fill(cluster: number, endpoint: number, sharedMs: number): number {
+    return this.#kernel.exports.fill(cluster, endpoint, sharedMs);
+  }
+
+  /** The same for all endpoints of a cluster. */
+  fillAll(cluster: number, sharedMs: number): number {
+    return this.#kernel.exports.fillAll(cluster, sharedMs);
+  }
+
+  /** What waits in a cluster's queue: requests, and the prefill work of their tenants in bytes. */
+  queueOf(cluster: number): { requests: number; bytes: number } {
+    const k = this.#kernel.exports;
+    const at = k.clusterOffset(cluster);
+    return {
+      requests: Atomics.load(this.#words, (at + k.C_WAITING) >>> 2),
+      bytes: Atomics.load(this.#words, (at + k.C_WORK) >>> 2) >>> 0,
+    };
+  }
+
+  /** Ms that what a tenant has waiting takes at the rate at which it was served lately. */
+  backlogMs(cluster: number, tenant: number): number {
+    return this.#kernel.exports.backlogMs(cluster, tenant);
   }
 
   /** Chunks of the prompt that the endpoint last chosen is presumed to hold. */
@@ -161,20 +246,20 @@ export class DecisionMaker {
     return this.#ring.dropped;
   }
 
-  /** Records that an endpoint holds a prompt from now on. */
-  remember(prompt: HashedPrompt, salt: number, row: number): void {
+  /** Records that an endpoint holds a prompt from now on; `share` tells other gateways. */
+  remember(prompt: HashedPrompt, salt: number, row: number, share = true): void {
     if (prompt.chunks === 0) return;
     this.#restore(prompt);
     this.#kernel.exports.indexInsertScratch(prompt.chunks, salt, row);
-    this.#ring.write(row, salt, prompt.chunks, prompt.hashes);
+    if (share) this.#ring.write(row, salt, prompt.chunks, prompt.hashes);
   }
 
   /** Decides and tells how: every candidate with its load, cached chunks and score. */
-  explain(text: string, placement: Placement): Explanation {
+  explain(text: string, placement: Placement, model: number, sharedMs: number): Explanation {
     const k = this.#kernel.exports;
     const prompt = this.begin(text, placement);
     this.retire(prompt);
-    const chosen = this.choose(placement, prompt.bytes);
+    const chosen = this.choose(placement, prompt.bytes, model, sharedMs);
     const word = (field: number) => this.#words[this.#decision + (field >>> 2)];
     const candidates: Candidate[] = [];
     for (let position = 0; position < word(k.D_POSITIONS); position++) {

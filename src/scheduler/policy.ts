@@ -2,14 +2,27 @@
 // A model's load-balancing policy in the kernel's terms.
 
 import type { Config } from "../config/schema.ts";
-import { DEFAULT_BATCH_BYTES, DEFAULT_PREFILL_FLOOR_BYTES } from "../config/models.ts";
+import { DEFAULT_PREFILL_FLOOR_BYTES } from "../config/models.ts";
 import { DEFAULT_CANDIDATE_PERCENT } from "../config/load.ts";
 import type { PolicyName } from "../config/sections.ts";
 
 /** Order of the kernel's policy numbers. */
-const KERNEL_POLICIES: PolicyName[] = ["inference_lb", "random", "round_robin", "least_request", "expected_ttft"];
+const KERNEL_POLICIES: PolicyName[] = [
+  "inference_lb",
+  "random",
+  "round_robin",
+  "least_request",
+  "expected_ttft",
+  "slo",
+  "late_binding",
+];
 /** Policies that care which endpoint holds a prompt. */
-const CACHE_AWARE: ReadonlySet<PolicyName> = new Set<PolicyName>(["inference_lb", "expected_ttft"]);
+const CACHE_AWARE: ReadonlySet<PolicyName> = new Set<PolicyName>([
+  "inference_lb",
+  "expected_ttft",
+  "slo",
+  "late_binding",
+]);
 
 export interface Policy {
   readonly name: PolicyName;
@@ -26,8 +39,11 @@ export interface Policy {
   readonly adapterWeight: number;
   /** Whether the score counts only the prompt bytes that an endpoint does not hold yet. */
   readonly uncachedOnly: boolean;
-  /** Prompt bytes whose prefill takes as long as a request in the batch delays a first token. */
-  readonly batchBytes: number;
+  /** Whether a request may wait in the gateway for an endpoint with room. */
+  readonly queued: boolean;
+  /** Objectives in ms, 0 for none. */
+  readonly ttftSloMs: number;
+  readonly tpotSloMs: number;
   /** Prompt bytes that weigh fully even when no endpoint has as many. */
   readonly prefillFloorBytes: number;
 }
@@ -46,8 +62,10 @@ export function policyOf(config: Config, model: string): Policy {
     requestWeight: rule?.request_load_weight ?? 1,
     prefillWeight: rule?.prefill_load_weight ?? 3,
     adapterWeight: rule?.lora_weight ?? 1,
-    uncachedOnly: rule?.prefill_load_uncached ?? true,
-    batchBytes: rule?.batch_request_bytes ?? DEFAULT_BATCH_BYTES,
+    uncachedOnly: name !== "inference_lb" || (rule?.prefill_load_uncached ?? false),
+    queued: name === "late_binding" && loadAware,
+    ttftSloMs: rule?.ttft_slo_ms ?? 0,
+    tpotSloMs: rule?.tpot_slo_ms ?? 0,
     prefillFloorBytes: rule?.prefill_load_floor_bytes ?? DEFAULT_PREFILL_FLOOR_BYTES,
   };
 }

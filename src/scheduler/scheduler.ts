@@ -2,160 +2,167 @@
 // The scheduler gives a request a slot: an endpoint with the request's load counted on it. A slot is disposed of exactly
 // once, at the true end of the request; whoever holds it last owns that end.
 
-import { GatewayError } from "../base/errors.ts";
-import type { EndpointTable } from "../tables/endpoint_table.ts";
-import type { RequestRow, RequestTable } from "../tables/request_table.ts";
-import type { DecisionMaker, HashedPrompt } from "./decision.ts";
+import type { HashedPrompt, Standing } from "./decision.ts";
+import type { RequestRow } from "../tables/request_table.ts";
 import type { Placement } from "./placement.ts";
 
 export interface SlotRequest {
   readonly placement: Placement;
   readonly promptText: string;
-  /** Model row, for the books. */
+  /** Model row. */
   readonly model: number;
-  readonly wallMs: number;
+  readonly standing: Standing;
+  /** Its first token will not be seen: the answer is not streamed. */
+  readonly hidden: boolean;
   /** The one endpoint that will do, as it holds the state that the request continues. */
   readonly pinned?: number;
+  /** Is told what to fail when the client leaves, or the request's time is up, before there is an endpoint. */
+  hold(waiting: { fail(error: Error): void }): void;
 }
 
-/** Gives out slots. A queue behind `acquire` may let a request wait; this one grants at once. */
+/** Gives out slots: here at once when there is room and nobody waits, or from a queue, wherever that is. */
 export interface Scheduler {
-  /** Throws GatewayError: no_endpoint, overloaded. */
+  /** Throws GatewayError: no_endpoint, overloaded, queue_full, queue_timeout, slo_unreachable; and what `hold` fails with. */
   acquire(request: SlotRequest): Promise<Slot>;
 }
 
-/** An endpoint that changes hands between choice and grant is chosen again this often. */
-const MOST_CHOICES = 16;
+/** What a slot needs of the scheduler that gave it. */
+export interface SlotOwner {
+  now(): number;
+  /** Moves a load to an endpoint that is not in `tried`; false when there is none. */
+  moveTo(row: RequestRow, placement: Placement, prompt: HashedPrompt, tried: readonly number[], model: number): boolean;
+  /** Work came off an endpoint: somebody who waits may have it. */
+  roomAt(cluster: number, endpoint: number): void;
+  /** Records that an endpoint holds a prompt; `share` tells other gateways too. */
+  remember(prompt: HashedPrompt, salt: number, endpoint: number, share: boolean): void;
+  retire(prompt: HashedPrompt): void;
+  countFailure(endpoint: number): void;
+  clearFailures(endpoint: number): void;
+  requestsOn(endpoint: number): number;
+}
 
-export class LocalScheduler implements Scheduler {
-  constructor(
-    readonly decisions: DecisionMaker,
-    readonly requests: RequestTable,
-    readonly endpoints: EndpointTable,
-  ) {}
-
-  // deno-lint-ignore require-await -- the interface allows waiting; here everyone is served at once
-  async acquire({ placement, promptText, model, wallMs, pinned }: SlotRequest): Promise<Slot> {
-    const prompt = this.decisions.begin(promptText, placement);
-    const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes, wallMs);
-    if (!row) {
-      this.decisions.retire(prompt);
-      throw new GatewayError(
-        "overloaded",
-        `This gateway has ${this.requests.capacity} requests in flight in one worker, its limit`,
-      );
-    }
-    const granted = pinned === undefined ? this.#grant(row, placement, prompt) : row.grant(pinned, 0);
-    if (granted) return new Slot(this, row, placement, prompt, pinned !== undefined);
-    row.release();
-    this.decisions.retire(prompt);
-    if (pinned !== undefined) {
-      throw new GatewayError("no_endpoint", "The engine that holds the previous response is not available");
-    }
-    throw new GatewayError("no_endpoint", "No endpoint of the model is available");
-  }
-
-  #grant(row: RequestRow, placement: Placement, prompt: HashedPrompt): boolean {
-    for (let i = 0; i < MOST_CHOICES; i++) {
-      const endpoint = this.decisions.choose(placement, prompt.bytes);
-      if (endpoint < 0) return false;
-      if (row.grant(endpoint, this.decisions.matchedChunks)) return true;
-    }
-    return false;
-  }
-
-  /** Moves a slot's load to an endpoint that is not in `tried`; false when there is none. */
-  moveTo(row: RequestRow, placement: Placement, prompt: HashedPrompt, tried: readonly number[]): boolean {
-    this.decisions.resume(prompt, placement, tried);
-    const endpoint = this.decisions.choose(placement, prompt.bytes);
-    if (endpoint < 0) return false;
-    row.returnToWaiting();
-    return row.grant(endpoint, this.decisions.matchedChunks) || this.#grant(row, placement, prompt);
-  }
+export interface SlotParts {
+  readonly row: RequestRow;
+  readonly placement: Placement;
+  readonly prompt: HashedPrompt;
+  readonly model: number;
+  readonly hidden: boolean;
+  /** Whether no other endpoint will do. */
+  readonly pinned: boolean;
+  /** Ms that it waited. */
+  readonly queuedMs: number;
 }
 
 /** A granted endpoint. `using slot = …` releases its load when the block ends, unless `keep` moved it on. */
 export class Slot implements Disposable {
-  readonly #scheduler: LocalScheduler;
+  readonly #owner: SlotOwner;
+  readonly #parts: SlotParts;
   #tried: number[] | undefined;
-  #row: RequestRow | undefined;
-  #endpoint: number;
-  #matched: number;
+  #held: boolean;
+  #remembered = false;
 
-  constructor(
-    scheduler: LocalScheduler,
-    row: RequestRow,
-    readonly placement: Placement,
-    readonly prompt: HashedPrompt,
-    /** Whether no other endpoint will do. */
-    readonly pinned = false,
-  ) {
-    this.#scheduler = scheduler;
-    this.#row = row;
-    this.#endpoint = row.endpoint;
-    this.#matched = scheduler.decisions.matchedChunks;
+  constructor(owner: SlotOwner, parts: SlotParts, before?: Slot) {
+    this.#owner = owner;
+    this.#parts = parts;
+    this.#held = true;
+    if (before) {
+      this.#tried = before.#tried;
+      this.#remembered = before.#remembered;
+    } else if (parts.placement.policy.queued) this.remember(); // for those who wait and share its prefix
+  }
+
+  get prompt(): HashedPrompt {
+    return this.#parts.prompt;
+  }
+
+  get queuedMs(): number {
+    return this.#parts.queuedMs;
+  }
+
+  get model(): number {
+    return this.#parts.model;
   }
 
   /** Row of the endpoint. */
   get endpoint(): number {
-    return this.#endpoint;
+    return this.#parts.row.endpoint;
   }
 
   /** Chunks of the prompt that the endpoint was presumed to hold when it was chosen. */
   get matchedChunks(): number {
-    return this.#matched;
+    return this.#parts.row.cachedChunks;
+  }
+
+  /** Requests on its endpoint, this one included. */
+  get batch(): number {
+    return this.#owner.requestsOn(this.endpoint);
   }
 
   /** Marks the request as sent; returns the identity generation of the endpoint. */
   dispatch(): number {
-    return this.#row!.dispatch();
+    return this.#parts.row.dispatch(this.#owner.now(), this.#parts.hidden);
   }
 
-  /** The first token was seen, or is presumed: the prompt's load comes off. May be called again. */
-  firstToken(): void {
-    this.#row?.firstToken();
+  /** Predicted ms from now to the first token. */
+  predictMs(): number {
+    return this.#parts.row.predictMs(this.#owner.now());
   }
 
-  /** The engine answered 200: it holds the prompt from now on. */
+  /** The first token was seen, or is presumed: the prompt's load comes off. Returns the ms of the prefill the first time, then -1. */
+  firstToken(): number {
+    const { row, placement } = this.#parts;
+    if (!this.#held) return -1;
+    const ms = row.firstToken(this.#owner.now());
+    if (ms >= 0) this.#owner.roomAt(placement.cluster, row.endpoint);
+    return ms;
+  }
+
+  /** The endpoint holds the prompt from now on: it answered 200, or is about to compute it. */
   remember(): void {
-    this.#scheduler.decisions.remember(this.prompt, this.placement.salt, this.#endpoint);
+    if (this.#remembered) return;
+    this.#remembered = true;
+    this.#owner.remember(this.prompt, this.#parts.placement.salt, this.endpoint, true);
   }
 
   /** The endpoint failed at this request. */
   failed(): void {
-    this.#scheduler.endpoints.countFailure(this.#endpoint);
+    this.#owner.countFailure(this.endpoint);
   }
 
   /** The endpoint's answer came to a good end. */
   succeeded(): void {
-    this.#scheduler.endpoints.clearFailures(this.#endpoint);
+    this.#owner.clearFailures(this.endpoint);
   }
 
   /** Gives the endpoint up for another that was not tried yet; false when there is none. */
   tryAnother(): boolean {
-    if (this.pinned) return false;
+    const { pinned, row, placement, prompt, model } = this.#parts;
+    if (pinned || !this.#held) return false;
+    const before = this.endpoint;
     const tried = this.#tried ??= [];
-    tried.push(this.#endpoint);
-    if (!this.#row || !this.#scheduler.moveTo(this.#row, this.placement, this.prompt, tried)) return false;
-    this.#endpoint = this.#row.endpoint;
-    this.#matched = this.#scheduler.decisions.matchedChunks;
+    tried.push(before);
+    if (!this.#owner.moveTo(row, placement, prompt, tried, model)) return false;
+    this.#owner.roomAt(placement.cluster, before);
+    this.#remembered = false;
+    if (placement.policy.queued) this.remember();
     return true;
   }
 
   /** Hands the load over to a new slot, which outlives the block of this one. */
   keep(): Slot {
-    const row = this.#row!;
-    const kept = new Slot(this.#scheduler, row, this.placement, this.prompt, this.pinned);
-    kept.#matched = this.#matched;
-    kept.#tried = this.#tried;
-    this.#row = undefined;
-    return kept;
+    this.#held = false;
+    return new Slot(this.#owner, this.#parts, this);
   }
 
   [Symbol.dispose](): void {
-    if (!this.#row) return;
-    this.#row.release();
-    this.#row = undefined;
-    this.#scheduler.decisions.retire(this.prompt);
+    if (!this.#held) return;
+    this.#held = false;
+    const { row, placement, prompt } = this.#parts;
+    const { endpoint } = row;
+    // An engine counts the age of a block from when it was last in use.
+    if (this.#remembered) this.#owner.remember(prompt, placement.salt, endpoint, false);
+    row.release();
+    this.#owner.retire(prompt);
+    this.#owner.roomAt(placement.cluster, endpoint);
   }
 }

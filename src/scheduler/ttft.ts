@@ -6,6 +6,8 @@ import type { PredictorTable } from "../tables/predictor_table.ts";
 
 /** a to f of `ms = a·input² + b·cached² + c·input·cached + d·input + e·cached + f`, in thousands of tokens. */
 export const DEFAULT_THETA = [4.449994511, -8.410005423, -3.189998102, 278.000152256, -50.199801665, 37.198550118];
+/** Decode step of a model that nothing is known of: ms, and for each request in the batch. */
+export const DEFAULT_STEP_THETA = [10.6, 0.42, 0, 0, 0, 0];
 const LEAST_MS = 100;
 /** Requests after which a model's own experience counts alone. */
 export const ENOUGH_SAMPLES = 30;

@@ -10,11 +10,13 @@ import type { EndpointConfig } from "../config/clusters.ts";
 import type { RuleConfig } from "../config/models.ts";
 import { Prober, type ProbeResult, type ProbeTarget } from "../engines/prober.ts";
 import { type Backend, readSignals } from "../engines/signals.ts";
+import { HiddenPrefills } from "../scheduler/hidden_prefills.ts";
 import { adapterNumber } from "../scheduler/placement.ts";
 import { labelSetsOf, memberships } from "../scheduler/eligibility.ts";
 import { ENDPOINT_STATE_NAMES, EndpointState, EndpointTable } from "../tables/endpoint_table.ts";
 import type { Log } from "../telemetry/log.ts";
 import { HeldAdapters } from "./adapters.ts";
+import type { TrainedEndpoints } from "./trainer.ts";
 import { FleetHealth, type Patient } from "./fleet_health.ts";
 
 export interface Member extends ProbeTarget, Patient {
@@ -66,11 +68,14 @@ export class Fleet {
   readonly #byCluster = new Map<string, Member[]>();
   readonly #prober: Prober<Member> | undefined;
   readonly health: FleetHealth<Member>;
+  readonly #hidden: HiddenPrefills;
   /** Is told when engines hold other adapters than before. */
   onAdapters: (adapters: [adapter: string, model: string][]) => void = () => {};
 
   constructor(readonly kernel: AttachedKernel, readonly config: Config, readonly clock: Clock, readonly log: Log) {
-    this.table = new EndpointTable(kernel);
+    const { prefill_tokens_per_s, bytes_per_token } = config.prediction;
+    this.table = new EndpointTable(kernel, 1_000 / (prefill_tokens_per_s * bytes_per_token));
+    this.#hidden = new HiddenPrefills(kernel);
     this.health = new FleetHealth(this.table, config, clock, log, (member) => this.#returned(member));
     const { probes } = config;
     if (probes.enabled) {
@@ -135,9 +140,9 @@ export class Fleet {
     this.health.stop();
   }
 
-  #probed(member: Member, { healthy, metrics }: ProbeResult): void {
+  #probed(member: Member, { healthy, metrics, ms }: ProbeResult): void {
     if (healthy !== undefined) this.health.probed(member, healthy);
-    if (metrics !== undefined) this.#measured(member, metrics);
+    if (metrics !== undefined) this.#measured(member, metrics, ms);
   }
 
   // It may have been restarted: what it held is not known any more.
@@ -179,7 +184,8 @@ export class Fleet {
     return members.length > 0;
   }
 
-  #measured(member: Member, text: string | null): void {
+  #measured(member: Member, text: string | null, probeMs: number): void {
+    const nowMs = this.clock.shared();
     const signals = text === null || member.backend === undefined ? {} : readSignals(member.backend, text);
     this.table.setGauges(member.row, {
       waiting: signals.waiting ?? NaN,
@@ -187,6 +193,9 @@ export class Fleet {
       kvUsage: signals.kvUsage ?? NaN,
     });
     if (text !== null) member.metricsAt = this.clock.now();
+    // The count is of a moment while the probe was under way: who was sent after its beginning is not in it.
+    const done = this.#hidden.observe(member.row, signals.waiting ?? NaN, nowMs - probeMs, nowMs);
+    if (done > 0) this.kernel.exports.fill(member.clusterRow, member.row, nowMs);
     if (signals.kvCapacityTokens !== undefined) {
       this.table.setCapacity(member.row, this.#chunks(signals.kvCapacityTokens));
     }
@@ -195,6 +204,17 @@ export class Fleet {
       member.promptTokens = signals.promptTokens;
     }
     if (signals.adapters && member.adapters.seen(signals.adapters)) this.#adaptersChanged(member);
+  }
+
+  /** What the trainer writes to. */
+  trained(): TrainedEndpoints {
+    const members = this.#members;
+    return {
+      table: this.table,
+      *rows() {
+        for (const { cluster, name, row } of members) yield [`${cluster}/${name}`, row];
+      },
+    };
   }
 
   get size(): number {

@@ -17,6 +17,8 @@ import { HostList } from "../metadata/hosts.ts";
 import type { CenterLink } from "../metadata/link.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
 import { PredictorTable } from "../tables/predictor_table.ts";
+import { writeQueueParameters } from "../tables/queue_parameters.ts";
+import { writeTenant } from "../tables/tenant_table.ts";
 import { SampleReader } from "../tables/sample_ring.ts";
 import { sumCells } from "../tables/metric_cells.ts";
 import { cellCount, unknownModel } from "../telemetry/instruments.ts";
@@ -62,9 +64,12 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
     metricCells: cellCount(config.limits.models),
     ringWords: 65_536,
     pins: config.limits.response_pins,
-    predictors: config.limits.models,
+    predictors: 2 * config.limits.models,
+    tenants: 1,
   });
   const kernel = attachKernel(shared, 0, crypto.getRandomValues(new Uint32Array(1))[0]);
+  writeQueueParameters(kernel, config.queue, config.prediction.bytes_per_token);
+  writeTenant(kernel, 0, { weight: 1 });
   const fleet = new Fleet(kernel, config, systemClock, log);
   const setup = { config, listen, tls, via: hostname(), started: Math.floor(Date.now() / 1_000) };
   const supervisor = new Supervisor(kernel, shared, setup, log, workers);
@@ -81,7 +86,7 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
 
   const models = Object.keys(config.model_mapping_rule);
   const predictors = new PredictorTable(kernel);
-  const trainer = new Trainer(predictors, new SampleReader(kernel), config, models, systemClock, log);
+  const trainer = new Trainer(predictors, new SampleReader(kernel), config, models, fleet.trained(), systemClock, log);
   const parts: AdminParts = {
     config,
     routes,

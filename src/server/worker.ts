@@ -15,13 +15,11 @@ import { RouteTable } from "../gateway/routes.ts";
 import { StoredResponses } from "../gateway/stored_responses.ts";
 import { TritonTranscoder } from "../gateway/triton/transcoder.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
-import { LocalScheduler } from "../scheduler/scheduler.ts";
+import { LocalScheduler } from "../scheduler/local_scheduler.ts";
 import { EndpointTable } from "../tables/endpoint_table.ts";
 import { PinTable } from "../tables/pin_table.ts";
 import { ownCells } from "../tables/metric_cells.ts";
-import { PredictorTable } from "../tables/predictor_table.ts";
 import { SampleWriter } from "../tables/sample_ring.ts";
-import { TtftPredictor } from "../scheduler/ttft.ts";
 import { RequestTable } from "../tables/request_table.ts";
 import { AccessLog } from "../telemetry/access_log.ts";
 import { Instruments, unknownModel, WORKER_CELLS } from "../telemetry/instruments.ts";
@@ -114,7 +112,12 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     streamIdleMs: config.timeouts.stream_idle_ms,
     eventBytes: limits.event_bytes,
   });
-  const scheduler = new LocalScheduler(decisions, requests, endpoints);
+  const scheduler = new LocalScheduler(decisions, requests, endpoints, clock, deadlines, {
+    requests: config.queue.requests,
+    bytes: config.queue.bytes,
+    maxWaitMs: config.queue.max_wait_ms,
+    refreshMs: config.queue.refresh_ms,
+  });
   const pipeline = new Pipeline({
     config,
     context,
@@ -125,7 +128,6 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     dispatcher,
     responses,
     triton,
-    predictor: new TtftPredictor(new PredictorTable(kernel), config.prediction.bytes_per_token),
     log,
   });
   const front = new Front({ pipeline, context, routes, responses, started, corsMaxAgeS: config.cors?.max_age_s });
@@ -175,6 +177,7 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     if (left > 0) await Promise.race([over, pause(LAST_WORDS_MS)]);
     clearInterval(heart);
     clearInterval(loopTimer);
+    scheduler.close();
     pools.close();
     kserve.close();
     deadlines.close();

@@ -22,6 +22,9 @@ export interface Gauges {
   kvUsage: number;
 }
 
+/** 8,000 tokens of 4 bytes a second. */
+const DEFAULT_RATE = 1_000 / (8_000 * 4);
+
 export class EndpointTable {
   readonly #kernel: AttachedKernel;
   readonly #words: Int32Array;
@@ -31,7 +34,8 @@ export class EndpointTable {
   readonly #freeBlocks: number[] = [];
   readonly #freeRows = new Map<number, number[]>();
 
-  constructor(kernel: AttachedKernel) {
+  /** @param firstRate Ms that an uncached prompt byte takes on an endpoint that nothing is known of yet. */
+  constructor(kernel: AttachedKernel, readonly firstRate = DEFAULT_RATE) {
     this.#kernel = kernel;
     this.#words = new Int32Array(kernel.buffer);
     this.#floats = new Float32Array(kernel.buffer);
@@ -55,12 +59,21 @@ export class EndpointTable {
     const k = this.#kernel.exports;
     const row = this.#takeRow(cluster);
     this.#writeIdentity(row, formatAddress(address));
-    const counters = [k.E_FAILURES, k.E_SUCCESSES, k.E_DISPATCHED, k.E_PENALTY, k.E_RELUCTANT];
+    const counters = [
+      k.E_HEAD_AT,
+      k.E_TOUCHED,
+      k.E_FAILURES,
+      k.E_SUCCESSES,
+      k.E_DISPATCHED,
+      k.E_PENALTY,
+      k.E_RELUCTANT,
+    ];
     for (const column of [...counters, k.E_REMOTE_REQUESTS, k.E_REMOTE_PROMPT, k.E_ADAPTERS, k.E_ADAPTERS + 1]) {
       Atomics.store(this.#words, this.#cell(column, row), 0);
     }
     k.indexForget(row);
     this.setCapacity(row, capacityChunks);
+    this.setRate(row, this.firstRate);
     this.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
     Atomics.store(this.#words, this.#cell(k.E_STATE, row), EndpointState.available);
     const own = k.SERVING | k.WILLING;
@@ -284,6 +297,15 @@ export class EndpointTable {
     const sets = [0, 0];
     for (const adapter of adapters) sets[(adapter - 1) >> 5] |= 1 << ((adapter - 1) & 31);
     for (const i of [0, 1]) Atomics.store(this.#words, this.#cell(k.E_ADAPTERS + i, row), sets[i]);
+  }
+
+  /** Ms that an uncached prompt byte takes there. */
+  rate(row: number): number {
+    return this.#floats[this.#cell(this.#kernel.exports.E_RATE, row)];
+  }
+
+  setRate(row: number, msPerByte: number): void {
+    this.#floats[this.#cell(this.#kernel.exports.E_RATE, row)] = msPerByte;
   }
 
   capacityChunks(row: number): number {

@@ -3,7 +3,7 @@
 //
 //   ms = a·input² + b·cached² + c·input·cached + d·input + e·cached + f     (input, cached in thousands of tokens)
 //
-// Every thread predicts, the control plane alone learns.
+// and, in rows of their own, of the decode step. Every thread predicts, the control plane alone learns.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 
@@ -22,11 +22,13 @@ export class PredictorTable {
   readonly #kernel: AttachedKernel;
   readonly #floats: Float64Array;
   readonly #features: number;
+  readonly #rows: number;
 
   constructor(kernel: AttachedKernel) {
     this.#kernel = kernel;
     this.#floats = new Float64Array(kernel.buffer);
     this.#features = kernel.exports.featureOffset() >>> 3;
+    this.#rows = new Int32Array(kernel.buffer)[kernel.exports.H_PREDICTORS];
   }
 
   #put(inputTokens: number, cachedTokens: number): void {
@@ -75,6 +77,43 @@ export class PredictorTable {
   /** Prompt bytes to a token, 0 when not known. */
   bytesPerToken(row: number): number {
     return this.#floats[this.#cell(row, this.#kernel.exports.M_RATIO)];
+  }
+
+  /** Ms that an uncached prompt byte takes over all endpoints of the model. */
+  rate(row: number): number {
+    return this.#floats[this.#cell(row, this.#kernel.exports.M_RATE)];
+  }
+
+  setRate(row: number, msPerByte: number): void {
+    this.#floats[this.#cell(row, this.#kernel.exports.M_RATE)] = msPerByte;
+  }
+
+  /** Row of a model's decode step. */
+  stepRow(model: number): number {
+    return this.#rows / 2 + model;
+  }
+
+  /**
+   * Learns the decode step: ms = θ₀ + θ₁ · batch + θ₂ · batch · thousands of tokens of context. Returns what would have
+   * been predicted.
+   */
+  learnStep(model: number, batch: number, contextTokens: number, ms: number, forgetting: number, pace: number): number {
+    this.#putStep(batch, contextTokens);
+    return this.#kernel.exports.learn(this.stepRow(model), ms, forgetting, pace);
+  }
+
+  /** Predicted ms of a decode step. */
+  predictStep(model: number, batch: number, contextTokens: number): number {
+    this.#putStep(batch, contextTokens);
+    return this.#kernel.exports.predict(this.stepRow(model));
+  }
+
+  #putStep(batch: number, contextTokens: number): void {
+    const at = this.#features;
+    this.#floats.fill(0, at, at + this.#kernel.exports.FEATURES);
+    this.#floats[at] = 1;
+    this.#floats[at + 1] = batch;
+    this.#floats[at + 2] = batch * contextTokens / 1_000;
   }
 
   setBytesPerToken(row: number, ratio: number): void {

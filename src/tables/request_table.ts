@@ -6,7 +6,7 @@ import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { assert } from "../base/assert.ts";
 import { HIGH_ROW_CELL, ownCells } from "./metric_cells.ts";
 
-export const RequestPhase = { free: 0, waiting: 1, granted: 2, prefilling: 3, decoding: 4 } as const;
+export const RequestPhase = { free: 0, waiting: 1, granting: 2, granted: 3, prefilling: 4, decoding: 5 } as const;
 export type RequestPhase = (typeof RequestPhase)[keyof typeof RequestPhase];
 
 export class RequestTable {
@@ -86,23 +86,42 @@ export class RequestRow {
     return this.kernel.exports.requestGrant(this.row, this.generation, endpoint, cachedChunks) === 1;
   }
 
-  /** Resolves when any worker has granted this row, at once if that has happened already. */
+  /** Resolves when any worker has granted this row, or it was released; at once if that has happened already. */
   async granted(): Promise<void> {
-    while (this.phase === RequestPhase.waiting) {
+    while (this.phase === RequestPhase.waiting || this.phase === RequestPhase.granting) {
       const wait = Atomics.waitAsync(this.words, this.#wake, this.#wakeBefore);
       if (!wait.async) return;
       await wait.value;
     }
   }
 
-  /** Marks it sent; returns the identity generation of its endpoint. */
-  dispatch(): number {
-    return this.kernel.exports.requestDispatch(this.row, this.generation);
+  /** Marks it sent; returns the identity generation of its endpoint. `hidden`: its first token will not be seen. */
+  dispatch(sharedMs: number, hidden: boolean): number {
+    return this.kernel.exports.requestDispatch(this.row, this.generation, sharedMs, hidden ? 1 : 0);
   }
 
-  /** Takes its prompt bytes off the endpoint, once. */
-  firstToken(): void {
-    if (!this.#released) this.kernel.exports.requestFirstToken(this.row, this.generation);
+  /** Predicted ms from now to its first token on the granted endpoint. */
+  predictMs(sharedMs: number): number {
+    return this.kernel.exports.predictRequest(this.row, sharedMs);
+  }
+
+  /** Prompt chunks that its endpoint was presumed to hold at the grant. */
+  get cachedChunks(): number {
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_CACHED) >>> 2];
+  }
+
+  /** Uncached prompt bytes that it brought, and that were ahead of it, at the grant. */
+  get uncachedBytes(): number {
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_UNCACHED) >>> 2] >>> 0;
+  }
+
+  get aheadBytes(): number {
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_AHEAD) >>> 2] >>> 0;
+  }
+
+  /** Takes its prompt bytes off the endpoint; returns the ms that its prefill took the first time, then -1. */
+  firstToken(sharedMs: number): number {
+    return this.#released ? -1 : this.kernel.exports.requestFirstToken(this.row, this.generation, sharedMs);
   }
 
   /** Takes its whole load off the endpoint and waits for another grant. */
@@ -114,6 +133,8 @@ export class RequestRow {
     if (this.#released) return;
     this.#released = true;
     this.kernel.exports.requestRelease(this.row, this.generation);
+    // Whoever still waits for its grant is told that there will be none.
+    Atomics.notify(this.words, this.#wake);
     this.giveBack(this.row);
   }
 }

@@ -4,18 +4,37 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 
-/** One observed first token. */
-export interface TtftSample {
+/** One observed answer. NaN stands for what was not seen. */
+export interface Sample {
   /** Model row. */
   model: number;
+  /** Endpoint row. */
+  endpoint: number;
   promptBytes: number;
   /** As the engine counted them. */
   promptTokens: number;
   cachedTokens: number;
-  /** From the request's being sent to its first token. */
-  ttftMs: number;
+  /** From the beginning of its prefill to its first token. */
+  prefillMs: number;
+  /** Mean time between tokens. */
+  tpotMs: number;
+  /** Requests on the endpoint while it was decoded. */
+  batch: number;
+  /** What was predicted for its first token when it was sent, over what came. */
+  predicted: number;
 }
 
+const FIELDS: readonly (keyof Sample)[] = [
+  "model",
+  "endpoint",
+  "promptBytes",
+  "promptTokens",
+  "cachedTokens",
+  "prefillMs",
+  "tpotMs",
+  "batch",
+  "predicted",
+];
 const WRITTEN = 0;
 const READ = 1;
 const HEADER_FLOATS = 8;
@@ -24,18 +43,16 @@ class Ring {
   readonly counts: Int32Array;
   readonly floats: Float64Array;
   readonly capacity: number;
-  readonly fields: number;
 
   constructor({ exports: k, buffer }: AttachedKernel, worker: number) {
     const offset = k.sampleOffset(worker);
     this.counts = new Int32Array(buffer, offset, 2);
     this.capacity = k.SAMPLES;
-    this.fields = k.SAMPLE_FIELDS;
-    this.floats = new Float64Array(buffer, offset + HEADER_FLOATS * 8, this.capacity * this.fields);
+    this.floats = new Float64Array(buffer, offset + HEADER_FLOATS * 8, this.capacity * FIELDS.length);
   }
 
   at(count: number): number {
-    return ((count >>> 0) % this.capacity) * this.fields;
+    return ((count >>> 0) % this.capacity) * FIELDS.length;
   }
 }
 
@@ -48,16 +65,12 @@ export class SampleWriter {
   }
 
   /** Hands a sample on; false when the ring is full. */
-  write({ model, promptBytes, promptTokens, cachedTokens, ttftMs }: TtftSample): boolean {
+  write(sample: Sample): boolean {
     const { counts, floats, capacity } = this.#ring;
     const written = counts[WRITTEN];
     if (((written - Atomics.load(counts, READ)) >>> 0) >= capacity) return false;
     const at = this.#ring.at(written);
-    floats[at] = model;
-    floats[at + 1] = promptBytes;
-    floats[at + 2] = promptTokens;
-    floats[at + 3] = Math.min(cachedTokens, promptTokens);
-    floats[at + 4] = ttftMs;
+    for (let i = 0; i < FIELDS.length; i++) floats[at + i] = sample[FIELDS[i]];
     Atomics.store(counts, WRITTEN, (written + 1) | 0);
     return true;
   }
@@ -72,18 +85,14 @@ export class SampleReader {
     this.#rings = Array.from({ length: workers }, (_, worker) => new Ring(kernel, worker));
   }
 
-  *take(): Generator<TtftSample> {
+  *take(): Generator<Sample> {
     for (const ring of this.#rings) {
       const { counts, floats } = ring;
       for (let read = counts[READ]; read !== Atomics.load(counts, WRITTEN);) {
         const at = ring.at(read);
-        yield {
-          model: floats[at],
-          promptBytes: floats[at + 1],
-          promptTokens: floats[at + 2],
-          cachedTokens: floats[at + 3],
-          ttftMs: floats[at + 4],
-        };
+        const [model, endpoint, promptBytes, promptTokens, cachedTokens, prefillMs, tpotMs, batch, predicted] = floats
+          .subarray(at, at + FIELDS.length);
+        yield { model, endpoint, promptBytes, promptTokens, cachedTokens, prefillMs, tpotMs, batch, predicted };
         read = (read + 1) | 0;
         Atomics.store(counts, READ, read);
       }

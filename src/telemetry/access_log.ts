@@ -21,6 +21,9 @@ export interface AccessRecord {
   use_cache: boolean;
   cached_chunks: number;
   tries: number;
+  /** Milliseconds that the request waited for an endpoint, and what was predicted for its first token when it was sent. */
+  queued_ms: number;
+  predicted_ttft: number | null;
   /** As the engine counted them; null when it did not say. */
   prompt_tokens: number | null;
   completion_tokens: number | null;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { ManualClock } from "../../src/base/clock.ts";
 import { Prober, type ProbeResult } from "../../src/engines/prober.ts";
 import { readSignals } from "../../src/engines/signals.ts";
@@ -72,7 +72,7 @@ Deno.test("readSignals reads each engine's names, sums ranks, and takes the capa
 
 Deno.test("Prober: refused and 5xx are unhealthy, a missing path is not, metrics may be missing", async () => {
   const clock = new ManualClock();
-  const results = new Map<string, ProbeResult>();
+  const results = new Map<string, Partial<ProbeResult>>();
   const answers: Record<string, () => Response> = {
     "http://ok/health": () => new Response(""),
     "http://ok/metrics": () => new Response("m 1"),
@@ -88,7 +88,10 @@ Deno.test("Prober: refused and 5xx are unhealthy, a missing path is not, metrics
       concurrency: 8,
     },
     clock,
-    ({ healthUrl }, result) => results.set(healthUrl!, result),
+    ({ healthUrl }, { ms, ...result }) => {
+      assert(ms >= 0);
+      results.set(healthUrl!, result);
+    },
     ((url: string) =>
       answers[url] ? Promise.resolve(answers[url]()) : Promise.reject(new TypeError("refused"))) as typeof fetch,
   );

@@ -73,7 +73,7 @@ Deno.test("an engine that died comes back when it answers its probe", async () =
 });
 
 Deno.test("500 clients that leave at random moments leave nothing behind", async () => {
-  await using engines = startEngines(4, { speed: 3 });
+  await using engines = startEngines(4, { speed: 6 });
   await using gateway = await startTestGateway(engines);
   const random = new Random(seed);
   let left = 0;

@@ -23,7 +23,7 @@ Deno.test("first tokens teach the model its latency and its bytes to a token; wh
     assert(error >= 0 && error < 1, `${error}`);
   }
   const saved = JSON.parse(await Deno.readTextFile(`${folder}/predictors.json`));
-  assertEquals(saved.models.m.samples, 60);
+  assertEquals(saved.models.m.ttft.samples, 60);
   await using again = await startTestGateway(engines, changes);
   assertEquals(await again.metric("aigw_ttft_samples_total"), 60);
   await Deno.remove(folder, { recursive: true });

@@ -77,7 +77,7 @@ Deno.test("inference_lb scores and picks exactly like its twin", () => {
       new Int32Array(kernel.buffer)[(k.decisionOffset() + k.D_CHUNKS) >>> 2] = chunks;
       k.indexLookup(chunks, 9);
     }
-    const chosen = k.choose(1, mask, INFERENCE_LB, percent, ...weights, k.E_PROMPT, 1_024, adapter, 1.5, 0, 0);
+    const chosen = k.choose(1, mask, INFERENCE_LB, percent, ...weights, k.E_PROMPT, 1_024, adapter, 1.5, 0, 0, 0);
     // Those that want to be left alone are candidates only when nobody else is.
     const fits = (bits: number) => twins.some(({ eligibility }) => (eligibility & bits) === bits);
     const wanted = fits(mask | k.WILLING) ? mask | k.WILLING : mask;
@@ -99,58 +99,6 @@ Deno.test("inference_lb scores and picks exactly like its twin", () => {
     const picked = pickBest(Float32Array.from(inOrder, ({ i }) => expected[i]), best, new TwinRandom(round));
     assertEquals(chosen, inOrder[picked].row);
     assertEquals(decisionWord(kernel, k.D_MATCHED), twins[inOrder[picked].i].matched);
-  }
-});
-
-Deno.test("expected_ttft takes the least work ahead plus the uncached part of the prompt, exactly like its twin", () => {
-  const random = new Random(seed);
-  for (let round = 0; round < 200; round++) {
-    const count = 1 + random.below(60);
-    const { kernel, rows, twins } = randomFleet(random, count, round);
-    const k = kernel.exports;
-    const chunks = random.below(10);
-    const promptBytes = chunks * 512 + random.below(512);
-    k.lookUpNothing();
-    const hashes = Array.from({ length: chunks }, (_, i) => BigInt(1 + i));
-    if (chunks > 0) {
-      for (const i of new Set(Array.from({ length: random.below(6) }, () => random.below(count)))) {
-        twins[i].matched = 1 + random.below(chunks);
-        writeHashes(kernel, hashes);
-        k.indexInsertScratch(twins[i].matched, 9, rows[i]);
-      }
-      writeHashes(kernel, hashes);
-      new Int32Array(kernel.buffer)[(k.decisionOffset() + k.D_CHUNKS) >>> 2] = chunks;
-      k.indexLookup(chunks, 9);
-    }
-    const batch = random.below(200);
-    const chosen = k.choose(
-      1,
-      k.SERVING,
-      k.POLICY_EXPECTED_TTFT,
-      5,
-      0,
-      0,
-      0,
-      k.E_PROMPT,
-      1_024,
-      0,
-      0,
-      promptBytes,
-      batch,
-    );
-    const fits = (bits: number) => twins.filter(({ eligibility }) => (eligibility & bits) === bits);
-    const candidates = fits(k.SERVING | k.WILLING).length > 0 ? fits(k.SERVING | k.WILLING) : fits(k.SERVING);
-    if (candidates.length === 0) {
-      assertEquals(chosen, -1);
-      continue;
-    }
-    const f = Math.fround;
-    const cost = (row: TwinRow) => {
-      const uncached = f(promptBytes - Math.min(promptBytes, row.matched * 512));
-      return f(f(f(row.promptBytes) + uncached) + f(f(batch) * f(row.requests)));
-    };
-    const least = Math.min(...candidates.map(cost));
-    assertEquals(cost(twins[rows.indexOf(chosen)]), least, `round ${round}`);
   }
 });
 
@@ -188,15 +136,15 @@ Deno.test("random, round_robin and least_request choose among the candidates onl
     const candidates = willing.length > 0 ? willing : serving;
     const seen = new Set<number>();
     for (let i = 0; i < candidates.length; i++) {
-      seen.add(k.choose(1, 1, ROUND_ROBIN, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0, 0, 0));
+      seen.add(k.choose(1, 1, ROUND_ROBIN, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0, 0, 0, 0));
     }
     assertEquals(seen, new Set(candidates.length === 0 ? [] : candidates), "each one once in a round");
     if (candidates.length === 0) continue;
     for (let i = 0; i < 10; i++) {
-      assert(candidates.includes(k.choose(1, 1, RANDOM, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0, 0, 0)));
+      assert(candidates.includes(k.choose(1, 1, RANDOM, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0, 0, 0, 0)));
     }
     const least = Math.min(...candidates.map((row) => twins[rows.indexOf(row)].requests));
-    const chosen = k.choose(1, 1, LEAST_REQUEST, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0, 0, 0);
+    const chosen = k.choose(1, 1, LEAST_REQUEST, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0, 0, 0, 0);
     assertEquals(twins[rows.indexOf(chosen)].requests, least);
   }
 });
@@ -215,9 +163,9 @@ Deno.test("excluded rows are no candidates and do not count in the extremes", ()
   words[decision + (k.D_EXCLUDED >>> 2)] = 1;
   words[decision + (k.D_EXCLUDE >>> 2)] = rows[0];
   k.lookUpNothing();
-  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT, 1_024, 0, 0, 0, 0), rows[1]);
+  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT, 1_024, 0, 0, 0, 0, 0), rows[1]);
   assertEquals(new Float32Array(kernel.buffer)[decision + (k.D_MIN_REQUESTS >>> 2)], 50);
   words[decision + (k.D_EXCLUDED >>> 2)] = 3;
   rows.forEach((row, i) => words[decision + (k.D_EXCLUDE >>> 2) + i] = row);
-  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT, 1_024, 0, 0, 0, 0), -1);
+  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT, 1_024, 0, 0, 0, 0, 0), -1);
 });

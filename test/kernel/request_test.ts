@@ -35,10 +35,10 @@ Deno.test("request rows and counters agree after random lives, releases repeated
       one.uncached = Math.max(0, one.prompt - (cached === 0 ? 0 : (cached + 1) * 512));
       one.requests = 1;
       one.held = one.prompt;
-    } else if (one && action === 2 && one.row.phase === RequestPhase.granted) one.row.dispatch();
+    } else if (one && action === 2 && one.row.phase === RequestPhase.granted) one.row.dispatch(step, false);
     else if (one && action === 3 && one.row.phase === RequestPhase.prefilling) {
-      one.row.firstToken();
-      one.row.firstToken();
+      assert(one.row.firstToken(step) >= 0);
+      assertEquals(one.row.firstToken(step), -1);
       one.held = one.uncached = 0;
     } else if (one && action === 4 && one.row.phase === RequestPhase.prefilling) {
       one.row.returnToWaiting();
@@ -46,7 +46,7 @@ Deno.test("request rows and counters agree after random lives, releases repeated
     } else if (one && action === 5) {
       one.row.release();
       one.row.release();
-      one.row.firstToken();
+      one.row.firstToken(step);
       open.splice(open.indexOf(one), 1);
     }
     for (const row of rows) {
@@ -85,8 +85,8 @@ Deno.test("reap releases what a dead worker held and nothing else", () => {
   for (let i = 0; i < 10; i++) {
     const request = dead.tryOpen(0, 0, 100, 0)!;
     if (i > 0) request.grant(row, 0);
-    if (i > 3) request.dispatch();
-    if (i > 6) request.firstToken();
+    if (i > 3) request.dispatch(0, false);
+    if (i > 6) request.firstToken(0);
   }
   const survivor = alive.tryOpen(0, 0, 7, 0)!;
   survivor.grant(row, 0);

@@ -80,12 +80,22 @@ interface Holder {
 /** The prefix index without its bound: same holders, stamps and overflow. */
 export class TwinIndex {
   readonly inserted = new Map<number, number>();
+  readonly #ages = new Map<number, number>();
   readonly #entries = new Map<string, { overflow: boolean; holders: (Holder | undefined)[] }>();
 
   constructor(readonly capacity: (row: number) => number) {}
 
   #alive({ row, stamp }: Holder): boolean {
     return (this.inserted.get(row) ?? 0) - stamp <= this.capacity(row);
+  }
+
+  // Touched again: the clock goes on by the chunk's age over the capacity.
+  #touched({ row, stamp }: Holder, next: () => number): number {
+    const count = this.inserted.get(row) ?? 0;
+    const whole = this.capacity(row) + 1;
+    const before = (this.#ages.get(row) ?? 0) % whole;
+    this.#ages.set(row, (this.#ages.get(row) ?? 0) + count - stamp);
+    return before + count - stamp >= whole ? next() : count;
   }
 
   insert(hashes: bigint[], salt: number, row: number): void {
@@ -100,7 +110,7 @@ export class TwinIndex {
       };
       const mine = entry.holders.find((holder) => holder?.row === row);
       if (mine) {
-        if (this.#alive(mine)) mine.stamp = this.inserted.get(row) ?? 0;
+        if (this.#alive(mine)) mine.stamp = this.#touched(mine, next);
         else {
           mine.stamp = next();
           entry.overflow = false;

@@ -21,7 +21,8 @@ export const SMALL: MemoryLimits = {
   metricCells: 64,
   ringWords: 1_024,
   pins: 64,
-  predictors: 4,
+  predictors: 8,
+  tenants: 4,
 };
 
 /** Attached instances of one fresh memory, one per worker block. */

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+// What it costs to send a request to an endpoint now, in milliseconds until its first token:
+//
+//   left_i = rate_i · ahead_i − since_i
+//   ahead_ms_i = max(left_i, rate_i · min(ahead_i, room)) + max(−left_i, 0)   if ahead_i > 0, else 0
+//   base_i = ahead_ms_i + run · queue_i + square · (queue_i − min(queue))²
+//   cost_i = base_i + rate_i · uncached_i · (1 + charge) + adapter_i
+//
+// ahead_i are the uncached prompt bytes sent there and not yet prefilled, those of other gateways by their usual share of
+// hits; rate_i is learned; since_i is how long the endpoint is at the prefill that it is at. One that is late, because it
+// had forgotten a prefix or hangs, is taken to be late by as much again, and has no room once that is `room`. `charge` is the price of prefill capacity that a recomputation takes from others,
+// charge = k · busy / (1 − busy), as in a queue with that share of busy servers. The square keeps a prompt that everybody
+// shares from filling the batch of one endpoint.
+
+import {
+  BLOCK_ROWS,
+  C_BUSY,
+  C_BUSY_AT,
+  C_BUSY_NOW,
+  C_HITS,
+  cell,
+  CHUNK_BYTES,
+  CLUSTER_BYTES,
+  clusterBase,
+  D_EVERYWHERE,
+  D_MATCH,
+  D_MATCHES,
+  D_MIN_REQUESTS,
+  D_POSITIONS,
+  E_ADAPTERS,
+  E_HEAD_AT,
+  E_PENALTY,
+  E_RATE,
+  E_REMOTE_PROMPT,
+  E_REMOTE_REQUESTS,
+  E_REQUESTS,
+  E_UNCACHED,
+  H_ADAPTER,
+  H_CHARGE,
+  H_LEAST,
+  H_MAX_CHARGE,
+  H_ROOM,
+  H_RUN,
+  H_RUN_SQUARE,
+  H_TIE,
+  positionBlock,
+  positionPrompt,
+  positionQueue,
+  positionScore,
+  scratch,
+} from "./layout";
+import { below } from "./random";
+import { positionOf } from "./score";
+
+/** Time over which the busy share is averaged, ms. */
+const BUSY_MS: f64 = 10_000;
+
+// @ts-ignore: decorator
+@inline
+export function parameter(index: u32): f32 {
+  return load<f32>(<usize>index << 2);
+}
+
+// @ts-ignore: decorator
+@inline
+export function clusterAt(cluster: u32): usize {
+  return clusterBase + <usize>cluster * CLUSTER_BYTES;
+}
+
+/** Share of the remote prompt bytes that is prefill work. */
+// @ts-ignore: decorator
+@inline
+export function remoteShare(cluster: u32): f32 {
+  return 1 - <f32>load<f64>(clusterAt(cluster), C_HITS);
+}
+
+/** Uncached prompt bytes ahead of an endpoint. */
+// @ts-ignore: decorator
+@inline
+export function aheadOf(row: u32, share: f32): f32 {
+  return <f32>load<u32>(cell(E_UNCACHED, row)) + share * <f32>load<u32>(cell(E_REMOTE_PROMPT, row));
+}
+
+// @ts-ignore: decorator
+@inline
+export function queueOf(row: u32): f32 {
+  const requests = load<i32>(cell(E_REQUESTS, row)) + load<i32>(cell(E_REMOTE_REQUESTS, row)) + load<i32>(cell(E_PENALTY, row));
+  return <f32>max(0, requests);
+}
+
+/** ahead_ms_i of the formula. */
+// @ts-ignore: decorator
+@inline
+export function aheadMs(row: u32, share: f32, stamp: u32): f32 {
+  const rate = load<f32>(cell(E_RATE, row));
+  const ahead = aheadOf(row, share);
+  if (ahead <= 0) return 0;
+  const left = rate * ahead - <f32>(stamp - load<u32>(cell(E_HEAD_AT, row))) / 16;
+  return max(left, rate * min(ahead, parameter(H_ROOM))) + max<f32>(-left, 0);
+}
+
+/** Whether an endpoint has room: less than `room` ahead, and not late by as much. */
+// @ts-ignore: decorator
+@inline
+export function hasRoom(row: u32, share: f32, stamp: u32): bool {
+  const ahead = aheadOf(row, share);
+  if (ahead <= 0) return true;
+  const rate = load<f32>(cell(E_RATE, row));
+  const late = <f32>(stamp - load<u32>(cell(E_HEAD_AT, row))) / 16 - rate * ahead;
+  return ahead < parameter(H_ROOM) && late < rate * parameter(H_ROOM);
+}
+
+/** base_i of the formula. */
+// @ts-ignore: decorator
+@inline
+export function baseOf(row: u32, share: f32, leastQueue: f32, stamp: u32): f32 {
+  const queue = queueOf(row);
+  const more = queue - leastQueue;
+  return aheadMs(row, share, stamp) + parameter(H_RUN) * queue + parameter(H_RUN_SQUARE) * more * more;
+}
+
+/** Uncached bytes of a prompt of which an endpoint holds `chunks`. */
+// @ts-ignore: decorator
+@inline
+export function uncachedOf(promptBytes: u32, chunks: u32): u32 {
+  const known = chunks == 0 ? 0 : (chunks + 1) * CHUNK_BYTES;
+  return max(promptBytes - min(promptBytes, known), load<u32>(H_LEAST * 4));
+}
+
+// @ts-ignore: decorator
+@inline
+export function adapterMs(row: u32, adapter: u32): f32 {
+  if (adapter == 0) return 0;
+  const bit = adapter - 1;
+  return (load<u32>(cell(E_ADAPTERS + (bit >> 5), row)) & (1 << (bit & 31))) != 0 ? 0 : parameter(H_ADAPTER);
+}
+
+/** Takes the share of busy endpoints into its moving mean. */
+export function observeBusy(cluster: u32, busy: f64, now: f64): void {
+  const at = clusterAt(cluster);
+  const passed = now - load<f64>(at, C_BUSY_AT);
+  if (passed > 0) {
+    const mean = load<f64>(at, C_BUSY);
+    const weight = passed / (passed + BUSY_MS);
+    store<f64>(at, mean + weight * (load<f64>(at, C_BUSY_NOW) - mean), C_BUSY);
+    store<f64>(at, now, C_BUSY_AT);
+  }
+  store<f64>(at, busy, C_BUSY_NOW);
+}
+
+/** The price of prefill capacity. */
+export function chargeOf(cluster: u32): f32 {
+  const busy = <f32>load<f64>(clusterAt(cluster), C_BUSY);
+  return min(parameter(H_MAX_CHARGE), parameter(H_CHARGE) * busy / max<f32>(1e-6, 1 - busy));
+}
+
+/**
+ * Scores the gathered candidates by -cost, and beside it, where the prompt loads were, those that have room; the others
+ * are -Inf there. Returns how many of the candidates are busy.
+ */
+export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: u32, stamp: u32): u32 {
+  const queues = scratch + positionQueue;
+  const scores = scratch + positionScore;
+  const roomy = scratch + positionPrompt;
+  const infinity = f32x4.splat(f32.MAX_VALUE * 2);
+  const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
+  const share = f32x4.splat(remoteShare(cluster));
+  const room = f32x4.splat(parameter(H_ROOM));
+  const run = f32x4.splat(parameter(H_RUN));
+  const square = f32x4.splat(parameter(H_RUN_SQUARE));
+  const least = f32x4.splat(load<f32>(scratch, D_MIN_REQUESTS));
+  const everywhere = load<u32>(scratch, D_EVERYWHERE);
+  const own = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere) * (1 + charge));
+  const zero = f32x4.splat(0);
+  const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
+  let busy: u32 = 0;
+  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
+    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
+    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
+      const at = <usize>(ordinal * BLOCK_ROWS + lane) << 2;
+      const row = first + lane;
+      const q = v128.load(queues + at);
+      const ahead = f32x4.add(
+        f32x4.convert_i32x4_u(v128.load(cell(E_UNCACHED, row))),
+        f32x4.mul(share, f32x4.convert_i32x4_u(v128.load(cell(E_REMOTE_PROMPT, row)))),
+      );
+      const more = f32x4.sub(q, least);
+      const rate = v128.load(cell(E_RATE, row));
+      const since = f32x4.mul(
+        f32x4.convert_i32x4_u(i32x4.sub(i32x4.splat(stamp), v128.load(cell(E_HEAD_AT, row)))),
+        f32x4.splat(0.0625),
+      );
+      const left = f32x4.sub(f32x4.mul(rate, ahead), since);
+      const late = f32x4.pmax(f32x4.neg(left), zero);
+      const some = f32x4.gt(ahead, zero);
+      let cost = f32x4.add(f32x4.pmax(left, f32x4.mul(rate, f32x4.pmin(ahead, room))), late);
+      cost = f32x4.add(v128.and(cost, some), f32x4.mul(rate, own));
+      cost = f32x4.add(cost, f32x4.add(f32x4.mul(run, q), f32x4.mul(square, f32x4.mul(more, more))));
+      const none = f32x4.eq(q, infinity);
+      const score = v128.bitselect(nothing, f32x4.neg(cost), none);
+      v128.store(scores + at, score);
+      const roomLeft = v128.or(
+        v128.and(f32x4.lt(ahead, room), f32x4.lt(late, f32x4.mul(rate, room))),
+        f32x4.eq(ahead, zero),
+      );
+      v128.store(roomy + at, v128.bitselect(score, nothing, roomLeft));
+      busy += popcnt<u32>(i32x4.bitmask(v128.andnot(some, none)));
+    }
+  }
+  const matches = load<u32>(scratch, D_MATCHES);
+  for (let m: u32 = 0; m < matches; m++) {
+    const pair = scratch + D_MATCH + (<usize>m << 3);
+    const row = load<u32>(pair);
+    const saved = <f32>uncachedOf(promptBytes, everywhere) - <f32>uncachedOf(promptBytes, load<u32>(pair, 4));
+    add(<usize>positionOf(row) << 2, load<f32>(cell(E_RATE, row)) * saved * (1 + charge));
+  }
+  if (adapter != 0) addAdapter(adapter);
+  return busy;
+}
+
+// Adds to both scores of a position; what is -Inf stays so.
+// @ts-ignore: decorator
+@inline
+function add(at: usize, ms: f32): void {
+  store<f32>(scratch + positionScore + at, load<f32>(scratch + positionScore + at) + ms);
+  store<f32>(scratch + positionPrompt + at, load<f32>(scratch + positionPrompt + at) + ms);
+}
+
+function addAdapter(adapter: u32): void {
+  const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
+  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
+    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
+    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane++) {
+      add(<usize>(ordinal * BLOCK_ROWS + lane) << 2, -adapterMs(first + lane, adapter));
+    }
+  }
+}
+
+/** The greatest of the scores at `scores`, -Inf when there is none. */
+export function greatest(scores: usize): f32 {
+  const end = <usize>load<u32>(scratch, D_POSITIONS) << 2;
+  let best = f32x4.splat(-f32.MAX_VALUE * 2);
+  for (let at: usize = 0; at < end; at += 16) best = f32x4.pmax(best, v128.load(scores + at));
+  return max(
+    max(f32x4.extract_lane(best, 0), f32x4.extract_lane(best, 1)),
+    max(f32x4.extract_lane(best, 2), f32x4.extract_lane(best, 3)),
+  );
+}
+
+/**
+ * One of the positions whose score is at most the tie below `best`, drawn at random: several gateways that see the same
+ * figures do not all choose the same endpoint.
+ */
+export function drawNear(scores: usize, best: f32): u32 {
+  const positions = load<u32>(scratch, D_POSITIONS);
+  const wanted = f32x4.splat(best - parameter(H_TIE));
+  let near: u32 = 0;
+  for (let position: u32 = 0; position < positions; position += 4) {
+    near += popcnt<u32>(i32x4.bitmask(f32x4.ge(v128.load(scores + (<usize>position << 2)), wanted)));
+  }
+  let n = near > 1 ? below(near) : 0;
+  for (let position: u32 = 0; position < positions; position += 4) {
+    let bits = i32x4.bitmask(f32x4.ge(v128.load(scores + (<usize>position << 2)), wanted));
+    const here = popcnt<u32>(bits);
+    if (n >= here) {
+      n -= here;
+      continue;
+    }
+    for (; n > 0; n--) bits &= bits - 1;
+    return position + ctz<u32>(bits);
+  }
+  return 0;
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// First tokens that nobody sees, those of answers that are not streamed. Engines serve first come, first served: when one
+// says that w requests wait in it, all of ours there but the last w, and the one being prefilled, have had theirs.
+
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { HIGH_ROW_CELL, readCell } from "../tables/metric_cells.ts";
+import { RequestPhase } from "../tables/request_table.ts";
+
+interface Prefill {
+  row: number;
+  generation: number;
+  sentAt: number;
+  hidden: boolean;
+}
+
+export class HiddenPrefills {
+  readonly #words: Int32Array;
+  readonly #floats: Float64Array;
+  readonly #rows: number;
+  readonly #workers: number;
+
+  constructor(readonly kernel: AttachedKernel) {
+    this.#words = new Int32Array(kernel.buffer);
+    this.#floats = new Float64Array(kernel.buffer);
+    this.#rows = this.#words[kernel.exports.H_REQUESTS];
+    this.#workers = this.#words[kernel.exports.H_WORKERS];
+  }
+
+  /**
+   * Takes the prompt load of those requests off an endpoint that are past their prefill, when `waiting` requests waited in
+   * it at `atMs` (shared ms), as is known at `nowMs`. Returns how many; the caller then fills the room.
+   */
+  observe(endpoint: number, waiting: number, atMs: number, nowMs = atMs): number {
+    if (!(waiting >= 0)) return 0;
+    const prefills = this.#prefillsOf(endpoint, atMs);
+    const done = prefills.length - waiting - 1;
+    let count = 0;
+    for (let i = 0; i < done; i++) {
+      const { row, generation, hidden } = prefills[i];
+      if (hidden && this.kernel.exports.requestFirstToken(row, generation, nowMs) >= 0) count++;
+    }
+    return count;
+  }
+
+  // Requests on an endpoint that were sent before a time and are before their first token, the oldest first.
+  #prefillsOf(endpoint: number, atMs: number): Prefill[] {
+    const k = this.kernel.exports;
+    const prefills: Prefill[] = [];
+    for (let worker = 1; worker < this.#workers; worker++) {
+      const last = readCell(this.kernel, worker, HIGH_ROW_CELL);
+      for (let row = worker * this.#rows; row <= last; row++) {
+        const at = k.requestOffset(row) >>> 2;
+        if (this.#words[at] !== RequestPhase.prefilling) continue;
+        if (this.#words[at + (k.R_ENDPOINT >>> 2)] !== endpoint) continue;
+        const sentAt = this.#floats[(k.requestOffset(row) + k.R_SENT) >>> 3];
+        if (sentAt >= atMs) continue;
+        const generation = this.#words[at + (k.R_GENERATION >>> 2)];
+        prefills.push({ row, generation, sentAt, hidden: this.#words[at + (k.R_HIDDEN >>> 2)] === 1 });
+      }
+    }
+    return prefills.sort((a, b) => a.sentAt - b.sentAt);
+  }
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// The numbers of late binding, from the config into the header of the shared memory, where the kernel reads them.
+
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+import type { QueueConfig } from "../config/sections.ts";
+
+/** Writes them once, before any worker starts. */
+export function writeQueueParameters(kernel: AttachedKernel, queue: QueueConfig, bytesPerToken: number): void {
+  const k = kernel.exports;
+  const floats = new Float32Array(kernel.buffer);
+  floats[k.H_ROOM] = queue.room_tokens * bytesPerToken;
+  floats[k.H_SLACK] = queue.slack_ms;
+  floats[k.H_CHARGE] = queue.charge;
+  floats[k.H_MAX_CHARGE] = queue.max_charge;
+  floats[k.H_AGEING] = queue.ageing_per_s / 1_000;
+  floats[k.H_OVERDUE] = queue.overdue_factor;
+  floats[k.H_OVERDUE_BASE] = queue.overdue_base_ms;
+  floats[k.H_RUN] = queue.request_ms;
+  floats[k.H_RUN_SQUARE] = queue.imbalance_ms;
+  floats[k.H_ADAPTER] = queue.adapter_ms;
+  floats[k.H_TIE] = queue.tie_ms;
+  new Uint32Array(kernel.buffer)[k.H_LEAST] = Math.round(queue.least_tokens * bytesPerToken);
+}
