@@ -26,7 +26,10 @@ export {
 } from "./offsets";
 export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix_hash";
 export { indexForget, indexInsert, indexInsertScratch, indexLookup } from "./prefix_index";
-export { arrive, backlogMs, fill, fillAll, QUEUED, refresh, serve } from "./late_binding";
+export { admit, limitReserve, limitSettle, limitUsed } from "./limits";
+export { serve } from "./fair_share";
+export { arrive, fill, fillAll, HOPELESS, preempt, QUEUED, refresh } from "./late_binding";
+export { backlogMs, clusterBacklogMs } from "./late_order";
 export { learn, predict, predictorReset, predictTtft } from "./predictor";
 export { seedRandom } from "./random";
 export {
@@ -51,7 +54,9 @@ export {
   C_BUSY,
   C_FIRST_BLOCK,
   C_HITS,
+  C_CLASSES,
   C_LOCK,
+  C_SATURATION,
   C_WAITING,
   C_WORK,
   CHUNK_BYTES,
@@ -79,6 +84,7 @@ export {
   E_GENERATION,
   E_INSERTED,
   E_KV_USAGE,
+  E_LIMIT,
   E_PENALTY,
   E_PROMPT,
   E_HEAD_AT,
@@ -104,6 +110,7 @@ export {
   H_ROOM,
   H_RUN,
   H_RUN_SQUARE,
+  H_SHARE,
   H_SLACK,
   H_TENANTS,
   H_TIE,
@@ -146,7 +153,7 @@ export {
   R_QUEUED,
   R_SENT,
   R_TENANT,
-  R_TOKENS,
+  R_PREEMPTED,
   R_UNCACHED,
   R_WORK,
   R_MODEL,
@@ -161,7 +168,7 @@ export {
   SAMPLE_FIELDS,
   SAMPLES,
   SERVING,
-  T_BUCKETS,
+  T_REMOTE,
   T_CONCURRENCY,
   T_DRAINED,
   T_DRAIN_TIME,

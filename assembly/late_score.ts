@@ -29,6 +29,7 @@ import {
   D_POSITIONS,
   E_ADAPTERS,
   E_HEAD_AT,
+  E_LIMIT,
   E_PENALTY,
   E_RATE,
   E_REMOTE_PROMPT,
@@ -103,6 +104,7 @@ export function aheadMs(row: u32, share: f32, stamp: u32): f32 {
 // @ts-ignore: decorator
 @inline
 export function hasRoom(row: u32, share: f32, stamp: u32): bool {
+  if (load<i32>(cell(E_REQUESTS, row)) >= load<i32>(cell(E_LIMIT, row))) return false;
   const ahead = aheadOf(row, share);
   if (ahead <= 0) return true;
   const rate = load<f32>(cell(E_RATE, row));
@@ -199,9 +201,9 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
       const none = f32x4.eq(q, infinity);
       const score = v128.bitselect(nothing, f32x4.neg(cost), none);
       v128.store(scores + at, score);
-      const roomLeft = v128.or(
-        v128.and(f32x4.lt(ahead, room), f32x4.lt(late, f32x4.mul(rate, room))),
-        f32x4.eq(ahead, zero),
+      const roomLeft = v128.and(
+        v128.or(v128.and(f32x4.lt(ahead, room), f32x4.lt(late, f32x4.mul(rate, room))), f32x4.eq(ahead, zero)),
+        i32x4.lt_s(v128.load(cell(E_REQUESTS, row)), v128.load(cell(E_LIMIT, row))),
       );
       v128.store(roomy + at, v128.bitselect(score, nothing, roomLeft));
       busy += popcnt<u32>(i32x4.bitmask(v128.andnot(some, none)));

@@ -62,6 +62,11 @@ import {
   R_SENT,
   R_TENANT,
   R_WORK,
+  C_CLASSES,
+  R_ADMITTED,
+  R_CLASS,
+  R_PREEMPTED,
+  T_CONCURRENCY,
   T_WAITING,
   T_WORK,
   TENANT_BYTES,
@@ -111,6 +116,8 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
   store<u32>(at, 0, R_CACHED);
   store<u32>(at, promptBytes, R_UNCACHED);
   store<u32>(at, 0, R_HIDDEN);
+  store<u32>(at, 0, R_ADMITTED);
+  store<u32>(at, 0, R_PREEMPTED);
   store<u32>(at, 0, R_TENANT);
   store<f64>(at, 0, R_DEADLINE);
   store<f64>(at, now, R_STARTED);
@@ -127,6 +134,9 @@ export function enqueue(row: u32, work: u32): void {
   const cluster = clusterBase + <usize>load<u32>(at, R_CLUSTER) * CLUSTER_BYTES;
   atomic.add<u32>(cluster + C_WAITING, 1);
   atomic.add<u32>(cluster + C_WORK, work);
+  const itsClass = cluster + (<usize>load<u32>(at, R_CLASS) << 3);
+  atomic.add<u32>(itsClass + C_CLASSES, 1);
+  atomic.add<u32>(itsClass + C_CLASSES + 4, load<u32>(at, R_PROMPT));
   atomic.add<u32>(tenant + T_WAITING, 1);
   atomic.add<u32>(tenant + T_WORK, work);
   atomic.or<u32>(waitingBase + (<usize>(row >> 5) << 2), 1 << (row & 31));
@@ -143,6 +153,9 @@ export function dequeue(row: u32): bool {
   const cluster = clusterBase + <usize>load<u32>(at, R_CLUSTER) * CLUSTER_BYTES;
   atomic.sub<u32>(cluster + C_WAITING, 1);
   atomic.sub<u32>(cluster + C_WORK, load<u32>(at, R_WORK));
+  const itsClass = cluster + (<usize>load<u32>(at, R_CLASS) << 3);
+  atomic.sub<u32>(itsClass + C_CLASSES, 1);
+  atomic.sub<u32>(itsClass + C_CLASSES + 4, load<u32>(at, R_PROMPT));
   atomic.sub<u32>(tenant + T_WAITING, 1);
   atomic.sub<u32>(tenant + T_WORK, load<u32>(at, R_WORK));
   return true;
@@ -247,6 +260,10 @@ function release(row: u32): i32 {
   let phase = atomic.load<u32>(at, R_PHASE);
   while (atomic.cmpxchg<u32>(at, phase, PHASE_FREE, R_PHASE) != phase) phase = atomic.load<u32>(at, R_PHASE);
   if (phase == PHASE_FREE) return 0;
+  if (load<u32>(at, R_ADMITTED) != 0) {
+    store<u32>(at, 0, R_ADMITTED);
+    atomic.sub<u32>(tenantBase + <usize>load<u32>(at, R_TENANT) * TENANT_BYTES + T_CONCURRENCY, 1);
+  }
   const endpoint = load<u32>(at, R_ENDPOINT);
   dropPrompt(at, endpoint);
   if (phase >= PHASE_GRANTED) atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);

@@ -12,6 +12,9 @@ export interface MetricsSource {
   /** Names by model row. */
   models: string[];
   unknownModel: number;
+  /** Requests sent and refused, prompt and completion tokens, by tenant row. */
+  tenants: { name: string; counts: Float64Array; concurrency: number; waiting: number }[];
+  saturation: { cluster: string; value: number }[];
   /** What the latency models have learned. */
   predictions: { model: string; samples: number; error: number; bytesPerToken: number }[];
   ruleCount: number;
@@ -64,6 +67,7 @@ export function metricsPage(source: MetricsSource): string {
   text.family("aigw_worker_restarts_total", "counter", "Data plane workers that were replaced")
     .sample("aigw_worker_restarts_total", {}, source.workers.restarts);
   predictionMetrics(text, source);
+  tenantMetrics(text, source);
   fleetMetrics(text, source);
   centerMetrics(text, source);
   return text.toString();
@@ -95,6 +99,41 @@ function requestMetrics(text: PrometheusText, { cells, models, unknownModel }: M
   tokens("aigw_completion_tokens_total", "Generated tokens, as the engines counted them", 1);
   tokens("aigw_cached_prompt_tokens_total", "Prompt tokens that came from a prefix cache", 2);
   tokens("aigw_usage_answers_total", "Answers that told their usage", 3);
+}
+
+// Rows that share a name, those of tenants that are not configured, are one.
+function tenantMetrics(text: PrometheusText, { tenants, saturation }: MetricsSource): void {
+  const names = [...new Set(tenants.map(({ name }) => name))];
+  const each = (
+    name: string,
+    type: "counter" | "gauge",
+    help: string,
+    value: (one: typeof tenants[number]) => number,
+  ) => {
+    text.family(name, type, help);
+    for (const tenant of names) {
+      const rows = tenants.filter((one) => one.name === tenant);
+      text.sample(name, { tenant }, rows.reduce((sum, one) => sum + value(one), 0));
+    }
+  };
+  each(
+    "aigw_tenant_requests_total",
+    "counter",
+    "Requests of a tenant that went to an engine",
+    ({ counts }) => counts[0],
+  );
+  each("aigw_tenant_refused_total", "counter", "Requests of a tenant that did not", ({ counts }) => counts[1]);
+  each("aigw_tenant_prompt_tokens_total", "counter", "Prompt tokens of a tenant", ({ counts }) => counts[2]);
+  each("aigw_tenant_completion_tokens_total", "counter", "Generated tokens of a tenant", ({ counts }) => counts[3]);
+  each(
+    "aigw_tenant_concurrency",
+    "gauge",
+    "Requests of a tenant with a concurrency limit under way",
+    (one) => one.concurrency,
+  );
+  each("aigw_tenant_waiting_requests", "gauge", "Requests of a tenant that wait for an endpoint", (one) => one.waiting);
+  text.family("aigw_cluster_saturation_ratio", "gauge", "How full a cluster is; from 1 on, low priorities are refused");
+  for (const { cluster, value } of saturation) text.sample("aigw_cluster_saturation_ratio", { cluster }, value);
 }
 
 function predictionMetrics(text: PrometheusText, { predictions }: MetricsSource): void {

@@ -2,12 +2,15 @@
 // The whole configuration and the relations between its sections.
 
 import { z } from "zod";
+import { parseAddress } from "../base/address.ts";
 import { type ClusterConfig, clusterSchema } from "./clusters.ts";
 import { metadataCenterSchema } from "./metadata_center.ts";
+import { tenancySchema, tenantSchema } from "./tenants.ts";
 import { loadBalancingSchema, modelMappingSchema } from "./models.ts";
 import {
   addressSchema,
   adminSchema,
+  admissionSchema,
   corsSchema,
   limitsSchema,
   logSchema,
@@ -17,9 +20,12 @@ import {
   probesSchema,
   queueSchema,
   retryBudgetSchema,
+  saturationSchema,
   timeoutsSchema,
   tlsSchema,
 } from "./sections.ts";
+
+const LOOPBACK = /^(127\.|localhost$|::1$|\[::1\]$)/;
 
 /** Label sets that one cluster's rules may name: bits 3 to 31 of an endpoint's eligibility. */
 export const MOST_LABEL_SETS = 29;
@@ -57,6 +63,10 @@ export const configSchema = z.strictObject({
   outliers: outliersSchema,
   prediction: predictionSchema,
   queue: queueSchema,
+  admission: admissionSchema,
+  saturation: saturationSchema,
+  tenants: z.array(tenantSchema).default([]),
+  tenancy: tenancySchema,
 });
 
 /** A validated configuration with every default filled in. */
@@ -66,6 +76,37 @@ export type Config = z.infer<typeof configSchema>;
 export interface ConfigIssue {
   path: string;
   message: string;
+}
+
+function checkTenants({ tenants, limits, model_mapping_rule }: Config): ConfigIssue[] {
+  const issues: ConfigIssue[] = [];
+  const [names, keys] = [new Set<string>(), new Set<string>()];
+  tenants.forEach(({ name, keys_sha256, models }, i) => {
+    const path = `tenants[${i}]`;
+    if (names.has(name)) issues.push({ path: `${path}.name`, message: `there are two tenants named "${name}"` });
+    if (name === "anonymous" || name === "other") {
+      issues.push({ path: `${path}.name`, message: `"${name}" stands for those who are not configured` });
+    }
+    names.add(name);
+    keys_sha256.forEach((key, k) => {
+      const digest = key.toLowerCase();
+      if (keys.has(digest)) issues.push({ path: `${path}.keys_sha256[${k}]`, message: "this key is listed twice" });
+      keys.add(digest);
+    });
+    models?.forEach((model, k) => {
+      if (Object.hasOwn(model_mapping_rule, model)) return;
+      const known = Object.keys(model_mapping_rule).join(", ") || "none";
+      issues.push({ path: `${path}.models[${k}]`, message: `no model "${model}"; there are: ${known}` });
+    });
+  });
+  if (tenants.length + 2 > limits.tenants) {
+    issues.push({
+      path: "tenants",
+      message:
+        `${tenants.length} tenants, one for the anonymous and one for others: limits.tenants is ${limits.tenants}`,
+    });
+  }
+  return issues;
 }
 
 /** What relates sections to each other: names that must exist, sums that must fit the limits. */
@@ -103,6 +144,7 @@ export function checkRelations(config: Config): ConfigIssue[] {
       } rows (blocks of 16 a cluster), limits.endpoints is ${limits.endpoints}`,
     });
   }
+  issues.push(...checkTenants(config));
   const models = Object.entries(config.model_mapping_rule);
   if (models.length > limits.models) {
     issues.push({ path: "model_mapping_rule", message: `${models.length} models, limits.models is ${limits.models}` });
@@ -160,6 +202,11 @@ export function configNotes(config: Config): string[] {
   const clusters = new Map(config.clusters.map((cluster) => [cluster.name, cluster]));
   const notes = config.clusters.filter(({ endpoints }) => endpoints.length === 0)
     .map(({ name }) => `cluster "${name}" has no endpoints; its models answer 503`);
+  const secured = config.tenants.some(({ keys_sha256 }) => keys_sha256.length > 0) || config.tenancy.trust_headers;
+  const host = parseAddress(config.listen)?.hostname ?? "";
+  if (!secured && !LOOPBACK.test(host)) {
+    notes.push(`no tenant has a key: whoever reaches ${config.listen} may use the gateway, as the tenant "anonymous"`);
+  }
   const models = Object.entries(config.model_mapping_rule);
   if (models.length === 0) notes.push("model_mapping_rule is empty; every model answers 404");
   for (const [model, { rules }] of models) {

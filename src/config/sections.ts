@@ -46,6 +46,8 @@ export const limitsSchema = z.strictObject({
   interim_answers: z.int().min(0).max(1_000).default(16).describe("1xx answers of an engine before its final one"),
   payload_characters: z.int().min(0).max(1_073_741_824).default(4_194_304)
     .describe("Characters that stand for the images, videos and audios of one prompt"),
+  tenants: z.int().min(2).max(65_536).default(64)
+    .describe("Tenants; trusted names that are not configured share the rows that are left"),
   response_pins: positive(16_777_216).default(65_536).describe("Stored responses whose engine is remembered"),
 }).prefault({});
 
@@ -105,9 +107,6 @@ export const retryBudgetSchema = z.strictObject({
 }).prefault({});
 
 export const queueSchema = z.strictObject({
-  requests: z.int().min(0).max(1_048_576).default(4_096).describe("Requests of one cluster that wait at once"),
-  bytes: positive(4_294_967_295).default(1_073_741_824).describe("Prompt bytes of one cluster that wait at once"),
-  max_wait_ms: positive(86_400_000).default(120_000).describe("Longest wait for an endpoint"),
   head_after_ms: z.int().min(0).max(600_000).default(1_000).describe(
     "A stream that waits longer gets its head: only then the runtime notices that its client left, and errors are events",
   ),
@@ -132,6 +131,42 @@ export const queueSchema = z.strictObject({
   tie_ms: z.number().min(0).max(10_000).default(2).describe("Endpoints whose costs differ by less are alike"),
   refresh_ms: positive(10_000).default(50).describe("How often waiting requests look up again who holds their prompts"),
 }).prefault({});
+const classSchema = z.strictObject({
+  requests: z.int().min(0).max(1_048_576).default(4_096),
+  bytes: positive(4_294_967_295).default(1_073_741_824),
+  max_wait_ms: positive(86_400_000).default(120_000),
+}).prefault({});
+
+export const admissionSchema = z.strictObject({
+  critical: classSchema.describe("Bounds of what waits with a priority of 100 and more in one cluster"),
+  standard: classSchema.describe("The same from 0 to 99"),
+  batch: classSchema.describe("The same below 0"),
+  refuse_hopeless: z.boolean().default(true)
+    .describe("Refuse at once what cannot keep its objective for the first token by prediction"),
+  shed_below: z.int().min(-1_000).max(1_000).default(0)
+    .describe("Requests of a lower priority are refused while the cluster is saturated"),
+  preempt: z.boolean().default(false)
+    .describe("A critical request that waits takes the place of a batch request before its first token"),
+  loop_delay_ms: positive(600_000).default(250)
+    .describe("A worker whose event loop is late by more takes no more of what may be shed"),
+  memory_bytes: z.int().min(0).default(0).describe("The same for the memory of the process; 0 for no such limit"),
+  adaptive_concurrency: z.strictObject({
+    enabled: z.boolean().default(false).describe("Learn each endpoint's limit of requests in flight from its latency"),
+    min: positive(1_000_000).default(8),
+    max: positive(1_000_000).default(512),
+    tolerance: z.number().min(1).max(100).default(2),
+  }).prefault({}),
+}).prefault({});
+
+export const saturationSchema = z.strictObject({
+  interval_ms: positive(60_000).default(100),
+  waiting: z.number().min(0.1).max(100_000).default(8).describe("Requests that wait in each engine when it is full"),
+  kv_usage: z.number().min(0.01).max(1).default(0.95).describe("Share of an engine's KV blocks in use when it is full"),
+  in_flight: positive(1_000_000).default(256).describe("Requests in flight on an endpoint without fresh metrics"),
+  stale_ms: positive(3_600_000).default(2_000).describe("Older metrics are not believed"),
+  backlog_ms: positive(3_600_000).default(10_000).describe("Time that the queue takes when the cluster is full"),
+}).prefault({});
+
 export type QueueConfig = z.infer<typeof queueSchema>;
 
 export const corsSchema = z.strictObject({
@@ -157,6 +192,8 @@ export const adminSchema = z.strictObject({
 
 export const predictionSchema = z.strictObject({
   bytes_per_token: z.number().min(0.1).max(100).default(4).describe("Prompt bytes to a token, until it is learned"),
+  output_tokens: positive(10_000_000).default(512)
+    .describe("Tokens that an answer is expected to have whose request sets no maximum, until that is learned"),
   prefill_tokens_per_s: positive(100_000_000).default(8_000).describe("Speed of an endpoint, until it is learned"),
   forgetting: z.number().min(0.5).max(1).default(0.99)
     .describe("Weight of what a latency model learned before each further request; 1 forgets nothing"),

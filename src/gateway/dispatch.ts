@@ -155,6 +155,8 @@ export function asGatewayError(error: UpstreamError, { context, endpoint }: Exch
   switch (error.failure) {
     case "draining":
       return new GatewayError("draining", "The gateway is shutting down", null, error);
+    case "preempted":
+      return new GatewayError("preempted", "The request made room for one of higher priority", null, error);
     case "aborted":
       return new GatewayError("client_closed", "The client left", null, error);
     case "deadline":

@@ -2,6 +2,8 @@
 // The books of one request: when it came, where it went, how it ended. `end` is idempotent, whoever calls it first says
 // the outcome; metrics, access log and trace are written there and nowhere else.
 
+import type { Limits, Reservation } from "../admission/limits.ts";
+import type { Tenant, Tenants } from "../admission/tenants.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
@@ -14,7 +16,7 @@ import type { AccessLog } from "../telemetry/access_log.ts";
 import type { Instruments } from "../telemetry/instruments.ts";
 import { type Outcome } from "../telemetry/outcome.ts";
 import type { RequestSpan, Tracing } from "../telemetry/tracing.ts";
-import { type IncomingFields, readIncoming } from "../upstream/request_head.ts";
+import { type IncomingFields, type OwnFields, readIncoming } from "../upstream/request_head.ts";
 import { UpstreamError } from "../upstream/errors.ts";
 import type { Route } from "./routes.ts";
 
@@ -35,6 +37,12 @@ export interface ExchangeContext {
   readonly samples: SampleWriter;
   /** Longest life of a request. */
   readonly requestMs: number;
+  readonly tenants: Tenants;
+  readonly limits: Limits;
+  /** Header fields of the gateway's own. */
+  readonly ownFields: OwnFields;
+  /** Counts generated tokens of a tenant for its share; undefined where there is but one. */
+  readonly serve: ((tenant: number, tokens: number) => void) | undefined;
   /** Origins that browsers may call from; undefined without CORS. */
   readonly origins: readonly string[] | undefined;
 }
@@ -42,6 +50,14 @@ export interface ExchangeContext {
 /** What a request waits for: a body, a connection, an engine's answer. */
 export interface Waiting {
   fail(error: UpstreamError): void;
+}
+
+/** A tenant is charged for the pieces of a stream this many at a time. */
+const CHARGED_PIECES = 16;
+
+function checkMs(name: string, value: string | undefined): void {
+  if (value === undefined || /^[1-9]\d{0,8}$/.test(value)) return;
+  throw new GatewayError("invalid_request", `The header ${name} is to be a number of milliseconds, 1 or more`);
 }
 
 export class Exchange implements Deadline {
@@ -59,6 +75,12 @@ export class Exchange implements Deadline {
   #firstTokenAt: number | undefined;
   #span: RequestSpan | undefined;
   #ended = false;
+  /** Who it is from; undefined until that is known. */
+  tenant: Tenant | undefined;
+  #reservation: Reservation | undefined;
+  /** Pieces of the answer that went on, and those that its tenant was charged for. */
+  #pieces = 0;
+  #charged = 0;
   /** HOST:PORT that answered. */
   endpoint = "";
   status = 0;
@@ -80,7 +102,7 @@ export class Exchange implements Deadline {
   constructor(readonly context: ExchangeContext, request: Request, readonly kind?: Kind) {
     context.active.add(this);
     this.started = context.clock.now();
-    this.incoming = readIncoming(request.headers);
+    this.incoming = readIncoming(request.headers, context.ownFields);
     this.deadline = this.started + this.#lifeMs();
     context.deadlines.watch(this);
     // At once: a signal that is first asked for after the client has left does not tell.
@@ -119,15 +141,49 @@ export class Exchange implements Deadline {
     return asked === undefined ? requestMs : Math.min(requestMs, Number(asked) || requestMs);
   }
 
-  /** Throws GatewayError (invalid_request) when the client's own limit is none. */
-  checkTimeout(): void {
-    const asked = this.incoming.timeoutMs;
-    if (asked !== undefined && !/^[1-9]\d{0,8}$/.test(asked)) {
-      throw new GatewayError(
-        "invalid_request",
-        "The header x-aigw-timeout-ms is to be a number of milliseconds, 1 or more",
-      );
-    }
+  /** Throws GatewayError (invalid_request) when the client's own limit or objectives are none. */
+  checkTimes(): void {
+    const { timeoutMs, ttftSloMs, tpotSloMs } = this.incoming;
+    checkMs("x-aigw-timeout-ms", timeoutMs);
+    checkMs("x-aigw-ttft-slo-ms", ttftSloMs);
+    checkMs("x-aigw-tpot-slo-ms", tpotSloMs);
+  }
+
+  /** Finds out who it is from. Throws GatewayError (unauthorized). */
+  authenticate(): Tenant {
+    return this.tenant = this.context.tenants.identify(this.incoming);
+  }
+
+  /** It holds this of its tenant's limits until it ends. */
+  holdReservation(reservation: Reservation): void {
+    this.#reservation = reservation;
+  }
+
+  /** It is to make room for a request of higher priority, unless its answer has begun. */
+  readonly preempt = (): void => {
+    if (this.#firstTokenAt === undefined) this.#give(new UpstreamError("preempted", "a request of higher priority"));
+  };
+
+  /** A piece of the answer, a token in most streams, goes on to the client. */
+  piece(): void {
+    this.#pieces++;
+    if (this.context.serve !== undefined && this.#pieces - this.#charged >= CHARGED_PIECES) this.#charge(this.#pieces);
+  }
+
+  #charge(tokens: number): void {
+    if (tokens <= this.#charged || !this.tenant) return;
+    this.context.serve?.(this.tenant.row, tokens - this.#charged);
+    this.#charged = tokens;
+  }
+
+  // What an engine said it used counts; of an answer that broke off, what came; of one that never began, nothing.
+  #settle(outcome: Outcome): void {
+    this.#charge(this.usage?.completionTokens ?? this.#pieces);
+    if (!this.#reservation) return;
+    if (this.usage) this.#reservation.settle(this.usage.promptTokens, this.usage.completionTokens);
+    else if (outcome === "ok") this.#reservation.settle(undefined, undefined);
+    else if (this.#pieces > 0) this.#reservation.settle(undefined, this.#pieces);
+    else this.#reservation.refund();
   }
 
   readonly #abort = (): void => this.#give(new UpstreamError("aborted", "the client left"));
@@ -203,6 +259,8 @@ export class Exchange implements Deadline {
     deadlines.unwatch(this);
     const elapsed = clock.now() - this.started;
     instruments.ended(this.#modelRow, outcome, elapsed / 1000);
+    if (this.tenant) instruments.tenantEnded(this.tenant.row, this.endpoint !== "", this.usage);
+    this.#settle(outcome);
     if (this.usage) {
       instruments.usage(this.#modelRow, this.usage);
       this.#observe(this.usage);
@@ -229,6 +287,7 @@ export class Exchange implements Deadline {
       ai_backend_protocol: this.#route?.rule.backend ?? "",
       ai_stream_request: this.#call?.stream ?? false,
       lora_id: this.#route?.targetModel ?? "",
+      tenant: this.tenant?.name ?? "",
       endpoint: this.endpoint,
       status: this.status,
       outcome,
@@ -255,6 +314,7 @@ export class Exchange implements Deadline {
     headers.append("x-aigw-via", this.context.via);
     if (this.context.exposeEndpoint && this.endpoint !== "") headers.append("x-aigw-endpoint", this.endpoint);
     if (this.context.origins !== undefined) this.#addOrigin(headers);
+    if (this.tenant) this.context.limits.addHeaders(this.tenant, headers);
     return response;
   }
 

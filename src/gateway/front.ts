@@ -73,15 +73,29 @@ export class Front {
     return this.#refuse(request, error, { allow: allowed });
   }
 
+  // Who asks for models has to be known, as who uses them.
+  #known(request: Request, make: (exchange: Exchange) => Response): Response {
+    const exchange = new Exchange(this.options.context, request);
+    try {
+      exchange.authenticate();
+    } catch (error) {
+      return exchange.refuse(error as GatewayError);
+    }
+    exchange.status = 200;
+    const response = make(exchange);
+    exchange.end("ok");
+    return response;
+  }
+
   #models(request: Request, path: string): Response {
     const models = this.options.routes.models;
     if (path === MODELS) {
       const data = models.map((model) => this.#model(model));
-      return this.#answer(request, (exchange) => exchange.addHeaders(Response.json({ object: "list", data })));
+      return this.#known(request, (exchange) => exchange.addHeaders(Response.json({ object: "list", data })));
     }
     const id = decode(path.slice(MODELS.length + 1));
     const model = models.find((one) => one.id === id);
-    if (model) return this.#answer(request, (exchange) => exchange.addHeaders(Response.json(this.#model(model))));
+    if (model) return this.#known(request, (exchange) => exchange.addHeaders(Response.json(this.#model(model))));
     const message = `The model ${JSON.stringify(id)} does not exist`;
     return this.#refuse(request, new GatewayError("model_not_found", message, "model"));
   }

@@ -40,6 +40,6 @@ export function checkHead(exchange: Exchange, url: string, limits: Config["limit
       `A body with the content-encoding ${coding} is not read: send it plain`,
     );
   }
-  exchange.checkTimeout();
+  exchange.checkTimes();
   return target;
 }

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The story of a request, from top to bottom:
 //
-//   read ─► decode ─► route ─► prompt ─► transcode ─► slot ─► dispatch ─► relay
+//   authenticate ─► read ─► decode ─► route ─► prompt ─► transcode ─► admit ─► slot ─► dispatch ─► relay
 //
 // Each stage takes and returns plain values and throws GatewayError; only this file knows their order. The slot carries
 // the request's load: it is released when its block ends, or, once the answer has begun, when the answer ends.
 
+import type { Admission, Admitted } from "../admission/admission.ts";
+import type { Tenant } from "../admission/tenants.ts";
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
 import type { Config } from "../config/schema.ts";
 import { generates, type Kind } from "../openai/api.ts";
 import { type PromptOptions, promptText } from "../openai/prompt_text.ts";
 import { decodeRequest, type InferenceRequest } from "../openai/request.ts";
-import type { DecisionMaker, Standing } from "../scheduler/decision.ts";
+import type { DecisionMaker } from "../scheduler/decision.ts";
 import { withoutCache } from "../scheduler/placement.ts";
 import type { Scheduler, Slot } from "../scheduler/scheduler.ts";
 import type { Log } from "../telemetry/log.ts";
@@ -38,11 +40,15 @@ export interface PipelineParts {
   readonly dispatcher: Dispatcher;
   readonly responses: StoredResponses;
   readonly triton: TritonTranscoder;
+  readonly admission: Admission;
+  /** Tokens that a request will probably take, by its model, prompt length and own limit. */
+  usageEstimate(
+    model: number,
+    promptBytes: number,
+    most: number | undefined,
+  ): { inputTokens: number; outputTokens: number };
   readonly log: Log;
 }
-
-/** Where a request without a tenant stands in the queue. */
-const ANYONE: Standing = { band: 0, tenant: 0, deadlineMs: 0 };
 
 /** A request that is ready to be placed. */
 interface Prepared {
@@ -53,6 +59,8 @@ interface Prepared {
   readonly prompt: string;
   readonly outgoing: OutgoingRequest;
   readonly early: EarlyHead | undefined;
+  readonly tenant: Tenant;
+  readonly admitted: Admitted;
 }
 
 export class Pipeline {
@@ -66,11 +74,14 @@ export class Pipeline {
 
   /** Answers an inference request; never throws. */
   async infer(request: Request, kind: Kind): Promise<Response> {
-    const { config, context, deadlines, routes } = this.#parts;
+    const { config, context, deadlines, routes, admission, usageEstimate } = this.#parts;
     const exchange = new Exchange(context, request, kind);
     try {
       // Read: the whole body, within its limits.
       const target = checkHead(exchange, request.url, config.limits);
+
+      // Authenticate: before its body is read.
+      const tenant = exchange.authenticate();
       const limits = { bytes: config.limits.body_bytes, ms: config.timeouts.request_body_ms };
       const bytes = await readBody(request, exchange, limits);
       exchange.unlimit();
@@ -88,9 +99,21 @@ export class Pipeline {
       // Transcode: what this kind of engine is to get.
       const outgoing = this.#outgoing(call, route, bytes, target, exchange);
 
+      // Admit: the tenant's limits, reserved by estimate; its place in the queue.
+      const tokens = usageEstimate(route.model, prompt.length, call.mostTokens);
+      const admitted = admission.enter({
+        tenant,
+        model: call.model,
+        cluster: route.placement.cluster,
+        priority: exchange.incoming.priority,
+        ...tokens,
+        ttftSloMs: Number(exchange.incoming.ttftSloMs ?? route.placement.policy.ttftSloMs),
+      });
+      exchange.holdReservation(admitted.reservation);
+
       // From here on it may take long: a stream's head goes out before that.
       const early = call.stream && route.placement.policy.queued ? new EarlyHead(deadlines, exchange, kind) : undefined;
-      const answering = this.#answer({ exchange, kind, call, route, prompt, outgoing, early });
+      const answering = this.#answer({ exchange, kind, call, route, prompt, outgoing, early, tenant, admitted });
       return await (early === undefined ? answering : early.race(answering));
     } catch (error) {
       return exchange.refuse(this.#asGatewayError(error, exchange));
@@ -98,7 +121,9 @@ export class Pipeline {
   }
 
   // The part of the story that waits: for an endpoint, and for its answer. Never rejects.
-  async #answer({ exchange, kind, call, route, prompt, outgoing, early }: Prepared): Promise<Response> {
+  async #answer(
+    { exchange, kind, call, route, prompt, outgoing, early, tenant, admitted }: Prepared,
+  ): Promise<Response> {
     const { config, deadlines, scheduler, dispatcher, responses } = this.#parts;
     try {
       // Slot: the endpoint that will answer first, with this request's load counted on it.
@@ -106,7 +131,18 @@ export class Pipeline {
         placement: generates(kind) ? route.placement : withoutCache(route.placement),
         promptText: prompt,
         model: route.model,
-        standing: ANYONE,
+        standing: {
+          band: admitted.band,
+          tenant: tenant.row,
+          deadlineMs: admitted.deadlineMs,
+          concurrency: tenant.limits.concurrency,
+          queued: tenant.limits.queued,
+        },
+        objectives: {
+          ttftMs: Number(exchange.incoming.ttftSloMs ?? route.placement.policy.ttftSloMs),
+          tpotMs: Number(exchange.incoming.tpotSloMs ?? route.placement.policy.tpotSloMs),
+        },
+        preempt: exchange.preempt,
         hidden: !call.stream,
         pinned: responses.holder(call.previousResponse, route.placement),
         hold(waiting) {

@@ -53,6 +53,7 @@ export class StoredResponses {
     const exchange = new Exchange(this.context, request, "responses");
     try {
       const target = checkHead(exchange, request.url, limits);
+      exchange.authenticate();
       const row = this.holder(id);
       if (row === undefined) {
         throw new GatewayError("response_not_found", `The response ${JSON.stringify(id)} is not known here`);

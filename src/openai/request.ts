@@ -12,6 +12,8 @@ export interface InferenceRequest {
   readonly stream: boolean;
   /** The parsed body. */
   readonly body: Readonly<Record<string, unknown>>;
+  /** Most tokens that it may generate; undefined when it does not say. */
+  readonly mostTokens: number | undefined;
   /** vLLM's salt: equal prompts with different salts share no cache. */
   readonly cacheSalt: string | undefined;
   /** The stored response that this one continues. */
@@ -69,11 +71,19 @@ function read(kind: Kind, body: Record<string, unknown>): InferenceRequest {
     model,
     stream: stream === true && generates(kind),
     body,
+    mostTokens: mostTokens(kind, body),
     cacheSalt: typeof cache_salt === "string" && cache_salt !== "" ? cache_salt : undefined,
     previousResponse: kind === "responses" && typeof previous_response_id === "string" && previous_response_id !== ""
       ? previous_response_id
       : undefined,
   };
+}
+
+function mostTokens(kind: Kind, body: Record<string, unknown>): number | undefined {
+  if (!generates(kind)) return 0;
+  const most = body.max_completion_tokens ?? body.max_tokens ?? body.max_output_tokens;
+  const answers = typeof body.n === "number" && body.n > 1 ? body.n : 1;
+  return typeof most === "number" && most >= 0 ? most * answers : undefined;
 }
 
 // What an engine could not do without, so that the error names the field; the rest is the engine's to judge.

@@ -28,6 +28,7 @@ export interface Standing {
 
 export const NO_ENDPOINT = -1;
 export const QUEUED = -2;
+export const HOPELESS = -3;
 
 /** One candidate of an explained decision. */
 export interface Candidate {
@@ -221,14 +222,28 @@ export class DecisionMaker {
     return this.#kernel.exports.fillAll(cluster, sharedMs);
   }
 
-  /** What waits in a cluster's queue: requests, and the prefill work of their tenants in bytes. */
-  queueOf(cluster: number): { requests: number; bytes: number } {
+  /** What waits in a cluster's queue in a class of priority: requests, prompt bytes. */
+  queueOf(cluster: number, itsClass: number): { requests: number; bytes: number } {
     const k = this.#kernel.exports;
-    const at = k.clusterOffset(cluster);
-    return {
-      requests: Atomics.load(this.#words, (at + k.C_WAITING) >>> 2),
-      bytes: Atomics.load(this.#words, (at + k.C_WORK) >>> 2) >>> 0,
-    };
+    const at = (k.clusterOffset(cluster) + k.C_CLASSES + 8 * itsClass) >>> 2;
+    return { requests: Atomics.load(this.#words, at), bytes: Atomics.load(this.#words, at + 1) >>> 0 };
+  }
+
+  /** Requests of a tenant that wait. */
+  waitingOf(tenant: number): number {
+    const k = this.#kernel.exports;
+    return Atomics.load(this.#words, (k.tenantOffset(tenant) + k.T_WAITING) >>> 2);
+  }
+
+  /** Marks a request of a lower band than `lowest` that is before its first token, to be given up; false without one. */
+  preempt(cluster: number, lowest: number): boolean {
+    return this.#kernel.exports.preempt(cluster, lowest) >= 0;
+  }
+
+  /** How full the control plane found a cluster; 1 is full. */
+  saturation(cluster: number): number {
+    const k = this.#kernel.exports;
+    return this.#floats[(k.clusterOffset(cluster) + k.C_SATURATION) >>> 2];
   }
 
   /** Ms that what a tenant has waiting takes at the rate at which it was served lately. */

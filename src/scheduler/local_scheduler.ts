@@ -8,17 +8,29 @@ import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import { RequestPhase, type RequestRow, type RequestTable } from "../tables/request_table.ts";
-import { type DecisionMaker, type HashedPrompt, NO_ENDPOINT, QUEUED } from "./decision.ts";
+import { type DecisionMaker, type HashedPrompt, HOPELESS, NO_ENDPOINT, QUEUED } from "./decision.ts";
+import { MOST_PRIORITY, PRIORITIES } from "../config/tenants.ts";
 import type { Placement } from "./placement.ts";
 import { type Scheduler, Slot, type SlotOwner, type SlotParts, type SlotRequest } from "./scheduler.ts";
 
-export interface QueueLimits {
-  /** Requests, and prompt bytes, of a cluster that wait at once. */
+/** Bounds of what waits in one class of priority of a cluster. */
+export interface ClassLimits {
   readonly requests: number;
   readonly bytes: number;
   readonly maxWaitMs: number;
-  readonly refreshMs: number;
 }
+
+export interface QueueLimits {
+  /** Critical, standard, batch. */
+  readonly classes: readonly [ClassLimits, ClassLimits, ClassLimits];
+  readonly refreshMs: number;
+  /** Whether critical requests take the place of batch requests before their first token. */
+  readonly preempt: boolean;
+}
+
+/** The last bands of critical and of standard priority. */
+const LAST_CRITICAL = MOST_PRIORITY - PRIORITIES.critical;
+const LAST_STANDARD = MOST_PRIORITY - PRIORITIES.standard;
 
 /** An endpoint that changes hands between choice and grant is chosen again this often. */
 const MOST_CHOICES = 16;
@@ -37,6 +49,8 @@ class Waiting implements Deadline {
     readonly placement: Placement,
     readonly since: number,
     public deadline: number,
+    /** When its first token is due, shared ms; 0 for no such time. */
+    readonly due: number,
     readonly timeout: () => GatewayError,
   ) {
     row.granted().then(() => this.#done.resolve());
@@ -47,10 +61,10 @@ class Waiting implements Deadline {
     return this.#done.promise;
   }
 
-  fail(error: Error): void {
+  readonly fail = (error: Error): void => {
     this.failed = true;
     this.#done.reject(error);
-  }
+  };
 
   /** Its time is up. */
   expire(): void {
@@ -60,6 +74,8 @@ class Waiting implements Deadline {
 
 export class LocalScheduler implements Scheduler, SlotOwner {
   readonly #waiting: Waiting[] = [];
+  /** Batch requests that were sent, and how they are given up. */
+  readonly #preemptible = new Map<RequestRow, () => void>();
   #refreshTimer: (() => void) | undefined;
   #refreshed = 0;
 
@@ -93,20 +109,32 @@ export class LocalScheduler implements Scheduler, SlotOwner {
       );
     }
     const parts: SlotParts = { row, placement, prompt, model, hidden, pinned: pinned !== undefined, queuedMs: 0 };
+    const { standing, objectives } = request;
     try {
+      if (standing.concurrency !== undefined && !row.admit(standing.tenant, standing.concurrency)) {
+        throw new GatewayError(
+          "tenant_concurrency",
+          `The tenant has ${standing.concurrency} requests under way already, its limit`,
+        );
+      }
       if (pinned !== undefined) {
         if (row.grant(pinned, 0)) return new Slot(this, parts);
         throw new GatewayError("no_endpoint", "The engine that holds the previous response is not available");
       }
       if (!placement.policy.queued) {
-        this.decisions.setObjectives(placement.policy.ttftSloMs, placement.policy.tpotSloMs);
-        if (this.#grant(row, placement, prompt, model)) return new Slot(this, parts);
-        throw noEndpoint();
+        this.decisions.setObjectives(objectives.ttftMs, objectives.tpotMs);
+        if (!this.#grant(row, placement, prompt, model)) throw noEndpoint();
+        if (placement.policy.name === "slo" && standing.deadlineMs > 0 && !this.decisions.objectivesMet) {
+          throw hopeless();
+        }
+        return new Slot(this, parts);
       }
       const result = this.decisions.arrive(row, placement, request.standing, this.now());
       if (result === NO_ENDPOINT) throw noEndpoint();
-      if (result !== QUEUED) return new Slot(this, parts);
-      return new Slot(this, { ...parts, queuedMs: await this.#wait(row, prompt, request) });
+      if (result === HOPELESS) throw hopeless().after(this.decisions.backlogMs(placement.cluster, standing.tenant));
+      const queuedMs = result === QUEUED ? await this.#wait(row, prompt, request) : 0;
+      if (this.limits.preempt && standing.band > LAST_STANDARD) this.#watchPreemption(row, request.preempt);
+      return new Slot(this, { ...parts, queuedMs });
     } catch (error) {
       const { endpoint } = row;
       const carried = row.phase >= RequestPhase.granted;
@@ -120,9 +148,14 @@ export class LocalScheduler implements Scheduler, SlotOwner {
   // Resolves with the ms waited.
   async #wait(row: RequestRow, prompt: HashedPrompt, { placement, standing, hold }: SlotRequest): Promise<number> {
     const { cluster } = placement;
-    const { requests, bytes, maxWaitMs } = this.limits;
+    const itsClass = standing.band <= LAST_CRITICAL ? 0 : standing.band <= LAST_STANDARD ? 1 : 2;
+    const { requests, bytes, maxWaitMs } = this.limits.classes[itsClass];
     const backlog = () => this.decisions.backlogMs(cluster, standing.tenant);
-    const queue = this.decisions.queueOf(cluster);
+    const queue = this.decisions.queueOf(cluster, itsClass);
+    if (standing.queued !== undefined && this.decisions.waitingOf(standing.tenant) > standing.queued) {
+      throw new GatewayError("queue_full", `${standing.queued} requests of the tenant wait already, its limit`)
+        .after(backlog());
+    }
     if (queue.requests > requests || queue.bytes > bytes) {
       throw new GatewayError(
         "queue_full",
@@ -134,7 +167,8 @@ export class LocalScheduler implements Scheduler, SlotOwner {
     const since = this.clock.now();
     const timeout = () =>
       new GatewayError("queue_timeout", `No endpoint had room within ${maxWaitMs} ms`).after(backlog());
-    const waiting = new Waiting(row, prompt, placement, since, since + maxWaitMs, timeout);
+    const waiting = new Waiting(row, prompt, placement, since, since + maxWaitMs, standing.deadlineMs, timeout);
+    if (this.limits.preempt && itsClass === 0) this.decisions.preempt(cluster, LAST_STANDARD + 1);
     this.#waiting.push(waiting);
     this.deadlines.watch(waiting);
     this.#refreshSoon();
@@ -148,8 +182,25 @@ export class LocalScheduler implements Scheduler, SlotOwner {
     }
   }
 
+  #watchPreemption(row: RequestRow, giveUp: () => void): void {
+    this.#preemptible.set(row, giveUp);
+    this.#refreshSoon();
+  }
+
+  // A request that another worker marked is given up by its owner.
+  #lookForPreempted(): void {
+    for (const [row, giveUp] of this.#preemptible) {
+      if (row.phase === RequestPhase.prefilling && !row.preempted) continue;
+      if (row.phase === RequestPhase.granted) continue;
+      this.#preemptible.delete(row);
+      if (row.preempted) giveUp();
+    }
+  }
+
   #refreshSoon(): void {
-    if (this.#waiting.length > 0) this.#refreshTimer ??= this.clock.after(this.limits.refreshMs, () => this.#refresh());
+    if (this.#waiting.length + this.#preemptible.size > 0) {
+      this.#refreshTimer ??= this.clock.after(this.limits.refreshMs, () => this.#refresh());
+    }
   }
 
   // Who waits looks up again who holds its prompt; nobody waits for an idle endpoint, or for none.
@@ -163,6 +214,11 @@ export class LocalScheduler implements Scheduler, SlotOwner {
       if (this.decisions.refresh(waiting.row, waiting.prompt, waiting.placement) === 0) waiting.fail(noEndpoint());
     }
     this.#refreshed += count;
+    const now = this.now();
+    for (const { due, fail, row } of this.#waiting) {
+      if (due > 0 && due < now && row.phase === RequestPhase.waiting) fail(hopeless());
+    }
+    this.#lookForPreempted();
     for (const cluster of clusters) this.decisions.fillAll(cluster, this.now());
     this.#refreshSoon();
   }
@@ -219,6 +275,10 @@ export class LocalScheduler implements Scheduler, SlotOwner {
   requestsOn(endpoint: number): number {
     return this.endpoints.requests(endpoint);
   }
+}
+
+function hopeless(): GatewayError {
+  return new GatewayError("slo_unreachable", "The objective for the first token cannot be kept now, by prediction");
 }
 
 function noEndpoint(): GatewayError {

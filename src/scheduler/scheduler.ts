@@ -11,7 +11,15 @@ export interface SlotRequest {
   readonly promptText: string;
   /** Model row. */
   readonly model: number;
-  readonly standing: Standing;
+  readonly standing: Standing & {
+    /** Most requests of the tenant under way, and waiting; undefined for no such limit. */
+    readonly concurrency?: number;
+    readonly queued?: number;
+  };
+  /** Objectives in ms, 0 for none: for policy slo. */
+  readonly objectives: { ttftMs: number; tpotMs: number };
+  /** Gives the request up for one of higher priority, as long as its answer has not begun. */
+  readonly preempt: () => void;
   /** Its first token will not be seen: the answer is not streamed. */
   readonly hidden: boolean;
   /** The one endpoint that will do, as it holds the state that the request continues. */

@@ -3,6 +3,7 @@
 // writer of endpoint rows.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { Saturation } from "../admission/saturation.ts";
 import { type Address, formatAddress } from "../base/address.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Config } from "../config/schema.ts";
@@ -69,6 +70,8 @@ export class Fleet {
   readonly #prober: Prober<Member> | undefined;
   readonly health: FleetHealth<Member>;
   readonly #hidden: HiddenPrefills;
+  readonly #saturation: Saturation;
+  #cancelSaturation: () => void = () => {};
   /** Is told when engines hold other adapters than before. */
   onAdapters: (adapters: [adapter: string, model: string][]) => void = () => {};
 
@@ -76,6 +79,7 @@ export class Fleet {
     const { prefill_tokens_per_s, bytes_per_token } = config.prediction;
     this.table = new EndpointTable(kernel, 1_000 / (prefill_tokens_per_s * bytes_per_token));
     this.#hidden = new HiddenPrefills(kernel);
+    this.#saturation = new Saturation(kernel, this.table, config.saturation);
     this.health = new FleetHealth(this.table, config, clock, log, (member) => this.#returned(member));
     const { probes } = config;
     if (probes.enabled) {
@@ -133,10 +137,31 @@ export class Fleet {
   start(): void {
     this.#prober?.start();
     this.health.start();
+    this.#watchSaturation();
+  }
+
+  #watchSaturation(): void {
+    const now = this.clock.now();
+    this.config.clusters.forEach(({ name }, row) => {
+      this.#saturation.update(
+        row,
+        this.membersOf(name).map((member) => ({
+          row: member.row,
+          metricsAgeMs: member.metricsAt === undefined ? undefined : now - member.metricsAt,
+        })),
+      );
+    });
+    this.#cancelSaturation = this.clock.after(this.config.saturation.interval_ms, () => this.#watchSaturation());
+  }
+
+  /** How full a cluster is; 1 is full. */
+  saturationOf(clusterRow: number): number {
+    return this.#saturation.of(clusterRow);
   }
 
   stop(): void {
     this.#prober?.stop();
+    this.#cancelSaturation();
     this.health.stop();
   }
 

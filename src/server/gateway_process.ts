@@ -3,6 +3,7 @@
 // them down again in order.
 
 import { attachKernel, compileKernel, createSharedKernel } from "../../wasm/kernel.ts";
+import { Tenants } from "../admission/tenants.ts";
 import { type AdminParts, handleAdmin } from "../admin/admin.ts";
 import { metricsPage } from "../admin/metrics_page.ts";
 import { type Address, parseAddress } from "../base/address.ts";
@@ -18,10 +19,10 @@ import type { CenterLink } from "../metadata/link.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
 import { PredictorTable } from "../tables/predictor_table.ts";
 import { writeQueueParameters } from "../tables/queue_parameters.ts";
-import { writeTenant } from "../tables/tenant_table.ts";
+import { tenantLoad, writeOwnShare, writeTenant } from "../tables/tenant_table.ts";
 import { SampleReader } from "../tables/sample_ring.ts";
 import { sumCells } from "../tables/metric_cells.ts";
-import { cellCount, unknownModel } from "../telemetry/instruments.ts";
+import { cellCount, readTenant, unknownModel } from "../telemetry/instruments.ts";
 import { Log } from "../telemetry/log.ts";
 import { type CenterProcess, startCenter } from "./center_process.ts";
 import { Fleet } from "./fleet.ts";
@@ -61,15 +62,22 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
     requestsPerWorker: config.limits.requests_in_flight,
     prefixes: config.limits.prefixes,
     promptChunks: config.limits.prompt_chunks,
-    metricCells: cellCount(config.limits.models),
+    metricCells: cellCount(config.limits.models, config.limits.tenants),
     ringWords: 65_536,
     pins: config.limits.response_pins,
     predictors: 2 * config.limits.models,
-    tenants: 1,
+    tenants: config.limits.tenants,
   });
   const kernel = attachKernel(shared, 0, crypto.getRandomValues(new Uint32Array(1))[0]);
   writeQueueParameters(kernel, config.queue, config.prediction.bytes_per_token);
-  writeTenant(kernel, 0, { weight: 1 });
+  for (let row = 0; row < config.limits.tenants; row++) {
+    writeTenant(
+      kernel,
+      row,
+      row === 0 ? config.tenancy.anonymous : config.tenants[row - 1] ?? config.tenancy.anonymous,
+    );
+  }
+  writeOwnShare(kernel, 1);
   const fleet = new Fleet(kernel, config, systemClock, log);
   const setup = { config, listen, tls, via: hostname(), started: Math.floor(Date.now() / 1_000) };
   const supervisor = new Supervisor(kernel, shared, setup, log, workers);
@@ -85,6 +93,7 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
   let embedded: CenterProcess | undefined;
 
   const models = Object.keys(config.model_mapping_rule);
+  const tenants = new Tenants(config);
   const predictors = new PredictorTable(kernel);
   const trainer = new Trainer(predictors, new SampleReader(kernel), config, models, fleet.trained(), systemClock, log);
   const parts: AdminParts = {
@@ -102,10 +111,11 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
     nameOf: (row) => fleet.nameOf(row),
     restartWorker: (worker) => supervisor.restart(worker),
     setDraining: (name, draining) => fleet.setDraining(name, draining),
-    metrics: () =>
-      metricsPage({
+    metrics() {
+      const cells = sumCells(kernel);
+      return metricsPage({
         version: VERSION,
-        cells: sumCells(kernel),
+        cells,
         models,
         predictions: models.map((model, row) => ({
           model,
@@ -114,6 +124,12 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
           bytesPerToken: predictors.bytesPerToken(row),
         })),
         unknownModel: unknownModel(config.limits.models),
+        tenants: tenants.names().map((name, row) => ({
+          name,
+          counts: readTenant(cells, config.limits.models, row),
+          ...tenantLoad(kernel, row),
+        })),
+        saturation: config.clusters.map(({ name }, row) => ({ cluster: name, value: fleet.saturationOf(row) })),
         ruleCount: Object.values(config.model_mapping_rule).reduce((sum, { rules }) => sum + rules.length, 0),
         loadBalancingRules: Object.keys(config.lb_mapping_rule).length,
         endpoints: fleet.view(),
@@ -121,7 +137,8 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
         workers: { serving: supervisor.serving, restarts: supervisor.restarts },
         sync: sync?.view() ?? [],
         centers: link?.view() ?? [],
-      }),
+      });
+    },
   };
   const stops: (() => Promise<unknown> | void)[] = [];
   const stopAll = async () => {

@@ -3,6 +3,9 @@
 // is put together here, once.
 
 import { attachKernel } from "../../wasm/kernel.ts";
+import { Admission } from "../admission/admission.ts";
+import { Limits } from "../admission/limits.ts";
+import { Tenants } from "../admission/tenants.ts";
 import { systemClock } from "../base/clock.ts";
 import { GatewayError } from "../base/errors.ts";
 import { Deadlines } from "../base/deadlines.ts";
@@ -20,6 +23,8 @@ import { EndpointTable } from "../tables/endpoint_table.ts";
 import { PinTable } from "../tables/pin_table.ts";
 import { ownCells } from "../tables/metric_cells.ts";
 import { SampleWriter } from "../tables/sample_ring.ts";
+import { PredictorTable } from "../tables/predictor_table.ts";
+import { ownShare } from "../tables/tenant_table.ts";
 import { RequestTable } from "../tables/request_table.ts";
 import { AccessLog } from "../telemetry/access_log.ts";
 import { Instruments, unknownModel, WORKER_CELLS } from "../telemetry/instruments.ts";
@@ -51,6 +56,10 @@ scope.onmessage = ({ data }) => {
   }
 };
 
+function classLimits({ requests, bytes, max_wait_ms }: { requests: number; bytes: number; max_wait_ms: number }) {
+  return { requests, bytes, maxWaitMs: max_wait_ms };
+}
+
 function start({ shared, worker, seed, config, listen, tls, via, started }: StartWorker): void {
   const kernel = attachKernel(shared, worker, seed);
   const log = new Log(config.log.level, `worker ${worker}`);
@@ -58,7 +67,10 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
   const deadlines = new Deadlines(clock);
   const endpoints = new EndpointTable(kernel);
   const requests = new RequestTable(kernel);
-  const instruments = new Instruments(ownCells(kernel));
+  const instruments = new Instruments(ownCells(kernel), config.limits.models);
+  const tenants = new Tenants(config);
+  const limiter = new Limits(kernel, clock.shared, () => ownShare(kernel));
+  const predictors = new PredictorTable(kernel);
   const decisions = new DecisionMaker(kernel);
   const pools = new EndpointPools(endpoints, deadlines, {
     connectMs: config.timeouts.connect_ms,
@@ -84,9 +96,19 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     deadlines,
     samples: new SampleWriter(kernel),
     requestMs: config.timeouts.request_ms,
+    tenants,
+    limits: limiter,
+    ownFields: {
+      tenant: config.tenancy.tenant_headers.map((name) => name.toLowerCase()),
+      priority: config.tenancy.priority_headers.map((name) => name.toLowerCase()),
+      keys: tenants.authenticates,
+    },
+    serve: config.tenants.length > 0 || config.tenancy.trust_headers
+      ? (tenant, tokens) => kernel.exports.serve(tenant, tokens * config.prediction.bytes_per_token)
+      : undefined,
     origins: config.cors?.origins,
   };
-  const { outliers, limits } = config;
+  const { outliers, limits, admission } = config;
   const dispatcher = new Dispatcher(pools, endpoints, {
     retries: config.retries,
     budget: new RetryBudget({
@@ -113,11 +135,11 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     eventBytes: limits.event_bytes,
   });
   const scheduler = new LocalScheduler(decisions, requests, endpoints, clock, deadlines, {
-    requests: config.queue.requests,
-    bytes: config.queue.bytes,
-    maxWaitMs: config.queue.max_wait_ms,
+    classes: [classLimits(admission.critical), classLimits(admission.standard), classLimits(admission.batch)],
     refreshMs: config.queue.refresh_ms,
+    preempt: admission.preempt,
   });
+  let loopDelayMs = 0;
   const pipeline = new Pipeline({
     config,
     context,
@@ -128,6 +150,22 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     dispatcher,
     responses,
     triton,
+    admission: new Admission(tenants, limiter, admission, {
+      saturation: (cluster) => decisions.saturation(cluster),
+      backlogMs: (cluster, tenant) => decisions.backlogMs(cluster, tenant),
+      now: clock.shared,
+      overloaded() {
+        if (loopDelayMs > admission.loop_delay_ms) return `its event loop is ${Math.round(loopDelayMs)} ms late`;
+        if (admission.memory_bytes > 0 && instruments.cells[WORKER_CELLS.memory] > admission.memory_bytes) {
+          return `its memory is above ${admission.memory_bytes} bytes`;
+        }
+      },
+    }),
+    usageEstimate(model, promptBytes, most) {
+      const outputTokens = most ?? (instruments.meanCompletion(model) || config.prediction.output_tokens);
+      const bytesPerToken = predictors.bytesPerToken(model) || config.prediction.bytes_per_token;
+      return { inputTokens: promptBytes / bytesPerToken, outputTokens };
+    },
     log,
   });
   const front = new Front({ pipeline, context, routes, responses, started, corsMaxAgeS: config.cors?.max_age_s });
@@ -136,11 +174,13 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     instruments.cells[WORKER_CELLS.heartbeat]++;
     instruments.cells[WORKER_CELLS.savesDropped] = decisions.savesDropped;
     instruments.cells[WORKER_CELLS.logLinesDropped] = accessLog?.dropped ?? 0;
+    instruments.cells[WORKER_CELLS.memory] = admission.memory_bytes > 0 ? Deno.memoryUsage().rss : 0;
     pools.sweep();
   };
   let loopAt = clock.now();
   const loopTimer = setInterval(() => {
     const now = clock.now();
+    loopDelayMs = Math.max(0, now - loopAt - LOOP_SAMPLE_MS, loopDelayMs / 2);
     instruments.loopDelay(Math.max(0, now - loopAt - LOOP_SAMPLE_MS) / 1_000);
     loopAt = now;
   }, LOOP_SAMPLE_MS);

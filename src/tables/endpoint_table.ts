@@ -22,6 +22,7 @@ export interface Gauges {
   kvUsage: number;
 }
 
+const NO_LIMIT = 0x7fffffff;
 /** 8,000 tokens of 4 bytes a second. */
 const DEFAULT_RATE = 1_000 / (8_000 * 4);
 
@@ -74,6 +75,7 @@ export class EndpointTable {
     k.indexForget(row);
     this.setCapacity(row, capacityChunks);
     this.setRate(row, this.firstRate);
+    this.setLimit(row, undefined);
     this.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
     Atomics.store(this.#words, this.#cell(k.E_STATE, row), EndpointState.available);
     const own = k.SERVING | k.WILLING;
@@ -306,6 +308,16 @@ export class EndpointTable {
 
   setRate(row: number, msPerByte: number): void {
     this.#floats[this.#cell(this.#kernel.exports.E_RATE, row)] = msPerByte;
+  }
+
+  /** Most requests in flight there; undefined for no limit. */
+  setLimit(row: number, requests: number | undefined): void {
+    Atomics.store(this.#words, this.#cell(this.#kernel.exports.E_LIMIT, row), requests ?? NO_LIMIT);
+  }
+
+  limit(row: number): number | undefined {
+    const limit = this.#load(this.#kernel.exports.E_LIMIT, row);
+    return limit === NO_LIMIT ? undefined : limit;
   }
 
   capacityChunks(row: number): number {

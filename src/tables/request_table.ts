@@ -81,6 +81,16 @@ export class RequestRow {
     return this.words[(k.requestOffset(this.row) + k.R_ENDPOINT) >>> 2];
   }
 
+  /** Counts it in its tenant's concurrency; false when `limit` requests are under way. */
+  admit(tenant: number, limit: number): boolean {
+    return this.kernel.exports.admit(this.row, tenant, limit) === 1;
+  }
+
+  /** Whether it is to make room for a request of higher priority. */
+  get preempted(): boolean {
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_PREEMPTED) >>> 2] === 1;
+  }
+
   /** Grants this row an endpoint; false when that endpoint stopped serving meanwhile. */
   grant(endpoint: number, cachedChunks: number): boolean {
     return this.kernel.exports.requestGrant(this.row, this.generation, endpoint, cachedChunks) === 1;

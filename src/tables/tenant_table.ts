@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tenants' rows in the shared memory: what they were served, what of theirs waits.
+// Tenants' rows in the shared memory: what they were served, what of theirs waits, what they used of their limits.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 
@@ -7,4 +7,33 @@ import type { AttachedKernel } from "../../wasm/kernel.ts";
 export function writeTenant(kernel: AttachedKernel, tenant: number, { weight }: { weight: number }): void {
   const k = kernel.exports;
   new Float32Array(kernel.buffer)[(k.tenantOffset(tenant) + k.T_WEIGHT) >>> 2] = weight;
+}
+
+/** Sets what other gateways used of a tenant's limits in the last minute, a number for each window. Control plane only. */
+export function writeRemoteUse(kernel: AttachedKernel, tenant: number, used: readonly number[]): void {
+  const k = kernel.exports;
+  const words = new Int32Array(kernel.buffer);
+  used.forEach((amount, window) => {
+    Atomics.store(words, ((k.tenantOffset(tenant) + k.T_REMOTE) >>> 2) + window, Math.round(amount));
+  });
+}
+
+/** Requests of a tenant under way, and waiting. */
+export function tenantLoad(kernel: AttachedKernel, tenant: number): { concurrency: number; waiting: number } {
+  const k = kernel.exports;
+  const words = new Int32Array(kernel.buffer);
+  const at = k.tenantOffset(tenant);
+  return {
+    concurrency: Atomics.load(words, (at + k.T_CONCURRENCY) >>> 2),
+    waiting: Atomics.load(words, (at + k.T_WAITING) >>> 2),
+  };
+}
+
+/** Sets the part of every limit that this gateway may use by itself, 0 to 1. Control plane only. */
+export function writeOwnShare(kernel: AttachedKernel, share: number): void {
+  new Float32Array(kernel.buffer)[kernel.exports.H_SHARE] = share;
+}
+
+export function ownShare(kernel: AttachedKernel): number {
+  return new Float32Array(kernel.buffer, 0, 64)[kernel.exports.H_SHARE];
 }

@@ -13,6 +13,8 @@ export interface AccessRecord {
   ai_backend_protocol: string;
   ai_stream_request: boolean;
   lora_id: string;
+  /** Name of the tenant; empty when it is not known. */
+  tenant: string;
   endpoint: string;
   status: number;
   outcome: Outcome;

@@ -42,18 +42,26 @@ export const WORKER_CELLS = {
   highRow: HIGH_ROW_CELL,
   logLinesDropped: 7,
   retriesRefused: 8,
+  memory: 9,
 } as const;
 /** The histogram of the event loop's delay. */
-const LOOP_CELLS = 9;
+const LOOP_CELLS = 10;
 const WORKER_CELL_COUNT = LOOP_CELLS + HISTOGRAM_CELLS;
 
 /** Prompt, completion and cached tokens, answers that told their usage. */
 const TOKEN_CELLS = 4;
 const MODEL_CELLS = OUTCOMES.length + 2 * HISTOGRAM_CELLS + TOKEN_CELLS;
 
-/** Cells for this many models; one more model row stands for unknown names. */
-export function cellCount(models: number): number {
-  return WORKER_CELL_COUNT + (models + 1) * MODEL_CELLS;
+/** Of a tenant: requests sent to an engine, requests refused, prompt and completion tokens. */
+const TENANT_CELLS = 4;
+
+/** Cells for this many models and tenants; one more model row stands for unknown names. */
+export function cellCount(models: number, tenants: number): number {
+  return tenantBase(models, tenants);
+}
+
+function tenantBase(models: number, tenant: number): number {
+  return WORKER_CELL_COUNT + (models + 1) * MODEL_CELLS + tenant * TENANT_CELLS;
 }
 
 /** Index of the row of unknown models. */
@@ -67,7 +75,8 @@ function modelBase(model: number): number {
 
 /** Writes the metrics of one worker. */
 export class Instruments {
-  constructor(readonly cells: Float64Array) {}
+  /** @param models Rows of models, the unknown one not counted. */
+  constructor(readonly cells: Float64Array, readonly models: number) {}
 
   add(cell: number, value = 1): void {
     this.cells[cell] += value;
@@ -78,6 +87,14 @@ export class Instruments {
     const base = modelBase(model);
     this.cells[base + OUTCOMES.indexOf(outcome)]++;
     this.#observe(base + OUTCOMES.length, seconds);
+  }
+
+  /** A tenant's request ended. */
+  tenantEnded(tenant: number, sent: boolean, usage: Usage | undefined): void {
+    const base = tenantBase(this.models, tenant);
+    this.cells[base + (sent ? 0 : 1)]++;
+    this.cells[base + 2] += usage?.promptTokens ?? 0;
+    this.cells[base + 3] += usage?.completionTokens ?? 0;
   }
 
   firstToken(model: number, seconds: number): void {
@@ -96,6 +113,12 @@ export class Instruments {
     this.cells[base + 1] += completionTokens;
     this.cells[base + 2] += cachedTokens;
     this.cells[base + 3]++;
+  }
+
+  /** Mean length of this worker's answers of a model in tokens; 0 before the first. */
+  meanCompletion(model: number): number {
+    const base = modelBase(model) + MODEL_CELLS - TOKEN_CELLS;
+    return this.cells[base + 3] === 0 ? 0 : this.cells[base + 1] / this.cells[base + 3];
   }
 
   #observe(base: number, seconds: number): void {
@@ -118,6 +141,12 @@ export function readLoopDelay(cells: Float64Array): HistogramReading {
     counts: cells.subarray(LOOP_CELLS, LOOP_CELLS + HISTOGRAM_CELLS - 1),
     sum: cells[LOOP_CELLS + HISTOGRAM_CELLS - 1],
   };
+}
+
+/** Reads a tenant's metrics from summed cells: requests sent, refused, prompt and completion tokens. */
+export function readTenant(cells: Float64Array, models: number, tenant: number): Float64Array {
+  const base = tenantBase(models, tenant);
+  return cells.subarray(base, base + TENANT_CELLS);
 }
 
 /** Reads one model's metrics from summed cells. */

@@ -12,10 +12,11 @@ export type UpstreamFailure =
   | "idle_timeout" // the engine fell silent in the middle of its answer
   | "aborted" // the client left
   | "deadline" // the request's own time is up
-  | "draining"; // the gateway shuts down
+  | "draining" // the gateway shuts down
+  | "preempted"; // it made room for a request of higher priority
 
 /** Failures that say nothing about the endpoint, and that no other endpoint would make good. */
-const OURS: ReadonlySet<UpstreamFailure> = new Set<UpstreamFailure>(["aborted", "deadline", "draining"]);
+const OURS: ReadonlySet<UpstreamFailure> = new Set<UpstreamFailure>(["aborted", "deadline", "draining", "preempted"]);
 
 export class UpstreamError extends Error {
   override readonly name = "UpstreamError";

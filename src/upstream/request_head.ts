@@ -31,18 +31,40 @@ export interface IncomingFields {
   readonly contentEncoding: string | undefined;
   /** The client's `x-aigw-timeout-ms`. */
   readonly timeoutMs: string | undefined;
+  /** The client's `x-aigw-ttft-slo-ms` and `x-aigw-tpot-slo-ms`. */
+  readonly ttftSloMs: string | undefined;
+  readonly tpotSloMs: string | undefined;
+  readonly authorization: string | undefined;
+  readonly apiKey: string | undefined;
+  /** Who the client says it is, and what priority it asks for. */
+  readonly tenant: string | undefined;
+  readonly priority: string | undefined;
   /** Where a browser's page came from. */
   readonly origin: string | undefined;
   /** The part of the head to an engine that is the same for every attempt: everything but host and length. */
   readonly fields: string;
 }
 
-export function readIncoming(headers: Headers): IncomingFields {
+/** Which header fields are the gateway's own business. */
+export interface OwnFields {
+  readonly tenant: readonly string[];
+  readonly priority: readonly string[];
+  /** Whether keys are for the gateway: then engines do not see them. */
+  readonly keys: boolean;
+}
+
+export function readIncoming(headers: Headers, own: OwnFields): IncomingFields {
   let requestId = undefined as string | undefined;
   let contentLength = null as string | null;
   let connection = undefined as string | undefined;
   let timeoutMs = undefined as string | undefined;
   let origin = undefined as string | undefined;
+  let ttftSloMs = undefined as string | undefined;
+  let tpotSloMs = undefined as string | undefined;
+  let authorization = undefined as string | undefined;
+  let apiKey = undefined as string | undefined;
+  let tenant = undefined as string | undefined;
+  let priority = undefined as string | undefined;
   let plainHost = true;
   let contentEncoding = undefined as string | undefined;
   let fields = "";
@@ -54,6 +76,12 @@ export function readIncoming(headers: Headers): IncomingFields {
     else if (name === "content-encoding") contentEncoding = value;
     else if (name === "host") plainHost = HOST.test(value);
     else if (name === "x-aigw-timeout-ms") timeoutMs = value;
+    else if (name === "x-aigw-ttft-slo-ms") ttftSloMs = value;
+    else if (name === "x-aigw-tpot-slo-ms") tpotSloMs = value;
+    else if (own.tenant.includes(name)) tenant ??= value;
+    else if (own.priority.includes(name)) priority ??= value;
+    else if (own.keys && name === "authorization") authorization = value;
+    else if (own.keys && name === "x-api-key") apiKey = value;
     else if (!NOT_FORWARDED.has(name)) {
       if (name === "origin") origin = value;
       fields += `${name}: ${value}\r\n`;
@@ -69,6 +97,12 @@ export function readIncoming(headers: Headers): IncomingFields {
     plainHost,
     contentEncoding,
     timeoutMs,
+    ttftSloMs,
+    tpotSloMs,
+    authorization,
+    apiKey,
+    tenant,
+    priority,
     origin,
     fields: `${fields}x-request-id: ${requestId}\r\n`,
   };

@@ -234,7 +234,7 @@ export function heads(random: Random): void {
       // what no server would hand on
     }
   }
-  const incoming = readIncoming(headers);
+  const incoming = readIncoming(headers, { tenant: ["x-aigw-tenant"], priority: ["x-aigw-priority"], keys: true });
   check(!/\r\n\r\n/.test(incoming.fields) && incoming.fields.endsWith("\r\n"), "fields that end a head");
 }
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The relay without a network: an engine's answer as given pieces, and what the client would see of it.
 
+import { Limits } from "../../src/admission/limits.ts";
+import { Tenants } from "../../src/admission/tenants.ts";
+import { parseConfig } from "../../src/config/load.ts";
 import { systemClock } from "../../src/base/clock.ts";
 import { Deadlines } from "../../src/base/deadlines.ts";
 import { type AnswerBody, holding, openAnswer } from "../../src/gateway/answer.ts";
@@ -16,10 +19,10 @@ import type { UpstreamError } from "../../src/upstream/errors.ts";
 import { freshKernel } from "./kernel.ts";
 
 const deadlines = new Deadlines(systemClock);
-const kernel = freshKernel({ metricCells: cellCount(1) });
+const kernel = freshKernel({ metricCells: cellCount(1, 2) });
 const context: ExchangeContext = {
   clock: systemClock,
-  instruments: new Instruments(ownCells(kernel)),
+  instruments: new Instruments(ownCells(kernel), 1),
   accessLog: undefined,
   tracing: undefined,
   unknownModel: 1,
@@ -29,6 +32,10 @@ const context: ExchangeContext = {
   deadlines,
   samples: new SampleWriter(kernel),
   requestMs: 60_000,
+  tenants: new Tenants(parseConfig({})),
+  limits: new Limits(kernel, () => 0),
+  ownFields: { tenant: [], priority: [], keys: false },
+  serve: undefined,
   origins: undefined,
 };
 

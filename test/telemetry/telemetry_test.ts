@@ -16,8 +16,8 @@ Deno.test("PrometheusText escapes labels and adds histogram buckets up", () => {
 });
 
 Deno.test("Instruments keep models apart and count every outcome", () => {
-  const cells = new Float64Array(cellCount(2));
-  const instruments = new Instruments(cells);
+  const cells = new Float64Array(cellCount(2, 2));
+  const instruments = new Instruments(cells, 2);
   for (const outcome of OUTCOMES) instruments.ended(1, outcome, 0.3);
   instruments.firstToken(1, 1_000);
   assertEquals([...readModel(cells, 1).outcomes], OUTCOMES.map(() => 1));

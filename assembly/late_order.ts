@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whose turn it is when an endpoint has room:
+//
+//   1. its priority band, the first one first
+//   2. its tenant, the one with the least tokens served over its weight
+//   3. its turn: who is overdue, or has little time left until its deadline, before the others, the longest wait first;
+//      the others by uncached time / (1 + ageing · waited), the least first
+//
+// and only if no other endpoint would do it sooner by more than the slack. Overdue is who has waited longer than the
+// tenant's whole backlog takes at the rate at which it was served lately: about as long as first come, first served
+// would have let it wait. From there on its slack grows with time, so that every wait ends.
+
+import {
+  cell,
+  BLOCK_ROWS,
+  C_BUSY_AT,
+  C_FIRST_BLOCK,
+  C_WORK,
+  E_ELIGIBILITY,
+  E_RATE,
+  H_AGEING,
+  H_OVERDUE,
+  H_OVERDUE_BASE,
+  H_SLACK,
+  PHASE_WAITING,
+  REQUEST_BYTES,
+  R_ADAPTER,
+  R_BAND,
+  R_CLUSTER,
+  R_DEADLINE,
+  R_EVERYWHERE,
+  R_MASK,
+  R_MATCH,
+  R_MATCHES,
+  R_PHASE,
+  R_PROMPT,
+  R_QUEUED,
+  R_TENANT,
+  R_WORK,
+  SERVING,
+  T_VIRTUAL,
+  T_WORK,
+  endpoints,
+  histogram,
+  nextBlockBase,
+  requestBase,
+  requestsPerWorker,
+  scratch,
+  waitingBase,
+  workers,
+} from "./layout";
+import { adapterMs, aheadOf, baseOf, chargeOf, clusterAt, observeBusy, parameter, queueOf, remoteShare, uncachedOf } from "./late_score";
+import { stampOf } from "./request";
+import { serviceRate, tenantAt } from "./fair_share";
+
+/** A deadline is near when less than this is left beyond the prefill, ms. */
+const NEAR_MS: f64 = 250;
+/** Endpoints that are kept at hand as the alternatives of requests that nobody holds. */
+const ALTERNATIVES: u32 = 4;
+
+// @ts-ignore: decorator
+@inline
+export function rowAt(row: u32): usize {
+  return requestBase + <usize>row * REQUEST_BYTES;
+}
+
+// Leading chunks of a row's prompt that an endpoint is presumed to hold.
+export function chunksOn(at: usize, endpoint: u32): u32 {
+  const matches = load<u32>(at, R_MATCHES);
+  for (let m: u32 = 0; m < matches; m++) {
+    const pair = at + R_MATCH + (<usize>m << 3);
+    if (load<u32>(pair) == endpoint) return load<u32>(pair, 4);
+  }
+  return load<u32>(at, R_EVERYWHERE);
+}
+
+// The alternatives: pairs of endpoint row (u32) and base (f32), where a pick has its histogram.
+// @ts-ignore: decorator
+@inline
+export function alternative(i: u32): usize {
+  return scratch + histogram + (<usize>i << 3);
+}
+
+export let leastQueue: f32 = 0;
+export let alternatives: u32 = 0;
+/** Prompt bytes that all endpoints together prefill in a ms. */
+export let fleetRate: f64 = 0;
+
+// Looks at all endpoints once: the shortest queue, and the cheapest bases.
+export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
+  leastQueue = f32.MAX_VALUE;
+  fleetRate = 0;
+  let serving: u32 = 0;
+  let busy: u32 = 0;
+  for (let pass: u32 = 0; pass < 2; pass++) {
+    alternatives = 0;
+    let block = load<u32>(clusterAt(cluster), C_FIRST_BLOCK);
+    while (block != 0) {
+      block--;
+      for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
+        if ((load<u32>(cell(E_ELIGIBILITY, row)) & wanted) != wanted) continue;
+        if (pass == 0) {
+          leastQueue = min(leastQueue, queueOf(row));
+          serving++;
+          fleetRate += 1 / max<f64>(1e-9, <f64>load<f32>(cell(E_RATE, row)));
+          if (aheadOf(row, share) > 0) busy++;
+        } else keepCheapest(row, baseOf(row, share, leastQueue, stampOf(now)));
+      }
+      block = load<u32>(nextBlockBase + (<usize>block << 2));
+    }
+  }
+  if (serving > 0) observeBusy(cluster, <f64>busy / <f64>serving, now);
+}
+
+function keepCheapest(row: u32, base: f32): void {
+  let i = alternatives;
+  if (i == ALTERNATIVES) {
+    if (base >= load<f32>(alternative(i - 1), 4)) return;
+    i--;
+  } else alternatives++;
+  for (; i > 0 && load<f32>(alternative(i - 1), 4) > base; i--) {
+    store<u64>(alternative(i), load<u64>(alternative(i - 1)));
+  }
+  store<u32>(alternative(i), row);
+  store<f32>(alternative(i), base, 4);
+}
+
+// Cost of a waiting request on an endpoint with this base.
+// @ts-ignore: decorator
+@inline
+function costOn(endpoint: u32, base: f32, work: u32, price: f32, adapter: u32): f32 {
+  return base + load<f32>(cell(E_RATE, endpoint)) * <f32>work * price + adapterMs(endpoint, adapter);
+}
+
+// The waiting request whose turn it is on an endpoint, or -1.
+export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
+  const price: f32 = 1 + chargeOf(cluster);
+  const base = baseOf(endpoint, share, leastQueue, stampOf(now));
+  const eligibility = load<u32>(cell(E_ELIGIBILITY, endpoint));
+  const words = (workers * requestsPerWorker + 31) >> 5;
+  let chosen: i32 = -1;
+  let band: u32 = u32.MAX_VALUE;
+  let virtual: u64 = u64.MAX_VALUE;
+  let turn: f64 = Infinity;
+  for (let word: u32 = 0; word < words; word++) {
+    let bits = atomic.load<u32>(waitingBase + (<usize>word << 2));
+    for (; bits != 0; bits &= bits - 1) {
+      const row = (word << 5) + ctz<u32>(bits);
+      const at = rowAt(row);
+      if (load<u32>(at, R_CLUSTER) != cluster || load<u32>(at, R_PHASE) != PHASE_WAITING) continue;
+      const mask = load<u32>(at, R_MASK);
+      if ((eligibility & mask) != mask) continue;
+      const itsBand = load<u32>(at, R_BAND);
+      if (itsBand > band) continue;
+      const tenant = tenantAt(load<u32>(at, R_TENANT));
+      const itsVirtual = load<u64>(tenant, T_VIRTUAL);
+      if (itsBand == band && itsVirtual > virtual) continue;
+      const work = uncachedOf(load<u32>(at, R_PROMPT), chunksOn(at, endpoint));
+      const ms = <f64>load<f32>(cell(E_RATE, endpoint)) * <f64>work;
+      const waited = now - load<f64>(at, R_QUEUED);
+      const late = waited - overdueAfter(tenant);
+      const deadline = load<f64>(at, R_DEADLINE);
+      const left = deadline > 0 ? deadline - now - ms : Infinity;
+      const urgent = late > 0 || left < NEAR_MS;
+      const itsTurn: f64 = urgent ? -1e12 - max(waited, NEAR_MS - left) : ms / (1 + <f64>parameter(H_AGEING) * waited);
+      if (itsBand == band && itsVirtual == virtual && itsTurn >= turn) continue;
+      const slack = <f64>parameter(H_SLACK) + max<f64>(0, late) + max<f64>(0, NEAR_MS - left);
+      if (!wants(at, endpoint, base, work, price, mask, share, slack, stampOf(now))) continue;
+      chosen = <i32>row;
+      band = itsBand;
+      virtual = itsVirtual;
+      turn = itsTurn;
+    }
+  }
+  return chosen;
+}
+
+// Ms after which a request of this tenant is overdue.
+// @ts-ignore: decorator
+@inline
+function overdueAfter(tenant: usize): f64 {
+  const backlog = <f64>load<u32>(tenant, T_WORK) / serviceRate(tenant, fleetRate);
+  return <f64>parameter(H_OVERDUE) * backlog + <f64>parameter(H_OVERDUE_BASE);
+}
+
+// Whether an endpoint suits a request: no other would do it sooner by more than the slack.
+function wants(at: usize, endpoint: u32, base: f32, work: u32, price: f32, mask: u32, share: f32, slack: f64, stamp: u32): bool {
+  const adapter = load<u32>(at, R_ADAPTER);
+  const most = <f32>(<f64>costOn(endpoint, base, work, price, adapter) - slack);
+  const prompt = load<u32>(at, R_PROMPT);
+  const matches = load<u32>(at, R_MATCHES);
+  for (let m: u32 = 0; m < matches; m++) {
+    const pair = at + R_MATCH + (<usize>m << 3);
+    const other = load<u32>(pair);
+    if (other == endpoint || (load<u32>(cell(E_ELIGIBILITY, other)) & mask) != mask) continue;
+    const its = uncachedOf(prompt, load<u32>(pair, 4));
+    if (costOn(other, baseOf(other, share, leastQueue, stamp), its, price, adapter) < most) return false;
+  }
+  for (let i: u32 = 0; i < alternatives; i++) {
+    const other = load<u32>(alternative(i));
+    if (other == endpoint || (load<u32>(cell(E_ELIGIBILITY, other)) & mask) != mask) continue;
+    const its = uncachedOf(prompt, chunksOn(at, other));
+    if (costOn(other, load<f32>(alternative(i), 4), its, price, adapter) < most) return false;
+  }
+  return true;
+}
+
+// Ms until a request would have its first token: after those that go before it, and what its best endpoint is at.
+export function waitMs(at: usize, cluster: u32, home: u32, work: u32, now: f64): f64 {
+  const share = remoteShare(cluster);
+  survey(cluster, SERVING, share, now);
+  const band = load<u32>(at, R_BAND);
+  const words = (workers * requestsPerWorker + 31) >> 5;
+  let before: f64 = 0;
+  for (let word: u32 = 0; word < words; word++) {
+    for (let bits = atomic.load<u32>(waitingBase + (<usize>word << 2)); bits != 0; bits &= bits - 1) {
+      const other = rowAt((word << 5) + ctz<u32>(bits));
+      if (load<u32>(other, R_CLUSTER) != cluster || load<u32>(other, R_BAND) > band) continue;
+      const its = load<u32>(other, R_WORK);
+      if (load<u32>(other, R_BAND) < band || its <= work) before += its;
+    }
+  }
+  return before / max<f64>(1e-9, fleetRate) + <f64>costOn(home, baseOf(home, share, leastQueue, stampOf(now)), work, 1, 0);
+}
+
+/** Ms that all that waits in a cluster takes its endpoints. */
+export function clusterBacklogMs(cluster: u32): f64 {
+  survey(cluster, SERVING, remoteShare(cluster), load<f64>(clusterAt(cluster), C_BUSY_AT));
+  return <f64>load<u32>(clusterAt(cluster), C_WORK) / max<f64>(1e-9, fleetRate);
+}
+
+/** Ms that what a tenant has waiting takes at the rate at which it was served lately. */
+export function backlogMs(cluster: u32, tenant: u32): f64 {
+  survey(cluster, SERVING, remoteShare(cluster), load<f64>(clusterAt(cluster), C_BUSY_AT));
+  return <f64>load<u32>(tenantAt(tenant), T_WORK) / serviceRate(tenantAt(tenant), fleetRate);
+}
+
+/** An endpoint was granted a request: what it costs as an alternative. */
+export function rebase(endpoint: u32, share: f32, now: f64): void {
+  const base = baseOf(endpoint, share, leastQueue, stampOf(now));
+  for (let i: u32 = 0; i < alternatives; i++) {
+    if (load<u32>(alternative(i)) == endpoint) store<f32>(alternative(i), base, 4);
+  }
+}

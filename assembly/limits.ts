@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Limits a minute, shared by all workers: a sliding window made of the last minute's use and this one's,
+//
+//   used = last · (1 − part of this minute that has passed) + this + what other gateways used
+//
+// in one 64-bit word, so that a reservation is one compare-and-swap: two requests never both get the last token.
+
+import { T_CONCURRENCY, T_REMOTE, T_WINDOWS, TENANT_BYTES, tenantBase } from "./layout";
+import { R_ADMITTED, R_TENANT, REQUEST_BYTES, requestBase } from "./layout";
+
+const MINUTE_MS: f64 = 60_000;
+const MOST: u64 = (1 << 28) - 1;
+
+// @ts-ignore: decorator
+@inline
+function windowAt(tenant: u32, window: u32): usize {
+  return tenantBase + <usize>tenant * TENANT_BYTES + T_WINDOWS + (<usize>window << 3);
+}
+
+// @ts-ignore: decorator
+@inline
+function pack(minute: u64, last: u64, current: u64): u64 {
+  return ((minute & 255) << 56) | (last << 28) | current;
+}
+
+// The word as it is in this minute: minutes that passed move what was used on.
+function advanced(word: u64, minute: u64): u64 {
+  const passed = (minute - (word >> 56)) & 255;
+  if (passed == 0) return word;
+  return pack(minute, passed == 1 ? word & MOST : 0, 0);
+}
+
+// @ts-ignore: decorator
+@inline
+function usedIn(word: u64, part: f64): f64 {
+  return <f64>((word >> 28) & MOST) * (1 - part) + <f64>(word & MOST);
+}
+
+/** Used of a window in the last minute, by this gateway and the others. */
+export function limitUsed(tenant: u32, window: u32, now: f64): f64 {
+  const minute = <u64>(now / MINUTE_MS);
+  const part = now / MINUTE_MS - <f64>minute;
+  const remote = load<u32>(tenantBase + <usize>tenant * TENANT_BYTES + T_REMOTE + (<usize>window << 2));
+  return usedIn(advanced(atomic.load<u64>(windowAt(tenant, window)), minute), part) + <f64>remote;
+}
+
+/**
+ * Takes `amount` from a window of which `limit` may be used in a minute. Returns 0 when it was taken, else the ms until it
+ * may be, without taking it; -1 when it never may.
+ */
+export function limitReserve(tenant: u32, window: u32, amount: f64, limit: f64, now: f64): f64 {
+  if (amount > limit) return -1;
+  const at = windowAt(tenant, window);
+  const minute = <u64>(now / MINUTE_MS);
+  const part = now / MINUTE_MS - <f64>minute;
+  const remote = <f64>load<u32>(tenantBase + <usize>tenant * TENANT_BYTES + T_REMOTE + (<usize>window << 2));
+  let before: u64;
+  let after: u64;
+  do {
+    before = atomic.load<u64>(at);
+    const word = advanced(before, minute);
+    const used = usedIn(word, part) + remote;
+    if (used + amount > limit) return waitMs(word, part, used + amount - limit);
+    after = (word & ~MOST) | min((word & MOST) + <u64>amount, MOST);
+  } while (atomic.cmpxchg<u64>(at, before, after) != before);
+  return 0;
+}
+
+// Ms until `excess` has left the window: the last minute's use leaves evenly, then this one's.
+function waitMs(word: u64, part: f64, excess: f64): f64 {
+  const last = <f64>((word >> 28) & MOST);
+  const leaving = last * (1 - part);
+  if (leaving >= excess && last > 0) return excess / last * MINUTE_MS;
+  const current = max<f64>(1, <f64>(word & MOST));
+  return (1 - part) * MINUTE_MS + min<f64>(1, (excess - leaving) / current) * MINUTE_MS;
+}
+
+/** Adds to what was used, or gives back with a negative amount, when the true figure is known. */
+export function limitSettle(tenant: u32, window: u32, amount: f64, now: f64): void {
+  const at = windowAt(tenant, window);
+  const minute = <u64>(now / MINUTE_MS);
+  let before: u64;
+  let after: u64;
+  do {
+    before = atomic.load<u64>(at);
+    const word = advanced(before, minute);
+    const current = max<f64>(0, min<f64>(<f64>MOST, <f64>(word & MOST) + amount));
+    // What was reserved in the minute before is given back there.
+    const over = min<f64>(0, <f64>(word & MOST) + amount);
+    const last = max<f64>(0, <f64>((word >> 28) & MOST) + over);
+    after = pack(minute, <u64>last, <u64>current);
+  } while (atomic.cmpxchg<u64>(at, before, after) != before);
+}
+
+/** Counts a row in its tenant's concurrency; 0 when `limit` requests are under way already. Its release takes it off. */
+export function admit(row: u32, tenant: u32, limit: u32): u32 {
+  const at = requestBase + <usize>row * REQUEST_BYTES;
+  const count = tenantBase + <usize>tenant * TENANT_BYTES + T_CONCURRENCY;
+  store<u32>(at, tenant, R_TENANT);
+  store<u32>(at, 1, R_ADMITTED);
+  if (atomic.add<u32>(count, 1) < limit) return 1;
+  store<u32>(at, 0, R_ADMITTED);
+  atomic.sub<u32>(count, 1);
+  return 0;
+}
