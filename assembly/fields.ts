@@ -85,7 +85,8 @@ export const E_RATE: u32 = 20; // f32, ms that an uncached prompt byte takes, le
 export const E_HEAD_AT: u32 = 21; // when the prefill that it is at began, in 1/16 ms, modulo 2^32
 export const E_TOUCHED: u32 = 22; // ages of the chunks that were touched again, summed
 export const E_LIMIT: u32 = 23; // most requests in flight, where that is learned; 2^31 - 1 without a limit
-export const ENDPOINT_COLUMNS: u32 = 24;
+export const E_IDLE: u32 = 24; // of E_CAPACITY, the chunks that are not in use by running requests
+export const ENDPOINT_COLUMNS: u32 = 25;
 
 /** Serving: bit 0 of the eligibility word. */
 export const SERVING: u32 = 1;

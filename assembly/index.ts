@@ -25,7 +25,7 @@ export {
   textOffset,
 } from "./offsets";
 export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix_hash";
-export { indexForget, indexInsert, indexInsertScratch, indexLookup } from "./prefix_index";
+export { indexForget, indexInsert, indexInsertScratch, indexLookup, indexPinScratch, indexUnpinScratch } from "./prefix_index";
 export { admit, limitReserve, limitSettle, limitUsed } from "./limits";
 export { serve } from "./fair_share";
 export { arrive, fill, fillAll, HOPELESS, preempt, QUEUED, refresh } from "./late_binding";
@@ -88,6 +88,7 @@ export {
   E_PENALTY,
   E_PROMPT,
   E_HEAD_AT,
+  E_IDLE,
   E_RATE,
   E_RELUCTANT,
   E_REMOTE_PROMPT,

@@ -53,6 +53,8 @@ import { adapterMs, aheadOf, baseOf, chargeOf, clusterAt, observeBusy, parameter
 import { stampOf } from "./request";
 import { serviceRate, tenantAt } from "./fair_share";
 
+/** Share of the time that a request is overdue by which its slack grows. */
+const LATE_SLACK: f64 = 0.1;
 /** A deadline is near when less than this is left beyond the prefill, ms. */
 const NEAR_MS: f64 = 250;
 /** Endpoints that are kept at hand as the alternatives of requests that nobody holds. */
@@ -164,8 +166,8 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
       const urgent = late > 0 || left < NEAR_MS;
       const itsTurn: f64 = urgent ? -1e12 - max(waited, NEAR_MS - left) : ms / (1 + <f64>parameter(H_AGEING) * waited);
       if (itsBand == band && itsVirtual == virtual && itsTurn >= turn) continue;
-      const slack = <f64>parameter(H_SLACK) + max<f64>(0, late) + max<f64>(0, NEAR_MS - left);
-      if (!wants(at, endpoint, base, work, price, mask, share, slack, stampOf(now))) continue;
+      const slack = <f64>parameter(H_SLACK) + LATE_SLACK * max<f64>(0, late) + max<f64>(0, NEAR_MS - left);
+      if (!wants(at, endpoint, base, work, price, mask, share, slack, stampOf(now), late > 0)) continue;
       chosen = <i32>row;
       band = itsBand;
       virtual = itsVirtual;
@@ -183,10 +185,12 @@ function overdueAfter(tenant: usize): f64 {
   return <f64>parameter(H_OVERDUE) * backlog + <f64>parameter(H_OVERDUE_BASE);
 }
 
-// Whether an endpoint suits a request: no other would do it sooner by more than the slack.
-function wants(at: usize, endpoint: u32, base: f32, work: u32, price: f32, mask: u32, share: f32, slack: f64, stamp: u32): bool {
+// Whether an endpoint suits a request: no other would do it sooner by more than the slack. To one that is overdue only
+// the prefill counts that it would cost more here than there, no longer what is ahead.
+function wants(at: usize, endpoint: u32, base: f32, work: u32, price: f32, mask: u32, share: f32, slack: f64, stamp: u32, overdue: bool): bool {
   const adapter = load<u32>(at, R_ADAPTER);
-  const most = <f32>(<f64>costOn(endpoint, base, work, price, adapter) - slack);
+  const most = <f32>(<f64>costOn(endpoint, overdue ? <f32>0 : base, work, price, adapter) - slack);
+  if (most <= 0) return true;
   const prompt = load<u32>(at, R_PROMPT);
   const matches = load<u32>(at, R_MATCHES);
   for (let m: u32 = 0; m < matches; m++) {
@@ -194,8 +198,10 @@ function wants(at: usize, endpoint: u32, base: f32, work: u32, price: f32, mask:
     const other = load<u32>(pair);
     if (other == endpoint || (load<u32>(cell(E_ELIGIBILITY, other)) & mask) != mask) continue;
     const its = uncachedOf(prompt, load<u32>(pair, 4));
-    if (costOn(other, baseOf(other, share, leastQueue, stamp), its, price, adapter) < most) return false;
+    const otherBase: f32 = overdue ? <f32>0 : baseOf(other, share, leastQueue, stamp);
+    if (costOn(other, otherBase, its, price, adapter) < most) return false;
   }
+  if (overdue) return true;
   for (let i: u32 = 0; i < alternatives; i++) {
     const other = load<u32>(alternative(i));
     if (other == endpoint || (load<u32>(cell(E_ELIGIBILITY, other)) & mask) != mask) continue;

@@ -2,8 +2,10 @@
 // Which endpoints are presumed to hold which prompt prefix. A set-associative table: the key picks a bucket of 8 slots,
 // a slot has up to 7 holders. Bounded: a full bucket gives up its least recently touched slot.
 //
-// Ageing: an endpoint counts the chunks inserted into it; a holder is stamped with that count at its last touch and is
-// presumed to hold the chunk while count - stamp <= capacity. A chunk with more live holders than places overflows: it
+// Ageing: an engine gives up the chunks first that were in use longest ago, and those in use never. An endpoint counts the
+// chunks that come out of use; a holder is stamped with that count when it does, and is presumed to hold the chunk while
+// count - stamp <= idle, the chunks that its cache holds beside those in use. While a request runs, its chunks are pinned:
+// stamped a whole capacity ahead. A chunk that comes into use again is no longer before those that are older. A chunk with more live holders than places overflows: it
 // is held everywhere and says nothing about where to go, until one of its holders ages out.
 //
 // Any worker writes at any time. Keys are published by compare-and-swap, holders are single 64-bit words; a lost update
@@ -17,6 +19,7 @@ import {
   D_MATCH,
   D_MATCHES,
   E_CAPACITY,
+  E_IDLE,
   E_INSERTED,
   E_TOUCHED,
   ENTRY_BYTES,
@@ -30,6 +33,10 @@ import {
   N_TOUCHED,
   scratch,
 } from "./layout";
+
+const INSERT: u32 = 0;
+const PIN: u32 = 1;
+const UNPIN: u32 = 2;
 
 // A salt per cluster and model keeps equal prompts of different models apart; 0 marks an empty slot.
 // @ts-ignore: decorator
@@ -61,7 +68,14 @@ function find(key: u64): i32 {
 @inline
 function alive(holder: u64): bool {
   const row = <u32>holder - 1;
-  return load<u32>(cell(E_INSERTED, row)) - <u32>(holder >> 32) <= load<u32>(cell(E_CAPACITY, row));
+  return ageOf(row, <u32>(holder >> 32)) <= load<i32>(cell(E_IDLE, row));
+}
+
+// Below 0 while it is pinned.
+// @ts-ignore: decorator
+@inline
+function ageOf(row: u32, stamp: u32): i32 {
+  return <i32>(load<u32>(cell(E_INSERTED, row)) - stamp);
 }
 
 // @ts-ignore: decorator
@@ -100,24 +114,26 @@ function claim(key: u64, clock: u32): i32 {
   return atomic.cmpxchg<u64>(at, 0, key) == 0 ? <i32>victim : -1;
 }
 
-// The count for a chunk that is touched again. It moves before the chunks that are older than it was: to those that are
-// not, nothing happened. So the count goes on by its age over the capacity, whole chunks at a time.
-function touched(inserted: usize, row: u32, stamp: u32): u32 {
-  const whole = load<u32>(cell(E_CAPACITY, row)) + 1;
-  const age = load<u32>(inserted) - stamp;
-  const before = atomic.add<u32>(cell(E_TOUCHED, row), age) % whole;
-  return before + age >= whole ? atomic.add<u32>(inserted, 1) + 1 : load<u32>(inserted);
+// An idle chunk is in use again: it is no longer before the older ones, to the newer ones nothing happened. For a chunk of
+// any age the count goes back by the share of idle that is older than this one, whole chunks at a time.
+function taken(row: u32, stamp: u32): void {
+  const age = ageOf(row, stamp);
+  if (age < 0) return; // in use already
+  const whole = load<u32>(cell(E_IDLE, row)) + 1;
+  const older = whole - min(whole, <u32>age);
+  const before = atomic.add<u32>(cell(E_TOUCHED, row), older) % whole;
+  if (before + older >= whole) atomic.sub<u32>(cell(E_INSERTED, row), 1);
 }
 
-// Records that an endpoint holds the chunk of this slot, freshly inserted or touched again.
-function hold(slot: u32, row: u32, clock: u32): void {
+// Records that an endpoint holds the chunk of this slot: inserted by others now, pinned, or out of use with the count.
+// `pinned` is the count when the request that ends was pinned.
+function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
   const entry = entryAt(slot);
-  const inserted = cell(E_INSERTED, row);
   store<u32>(entry, clock, N_TOUCHED);
   let place: i32 = -1;
   let dead = false;
   let stalest: u32 = 0;
-  let stalestAge: u32 = 0;
+  let stalestAge: i32 = i32.MIN_VALUE;
   for (let i: u32 = 0; i < HOLDERS; i++) {
     const holder = atomic.load<u64>(entry + (<usize>i << 3), N_HOLDERS);
     if (holder == 0) {
@@ -126,16 +142,21 @@ function hold(slot: u32, row: u32, clock: u32): void {
     }
     const lives = alive(holder);
     if (<u32>holder == row + 1) {
-      const count = lives ? touched(inserted, row, <u32>(holder >> 32)) : atomic.add<u32>(inserted, 1) + 1;
+      const stamp = <u32>(holder >> 32);
+      if (how == UNPIN) {
+        // Another request took it later, and has it in use.
+        if (<i32>(stamp - load<u32>(cell(E_CAPACITY, row)) - pinned) > 0) return;
+      } else if (lives) taken(row, stamp);
       if (!lives) store<u32>(entry, 0, N_OVERFLOW);
-      atomic.store<u64>(entry + (<usize>i << 3), (<u64>count << 32) | (row + 1), N_HOLDERS);
+      const comesOut = how == UNPIN ? ageOf(row, stamp) < 0 : true;
+      atomic.store<u64>(entry + (<usize>i << 3), (<u64>stampFor(row, how, comesOut) << 32) | (row + 1), N_HOLDERS);
       return;
     }
     if (!lives) {
       if (place < 0) place = <i32>i;
       dead = true;
     } else {
-      const age = load<u32>(cell(E_INSERTED, <u32>holder - 1)) - <u32>(holder >> 32);
+      const age = ageOf(<u32>holder - 1, <u32>(holder >> 32));
       if (age >= stalestAge) {
         stalestAge = age;
         stalest = i;
@@ -147,8 +168,36 @@ function hold(slot: u32, row: u32, clock: u32): void {
     place = <i32>stalest;
     store<u32>(entry, 1, N_OVERFLOW);
   }
-  const count = atomic.add<u32>(inserted, 1) + 1;
-  atomic.store<u64>(entry + (<usize>place << 3), (<u64>count << 32) | (row + 1), N_HOLDERS);
+  atomic.store<u64>(entry + (<usize>place << 3), (<u64>stampFor(row, how, true) << 32) | (row + 1), N_HOLDERS);
+}
+
+// The count goes on by one for a chunk that comes out of use.
+// @ts-ignore: decorator
+@inline
+function stampFor(row: u32, how: u32, comesOut: bool): u32 {
+  const inserted = cell(E_INSERTED, row);
+  if (how == PIN) return load<u32>(inserted) + load<u32>(cell(E_CAPACITY, row));
+  return comesOut ? atomic.add<u32>(inserted, 1) + 1 : load<u32>(inserted);
+}
+
+/** A request with the prompt in scratch is sent to `row`: its chunks are in use there. Returns what `indexUnpinScratch` takes. */
+export function indexPinScratch(count: u32, salt: u32, row: u32): u32 {
+  const pinned = load<u32>(cell(E_INSERTED, row));
+  holdAll(scratch + hashes, count, salt, row, PIN, pinned);
+  return pinned;
+}
+
+/** That request is over: its chunks are the newest out of use. */
+export function indexUnpinScratch(count: u32, pinned: u32, salt: u32, row: u32): void {
+  holdAll(scratch + hashes, count, salt, row, UNPIN, pinned);
+}
+
+function holdAll(from: usize, count: u32, salt: u32, row: u32, how: u32, pinned: u32): void {
+  const clock = atomic.add<u32>(H_CLOCK * 4, 1) + 1;
+  for (let i = <i32>count - 1; i >= 0; i--) {
+    const slot = claim(keyOf(load<u64>(from + (<usize>i << 3)), salt), clock);
+    if (slot >= 0) hold(<u32>slot, row, clock, how, pinned);
+  }
 }
 
 /**
@@ -156,11 +205,7 @@ function hold(slot: u32, row: u32, clock: u32): void {
  * a prefix before its beginning, so the beginning gets the youngest stamp.
  */
 export function indexInsert(from: usize, count: u32, salt: u32, row: u32): void {
-  const clock = atomic.add<u32>(H_CLOCK * 4, 1) + 1;
-  for (let i = <i32>count - 1; i >= 0; i--) {
-    const slot = claim(keyOf(load<u64>(from + (<usize>i << 3)), salt), clock);
-    if (slot >= 0) hold(<u32>slot, row, clock);
-  }
+  holdAll(from, count, salt, row, INSERT, 0);
 }
 
 /** `indexInsert` of the hashes in this worker's scratch. */
@@ -248,7 +293,7 @@ function extend(matches: usize, total: u32, i: u32, entry: usize): u32 {
   return active;
 }
 
-/** Forgets what an endpoint held: it restarted, or its row changed hands. */
+/** Forgets what an endpoint held, pinned or not: it restarted, or its row changed hands. */
 export function indexForget(row: u32): void {
-  atomic.add<u32>(cell(E_INSERTED, row), load<u32>(cell(E_CAPACITY, row)) + 1);
+  atomic.add<u32>(cell(E_INSERTED, row), 2 * load<u32>(cell(E_CAPACITY, row)) + 1);
 }

@@ -36,6 +36,7 @@ interface Open {
   readonly job: Job;
   readonly row: RequestRow;
   readonly prompt: HashedPrompt;
+  pinned: number;
 }
 
 export interface GatewayOptions {
@@ -130,7 +131,7 @@ export class GatewayPolicy implements RoutingPolicy {
     const prompt = promptOf(job, this.#placement.policy.cacheAware);
     const row = this.#requests.tryOpen(0, 0, prompt.bytes, this.fleet.now)!;
     this.#decisions.resume(prompt, this.#placement, []);
-    const open = { job, row, prompt };
+    const open = { job, row, prompt, pinned: 0 };
     if (!this.#placement.policy.queued) {
       this.#decisions.setObjectives(GOOD_TTFT_MS, GOOD_TPOT_MS);
       const endpoint = this.#decisions.choose(this.#placement, prompt.bytes, 0, this.fleet.now);
@@ -148,7 +149,7 @@ export class GatewayPolicy implements RoutingPolicy {
   #send(open: Open): void {
     const { job, row, prompt } = open;
     row.dispatch(this.fleet.now, job.hidden);
-    this.#decisions.remember(prompt, this.#placement.salt, row.endpoint);
+    open.pinned = this.#decisions.pin(prompt, this.#placement.salt, row.endpoint);
     this.#open.set(job, open);
     job.pendingTokens = Math.max(0, job.inputTokens - row.cachedChunks * CHUNK_BYTES / BYTES_PER_TOKEN);
     const engine = this.#engineOf.get(row.endpoint)!;
@@ -199,8 +200,9 @@ export class GatewayPolicy implements RoutingPolicy {
   // The engines' waiting counts tell which prefills are over whose first token was not seen.
   #scrape(ageMs: number): void {
     this.#arrivals = 0;
-    this.fleet.gauges.forEach(({ waiting }, engine) => {
+    this.fleet.gauges.forEach(({ waiting, kvUsage }, engine) => {
       const row = this.#rows[engine];
+      this.#endpoints.setGauges(row, { waiting, running: NaN, kvUsage });
       if (this.#hidden.observe(row, waiting, this.fleet.now - ageMs, this.fleet.now) > 0) this.#fill(row);
     });
   }
@@ -225,10 +227,9 @@ export class GatewayPolicy implements RoutingPolicy {
   }
 
   end(job: Job): void {
-    const { row, prompt } = this.#open.get(job)!;
+    const { row, prompt, pinned } = this.#open.get(job)!;
     const { endpoint } = row;
-    // An engine counts the age of a block from when it was last in use.
-    this.#decisions.remember(prompt, this.#placement.salt, endpoint);
+    this.#decisions.unpin(prompt, pinned, this.#placement.salt, endpoint);
     row.release();
     this.#open.delete(job);
     if (job.hidden) this.#fill(endpoint);

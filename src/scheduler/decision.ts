@@ -261,12 +261,28 @@ export class DecisionMaker {
     return this.#ring.dropped;
   }
 
-  /** Records that an endpoint holds a prompt from now on; `share` tells other gateways. */
-  remember(prompt: HashedPrompt, salt: number, row: number, share = true): void {
+  /** Records that an endpoint holds a prompt that nobody uses there right now. */
+  remember(prompt: HashedPrompt, salt: number, row: number): void {
     if (prompt.chunks === 0) return;
     this.#restore(prompt);
     this.#kernel.exports.indexInsertScratch(prompt.chunks, salt, row);
-    if (share) this.#ring.write(row, salt, prompt.chunks, prompt.hashes);
+    this.#ring.write(row, salt, prompt.chunks, prompt.hashes);
+  }
+
+  /** A request with this prompt is sent to an endpoint and uses its chunks there. Returns what `unpin` takes. */
+  pin(prompt: HashedPrompt, salt: number, row: number): number {
+    if (prompt.chunks === 0) return 0;
+    this.#restore(prompt);
+    const pinned = this.#kernel.exports.indexPinScratch(prompt.chunks, salt, row);
+    this.#ring.write(row, salt, prompt.chunks, prompt.hashes);
+    return pinned;
+  }
+
+  /** The request is over: its chunks are no longer in use. */
+  unpin(prompt: HashedPrompt, pinned: number, salt: number, row: number): void {
+    if (prompt.chunks === 0) return;
+    this.#restore(prompt);
+    this.#kernel.exports.indexUnpinScratch(prompt.chunks, pinned, salt, row);
   }
 
   /** Decides and tells how: every candidate with its load, cached chunks and score. */

@@ -256,8 +256,12 @@ export class LocalScheduler implements Scheduler, SlotOwner {
     this.decisions.fill(cluster, endpoint, this.now());
   }
 
-  remember(prompt: HashedPrompt, salt: number, endpoint: number, share: boolean): void {
-    this.decisions.remember(prompt, salt, endpoint, share);
+  pin(prompt: HashedPrompt, salt: number, endpoint: number): number {
+    return this.decisions.pin(prompt, salt, endpoint);
+  }
+
+  unpin(prompt: HashedPrompt, pinned: number, salt: number, endpoint: number): void {
+    this.decisions.unpin(prompt, pinned, salt, endpoint);
   }
 
   retire(prompt: HashedPrompt): void {

@@ -41,8 +41,9 @@ export interface SlotOwner {
   moveTo(row: RequestRow, placement: Placement, prompt: HashedPrompt, tried: readonly number[], model: number): boolean;
   /** Work came off an endpoint: somebody who waits may have it. */
   roomAt(cluster: number, endpoint: number): void;
-  /** Records that an endpoint holds a prompt; `share` tells other gateways too. */
-  remember(prompt: HashedPrompt, salt: number, endpoint: number, share: boolean): void;
+  /** Records that an endpoint has a prompt in use from now on; returns what `unpin` takes when it has not any more. */
+  pin(prompt: HashedPrompt, salt: number, endpoint: number): number;
+  unpin(prompt: HashedPrompt, pinned: number, salt: number, endpoint: number): void;
   retire(prompt: HashedPrompt): void;
   countFailure(endpoint: number): void;
   clearFailures(endpoint: number): void;
@@ -67,7 +68,8 @@ export class Slot implements Disposable {
   readonly #parts: SlotParts;
   #tried: number[] | undefined;
   #held: boolean;
-  #remembered = false;
+  /** What the pinned prompt is unpinned with. */
+  #pinned: number | undefined;
 
   constructor(owner: SlotOwner, parts: SlotParts, before?: Slot) {
     this.#owner = owner;
@@ -75,7 +77,7 @@ export class Slot implements Disposable {
     this.#held = true;
     if (before) {
       this.#tried = before.#tried;
-      this.#remembered = before.#remembered;
+      this.#pinned = before.#pinned;
     } else if (parts.placement.policy.queued) this.remember(); // for those who wait and share its prefix
   }
 
@@ -127,9 +129,13 @@ export class Slot implements Disposable {
 
   /** The endpoint holds the prompt from now on: it answered 200, or is about to compute it. */
   remember(): void {
-    if (this.#remembered) return;
-    this.#remembered = true;
-    this.#owner.remember(this.prompt, this.#parts.placement.salt, this.endpoint, true);
+    this.#pinned ??= this.#owner.pin(this.prompt, this.#parts.placement.salt, this.endpoint);
+  }
+
+  #unpin(endpoint: number): void {
+    if (this.#pinned === undefined) return;
+    this.#owner.unpin(this.prompt, this.#pinned, this.#parts.placement.salt, endpoint);
+    this.#pinned = undefined;
   }
 
   /** The endpoint failed at this request. */
@@ -151,7 +157,7 @@ export class Slot implements Disposable {
     tried.push(before);
     if (!this.#owner.moveTo(row, placement, prompt, tried, model)) return false;
     this.#owner.roomAt(placement.cluster, before);
-    this.#remembered = false;
+    this.#unpin(before);
     if (placement.policy.queued) this.remember();
     return true;
   }
@@ -167,8 +173,7 @@ export class Slot implements Disposable {
     this.#held = false;
     const { row, placement, prompt } = this.#parts;
     const { endpoint } = row;
-    // An engine counts the age of a block from when it was last in use.
-    if (this.#remembered) this.#owner.remember(prompt, placement.salt, endpoint, false);
+    this.#unpin(endpoint);
     row.release();
     this.#owner.retire(prompt);
     this.#owner.roomAt(placement.cluster, endpoint);

@@ -72,10 +72,10 @@ export class EndpointTable {
     for (const column of [...counters, k.E_REMOTE_REQUESTS, k.E_REMOTE_PROMPT, k.E_ADAPTERS, k.E_ADAPTERS + 1]) {
       Atomics.store(this.#words, this.#cell(column, row), 0);
     }
-    k.indexForget(row);
-    this.setCapacity(row, capacityChunks);
     this.setRate(row, this.firstRate);
     this.setLimit(row, undefined);
+    k.indexForget(row);
+    this.setCapacity(row, capacityChunks);
     this.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
     Atomics.store(this.#words, this.#cell(k.E_STATE, row), EndpointState.available);
     const own = k.SERVING | k.WILLING;
@@ -326,6 +326,14 @@ export class EndpointTable {
 
   setCapacity(row: number, chunks: number): void {
     Atomics.store(this.#words, this.#cell(this.#kernel.exports.E_CAPACITY, row), chunks);
+    this.#setIdle(row);
+  }
+
+  // What running requests use of the cache is not given up, and the rest is all that others can be found in.
+  #setIdle(row: number): void {
+    const { kvUsage } = this.gauges(row);
+    const idle = this.capacityChunks(row) * (1 - (Number.isNaN(kvUsage) ? 0 : Math.max(0, Math.min(1, kvUsage))));
+    Atomics.store(this.#words, this.#cell(this.#kernel.exports.E_IDLE, row), Math.floor(idle));
   }
 
   gauges(row: number): Gauges {
@@ -342,6 +350,7 @@ export class EndpointTable {
     this.#floats[this.#cell(k.E_WAITING, row)] = waiting;
     this.#floats[this.#cell(k.E_RUNNING, row)] = running;
     this.#floats[this.#cell(k.E_KV_USAGE, row)] = kvUsage;
+    this.#setIdle(row);
   }
 
   #load(column: number, row: number): number {

@@ -29,7 +29,11 @@ Deno.test("prefix index agrees with its twin on random conversations, ageing and
     const endpoints = 1 + random.below(12);
     const rows = fleet(kernel, endpoints, () => 20 + random.below(200));
     const table = new EndpointTable(kernel);
-    const twin = new TwinIndex((row) => table.capacityChunks(row));
+    const usage = new Map(rows.map((row) => [row, random.next() * 0.8]));
+    for (const row of rows) table.setGauges(row, { waiting: 0, running: 0, kvUsage: usage.get(row)! });
+    const idle = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.E_IDLE), 64);
+    const twin = new TwinIndex((row) => table.capacityChunks(row), (row) => idle[row]);
+    const running: { prompt: bigint[]; salt: number; row: number; pinned: number }[] = [];
     // `add` forgets what a row held before, which moves its clock.
     const clock = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.E_INSERTED), 64);
     for (const row of rows) twin.inserted.set(row, clock[row]);
@@ -41,15 +45,52 @@ Deno.test("prefix index agrees with its twin on random conversations, ageing and
         return path * 0x9e3779b97f4a7c15n & ((1n << 64n) - 1n);
       });
       const salt = random.below(2);
-      if (random.chance(0.5)) {
-        const row = random.pick(rows);
+      const row = random.pick(rows);
+      const action = random.below(6);
+      if (action === 0) {
         insert(kernel, prompt, salt, row);
         twin.insert(prompt, salt, row);
+      } else if (action < 3) {
+        writeHashes(kernel, prompt);
+        const pinned = kernel.exports.indexPinScratch(prompt.length, salt, row);
+        assertEquals(pinned, twin.pin(prompt, salt, row));
+        running.push({ prompt, salt, row, pinned });
+      } else if (action < 5 && running.length > 0) {
+        const [one] = running.splice(random.below(running.length), 1);
+        writeHashes(kernel, one.prompt);
+        kernel.exports.indexUnpinScratch(one.prompt.length, one.pinned, one.salt, one.row);
+        twin.unpin(one.prompt, one.pinned, one.salt, one.row);
       }
       assertEquals(lookUp(kernel, prompt, salt), twin.lookUp(prompt, salt));
     }
     for (const row of rows) assertEquals(clock[row], twin.inserted.get(row));
   }
+});
+
+Deno.test("prefix index: what is in use is held whatever comes, and ages from when it was last in use", () => {
+  const kernel = freshKernel();
+  const [row] = fleet(kernel, 1, () => 10);
+  writeHashes(kernel, [1n, 2n]);
+  const pinned = kernel.exports.indexPinScratch(2, 0, row);
+  for (let i = 0; i < 15; i++) insert(kernel, [100n + BigInt(i)], 0, row);
+  assertEquals(lookUp(kernel, [1n, 2n], 0).matches.get(row), 2, "in use");
+  writeHashes(kernel, [1n, 2n]);
+  kernel.exports.indexUnpinScratch(2, pinned, 0, row);
+  for (let i = 0; i < 9; i++) insert(kernel, [200n + BigInt(i)], 0, row);
+  assertEquals(lookUp(kernel, [1n, 2n], 0).matches.get(row), 2, "the newest out of use");
+  for (let i = 0; i < 9; i++) insert(kernel, [300n + BigInt(i)], 0, row);
+  assertEquals(lookUp(kernel, [1n, 2n], 0).matches.size, 0);
+});
+
+Deno.test("prefix index: a cache full of running requests holds nothing else", () => {
+  const kernel = freshKernel();
+  const [row] = fleet(kernel, 1, () => 10);
+  const table = new EndpointTable(kernel);
+  insert(kernel, [1n, 2n, 3n, 4n], 0, row);
+  table.setGauges(row, { waiting: 0, running: 9, kvUsage: 0.75 });
+  assertEquals(lookUp(kernel, [1n, 2n, 3n, 4n], 0).matches.get(row), 3);
+  table.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
+  assertEquals(lookUp(kernel, [1n, 2n, 3n, 4n], 0).matches.get(row), 4, "not known is not full");
 });
 
 Deno.test("prefix index forgets what an engine can no longer hold", () => {
@@ -58,7 +99,7 @@ Deno.test("prefix index forgets what an engine can no longer hold", () => {
   const first = [1n, 2n, 3n];
   insert(kernel, first, 0, row);
   assertEquals(lookUp(kernel, first, 0).matches.get(row), 3);
-  for (let i = 0; i < 9; i++) insert(kernel, [100n + BigInt(i)], 0, row);
+  for (let i = 0; i < 9; i++) insert(kernel, [400n + BigInt(i)], 0, row);
   assertEquals(lookUp(kernel, first, 0).matches.get(row), 2, "the tail goes first");
   for (let i = 0; i < 8; i++) insert(kernel, [200n + BigInt(i)], 0, row);
   assertEquals(lookUp(kernel, first, 0).matches.size, 0);

@@ -79,50 +79,79 @@ interface Holder {
 
 /** The prefix index without its bound: same holders, stamps and overflow. */
 export class TwinIndex {
+  /** Chunks that came out of use, by row. */
   readonly inserted = new Map<number, number>();
   readonly #ages = new Map<number, number>();
   readonly #entries = new Map<string, { overflow: boolean; holders: (Holder | undefined)[] }>();
 
-  constructor(readonly capacity: (row: number) => number) {}
+  /** @param idle Of the capacity, what is not in use. */
+  constructor(readonly capacity: (row: number) => number, readonly idle = capacity) {}
 
-  #alive({ row, stamp }: Holder): boolean {
-    return (this.inserted.get(row) ?? 0) - stamp <= this.capacity(row);
+  #age({ row, stamp }: Holder): number {
+    return (this.inserted.get(row) ?? 0) - stamp;
   }
 
-  // Touched again: the clock goes on by the chunk's age over the capacity.
-  #touched({ row, stamp }: Holder, next: () => number): number {
-    const count = this.inserted.get(row) ?? 0;
-    const whole = this.capacity(row) + 1;
+  #alive(holder: Holder): boolean {
+    return this.#age(holder) <= this.idle(holder.row);
+  }
+
+  #next(row: number): number {
+    const count = (this.inserted.get(row) ?? 0) + 1;
+    this.inserted.set(row, count);
+    return count;
+  }
+
+  // In use again: the clock goes back by the share of what is idle that is older.
+  #taken(holder: Holder): void {
+    const { row } = holder;
+    if (this.#age(holder) < 0) return;
+    const whole = this.idle(row) + 1;
+    const older = whole - Math.min(whole, this.#age(holder));
     const before = (this.#ages.get(row) ?? 0) % whole;
-    this.#ages.set(row, (this.#ages.get(row) ?? 0) + count - stamp);
-    return before + count - stamp >= whole ? next() : count;
+    this.#ages.set(row, (this.#ages.get(row) ?? 0) + older);
+    if (before + older >= whole) this.inserted.set(row, this.inserted.get(row)! - 1);
   }
 
   insert(hashes: bigint[], salt: number, row: number): void {
+    this.#hold(hashes, salt, row, "insert");
+  }
+
+  pin(hashes: bigint[], salt: number, row: number): number {
+    const pinned = this.inserted.get(row) ?? 0;
+    this.#hold(hashes, salt, row, "pin");
+    return pinned;
+  }
+
+  unpin(hashes: bigint[], pinned: number, salt: number, row: number): void {
+    this.#hold(hashes, salt, row, "unpin", pinned);
+  }
+
+  #stamp(row: number, how: string, comesOut: boolean): number {
+    if (how === "pin") return (this.inserted.get(row) ?? 0) + this.capacity(row);
+    return comesOut ? this.#next(row) : this.inserted.get(row) ?? 0;
+  }
+
+  #hold(hashes: bigint[], salt: number, row: number, how: "insert" | "pin" | "unpin", pinned = 0): void {
     for (const hash of [...hashes].reverse()) {
       const key = `${salt}:${hash}`;
       const entry = this.#entries.get(key) ?? { overflow: false, holders: Array(7).fill(undefined) };
       this.#entries.set(key, entry);
-      const next = () => {
-        const count = (this.inserted.get(row) ?? 0) + 1;
-        this.inserted.set(row, count);
-        return count;
-      };
       const mine = entry.holders.find((holder) => holder?.row === row);
       if (mine) {
-        if (this.#alive(mine)) mine.stamp = this.#touched(mine, next);
-        else {
-          mine.stamp = next();
-          entry.overflow = false;
-        }
+        const lives = this.#alive(mine);
+        if (how === "unpin") {
+          if (mine.stamp - this.capacity(row) - pinned > 0) continue;
+        } else if (lives) this.#taken(mine);
+        if (!lives) entry.overflow = false;
+        mine.stamp = this.#stamp(row, how, how === "unpin" ? this.#age(mine) < 0 : true);
         continue;
       }
       if (entry.holders.some((holder) => holder && !this.#alive(holder))) entry.overflow = false;
       let place = entry.holders.findIndex((holder) => !holder || !this.#alive(holder));
       if (place < 0) {
-        let most = -1;
+        let most = -Infinity;
         entry.holders.forEach((holder, i) => {
-          const age = this.inserted.get(holder!.row)! - holder!.stamp;
+          const age = this.#age(holder!);
           if (age >= most) {
             most = age;
             place = i;
@@ -130,7 +159,7 @@ export class TwinIndex {
         });
         entry.overflow = true;
       }
-      entry.holders[place] = { row, stamp: next() };
+      entry.holders[place] = { row, stamp: this.#stamp(row, how, true) };
     }
   }
 
