@@ -12,6 +12,7 @@ import {
   D_MATCH,
   D_MATCHED,
   D_MATCHES,
+  D_MIN_REQUESTS,
   D_ROW,
   H_ADAPTER,
   H_SLACK,
@@ -28,7 +29,7 @@ import { below } from "./random";
 import { gather, rowOf, scoreAdapter, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
 import { scoreExpected, scoreSlo } from "./expected_score";
 import { scoreCluster } from "./late_binding";
-import { drawNear, greatest, parameter } from "./late_score";
+import { drawNear, flightMs, greatest, parameter } from "./late_score";
 
 export const POLICY_INFERENCE_LB: u32 = 0;
 export const POLICY_RANDOM: u32 = 1;
@@ -122,7 +123,9 @@ function chooseLate(cluster: u32, mask: u32, promptBytes: u32, adapter: u32, now
   const roomy = scratch + positionPrompt;
   const best = greatest(scores);
   const free = greatest(roomy);
-  return chosen(free < best - parameter(H_SLACK) ? drawNear(scores, best) : drawNear(roomy, free));
+  const position = drawNear(roomy, free);
+  const flight = flightMs(rowOf(position), load<f32>(scratch, D_MIN_REQUESTS));
+  return chosen(free + flight < best - parameter(H_SLACK) ? drawNear(scores, best) : position);
 }
 
 /** Leading chunks of the looked-up prompt that a row is presumed to hold. */

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fair shares in tokens: a tenant's virtual time is what it was served over its weight, and the least goes first. One that
-// had nothing to ask for starts at the virtual time of the others: idleness is no credit. Beside it, how fast a tenant's
+// had nothing to ask for starts at the virtual time of the others, less a burst: idleness is no further credit. Beside it, how fast a tenant's
 // work is granted while some of it waits.
 
 import {
+  H_BURST,
   H_VIRTUAL,
   R_PROMPT,
   TENANT_BYTES,
@@ -25,6 +26,25 @@ const PRIOR_MS: f64 = 2_000;
 @inline
 export function tenantAt(tenant: u32): usize {
   return tenantBase + <usize>tenant * TENANT_BYTES;
+}
+
+/**
+ * A tenant that had nothing waiting asks again: what it did not ask for before is credit of one burst at most.
+ */
+export function rejoin(tenant: u32): void {
+  const books = tenantAt(tenant);
+  if (load<u32>(books, T_WAITING) > 0) return;
+  const now = atomic.load<u64>(H_VIRTUAL * 4);
+  const burst = virtualOf(books, <f64>load<f32>(H_BURST * 4));
+  const least = now > burst ? now - burst : 0;
+  if (load<u64>(books, T_VIRTUAL) < least) atomic.store<u64>(books + T_VIRTUAL, least);
+}
+
+// Bytes over a tenant's weight.
+// @ts-ignore: decorator
+@inline
+function virtualOf(books: usize, bytes: f64): u64 {
+  return <u64>max<f64>(0, bytes * 1024 / max<f64>(1e-3, <f64>load<f32>(books, T_WEIGHT)));
 }
 
 // Time passes for a tenant's rate of service; `work` bytes of it are granted now.
@@ -59,6 +79,5 @@ export function charge(at: usize, tenant: u32, work: u32, now: f64): void {
 /** Adds bytes of a tenant's prompts or answers to what it was served. */
 export function serve(tenant: u32, bytes: f64): void {
   const books = tenantAt(tenant);
-  const weight = max<f64>(1e-3, <f64>load<f32>(books, T_WEIGHT));
-  atomic.add<u64>(books + T_VIRTUAL, <u64>max<f64>(0, bytes * 1024 / weight));
+  atomic.add<u64>(books + T_VIRTUAL, virtualOf(books, bytes));
 }

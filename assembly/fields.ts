@@ -36,6 +36,7 @@ export const H_RUN_SQUARE: u32 = 28; // ms for the square of the requests that a
 export const H_ADAPTER: u32 = 29; // ms to load a LoRA adapter
 export const H_TIE: u32 = 30; // ms within which candidates are alike
 export const H_LEAST: u32 = 31; // u32, uncached bytes that any request counts for
+export const H_BURST: u32 = 33; // f32, bytes that a tenant may be served ahead of its share after it asked for less
 export const H_SHARE: u32 = 32; // f32, part of every limit that this gateway may use by itself
 export const H_VIRTUAL: u32 = 40; // u64: virtual time of the tenant served last
 export const HEADER_BYTES: u32 = 256;

@@ -102,6 +102,7 @@ export {
   E_WAITING,
   H_ADAPTER,
   H_AGEING,
+  H_BURST,
   H_BUCKETS,
   H_CHARGE,
   H_LEAST,

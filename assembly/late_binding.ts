@@ -12,11 +12,11 @@ import {
   D_EVERYWHERE,
   D_MATCH,
   D_MATCHED,
+  D_MIN_REQUESTS,
   D_MATCHES,
   D_ROW,
   E_ELIGIBILITY,
   H_SLACK,
-  H_VIRTUAL,
   PHASE_PREFILLING,
   PHASE_WAITING,
   R_ADAPTER,
@@ -36,8 +36,6 @@ import {
   R_SENT,
   R_TENANT,
   SERVING,
-  T_VIRTUAL,
-  T_WAITING,
   WILLING,
   endpoints,
   nextBlockBase,
@@ -47,10 +45,10 @@ import {
   scratch,
   workers,
 } from "./layout";
-import { chargeOf, clusterAt, drawNear, greatest, hasRoom, observeBusy, parameter, remoteShare, scoreLate, uncachedOf } from "./late_score";
+import { chargeOf, clusterAt, flightMs, drawNear, greatest, hasRoom, observeBusy, parameter, remoteShare, scoreLate, uncachedOf } from "./late_score";
 import { dequeue, enqueue, requestGrant, stampOf } from "./request";
 import { gather, rowOf } from "./score";
-import { charge, observeDrain, tenantAt } from "./fair_share";
+import { charge, observeDrain, rejoin, tenantAt } from "./fair_share";
 import { alternatives, chunksOn, next, rebase, rowAt, survey, waitMs } from "./late_order";
 import { lockCluster, unlockCluster } from "./lock";
 
@@ -129,13 +127,10 @@ function placeOrQueue(
     const roomy = scratch + positionPrompt;
     const best = greatest(scores);
     const free = greatest(roomy);
-    if (free < best - parameter(H_SLACK)) {
+    const endpoint = rowOf(drawNear(roomy, free));
+    if (free + flightMs(endpoint, load<f32>(scratch, D_MIN_REQUESTS)) < best - parameter(H_SLACK)) {
       const home = rowOf(drawNear(scores, best));
-      if (load<u32>(tenantAt(tenant), T_WAITING) == 0) {
-        // Time that a tenant did not ask for is no credit.
-        const virtual = atomic.load<u64>(H_VIRTUAL * 4);
-        if (load<u64>(tenantAt(tenant), T_VIRTUAL) < virtual) atomic.store<u64>(tenantAt(tenant) + T_VIRTUAL, virtual);
-      }
+      rejoin(tenant);
       const work = uncachedOf(prompt, chunksOn(at, home));
       if (load<f64>(at, R_DEADLINE) > 0 && now + waitMs(at, cluster, home, work, now) > load<f64>(at, R_DEADLINE)) {
         return HOPELESS;
@@ -144,7 +139,6 @@ function placeOrQueue(
       enqueue(row, work);
       return QUEUED;
     }
-    const endpoint = rowOf(drawNear(roomy, free));
     const chunks = chunksOn(at, endpoint);
     if (requestGrant(row, generation, endpoint, chunks) == 1) {
       charge(at, tenant, uncachedOf(prompt, chunks), now);

@@ -49,7 +49,7 @@ import {
   waitingBase,
   workers,
 } from "./layout";
-import { adapterMs, aheadOf, baseOf, chargeOf, clusterAt, observeBusy, parameter, queueOf, remoteShare, uncachedOf } from "./late_score";
+import { adapterMs, flightMs, aheadOf, baseOf, chargeOf, clusterAt, observeBusy, parameter, queueOf, remoteShare, uncachedOf } from "./late_score";
 import { stampOf } from "./request";
 import { serviceRate, tenantAt } from "./fair_share";
 
@@ -189,7 +189,7 @@ function overdueAfter(tenant: usize): f64 {
 // the prefill counts that it would cost more here than there, no longer what is ahead.
 function wants(at: usize, endpoint: u32, base: f32, work: u32, price: f32, mask: u32, share: f32, slack: f64, stamp: u32, overdue: bool): bool {
   const adapter = load<u32>(at, R_ADAPTER);
-  const most = <f32>(<f64>costOn(endpoint, overdue ? <f32>0 : base, work, price, adapter) - slack);
+  const most = <f32>(<f64>costOn(endpoint, overdue ? <f32>0 : base - flightMs(endpoint, leastQueue), work, price, adapter) - slack);
   if (most <= 0) return true;
   const prompt = load<u32>(at, R_PROMPT);
   const matches = load<u32>(at, R_MATCHES);

@@ -10,7 +10,8 @@
 // hits; rate_i is learned; since_i is how long the endpoint is at the prefill that it is at. One that is late, because it
 // had forgotten a prefix or hangs, is taken to be late by as much again, and has no room once that is `room`. `charge` is the price of prefill capacity that a recomputation takes from others,
 // charge = k · busy / (1 − busy), as in a queue with that share of busy servers. The square keeps a prompt that everybody
-// shares from filling the batch of one endpoint.
+// shares from filling the batch of one endpoint. It is no reason to wait: an endpoint with room is compared with the best
+// one without its own terms of the requests in flight.
 
 import {
   BLOCK_ROWS,
@@ -112,13 +113,20 @@ export function hasRoom(row: u32, share: f32, stamp: u32): bool {
   return ahead < parameter(H_ROOM) && late < rate * parameter(H_ROOM);
 }
 
+/** What the requests in flight on an endpoint cost: the last two terms of base_i. */
+// @ts-ignore: decorator
+@inline
+export function flightMs(row: u32, leastQueue: f32): f32 {
+  const queue = queueOf(row);
+  const more = queue - leastQueue;
+  return parameter(H_RUN) * queue + parameter(H_RUN_SQUARE) * more * more;
+}
+
 /** base_i of the formula. */
 // @ts-ignore: decorator
 @inline
 export function baseOf(row: u32, share: f32, leastQueue: f32, stamp: u32): f32 {
-  const queue = queueOf(row);
-  const more = queue - leastQueue;
-  return aheadMs(row, share, stamp) + parameter(H_RUN) * queue + parameter(H_RUN_SQUARE) * more * more;
+  return aheadMs(row, share, stamp) + flightMs(row, leastQueue);
 }
 
 /** Uncached bytes of a prompt of which an endpoint holds `chunks`. */

@@ -2,6 +2,7 @@
 // The gateway's own policies in the simulation: the real kernel, tables, prefix index, queue, trainer and accounting
 // decide, on the virtual clock.
 
+import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { ManualClock } from "../../src/base/clock.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import type { PolicyName } from "../../src/config/sections.ts";
@@ -31,6 +32,8 @@ const SCRAPE_MS = 100;
 /** How often waiting requests look their prompts up again. */
 const REFRESH_MS = 50;
 const MARGIN = 1.2;
+/** Band of standard priority. */
+const STANDARD = 1_000;
 
 interface Open {
   readonly job: Job;
@@ -43,6 +46,8 @@ export interface GatewayOptions {
   readonly algorithm: PolicyName;
   readonly seed: number;
   readonly disturbance: Disturbance;
+  /** Weights by tenant of the trace; one tenant without them. */
+  readonly weights?: readonly number[];
   /** Overrides of the config's queue section. */
   readonly queue?: Record<string, number>;
 }
@@ -62,7 +67,10 @@ export class GatewayPolicy implements RoutingPolicy {
   #refreshing = false;
   #refreshed = 0;
 
-  constructor(readonly fleet: Fleet, { algorithm, seed, disturbance, queue }: GatewayOptions) {
+  readonly #tenants: boolean;
+  readonly #kernel: AttachedKernel;
+
+  constructor(readonly fleet: Fleet, { algorithm, seed, disturbance, queue, weights }: GatewayOptions) {
     const { engines } = fleet;
     const [control, kernel] = freshKernels({
       workers: 2,
@@ -71,10 +79,14 @@ export class GatewayPolicy implements RoutingPolicy {
       prefixes: 1_048_576,
       promptChunks: 4_096,
       ringWords: 1_024,
+      tenants: weights?.length ?? 1,
     }, seed);
     const config = parseConfig({ algorithm, queue: queue ?? {} });
     writeQueueParameters(control, config.queue, BYTES_PER_TOKEN);
-    writeTenant(control, 0, { weight: 1 });
+    const shares = weights ?? [1];
+    shares.forEach((weight, tenant) => writeTenant(control, tenant, { weight }));
+    this.#tenants = weights !== undefined;
+    this.#kernel = kernel;
     this.#endpoints = new EndpointTable(control);
     const capacity = Math.floor(engines[0].profile.kvBlocks * CHUNKS_A_BLOCK);
     this.#rows = engines.map((_, i) => this.#endpoints.add(0, { hostname: "engine", port: 1 + i }, capacity, 0));
@@ -139,7 +151,7 @@ export class GatewayPolicy implements RoutingPolicy {
       this.#send(open);
       return;
     }
-    const standing = { band: 0, tenant: 0, deadlineMs: 0 };
+    const standing = { band: STANDARD, tenant: this.#tenants ? job.tenant : 0, deadlineMs: 0 };
     if (this.#decisions.arrive(row, this.#placement, standing, this.fleet.now) === QUEUED) {
       this.#waiting.set(job, open);
       this.#refresh();
@@ -231,6 +243,7 @@ export class GatewayPolicy implements RoutingPolicy {
     const { endpoint } = row;
     this.#decisions.unpin(prompt, pinned, this.#placement.salt, endpoint);
     row.release();
+    if (this.#tenants) this.#kernel.exports.serve(job.tenant, job.outputTokens * BYTES_PER_TOKEN);
     this.#open.delete(job);
     if (job.hidden) this.#fill(endpoint);
   }

@@ -129,6 +129,8 @@ export const queueSchema = z.strictObject({
     .describe("Cost of the square of the requests that an endpoint has more than the least loaded"),
   adapter_ms: z.number().min(0).max(600_000).default(200).describe("What it costs an engine to load a LoRA adapter"),
   tie_ms: z.number().min(0).max(10_000).default(2).describe("Endpoints whose costs differ by less are alike"),
+  burst_tokens: z.int().min(0).max(1_000_000_000).default(16_384)
+    .describe("Tokens that a tenant may be served ahead of its share after it asked for less"),
   refresh_ms: positive(10_000).default(50).describe("How often waiting requests look up again who holds their prompts"),
 }).prefault({});
 const classSchema = z.strictObject({

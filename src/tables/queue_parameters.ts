@@ -18,6 +18,7 @@ export function writeQueueParameters(kernel: AttachedKernel, queue: QueueConfig,
   floats[k.H_RUN] = queue.request_ms;
   floats[k.H_RUN_SQUARE] = queue.imbalance_ms;
   floats[k.H_ADAPTER] = queue.adapter_ms;
+  floats[k.H_BURST] = queue.burst_tokens * bytesPerToken;
   floats[k.H_TIE] = queue.tie_ms;
   new Uint32Array(kernel.buffer)[k.H_LEAST] = Math.round(queue.least_tokens * bytesPerToken);
 }
