@@ -139,7 +139,11 @@ function tenantMetrics(text: PrometheusText, { tenants, saturation }: MetricsSou
 function predictionMetrics(text: PrometheusText, { predictions }: MetricsSource): void {
   text.family("aigw_ttft_samples_total", "counter", "First tokens that the model's latency model has learned from");
   for (const { model, samples } of predictions) text.sample("aigw_ttft_samples_total", { model }, samples);
-  text.family("aigw_ttft_prediction_error_ratio", "gauge", "Moving mean of the relative error of TTFT predictions");
+  text.family(
+    "aigw_ttft_prediction_error_ratio",
+    "gauge",
+    "Moving median of the relative error of predicted times to the first token",
+  );
   for (const { model, error } of predictions) text.sample("aigw_ttft_prediction_error_ratio", { model }, error);
   text.family("aigw_prompt_bytes_per_token", "gauge", "Prompt bytes to a token, as learned; 0 when not known");
   for (const { model, bytesPerToken } of predictions) {

@@ -11,7 +11,7 @@ export class EngineDriver {
   #cancelTimer: () => void = () => {};
   #stopped = false;
 
-  constructor(readonly model: EngineModel, readonly clock: Clock, readonly speed = 1) {}
+  constructor(readonly model: EngineModel, readonly clock: Clock, public speed = 1) {}
 
   submit(sequence: Sequence): void {
     this.model.submit(sequence);

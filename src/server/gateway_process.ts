@@ -120,7 +120,7 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
         predictions: models.map((model, row) => ({
           model,
           samples: predictors.samples(row),
-          error: predictors.error(row),
+          error: trainer.predictionError(row).error,
           bytesPerToken: predictors.bytesPerToken(row),
         })),
         unknownModel: unknownModel(config.limits.models),

@@ -4,6 +4,7 @@
 // restarts.
 
 import { z } from "zod";
+import { GradientLimit } from "../admission/gradient.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Config } from "../config/schema.ts";
 import { DEFAULT_STEP_THETA, DEFAULT_THETA, ENOUGH_SAMPLES } from "../scheduler/ttft.ts";
@@ -16,8 +17,8 @@ const TRAIN_MS = 100;
 /** Weight of a sample in the moving means of errors and of bytes to a token. */
 const PACE = 0.05;
 /** Samples that a rate is the mean of, of an endpoint and of a model. */
-const RATE_SAMPLES = 40;
-const MODEL_RATE_SAMPLES = 200;
+const RATE_SAMPLES = 20;
+const MODEL_RATE_SAMPLES = 100;
 /** Uncached bytes that stand behind the first rate of all. */
 const FIRST_BYTES = 8_192;
 /** A sample this many times slower than its endpoint is left out of its rate. */
@@ -59,6 +60,8 @@ export class Trainer {
   readonly #accidents: number[];
   readonly #rates = new Map<number, Rate>();
   readonly #modelRates: Rate[];
+  readonly #limits = new Map<number, GradientLimit>();
+  readonly #errors: { error: number; count: number }[];
   #cancel: () => void = () => {};
   #savedAt = -Infinity;
 
@@ -72,6 +75,7 @@ export class Trainer {
     readonly log: Log,
   ) {
     this.#accidents = models.map(() => 0);
+    this.#errors = models.map(() => ({ error: 0, count: 0 }));
     const covariance = Array.from({ length: 36 }, (_, i) => i % 7 === 0 ? 1e4 : 0);
     models.forEach((_, row) => {
       table.reset(row);
@@ -113,6 +117,7 @@ export class Trainer {
     const known = table.bytesPerToken(model);
     if (ratio > 0) table.setBytesPerToken(model, known === 0 ? ratio : known + PACE * (ratio - known));
     this.#learnStep(sample);
+    this.#observeError(sample);
     if (!(prefillMs >= 0)) return;
     const expected = Math.max(1, table.predict(model, promptTokens, cachedTokens));
     const far = Math.max(5, 10 * table.error(model)) * expected;
@@ -139,9 +144,35 @@ export class Trainer {
     this.table.setRate(model, this.#modelRates[model].add(prefillMs, bytes));
   }
 
-  #learnStep({ model, tpotMs, batch, promptTokens }: Sample): void {
+  #learnStep({ model, endpoint, tpotMs, batch, promptTokens }: Sample): void {
     if (!(tpotMs >= 0) || !(batch > 0)) return;
+    this.#limit(endpoint, tpotMs);
     this.table.learnStep(model, batch, promptTokens, tpotMs, this.config.prediction.forgetting, PACE);
+  }
+
+  // The limit of requests in flight on an endpoint, where it is to be learned.
+  #limit(endpoint: number, tpotMs: number): void {
+    const { enabled, ...options } = this.config.admission.adaptive_concurrency;
+    if (!enabled) return;
+    const limit = this.#limits.get(endpoint) ?? new GradientLimit(options);
+    this.#limits.set(endpoint, limit);
+    const { table } = this.endpoints;
+    table.setLimit(endpoint, limit.add(tpotMs, table.requests(endpoint)));
+  }
+
+  /** Moving median of |predicted / observed − 1| of a model's first tokens, and how many there were. */
+  predictionError(model: number): { error: number; count: number } {
+    return this.#errors[model];
+  }
+
+  // A step up or down by a share of itself settles at the median, whatever the outliers.
+  #observeError({ model, predicted }: Sample): void {
+    if (!(predicted >= 0)) return;
+    const errors = this.#errors[model];
+    const error = Math.abs(predicted - 1);
+    errors.count++;
+    const step = Math.max(0.02, 1 / errors.count);
+    errors.error = errors.count === 1 ? error : errors.error * Math.exp(error > errors.error ? step : -step);
   }
 
   #restore(): void {

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// `deno task bench:live check|prediction|overload`: a real gateway in front of mock engines on this machine.
+
+import { check } from "./check.ts";
+import { overload } from "./overload.ts";
+import { prediction } from "./prediction.ts";
+
+const USAGE = `Usage: deno task bench:live COMMAND
+
+  check FILE [REQUESTS] [SCALE]   A trace through the gateway beside the simulation (1500 requests, 1.38 times its rate)
+  prediction                      Errors of predicted times to the first token
+  overload [SECONDS]              150 % load with and without protection (300 s)`;
+
+const [command, ...rest] = Deno.args;
+if (command === "check" && rest.length >= 1) await check(rest[0], Number(rest[1] ?? 1_500), Number(rest[2] ?? 1.38));
+else if (command === "prediction") await prediction();
+else if (command === "overload") await overload(Number(rest[0] ?? 300));
+else {
+  console.error(USAGE);
+  Deno.exit(2);
+}
