@@ -154,6 +154,7 @@ export const T_CONCURRENCY: u32 = 48; // requests under way
 // 28 of the last minute's use, 28 of this one's. Beside it, u32, what other gateways used in the last 60 s.
 export const T_WINDOWS: u32 = 64;
 export const T_REMOTE: u32 = 88;
+export const T_TOTALS: u32 = 104; // i64 each, what was ever used of a window, less what was given back
 export const WINDOWS: u32 = 3;
 
 // Prefix index: buckets of 8 keys (one cache line), and beside each key an entry of one cache line:

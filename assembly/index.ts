@@ -171,6 +171,7 @@ export {
   SAMPLES,
   SERVING,
   T_REMOTE,
+  T_TOTALS,
   T_CONCURRENCY,
   T_DRAINED,
   T_DRAIN_TIME,
@@ -181,6 +182,7 @@ export {
   TENANT_BYTES,
   TRIAL,
   WILLING,
+  WINDOWS,
 } from "./layout";
 export {
   POLICY_EXPECTED_TTFT,

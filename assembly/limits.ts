@@ -5,7 +5,7 @@
 //
 // in one 64-bit word, so that a reservation is one compare-and-swap: two requests never both get the last token.
 
-import { T_CONCURRENCY, T_REMOTE, T_WINDOWS, TENANT_BYTES, tenantBase } from "./layout";
+import { T_CONCURRENCY, T_REMOTE, T_TOTALS, T_WINDOWS, TENANT_BYTES, tenantBase } from "./layout";
 import { R_ADMITTED, R_TENANT, REQUEST_BYTES, requestBase } from "./layout";
 
 const MINUTE_MS: f64 = 60_000;
@@ -15,6 +15,12 @@ const MOST: u64 = (1 << 28) - 1;
 @inline
 function windowAt(tenant: u32, window: u32): usize {
   return tenantBase + <usize>tenant * TENANT_BYTES + T_WINDOWS + (<usize>window << 3);
+}
+
+// @ts-ignore: decorator
+@inline
+function totalAt(tenant: u32, window: u32): usize {
+  return tenantBase + <usize>tenant * TENANT_BYTES + T_TOTALS + (<usize>window << 3);
 }
 
 // @ts-ignore: decorator
@@ -63,6 +69,7 @@ export function limitReserve(tenant: u32, window: u32, amount: f64, limit: f64, 
     if (used + amount > limit) return waitMs(word, part, used + amount - limit);
     after = (word & ~MOST) | min((word & MOST) + <u64>amount, MOST);
   } while (atomic.cmpxchg<u64>(at, before, after) != before);
+  atomic.add<i64>(totalAt(tenant, window), <i64>amount);
   return 0;
 }
 
@@ -90,6 +97,7 @@ export function limitSettle(tenant: u32, window: u32, amount: f64, now: f64): vo
     const last = max<f64>(0, <f64>((word >> 28) & MOST) + over);
     after = pack(minute, <u64>last, <u64>current);
   } while (atomic.cmpxchg<u64>(at, before, after) != before);
+  atomic.add<i64>(totalAt(tenant, window), <i64>amount);
 }
 
 /** Counts a row in its tenant's concurrency; 0 when `limit` requests are under way already. Its release takes it off. */

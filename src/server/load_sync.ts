@@ -12,6 +12,7 @@ import { placementSalt } from "../scheduler/placement.ts";
 import { type RequestChange, RequestScan } from "../tables/request_scan.ts";
 import { readSaves, setSharing } from "../tables/save_ring.ts";
 import type { Fleet } from "./fleet.ts";
+import { LimitSync, TENANTS_CLUSTER } from "./limit_sync.ts";
 
 interface ClusterState {
   name: string;
@@ -37,6 +38,7 @@ const FADE_TICK_MS = 100;
 export class LoadSync implements LinkListener {
   readonly #clusters = new Map<string, ClusterState>();
   readonly #scan: RequestScan;
+  readonly #limits: LimitSync;
   #timers: ReturnType<typeof setInterval>[] = [];
 
   constructor(
@@ -47,6 +49,14 @@ export class LoadSync implements LinkListener {
     readonly clock: Clock,
     readonly gateway: string,
   ) {
+    this.#limits = new LimitSync(
+      kernel,
+      fleet.config,
+      clock,
+      gateway,
+      config.stale_after_ms,
+      (cluster, events) => link.send(cluster, events),
+    );
     this.#scan = new RequestScan(kernel, gateway);
     for (const { name } of fleet.config.clusters) {
       this.#clusters.set(name, {
@@ -60,7 +70,12 @@ export class LoadSync implements LinkListener {
   }
 
   start(): void {
-    this.link.start([...this.#clusters.keys()], this, (cluster) => this.#events(this.#scan.open()).get(cluster) ?? []);
+    const clusters = [...this.#clusters.keys(), ...(this.#limits.needed ? [TENANTS_CLUSTER] : [])];
+    this.link.start(clusters, this, (cluster) => {
+      if (cluster === TENANTS_CLUSTER) return this.#limits.open();
+      return this.#events(this.#scan.open()).get(cluster) ?? [];
+    });
+    this.#limits.start();
     this.#timers.push(setInterval(() => this.#report(), this.config.report_interval_ms));
     this.#timers.push(setInterval(() => this.#fade(), FADE_TICK_MS));
   }
@@ -68,6 +83,7 @@ export class LoadSync implements LinkListener {
   /** Reports the end of everything and stops. */
   async stop(): Promise<void> {
     for (const timer of this.#timers) clearInterval(timer);
+    this.#limits.stop();
     this.#report();
     await this.link.stop();
   }
@@ -127,6 +143,7 @@ export class LoadSync implements LinkListener {
   readonly #clusterOf = new Map<string, string>();
 
   loads(cluster: string, loads: EngineLoad[], whole: boolean): void {
+    if (cluster === TENANTS_CLUSTER) this.#limits.loads(loads, whole);
     const state = this.#clusters.get(cluster);
     if (!state) return;
     if (whole) state.remote.clear();
@@ -155,6 +172,7 @@ export class LoadSync implements LinkListener {
   }
 
   fresh(cluster: string): void {
+    if (cluster === TENANTS_CLUSTER) this.#limits.fresh();
     const state = this.#clusters.get(cluster);
     if (!state) return;
     state.freshAt = this.clock.now();

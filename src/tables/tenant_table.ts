@@ -18,6 +18,20 @@ export function writeRemoteUse(kernel: AttachedKernel, tenant: number, used: rea
   });
 }
 
+/** What this gateway ever used of each of a tenant's windows; less what was given back. */
+export function ownUse(kernel: AttachedKernel, tenant: number): number[] {
+  const k = kernel.exports;
+  const at = (k.tenantOffset(tenant) + k.T_TOTALS) >>> 3;
+  return [...new BigInt64Array(kernel.buffer).subarray(at, at + k.WINDOWS)].map(Number);
+}
+
+/** What this gateway used of a tenant's window in the last minute. */
+export function ownWindow(kernel: AttachedKernel, tenant: number, window: number, sharedMs: number): number {
+  const k = kernel.exports;
+  const remote = new Int32Array(kernel.buffer)[((k.tenantOffset(tenant) + k.T_REMOTE) >>> 2) + window];
+  return k.limitUsed(tenant, window, sharedMs) - remote;
+}
+
 /** Requests of a tenant under way, and waiting. */
 export function tenantLoad(kernel: AttachedKernel, tenant: number): { concurrency: number; waiting: number } {
   const k = kernel.exports;
