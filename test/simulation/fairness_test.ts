@@ -14,7 +14,7 @@ const WINDOW_MS = 30_000;
 /** Requests of a tenant at so many a second, from `from` to `until` seconds. */
 function requests(random: Random, tenant: number, perSecond: number, until: number, from = 0): TraceRequest[] {
   const all: TraceRequest[] = [];
-  for (let at = 1_000 * from; at < 1_000 * until; at -= 1_000 / perSecond * Math.log(1 - random.next())) {
+  for (let at = 1_000 * from; at < 1_000 * until; at += 1_000 / perSecond * -Math.log(1 - random.next())) {
     const inputTokens = 300 + random.below(2_400);
     const blocks = Array.from({ length: Math.ceil(inputTokens / 512) }, () => random.below(2 ** 40));
     all.push({ at, inputTokens, outputTokens: 20 + random.below(180), blocks, tenant });
