@@ -37,6 +37,7 @@ export const H_ADAPTER: u32 = 29; // ms to load a LoRA adapter
 export const H_TIE: u32 = 30; // ms within which candidates are alike
 export const H_LEAST: u32 = 31; // u32, uncached bytes that any request counts for
 export const H_BURST: u32 = 33; // f32, bytes that a tenant may be served ahead of its share after it asked for less
+export const H_AVERAGES: u32 = 34; // u32, 1 when prefill times are moving averages instead of least squares
 export const H_SHARE: u32 = 32; // f32, part of every limit that this gateway may use by itself
 export const H_VIRTUAL: u32 = 40; // u64: virtual time of the tenant served last
 export const HEADER_BYTES: u32 = 256;
@@ -209,6 +210,9 @@ export const M_ERROR: u32 = 64; // f64, moving mean of |error| / value
 export const M_RATIO: u32 = 72; // f64, prompt bytes to a token, 0 when not known
 export const M_RATE: u32 = 80; // f64, ms that an uncached prompt byte takes over all its endpoints, 0 when not known
 export const M_COVARIANCE: u32 = 128; // f64 × 36
+
+// Moving averages of a model's prefill times: f32 ms for each KiB of its prompts, 0 where there is none.
+export const AVERAGES: u32 = 1024;
 
 // Samples of one worker for the trainer: u32 samples written and read so far, then a ring of SAMPLES of SAMPLE_FIELDS f64.
 // One writer (the worker), one reader (the control plane), as the save ring.

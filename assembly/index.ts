@@ -30,7 +30,7 @@ export { admit, limitReserve, limitSettle, limitUsed } from "./limits";
 export { serve } from "./fair_share";
 export { arrive, fill, fillAll, HOPELESS, preempt, QUEUED, refresh } from "./late_binding";
 export { backlogMs, clusterBacklogMs } from "./late_order";
-export { learn, predict, predictorReset, predictTtft } from "./predictor";
+export { learn, learnAverage, predict, predictorReset, predictTtft } from "./predictor";
 export { seedRandom } from "./random";
 export {
   enqueue,
@@ -102,6 +102,7 @@ export {
   E_WAITING,
   H_ADAPTER,
   H_AGEING,
+  H_AVERAGES,
   H_BURST,
   H_BUCKETS,
   H_CHARGE,

@@ -15,6 +15,7 @@
 // The fields themselves stand in fields.ts.
 
 import {
+  AVERAGES,
   BLOCK_ROWS,
   BUCKET_SLOTS,
   CHUNK_BYTES,
@@ -68,6 +69,7 @@ import {
   SAMPLE_FIELDS,
   SAMPLE_RING_BYTES,
   TENANT_BYTES,
+  T_TOTALS,
   T_REMOTE,
 } from "./fields";
 
@@ -88,6 +90,7 @@ export let identityBase: usize = 0;
 export let requestBase: usize = 0;
 export let waitingBase: usize = 0; // a bit for each request row, set while it waits
 export let tenantBase: usize = 0;
+export let averageBase: usize = 0;
 export let keyBase: usize = 0;
 export let entryBase: usize = 0;
 export let scratchBase: usize = 0;
@@ -170,6 +173,8 @@ function layOut(): u64 {
   at = up(at + <u64>workers * SAMPLE_RING_BYTES);
   tenantBase = <usize>at;
   at = up(at + <u64>tenants * TENANT_BYTES);
+  averageBase = <usize>at;
+  at = up(at + <u64>(predictors / 2) * AVERAGES * 4);
   return at;
 }
 
@@ -188,6 +193,7 @@ export function layoutHash(): u32 {
   h = mix(mix(h, SAMPLE_RING_BYTES), SAMPLE_FIELDS);
   h = mix(mix(mix(h, R_PREEMPTED), R_MATCH), TENANT_BYTES);
   h = mix(mix(mix(h, H_LEAST), H_VIRTUAL), T_REMOTE);
+  h = mix(mix(h, AVERAGES), T_TOTALS);
   return h;
 }
 

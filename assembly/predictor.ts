@@ -8,7 +8,10 @@
 // nothing new, and goes on learning where they do. P stays symmetric because only its upper half is computed.
 
 import {
+  AVERAGES,
+  averageBase,
   FEATURES,
+  H_AVERAGES,
   histogram,
   M_COVARIANCE,
   M_ERROR,
@@ -54,6 +57,7 @@ const BYTES_PER_TOKEN: f64 = 4;
 
 /** Predicted ms from the beginning of a prefill to the first token, of a prompt of which `cached` bytes are held. */
 export function predictTtft(model: u32, bytes: f64, cached: f64): f64 {
+  if (load<u32>(H_AVERAGES * 4) != 0) return average(model, bytes);
   const known = load<f64>(rowAt(model), M_RATIO);
   const thousand: f64 = 1000 * (known > 0 ? known : BYTES_PER_TOKEN);
   const input = bytes / thousand;
@@ -65,6 +69,27 @@ export function predictTtft(model: u32, bytes: f64, cached: f64): f64 {
   setFeature(4, held);
   setFeature(5, 1);
   return max<f64>(1, predict(model));
+}
+
+/** Predicted ms where nothing is known. */
+const UNKNOWN_MS: f64 = 500;
+
+// The average of the prompt's KiB, or of the next lower one that has any.
+function average(model: u32, bytes: f64): f64 {
+  const table = averageBase + <usize>model * AVERAGES * 4;
+  for (let kib = <i32>min<f64>(bytes / 1024, <f64>(AVERAGES - 1)); kib >= 0; kib--) {
+    const ms = load<f32>(table + (<usize>kib << 2));
+    if (ms > 0) return <f64>ms;
+  }
+  return UNKNOWN_MS;
+}
+
+/** Takes a prefill time into the average of its prompt's KiB: 0.9 of what it was and 0.1 of this. One thread alone. */
+export function learnAverage(model: u32, bytes: f64, ms: f64): void {
+  const kib = <u32>min<f64>(bytes / 1024, <f64>(AVERAGES - 1));
+  const at = averageBase + <usize>model * AVERAGES * 4 + (<usize>kib << 2);
+  const before = <f64>load<f32>(at);
+  store<f32>(at, <f32>max<f64>(0.001, before > 0 ? 0.9 * before + 0.1 * ms : ms));
 }
 
 /** Ms that an uncached prompt byte of a model takes, over all its endpoints. */

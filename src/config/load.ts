@@ -164,6 +164,7 @@ export const DEFAULT_CANDIDATE_PERCENT = 5;
 function applyEnvironment(config: Config, environment: Environment): void {
   const split = environment.get("AIGW_AI_PROXY_SPLIT_REASONING");
   if (split !== undefined && split !== "") config.split_reasoning = split === "true";
+  if (environment.get("AIGW_USE_MOVING_AVERAGE") === "enable") config.prediction.method = "moving_average";
   const name = "HTNN_AIGW_INFER_LB_CANDIDATE_PERCENT";
   const text = environment.get(name);
   if (text === undefined || text === "") return;

@@ -197,6 +197,10 @@ export const predictionSchema = z.strictObject({
   output_tokens: positive(10_000_000).default(512)
     .describe("Tokens that an answer is expected to have whose request sets no maximum, until that is learned"),
   prefill_tokens_per_s: positive(100_000_000).default(8_000).describe("Speed of an endpoint, until it is learned"),
+  method: z.enum(["least_squares", "moving_average"]).default("least_squares")
+    .describe(
+      "How prefill times are predicted; AIGW_USE_MOVING_AVERAGE=enable is moving_average: by KiB of the prompt",
+    ),
   forgetting: z.number().min(0.5).max(1).default(0.97)
     .describe("Weight of what a latency model learned before each further request; 1 forgets nothing"),
   state_file: z.string().min(1).optional().describe("Keeps what was learned over restarts, relative to this file"),

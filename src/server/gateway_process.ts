@@ -18,7 +18,7 @@ import { HostList } from "../metadata/hosts.ts";
 import type { CenterLink } from "../metadata/link.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
 import { PredictorTable } from "../tables/predictor_table.ts";
-import { writeQueueParameters } from "../tables/queue_parameters.ts";
+import { predictByAverages, writeQueueParameters } from "../tables/queue_parameters.ts";
 import { tenantLoad, writeOwnShare, writeTenant } from "../tables/tenant_table.ts";
 import { SampleReader } from "../tables/sample_ring.ts";
 import { sumCells } from "../tables/metric_cells.ts";
@@ -78,6 +78,7 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
     );
   }
   writeOwnShare(kernel, 1);
+  if (config.prediction.method === "moving_average") predictByAverages(kernel);
   const fleet = new Fleet(kernel, config, systemClock, log);
   const setup = { config, listen, tls, via: hostname(), started: Math.floor(Date.now() / 1_000) };
   const supervisor = new Supervisor(kernel, shared, setup, log, workers);

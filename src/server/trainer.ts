@@ -125,6 +125,7 @@ export class Trainer {
       if (++this.#accidents[model] <= MOST_ACCIDENTS) return;
     } else this.#accidents[model] = 0;
     this.#learnRate(sample, ratio);
+    if (this.config.prediction.method === "moving_average") table.learnAverage(model, promptBytes, prefillMs);
     // The prediction is of a mean endpoint: what a slow one takes longer is its own.
     const speed = this.endpoints.table.rate(sample.endpoint) / table.rate(model);
     table.learn(model, promptTokens, cachedTokens, prefillMs / speed, this.config.prediction.forgetting, PACE);

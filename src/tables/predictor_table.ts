@@ -88,6 +88,11 @@ export class PredictorTable {
     this.#floats[this.#cell(row, this.#kernel.exports.M_RATE)] = msPerByte;
   }
 
+  /** Takes a prefill time into the moving average of its prompt's KiB. */
+  learnAverage(model: number, promptBytes: number, ms: number): void {
+    this.#kernel.exports.learnAverage(model, promptBytes, ms);
+  }
+
   /** Row of a model's decode step. */
   stepRow(model: number): number {
     return this.#rows / 2 + model;

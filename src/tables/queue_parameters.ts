@@ -4,6 +4,11 @@
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import type { QueueConfig } from "../config/sections.ts";
 
+/** Predicts prefill times by moving averages instead of least squares. Once, before any worker starts. */
+export function predictByAverages(kernel: AttachedKernel): void {
+  new Uint32Array(kernel.buffer)[kernel.exports.H_AVERAGES] = 1;
+}
+
 /** Writes them once, before any worker starts. */
 export function writeQueueParameters(kernel: AttachedKernel, queue: QueueConfig, bytesPerToken: number): void {
   const k = kernel.exports;

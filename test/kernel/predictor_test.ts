@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { PredictorTable } from "../../src/tables/predictor_table.ts";
+import { predictByAverages } from "../../src/tables/queue_parameters.ts";
 import { freshKernel, freshKernels } from "../support/kernel.ts";
 import { Random, seed } from "../support/seed.ts";
 import { sharedText } from "../support/shared.ts";
@@ -87,4 +88,19 @@ Deno.test("what is saved predicts the same elsewhere; another instance reads wha
   other.restore(0, JSON.parse(JSON.stringify(a.save(2))));
   assertEquals(other.predict(0, 3_000, 500), a.predict(2, 3_000, 500));
   assertEquals([other.samples(0), other.bytesPerToken(0)], [199, 3.7]);
+});
+
+Deno.test("moving averages: by KiB of the prompt, 0.9 of the old and 0.1 of the new, looked up downwards", () => {
+  const kernel = freshKernel();
+  const k = kernel.exports;
+  predictByAverages(kernel);
+  assertEquals(k.predictTtft(0, 5_000, 0), 500);
+  k.learnAverage(0, 2_100, 100);
+  assertEquals(k.predictTtft(0, 9_000, 0), 100);
+  assertEquals(k.predictTtft(0, 2_000, 0), 500, "nothing below");
+  assertEquals(k.predictTtft(1, 9_000, 0), 500, "another model");
+  k.learnAverage(0, 2_900, 200);
+  assertAlmostEquals(k.predictTtft(0, 2_500, 0), 110, 1e-3);
+  k.learnAverage(0, 1e9, 70);
+  assertEquals(k.predictTtft(0, 2e9, 0), 70);
 });
