@@ -129,17 +129,11 @@ export class GatewayPolicy implements RoutingPolicy {
   #every(ms: number, call: () => void): void {
     this.fleet.after(ms, () => {
       call();
-      if (this.#open.size + this.#waiting.size > 0 || this.fleet.now < 1_000 || this.#arrivals > 0) {
-        this.#every(ms, call);
-      }
+      if (this.fleet.busy) this.#every(ms, call);
     });
   }
 
-  /** Arrivals since the last look: what happens again and again stops when there are none. */
-  #arrivals = 0;
-
   arrive(job: Job): void {
-    this.#arrivals++;
     const prompt = promptOf(job, this.#placement.policy.cacheAware);
     const row = this.#requests.tryOpen(0, 0, prompt.bytes, this.fleet.now)!;
     this.#decisions.resume(prompt, this.#placement, []);
@@ -211,7 +205,6 @@ export class GatewayPolicy implements RoutingPolicy {
 
   // The engines' waiting counts tell which prefills are over whose first token was not seen.
   #scrape(ageMs: number): void {
-    this.#arrivals = 0;
     this.fleet.gauges.forEach(({ waiting, kvUsage }, engine) => {
       const row = this.#rows[engine];
       this.#endpoints.setGauges(row, { waiting, running: NaN, kvUsage });

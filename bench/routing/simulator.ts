@@ -42,6 +42,8 @@ export interface EngineGauges {
 export interface Fleet {
   readonly now: number;
   readonly engines: readonly EngineModel[];
+  /** Whether any request is still to come or to end: what happens again and again stops then. */
+  readonly busy: boolean;
   /** Requests on each engine, and of them prompt tokens to compute before their first token, as far as is known. */
   readonly inFlight: readonly number[];
   readonly pending: readonly number[];
@@ -109,6 +111,9 @@ class View implements Fleet {
 
   get now(): number {
     return this.simulator.now;
+  }
+  get busy(): boolean {
+    return this.simulator.busy;
   }
   get engines(): readonly EngineModel[] {
     return this.simulator.engines;
@@ -234,7 +239,6 @@ export class Simulator {
     });
   }
 
-  /** Whether anything is still to come: what happens again and again stops then. */
   get busy(): boolean {
     return this.#open > 0;
   }
