@@ -2,6 +2,7 @@
 // What the queue, prediction and admission cost: an arrival and a grant with 1,000 waiting and 1,000 endpoints, a decision
 // with prediction beside one without, recursive least squares beside their twin, a request's admission with limits.
 
+import { assertEquals } from "@std/assert";
 import { Limits } from "../src/admission/limits.ts";
 import { Tenants } from "../src/admission/tenants.ts";
 import { parseConfig } from "../src/config/load.ts";
@@ -9,7 +10,7 @@ import { DecisionMaker } from "../src/scheduler/decision.ts";
 import { EndpointTable } from "../src/tables/endpoint_table.ts";
 import { PredictorTable } from "../src/tables/predictor_table.ts";
 import { writeQueueParameters } from "../src/tables/queue_parameters.ts";
-import { type RequestRow, RequestTable } from "../src/tables/request_table.ts";
+import { RequestPhase, type RequestRow, RequestTable } from "../src/tables/request_table.ts";
 import { writeOwnShare, writeTenant } from "../src/tables/tenant_table.ts";
 import { TwinRls } from "../test/kernel/twin_rls.ts";
 import { freshKernel } from "../test/support/kernel.ts";
@@ -39,8 +40,8 @@ function crowd() {
     row.dispatch(now, false);
     return row;
   });
-  for (let i = 0; i < WAITING; i++) arrive(9_000 + 7 * i);
-  return { k, arrive, busy, tick: () => now += 1 };
+  const waiting = new Set(Array.from({ length: WAITING }, (_, i) => arrive(9_000 + 7 * i)));
+  return { k, arrive, busy, waiting, tick: () => now += 1 };
 }
 
 const arriving = crowd();
@@ -52,18 +53,27 @@ Deno.bench(`arrival, ${WAITING} waiting, ${ENDPOINTS} endpoints`, { group: "queu
   row.release();
 });
 
+// An endpoint has its first token; the one that is granted its room fills it, and another one comes and waits.
 const granting = crowd();
 let turn = 0;
 Deno.bench(`grant, ${WAITING} waiting, ${ENDPOINTS} endpoints`, { group: "queue" }, (bench) => {
   const now = granting.tick();
   const slot = turn++ % ENDPOINTS;
-  const before = granting.busy[slot];
-  before.firstToken(now);
-  granting.busy[slot] = granting.arrive(10);
+  const { endpoint } = granting.busy[slot];
+  granting.busy[slot].firstToken(now);
+  granting.busy[slot].release();
   bench.start();
-  granting.k.fill(0, before.endpoint, now);
+  const granted = granting.k.fill(0, endpoint, now);
   bench.end();
-  before.release();
+  assertEquals(granted, 1);
+  for (const row of granting.waiting) {
+    if (row.phase !== RequestPhase.granted) continue;
+    row.dispatch(now, false);
+    granting.busy[slot] = row;
+    granting.waiting.delete(row);
+    break;
+  }
+  granting.waiting.add(granting.arrive(9_000 + turn % 7_000));
 });
 
 for (const policy of ["inference_lb", "expected_ttft", "slo", "late_binding"]) {
