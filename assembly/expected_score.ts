@@ -17,7 +17,6 @@ import {
   D_SLO_MET,
   D_TPOT_SLO,
   D_TTFT_SLO,
-  E_HEAD_AT,
   E_RATE,
   E_REMOTE_PROMPT,
   E_UNCACHED,
@@ -37,7 +36,7 @@ import {
   requestBase,
   scratch,
 } from "./layout";
-import { parameter, remoteShare } from "./late_score";
+import { parameter, remoteShare, sinceOf, sinceOfFour } from "./late_score";
 import { predictTtft, rateOf, stepParameter } from "./predictor";
 import { stampOf } from "./request";
 import { positionOf } from "./score";
@@ -77,10 +76,7 @@ export function scoreExpected(cluster: u32, model: u32, promptBytes: u32, stamp:
         f32x4.mul(share, f32x4.convert_i32x4_u(v128.load(cell(E_REMOTE_PROMPT, row)))),
       );
       const prefill = f32x4.mul(rate, own);
-      const since = f32x4.mul(
-        f32x4.convert_i32x4_u(i32x4.sub(i32x4.splat(stamp), v128.load(cell(E_HEAD_AT, row)))),
-        f32x4.splat(0.0625),
-      );
+      const since = sinceOfFour(row, stamp);
       const left = f32x4.sub(f32x4.mul(rate, ahead), since);
       const late = f32x4.pmax(f32x4.neg(left), zero);
       const before = f32x4.add(f32x4.pmax(left, f32x4.mul(rate, f32x4.pmin(ahead, room))), late);
@@ -143,7 +139,7 @@ export function predictRequest(row: u32, now: f64): f64 {
   const rate = <f64>load<f32>(cell(E_RATE, endpoint));
   const remote = remoteShare(load<u32>(at, R_CLUSTER)) * <f32>load<u32>(cell(E_REMOTE_PROMPT, endpoint));
   const ahead = <f64>load<u32>(at, R_AHEAD) + <f64>remote;
-  const since = <f64>(stampOf(now) - load<u32>(cell(E_HEAD_AT, endpoint))) / 16;
+  const since = <f64>sinceOf(endpoint, stampOf(now));
   const speed = rate / max<f64>(1e-9, rateOf(model));
   const own = speed * predictTtft(model, load<u32>(at, R_PROMPT), load<u32>(at, R_CACHED) * CHUNK_BYTES);
   return own + (ahead > 0 ? max<f64>(0, rate * ahead - since) : 0);

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fair shares in tokens: a tenant's virtual time is what it was served over its weight, and the least goes first. One that
-// had nothing to ask for starts at the virtual time of the others, less a burst: idleness is no further credit. Beside it, how fast a tenant's
+// Fair shares in tokens: a tenant's virtual time is what it was served over its weight, and the least goes first. Beside it, how fast a tenant's
 // work is granted while some of it waits.
 
 import {
-  H_BURST,
-  H_VIRTUAL,
-  R_PROMPT,
   TENANT_BYTES,
   T_DRAINED,
   T_DRAIN_AT,
@@ -28,22 +24,10 @@ export function tenantAt(tenant: u32): usize {
   return tenantBase + <usize>tenant * TENANT_BYTES;
 }
 
-/**
- * A tenant that had nothing waiting asks again: what it did not ask for before is credit of one burst at most.
- */
-export function rejoin(tenant: u32): void {
-  const books = tenantAt(tenant);
-  if (load<u32>(books, T_WAITING) > 0) return;
-  const now = atomic.load<u64>(H_VIRTUAL * 4);
-  const burst = virtualOf(books, <f64>load<f32>(H_BURST * 4));
-  const least = now > burst ? now - burst : 0;
-  if (load<u64>(books, T_VIRTUAL) < least) atomic.store<u64>(books + T_VIRTUAL, least);
-}
-
 // Bytes over a tenant's weight.
 // @ts-ignore: decorator
 @inline
-function virtualOf(books: usize, bytes: f64): u64 {
+export function virtualOf(books: usize, bytes: f64): u64 {
   return <u64>max<f64>(0, bytes * 1024 / max<f64>(1e-3, <f64>load<f32>(books, T_WEIGHT)));
 }
 
@@ -67,13 +51,11 @@ export function serviceRate(tenant: usize, fleetRate: f64): f64 {
   return max<f64>(1e-9, drained / (load<f64>(tenant, T_DRAIN_TIME) + PRIOR_MS));
 }
 
-// A tenant is served: its virtual time moves on by the prompt over its weight.
-export function charge(at: usize, tenant: u32, work: u32, now: f64): void {
+/** A tenant is granted a prompt of so many bytes, of which `work` are to be computed; `waited` when it was in the queue. */
+export function charge(tenant: u32, prompt: u32, work: u32, waited: bool, now: f64): void {
   const books = tenantAt(tenant);
-  if (load<u32>(books, T_WAITING) > 0) observeDrain(books, work, now);
-  const virtual = load<u64>(books, T_VIRTUAL);
-  if (virtual > atomic.load<u64>(H_VIRTUAL * 4)) atomic.store<u64>(H_VIRTUAL * 4, virtual);
-  serve(tenant, <f64>load<u32>(at, R_PROMPT));
+  if (waited || load<u32>(books, T_WAITING) > 0) observeDrain(books, work, now);
+  serve(tenant, prompt);
 }
 
 /** Adds bytes of a tenant's prompts or answers to what it was served. */

@@ -39,7 +39,6 @@ export const H_LEAST: u32 = 31; // u32, uncached bytes that any request counts f
 export const H_BURST: u32 = 33; // f32, bytes that a tenant may be served ahead of its share after it asked for less
 export const H_AVERAGES: u32 = 34; // u32, 1 when prefill times are moving averages instead of least squares
 export const H_SHARE: u32 = 32; // f32, part of every limit that this gateway may use by itself
-export const H_VIRTUAL: u32 = 40; // u64: virtual time of the tenant served last
 export const HEADER_BYTES: u32 = 256;
 
 /** Bytes of prompt text to one prefix hash; the wire unit of the metadata center. */
@@ -156,6 +155,7 @@ export const T_CONCURRENCY: u32 = 48; // requests under way
 export const T_WINDOWS: u32 = 64;
 export const T_REMOTE: u32 = 88;
 export const T_TOTALS: u32 = 104; // i64 each, what was ever used of a window, less what was given back
+export const T_PRESUMED: u32 = 128; // u32 each, what other gateways may be using of a window until they tell
 export const WINDOWS: u32 = 3;
 
 // Prefix index: buckets of 8 keys (one cache line), and beside each key an entry of one cache line:

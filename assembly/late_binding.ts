@@ -37,7 +37,6 @@ import {
   R_TENANT,
   SERVING,
   WILLING,
-  endpoints,
   nextBlockBase,
   positionPrompt,
   positionScore,
@@ -46,10 +45,10 @@ import {
   workers,
 } from "./layout";
 import { chargeOf, clusterAt, flightMs, drawNear, greatest, hasRoom, observeBusy, parameter, remoteShare, scoreLate, uncachedOf } from "./late_score";
-import { dequeue, enqueue, requestGrant, stampOf } from "./request";
+import { enqueue, requestGrant, stampOf } from "./request";
 import { gather, rowOf } from "./score";
-import { charge, observeDrain, rejoin, tenantAt } from "./fair_share";
-import { alternatives, chunksOn, next, rebase, rowAt, survey, waitMs } from "./late_order";
+import { charge, observeDrain, tenantAt } from "./fair_share";
+import { alternatives, chunksOn, next, nextGeneration, rebase, rejoin, rowAt, survey, waitMs } from "./late_order";
 import { lockCluster, unlockCluster } from "./lock";
 
 /** `arrive`: the request waits; or it would come too late to its first token, and does not. */
@@ -130,7 +129,7 @@ function placeOrQueue(
     const endpoint = rowOf(drawNear(roomy, free));
     if (free + flightMs(endpoint, load<f32>(scratch, D_MIN_REQUESTS)) < best - parameter(H_SLACK)) {
       const home = rowOf(drawNear(scores, best));
-      rejoin(tenant);
+      rejoin(row, cluster, load<u32>(at, R_BAND));
       const work = uncachedOf(prompt, chunksOn(at, home));
       if (load<f64>(at, R_DEADLINE) > 0 && now + waitMs(at, cluster, home, work, now) > load<f64>(at, R_DEADLINE)) {
         return HOPELESS;
@@ -140,8 +139,8 @@ function placeOrQueue(
       return QUEUED;
     }
     const chunks = chunksOn(at, endpoint);
-    if (requestGrant(row, generation, endpoint, chunks) == 1) {
-      charge(at, tenant, uncachedOf(prompt, chunks), now);
+    if (requestGrant(row, generation, endpoint, chunks, now) == 1) {
+      charge(tenant, prompt, uncachedOf(prompt, chunks), false, now);
       store<u32>(scratch, endpoint, D_ROW);
       store<u32>(scratch, chunks, D_MATCHED);
       return <i32>endpoint;
@@ -238,14 +237,13 @@ function fillSurveyed(cluster: u32, endpoint: u32, share: f32, now: f64): u32 {
     const row = next(cluster, endpoint, share, now);
     if (row < 0) break;
     const at = rowAt(row);
-    const generation = load<u32>(at, R_GENERATION);
     const tenant = load<u32>(at, R_TENANT);
+    const prompt = load<u32>(at, R_PROMPT);
     const chunks = chunksOn(at, endpoint);
-    const result = requestGrant(row, generation, endpoint, chunks);
+    const result = requestGrant(row, nextGeneration, endpoint, chunks, now);
     if (result == -1) break;
-    if (result == 0) continue; // its owner was faster, and has taken it out of the queue or is about to
-    charge(at, tenant, uncachedOf(load<u32>(at, R_PROMPT), chunks), now);
-    dequeue(row);
+    if (result == 0) continue; // its owner was faster
+    charge(tenant, prompt, uncachedOf(prompt, chunks), true, now);
     granted++;
     rebase(endpoint, share, now);
   }

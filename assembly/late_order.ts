@@ -26,6 +26,7 @@ import {
   REQUEST_BYTES,
   R_ADAPTER,
   R_BAND,
+  R_GENERATION,
   R_CLUSTER,
   R_DEADLINE,
   R_EVERYWHERE,
@@ -38,9 +39,10 @@ import {
   R_TENANT,
   R_WORK,
   SERVING,
+  H_BURST,
   T_VIRTUAL,
+  T_WAITING,
   T_WORK,
-  endpoints,
   histogram,
   nextBlockBase,
   requestBase,
@@ -51,7 +53,7 @@ import {
 } from "./layout";
 import { adapterMs, flightMs, aheadOf, baseOf, chargeOf, clusterAt, observeBusy, parameter, queueOf, remoteShare, uncachedOf } from "./late_score";
 import { stampOf } from "./request";
-import { serviceRate, tenantAt } from "./fair_share";
+import { serviceRate, tenantAt, virtualOf } from "./fair_share";
 
 /** Share of the time that a request is overdue by which its slack grows. */
 const LATE_SLACK: f64 = 0.1;
@@ -134,6 +136,9 @@ function costOn(endpoint: u32, base: f32, work: u32, price: f32, adapter: u32): 
   return base + load<f32>(cell(E_RATE, endpoint)) * <f32>work * price + adapterMs(endpoint, adapter);
 }
 
+/** Generation of the row that `next` returned. */
+export let nextGeneration: u32 = 0;
+
 // The waiting request whose turn it is on an endpoint, or -1.
 export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
   const price: f32 = 1 + chargeOf(cluster);
@@ -149,6 +154,8 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
     for (; bits != 0; bits &= bits - 1) {
       const row = (word << 5) + ctz<u32>(bits);
       const at = rowAt(row);
+      // First: a row that becomes another request's while it is read is not granted.
+      const generation = atomic.load<u32>(at, R_GENERATION);
       if (load<u32>(at, R_CLUSTER) != cluster || load<u32>(at, R_PHASE) != PHASE_WAITING) continue;
       const mask = load<u32>(at, R_MASK);
       if ((eligibility & mask) != mask) continue;
@@ -168,7 +175,9 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
       if (itsBand == band && itsVirtual == virtual && itsTurn >= turn) continue;
       const slack = <f64>parameter(H_SLACK) + LATE_SLACK * max<f64>(0, late) + max<f64>(0, NEAR_MS - left);
       if (!wants(at, endpoint, base, work, price, mask, share, slack, stampOf(now), late > 0)) continue;
+      if ((atomic.load<u32>(waitingBase + (<usize>word << 2)) & (1 << (row & 31))) == 0) continue;
       chosen = <i32>row;
+      nextGeneration = generation;
       band = itsBand;
       virtual = itsVirtual;
       turn = itsTurn;
@@ -247,4 +256,31 @@ export function rebase(endpoint: u32, share: f32, now: f64): void {
   for (let i: u32 = 0; i < alternatives; i++) {
     if (load<u32>(alternative(i)) == endpoint) store<f32>(alternative(i), base, 4);
   }
+}
+
+/**
+ * A tenant that had nothing waiting asks again. It may be one burst before the others that wait in its band, for what it
+ * did not ask for, and one behind them, for what it was served while there was enough for all.
+ */
+export function rejoin(row: u32, cluster: u32, band: u32): void {
+  const books = tenantAt(load<u32>(rowAt(row), R_TENANT));
+  if (load<u32>(books, T_WAITING) > 0) return;
+  let least: u64 = u64.MAX_VALUE;
+  let most: u64 = 0;
+  const words = (workers * requestsPerWorker + 31) >> 5;
+  for (let word: u32 = 0; word < words; word++) {
+    for (let bits = atomic.load<u32>(waitingBase + (<usize>word << 2)); bits != 0; bits &= bits - 1) {
+      const at = rowAt((word << 5) + ctz<u32>(bits));
+      if (load<u32>(at, R_CLUSTER) != cluster || load<u32>(at, R_BAND) != band) continue;
+      const virtual = load<u64>(tenantAt(load<u32>(at, R_TENANT)), T_VIRTUAL);
+      least = min(least, virtual);
+      most = max(most, virtual);
+    }
+  }
+  if (least > most) return; // nobody waits there
+  const burst = virtualOf(books, <f64>load<f32>(H_BURST * 4));
+  const own = load<u64>(books, T_VIRTUAL);
+  const first = least > burst ? least - burst : 0;
+  if (own < first) atomic.store<u64>(books + T_VIRTUAL, first);
+  else if (own > most + burst) atomic.store<u64>(books + T_VIRTUAL, most + burst);
 }

@@ -90,6 +90,23 @@ export function queueOf(row: u32): f32 {
   return <f32>max(0, requests);
 }
 
+/** Ms that an endpoint is at the prefill that it is at: 0 when this gateway has none there. Another thread may be ahead. */
+// @ts-ignore: decorator
+@inline
+export function sinceOf(row: u32, stamp: u32): f32 {
+  if (load<u32>(cell(E_UNCACHED, row)) == 0) return 0;
+  return <f32>max<i32>(0, <i32>(stamp - load<u32>(cell(E_HEAD_AT, row)))) / 16;
+}
+
+/** The same of four rows. */
+// @ts-ignore: decorator
+@inline
+export function sinceOfFour(row: u32, stamp: u32): v128 {
+  const passed = i32x4.sub(i32x4.splat(stamp), v128.load(cell(E_HEAD_AT, row)));
+  const since = f32x4.mul(f32x4.convert_i32x4_s(i32x4.max_s(passed, i32x4.splat(0))), f32x4.splat(0.0625));
+  return v128.andnot(since, i32x4.eq(v128.load(cell(E_UNCACHED, row)), i32x4.splat(0)));
+}
+
 /** ahead_ms_i of the formula. */
 // @ts-ignore: decorator
 @inline
@@ -97,7 +114,7 @@ export function aheadMs(row: u32, share: f32, stamp: u32): f32 {
   const rate = load<f32>(cell(E_RATE, row));
   const ahead = aheadOf(row, share);
   if (ahead <= 0) return 0;
-  const left = rate * ahead - <f32>(stamp - load<u32>(cell(E_HEAD_AT, row))) / 16;
+  const left = rate * ahead - sinceOf(row, stamp);
   return max(left, rate * min(ahead, parameter(H_ROOM))) + max<f32>(-left, 0);
 }
 
@@ -109,7 +126,7 @@ export function hasRoom(row: u32, share: f32, stamp: u32): bool {
   const ahead = aheadOf(row, share);
   if (ahead <= 0) return true;
   const rate = load<f32>(cell(E_RATE, row));
-  const late = <f32>(stamp - load<u32>(cell(E_HEAD_AT, row))) / 16 - rate * ahead;
+  const late = sinceOf(row, stamp) - rate * ahead;
   return ahead < parameter(H_ROOM) && late < rate * parameter(H_ROOM);
 }
 
@@ -196,10 +213,7 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
       );
       const more = f32x4.sub(q, least);
       const rate = v128.load(cell(E_RATE, row));
-      const since = f32x4.mul(
-        f32x4.convert_i32x4_u(i32x4.sub(i32x4.splat(stamp), v128.load(cell(E_HEAD_AT, row)))),
-        f32x4.splat(0.0625),
-      );
+      const since = sinceOfFour(row, stamp);
       const left = f32x4.sub(f32x4.mul(rate, ahead), since);
       const late = f32x4.pmax(f32x4.neg(left), zero);
       const some = f32x4.gt(ahead, zero);

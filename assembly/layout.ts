@@ -47,7 +47,6 @@ import {
   H_TENANTS,
   H_TOTAL,
   H_VERSION,
-  H_VIRTUAL,
   H_WORKERS,
   IDENTITY_BYTES,
   LABEL_BITS,
@@ -70,6 +69,7 @@ import {
   SAMPLE_RING_BYTES,
   TENANT_BYTES,
   T_TOTALS,
+  T_PRESUMED,
   T_REMOTE,
 } from "./fields";
 
@@ -192,7 +192,7 @@ export function layoutHash(): u32 {
   h = mix(mix(mix(h, PREDICTOR_BYTES), M_COVARIANCE), M_RATIO);
   h = mix(mix(h, SAMPLE_RING_BYTES), SAMPLE_FIELDS);
   h = mix(mix(mix(h, R_PREEMPTED), R_MATCH), TENANT_BYTES);
-  h = mix(mix(mix(h, H_LEAST), H_VIRTUAL), T_REMOTE);
+  h = mix(mix(mix(h, H_LEAST), T_PRESUMED), T_REMOTE);
   h = mix(mix(h, AVERAGES), T_TOTALS);
   return h;
 }

@@ -5,10 +5,12 @@
 //
 // in one 64-bit word, so that a reservation is one compare-and-swap: two requests never both get the last token.
 
-import { T_CONCURRENCY, T_REMOTE, T_TOTALS, T_WINDOWS, TENANT_BYTES, tenantBase } from "./layout";
+import { T_CONCURRENCY, T_PRESUMED, T_REMOTE, T_TOTALS, T_WINDOWS, TENANT_BYTES, tenantBase } from "./layout";
 import { R_ADMITTED, R_TENANT, REQUEST_BYTES, requestBase } from "./layout";
 
 const MINUTE_MS: f64 = 60_000;
+/** When other gateways will have told what they use. */
+const SOON_MS: f64 = 200;
 const MOST: u64 = (1 << 28) - 1;
 
 // @ts-ignore: decorator
@@ -32,7 +34,8 @@ function pack(minute: u64, last: u64, current: u64): u64 {
 // The word as it is in this minute: minutes that passed move what was used on.
 function advanced(word: u64, minute: u64): u64 {
   const passed = (minute - (word >> 56)) & 255;
-  if (passed == 0) return word;
+  // 255: a thread that is still in the minute before.
+  if (passed == 0 || passed == 255) return word;
   return pack(minute, passed == 1 ? word & MOST : 0, 0);
 }
 
@@ -60,6 +63,7 @@ export function limitReserve(tenant: u32, window: u32, amount: f64, limit: f64, 
   const minute = <u64>(now / MINUTE_MS);
   const part = now / MINUTE_MS - <f64>minute;
   const remote = <f64>load<u32>(tenantBase + <usize>tenant * TENANT_BYTES + T_REMOTE + (<usize>window << 2));
+  const presumed = <f64>load<u32>(tenantBase + <usize>tenant * TENANT_BYTES + T_PRESUMED + (<usize>window << 2));
   let before: u64;
   let after: u64;
   do {
@@ -67,6 +71,8 @@ export function limitReserve(tenant: u32, window: u32, amount: f64, limit: f64, 
     const word = advanced(before, minute);
     const used = usedIn(word, part) + remote;
     if (used + amount > limit) return waitMs(word, part, used + amount - limit);
+    // A request may reach into the others' part once: it may be larger than a part.
+    if (used + presumed >= limit && presumed > 0) return SOON_MS;
     after = (word & ~MOST) | min((word & MOST) + <u64>amount, MOST);
   } while (atomic.cmpxchg<u64>(at, before, after) != before);
   atomic.add<i64>(totalAt(tenant, window), <i64>amount);
@@ -95,7 +101,7 @@ export function limitSettle(tenant: u32, window: u32, amount: f64, now: f64): vo
     // What was reserved in the minute before is given back there.
     const over = min<f64>(0, <f64>(word & MOST) + amount);
     const last = max<f64>(0, <f64>((word >> 28) & MOST) + over);
-    after = pack(minute, <u64>last, <u64>current);
+    after = pack(word >> 56, <u64>last, <u64>current);
   } while (atomic.cmpxchg<u64>(at, before, after) != before);
   atomic.add<i64>(totalAt(tenant, window), <i64>amount);
 }

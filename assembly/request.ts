@@ -64,6 +64,7 @@ import {
   R_WORK,
   C_CLASSES,
   R_ADMITTED,
+  R_BAND,
   R_CLASS,
   R_PREEMPTED,
   T_CONCURRENCY,
@@ -119,6 +120,7 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
   store<u32>(at, 0, R_ADMITTED);
   store<u32>(at, 0, R_PREEMPTED);
   store<u32>(at, 0, R_TENANT);
+  store<u32>(at, 0, R_BAND);
   store<f64>(at, 0, R_DEADLINE);
   store<f64>(at, now, R_STARTED);
   const generation = atomic.add<u32>(at, 1, R_GENERATION) + 1;
@@ -165,7 +167,7 @@ export function dequeue(row: u32): bool {
  * Grants a waiting row its endpoint and wakes its owner; any worker may. Returns 1, or 0 when the row is no longer
  * waiting, or -1 when the endpoint stopped serving meanwhile (the row still waits: choose again).
  */
-export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChunks: u32): i32 {
+export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChunks: u32, now: f64): i32 {
   const at = rowAt(row);
   if (atomic.cmpxchg<u32>(at, PHASE_WAITING, PHASE_GRANTING, R_PHASE) != PHASE_WAITING) return 0;
   // From here on nobody else changes the row. It may have become another request's before.
@@ -173,6 +175,7 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
     atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
     return 0;
   }
+  const waited = dequeue(row);
   const prompt = load<u32>(at, R_PROMPT);
   store<u32>(at, endpoint, R_ENDPOINT);
   store<u32>(at, cachedChunks, R_CACHED);
@@ -183,7 +186,10 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
   store<u32>(at, 1, R_HELD);
   atomic.add<u32>(cell(E_REQUESTS, endpoint), 1);
   atomic.add<u32>(cell(E_PROMPT, endpoint), prompt);
-  store<u32>(at, atomic.add<u32>(cell(E_UNCACHED, endpoint), uncached), R_AHEAD);
+  const ahead = atomic.add<u32>(cell(E_UNCACHED, endpoint), uncached);
+  store<u32>(at, ahead, R_AHEAD);
+  // Nothing is ahead of it: the endpoint is at its prefill from now on.
+  if (ahead == 0) store<u32>(cell(E_HEAD_AT, endpoint), stampOf(now));
   // The control plane frees a row only when it serves no more and its count is zero, in this order; so after the
   // addition a row that still serves is not being freed.
   const eligibility = atomic.load<u32>(cell(E_ELIGIBILITY, endpoint));
@@ -193,6 +199,7 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
   if (!serves) {
     atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);
     dropPrompt(at, endpoint);
+    if (waited) enqueue(row, load<u32>(at, R_WORK));
     atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
     return -1;
   }

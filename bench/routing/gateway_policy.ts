@@ -141,7 +141,7 @@ export class GatewayPolicy implements RoutingPolicy {
     if (!this.#placement.policy.queued) {
       this.#decisions.setObjectives(GOOD_TTFT_MS, GOOD_TPOT_MS);
       const endpoint = this.#decisions.choose(this.#placement, prompt.bytes, 0, this.fleet.now);
-      row.grant(endpoint, this.#decisions.matchedChunks);
+      row.grant(endpoint, this.#decisions.matchedChunks, this.fleet.now);
       this.#send(open);
       return;
     }

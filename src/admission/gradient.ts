@@ -29,6 +29,7 @@ export class GradientLimit {
   /** Takes a latency in; `inFlight` requests were on the endpoint then. Returns the limit. */
   add(ms: number, inFlight: number): number {
     const { min, max, tolerance } = this.options;
+    if (!(ms > 0)) return Math.round(this.#limit);
     this.#short = Number.isNaN(this.#short) ? ms : this.#short + SHORT * (ms - this.#short);
     this.#long = Number.isNaN(this.#long) ? ms : this.#long + LONG * (ms - this.#long);
     // After an overload the long mean comes down at once, or the limit would stay high.

@@ -52,6 +52,8 @@ export interface Waiting {
   fail(error: UpstreamError): void;
 }
 
+/** Ends of the client's making: the engine has worked for it. */
+const LEFT: ReadonlySet<Outcome> = new Set<Outcome>(["client_closed", "deadline_exceeded"]);
 /** A tenant is charged for the pieces of a stream this many at a time. */
 const CHARGED_PIECES = 16;
 
@@ -176,13 +178,15 @@ export class Exchange implements Deadline {
     this.#charged = tokens;
   }
 
-  // What an engine said it used counts; of an answer that broke off, what came; of one that never began, nothing.
+  // What an engine said it used counts; of an answer that broke off, what came; of one that its client did not wait for, the
+  // prompt; of one that no engine gave, nothing.
   #settle(outcome: Outcome): void {
     this.#charge(this.usage?.completionTokens ?? this.#pieces);
     if (!this.#reservation) return;
     if (this.usage) this.#reservation.settle(this.usage.promptTokens, this.usage.completionTokens);
     else if (outcome === "ok") this.#reservation.settle(undefined, undefined);
     else if (this.#pieces > 0) this.#reservation.settle(undefined, this.#pieces);
+    else if (this.endpoint !== "" && LEFT.has(outcome)) this.#reservation.settle(undefined, 0);
     else this.#reservation.refund();
   }
 

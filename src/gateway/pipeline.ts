@@ -144,7 +144,7 @@ export class Pipeline {
         },
         preempt: exchange.preempt,
         hidden: !call.stream,
-        pinned: responses.holder(call.previousResponse, route.placement),
+        pinned: responses.holder(call.previousResponse, tenant, route.placement),
         hold(waiting) {
           exchange.hold(waiting);
           early?.wait(config.queue.head_after_ms);
@@ -164,7 +164,7 @@ export class Pipeline {
         clientStallMs: config.timeouts.client_stall_ms,
         hideUsage: call.stream && !asksForUsage(call) && (config.usage_accounting || route.rule.backend === "triton"),
         splitReasoning: config.split_reasoning && kind === "chat",
-        stored: kind === "responses" ? (id) => responses.store(id, slot.endpoint) : undefined,
+        stored: kind === "responses" ? (id) => responses.store(id, slot.endpoint, tenant) : undefined,
       });
     } catch (error) {
       return exchange.refuse(this.#asGatewayError(error, exchange));

@@ -4,6 +4,7 @@
 
 import { GatewayError } from "../base/errors.ts";
 import type { Config } from "../config/schema.ts";
+import type { Tenant } from "../admission/tenants.ts";
 import type { Placement } from "../scheduler/placement.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import type { PinTable } from "../tables/pin_table.ts";
@@ -25,17 +26,17 @@ export class StoredResponses {
   ) {}
 
   /** Remembers that an endpoint holds a response. */
-  store(id: string, endpoint: number): void {
-    if (id !== "") this.pins.set(id, endpoint, this.endpoints.generation(endpoint));
+  store(id: string, endpoint: number, tenant: Tenant): void {
+    if (id !== "") this.pins.set(keyOf(id, tenant), endpoint, this.endpoints.generation(endpoint));
   }
 
   /**
    * The endpoint row that holds a response; undefined when that is not known: any may try. With a placement it has to be
    * one of its endpoints. Throws GatewayError (response_not_found) when it is another's.
    */
-  holder(id: string | undefined, placement?: Placement): number | undefined {
+  holder(id: string | undefined, tenant: Tenant, placement?: Placement): number | undefined {
     if (id === undefined) return undefined;
-    const pin = this.pins.get(id);
+    const pin = this.pins.get(keyOf(id, tenant));
     if (!pin || !this.pins.matches(pin.generation, this.endpoints.generation(pin.row))) return undefined;
     if (placement && !this.endpoints.belongs(pin.row, placement.cluster, placement.eligibility)) {
       throw new GatewayError(
@@ -53,8 +54,8 @@ export class StoredResponses {
     const exchange = new Exchange(this.context, request, "responses");
     try {
       const target = checkHead(exchange, request.url, limits);
-      exchange.authenticate();
-      const row = this.holder(id);
+      const tenant = exchange.authenticate();
+      const row = this.holder(id, tenant);
       if (row === undefined) {
         throw new GatewayError("response_not_found", `The response ${JSON.stringify(id)} is not known here`);
       }
@@ -73,4 +74,9 @@ export class StoredResponses {
       return exchange.refuse(error instanceof GatewayError ? error : new GatewayError("internal", String(error)));
     }
   }
+}
+
+// A response is its tenant's: nobody else finds it.
+function keyOf(id: string, { row, name }: Tenant): string {
+  return row === 0 ? id : `${name}\n${row}\n${id}`;
 }

@@ -40,7 +40,6 @@ const REFRESHED = 64;
 /** A request of this worker that waits. */
 class Waiting implements Deadline {
   place = -1;
-  failed = false;
   readonly #done = Promise.withResolvers<void>();
 
   constructor(
@@ -62,7 +61,6 @@ class Waiting implements Deadline {
   }
 
   readonly fail = (error: Error): void => {
-    this.failed = true;
     this.#done.reject(error);
   };
 
@@ -190,10 +188,10 @@ export class LocalScheduler implements Scheduler, SlotOwner {
   // A request that another worker marked is given up by its owner.
   #lookForPreempted(): void {
     for (const [row, giveUp] of this.#preemptible) {
-      if (row.phase === RequestPhase.prefilling && !row.preempted) continue;
-      if (row.phase === RequestPhase.granted) continue;
+      if (!row.over && row.phase === RequestPhase.prefilling && !row.preempted) continue;
+      if (!row.over && row.phase === RequestPhase.granted) continue;
       this.#preemptible.delete(row);
-      if (row.preempted) giveUp();
+      if (!row.over && row.preempted) giveUp();
     }
   }
 

@@ -49,8 +49,9 @@ export class LimitSync {
     readonly staleMs: number,
     readonly send: (cluster: string, events: CenterEvent[]) => void,
   ) {
-    this.#limited = config.tenants.map(({ name, limits }, i) => ({
-      row: 1 + i,
+    const known = [{ name: "anonymous", limits: config.tenancy.anonymous.limits }, ...config.tenants];
+    this.#limited = known.map(({ name, limits }, row) => ({
+      row,
       ips: WINDOWS.map((window, w) => limits[`${window}_per_minute`] === undefined ? undefined : addressOf(name, w)),
       limits: WINDOWS.map((window) => limits[`${window}_per_minute`]),
       told: WINDOWS.map(() => 0),
@@ -108,25 +109,24 @@ export class LimitSync {
         owed[window] = Math.max(0, -more);
         if (more > 0) events.push(this.#tell(ip, more, now + MINUTE_MS));
       });
-      writeRemoteUse(
-        this.kernel,
-        row,
-        limits.map((limit, window) => known ? this.#others(row, ips[window], window, limit) : 0),
-      );
+      limits.forEach((limit, window) => {
+        const ip = ips[window];
+        if (ip === undefined || limit === undefined) return;
+        const remote = known ? this.#remote.get(ip)?.promptLength ?? 0 : 0;
+        writeRemoteUse(this.kernel, row, window, remote, known ? this.#presumed(row, window, limit, remote) : 0);
+      });
     }
     writeOwnShare(this.kernel, known ? 1 : 1 / this.#gateways);
     if (events.length > 0) this.send(TENANTS_CLUSTER, events);
   }
 
-  // What the others used, and of what is left what is theirs until the next tick: when all take their part at once, the
-  // limit holds; one that is alone with its tenant gets most of what is left within a few ticks.
-  #others(row: number, ip: string | undefined, window: number, limit: number | undefined): number {
-    if (ip === undefined || limit === undefined) return 0;
-    const used = this.#remote.get(ip)?.promptLength ?? 0;
-    const left = Math.max(0, limit - used - ownWindow(this.kernel, row, window, this.clock.shared()));
-    if (this.#gateways === 1) return used;
-    // Half of an even part: what is known of the others may be a tick old.
-    return used + left * (1 - 1 / (2 * this.#gateways));
+  // Of what is left, what is the others' until the next tick: when all take their part at once, the limit holds; one that
+  // is alone with its tenant gets most of what is left within a few ticks.
+  #presumed(row: number, window: number, limit: number, remote: number): number {
+    if (this.#gateways === 1) return 0;
+    const left = Math.max(0, limit - remote - ownWindow(this.kernel, row, window, this.clock.shared()));
+    // Half of an even part is our own: what is known of the others may be a tick old.
+    return left * (1 - 1 / (2 * this.#gateways));
   }
 
   #tell(ip: string, amount: number, until: number): CenterEvent {

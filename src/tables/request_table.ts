@@ -3,6 +3,7 @@
 // exactly once; when the worker dies, the control plane releases what the rows still hold.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { systemClock } from "../base/clock.ts";
 import { assert } from "../base/assert.ts";
 import { HIGH_ROW_CELL, ownCells } from "./metric_cells.ts";
 
@@ -70,6 +71,11 @@ export class RequestRow {
     this.#wakeBefore = words[this.#wake];
   }
 
+  /** Whether it was released: the row may be another request's by now. */
+  get over(): boolean {
+    return this.#released;
+  }
+
   get phase(): RequestPhase {
     const k = this.kernel.exports;
     return Atomics.load(this.words, (k.requestOffset(this.row) + k.R_PHASE) >>> 2) as RequestPhase;
@@ -92,8 +98,8 @@ export class RequestRow {
   }
 
   /** Grants this row an endpoint; false when that endpoint stopped serving meanwhile. */
-  grant(endpoint: number, cachedChunks: number): boolean {
-    return this.kernel.exports.requestGrant(this.row, this.generation, endpoint, cachedChunks) === 1;
+  grant(endpoint: number, cachedChunks: number, sharedMs = systemClock.shared()): boolean {
+    return this.kernel.exports.requestGrant(this.row, this.generation, endpoint, cachedChunks, sharedMs) === 1;
   }
 
   /** Resolves when any worker has granted this row, or it was released; at once if that has happened already. */

@@ -9,13 +9,22 @@ export function writeTenant(kernel: AttachedKernel, tenant: number, { weight }: 
   new Float32Array(kernel.buffer)[(k.tenantOffset(tenant) + k.T_WEIGHT) >>> 2] = weight;
 }
 
-/** Sets what other gateways used of a tenant's limits in the last minute, a number for each window. Control plane only. */
-export function writeRemoteUse(kernel: AttachedKernel, tenant: number, used: readonly number[]): void {
+/**
+ * Sets what other gateways used of a tenant's window in the last minute, and what they may be using until they tell.
+ * Control plane only.
+ */
+export function writeRemoteUse(
+  kernel: AttachedKernel,
+  tenant: number,
+  window: number,
+  used: number,
+  presumed: number,
+): void {
   const k = kernel.exports;
   const words = new Int32Array(kernel.buffer);
-  used.forEach((amount, window) => {
-    Atomics.store(words, ((k.tenantOffset(tenant) + k.T_REMOTE) >>> 2) + window, Math.round(amount));
-  });
+  const at = (k.tenantOffset(tenant) >>> 2) + window;
+  Atomics.store(words, at + (k.T_REMOTE >>> 2), Math.round(used));
+  Atomics.store(words, at + (k.T_PRESUMED >>> 2), Math.round(presumed));
 }
 
 /** What this gateway ever used of each of a tenant's windows; less what was given back. */

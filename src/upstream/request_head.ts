@@ -78,8 +78,8 @@ export function readIncoming(headers: Headers, own: OwnFields): IncomingFields {
     else if (name === "x-aigw-timeout-ms") timeoutMs = value;
     else if (name === "x-aigw-ttft-slo-ms") ttftSloMs = value;
     else if (name === "x-aigw-tpot-slo-ms") tpotSloMs = value;
-    else if (own.tenant.includes(name)) tenant ??= value;
-    else if (own.priority.includes(name)) priority ??= value;
+    else if (own.tenant.includes(name)) tenant = firstOf(own.tenant, headers) ?? value;
+    else if (own.priority.includes(name)) priority = firstOf(own.priority, headers) ?? value;
     else if (own.keys && name === "authorization") authorization = value;
     else if (own.keys && name === "x-api-key") apiKey = value;
     else if (!NOT_FORWARDED.has(name)) {
@@ -106,6 +106,14 @@ export function readIncoming(headers: Headers, own: OwnFields): IncomingFields {
     origin,
     fields: `${fields}x-request-id: ${requestId}\r\n`,
   };
+}
+
+// Of several fields for one thing, the one that the config names first.
+function firstOf(names: readonly string[], headers: Headers): string | undefined {
+  for (const name of names) {
+    const value = headers.get(name);
+    if (value !== null) return value;
+  }
 }
 
 // Rare: the client named further fields of its own connection.

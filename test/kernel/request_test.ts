@@ -104,7 +104,7 @@ Deno.test("a grant by another thread wakes the owner", async () => {
   const request = new RequestTable(kernels[1]).tryOpen(0, 0, 7, 0)!;
   const alive = setInterval(() => {}, 1_000); // a pending waitAsync does not keep the event loop alive
   const granted = request.granted();
-  queueMicrotask(() => kernels[2].exports.requestGrant(request.row, request.generation, row, 3));
+  queueMicrotask(() => kernels[2].exports.requestGrant(request.row, request.generation, row, 3, 0));
   await granted;
   assertEquals([request.phase, request.endpoint], [RequestPhase.granted, row]);
   await request.granted();
