@@ -155,6 +155,9 @@ export class GatewayPolicy implements RoutingPolicy {
   #send(open: Open): void {
     const { job, row, prompt } = open;
     row.dispatch(this.fleet.now, job.hidden);
+    // The metadata center tells the others which engine holds the prompt.
+    const holder = this.#engineOf.get(row.endpoint)!;
+    this.fleet.tellOthers((other) => (other as GatewayPolicy).saved(prompt, holder));
     open.pinned = this.#decisions.pin(prompt, this.#placement.salt, row.endpoint);
     this.#open.set(job, open);
     job.pendingTokens = Math.max(0, job.inputTokens - row.cachedChunks * CHUNK_BYTES / BYTES_PER_TOKEN);
@@ -239,6 +242,11 @@ export class GatewayPolicy implements RoutingPolicy {
     if (this.#tenants) this.#kernel.exports.serve(job.tenant, job.outputTokens * BYTES_PER_TOKEN);
     this.#open.delete(job);
     if (job.hidden) this.#fill(endpoint);
+  }
+
+  /** An engine holds a prompt that went there through another gateway. */
+  saved(prompt: HashedPrompt, engine: number): void {
+    this.#decisions.remember(prompt, this.#placement.salt, this.#rows[engine]);
   }
 
   setRemote(inFlight: readonly number[], promptTokens: readonly number[]): void {

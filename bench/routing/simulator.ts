@@ -50,6 +50,8 @@ export interface Fleet {
   /** As they were when the engines were last asked. */
   readonly gauges: readonly EngineGauges[];
   send(job: Job, engine: number): void;
+  /** Tells the policies of the other gateways something, when they are told next. */
+  tellOthers(call: (other: RoutingPolicy) => void): void;
   /** Calls back after some milliseconds. */
   after(ms: number, call: () => void): void;
 }
@@ -124,6 +126,13 @@ class View implements Fleet {
   after(ms: number, call: () => void): void {
     this.simulator.after(ms, call);
   }
+  tellOthers(call: (other: RoutingPolicy) => void): void {
+    const { views, disturbance } = this.simulator;
+    if (views.length === 1) return;
+    this.after(disturbance.syncMs, () => {
+      for (const view of views) if (view !== this) call(view.policy);
+    });
+  }
 
   #add(engine: number, requests: number, pending: number, prompt: number): void {
     this.inFlight[engine] += requests;
@@ -174,6 +183,7 @@ export class Simulator {
   #gauges: readonly EngineGauges[] = [];
   #gaugesAt = -Infinity;
   #open = 0;
+  views: readonly View[] = [];
   sent: number[];
   sentTokens: number[];
 
@@ -260,7 +270,7 @@ export class Simulator {
       pendingTokens: 0,
     }));
     this.#open = jobs.length;
-    const views = Array.from({ length: gateways }, () => new View(this));
+    const views = this.views = Array.from({ length: gateways }, () => new View(this));
     for (const view of views) view.policy = make(view);
     if (gateways > 1) {
       const sync = () => {
