@@ -6,6 +6,9 @@ import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { HIGH_ROW_CELL, readCell } from "../tables/metric_cells.ts";
 import { RequestPhase } from "../tables/request_table.ts";
 
+/** Share of a predicted prefill after which it may be over, when the engine has nobody waiting. */
+const MOST = 0.9;
+
 interface Prefill {
   row: number;
   generation: number;
@@ -16,12 +19,14 @@ interface Prefill {
 export class HiddenPrefills {
   readonly #words: Int32Array;
   readonly #floats: Float64Array;
+  readonly #rates: Float32Array;
   readonly #rows: number;
   readonly #workers: number;
 
   constructor(readonly kernel: AttachedKernel) {
     this.#words = new Int32Array(kernel.buffer);
     this.#floats = new Float64Array(kernel.buffer);
+    this.#rates = new Float32Array(kernel.buffer);
     this.#rows = this.#words[kernel.exports.H_REQUESTS];
     this.#workers = this.#words[kernel.exports.H_WORKERS];
   }
@@ -35,11 +40,23 @@ export class HiddenPrefills {
     const prefills = this.#prefillsOf(endpoint, atMs);
     const done = prefills.length - waiting - 1;
     let count = 0;
-    for (let i = 0; i < done; i++) {
+    for (let i = 0; i < prefills.length; i++) {
       const { row, generation, hidden } = prefills[i];
-      if (hidden && this.kernel.exports.requestFirstToken(row, generation, nowMs) >= 0) count++;
+      // With nobody waiting the last one is over or nearly so when most of its time has passed: an engine that may be idle
+      // does not wait for a prediction that is too long.
+      const over = i < done || (i === done && waiting === 0 && this.#mostly(endpoint, row, nowMs));
+      if (over && hidden && this.kernel.exports.requestFirstToken(row, generation, nowMs) >= 0) count++;
     }
     return count;
+  }
+
+  #mostly(endpoint: number, row: number, nowMs: number): boolean {
+    const k = this.kernel.exports;
+    const rate = this.#rates[(k.columnOffset(k.E_RATE) >>> 2) + endpoint];
+    const bytes = this.#words[(k.requestOffset(row) + k.R_UNCACHED) >>> 2] >>> 0;
+    const began = this.#words[(k.columnOffset(k.E_HEAD_AT) >>> 2) + endpoint];
+    const sinceMs = ((Number(BigInt.asIntN(32, BigInt(Math.floor(nowMs * 16)))) - began) | 0) / 16;
+    return sinceMs >= MOST * rate * bytes;
   }
 
   // Requests on an endpoint that were sent before a time and are before their first token, the oldest first.
