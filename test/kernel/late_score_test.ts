@@ -126,7 +126,9 @@ Deno.test("expected_ttft scores by prediction; slo packs where the objectives ar
     const first = choose(k.POLICY_EXPECTED_TTFT);
     for (const one of endpoints) close(-score(one.row), ttft(one), `row ${one.row} of round ${round}`);
     const best = Math.min(...endpoints.map(ttft));
-    close(ttft(endpoints.find(({ row }) => row === first)!), best, `round ${round}`);
+    // Endpoints that differ by less than the tie are alike.
+    const nearBest = (one: Endpoint) => assert(ttft(one) <= 1.001 * best + queue.tie_ms + 0.01, `round ${round}`);
+    nearBest(endpoints.find(({ row }) => row === first)!);
 
     const [ttftMs, tpotMs] = [best * random.pick([0.5, 1.5, 4]), random.pick([0, 12, 20])];
     floats[(k.decisionOffset() + k.D_TTFT_SLO) >>> 2] = ttftMs;
@@ -134,7 +136,7 @@ Deno.test("expected_ttft scores by prediction; slo packs where the objectives ar
     const packed = endpoints.find(({ row }) => row === choose(k.POLICY_SLO))!;
     const keeps = (one: Endpoint) => ttft(one) <= ttftMs && (tpotMs === 0 || 10 + 0.5 * (one.requests + 1) <= tpotMs);
     assertEquals(decisionWord(kernel, k.D_SLO_MET) > 0, endpoints.some(keeps), `round ${round}`);
-    if (!endpoints.some(keeps)) close(ttft(packed), best, `round ${round}`);
+    if (!endpoints.some(keeps)) nearBest(packed);
     else {
       assert(keeps(packed), `round ${round}`);
       const merit = (one: Endpoint) => own(one) - 0.01 * ttft(one);
