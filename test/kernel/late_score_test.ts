@@ -133,7 +133,8 @@ Deno.test("expected_ttft scores by prediction; slo packs where the objectives ar
     const [ttftMs, tpotMs] = [best * random.pick([0.5, 1.5, 4]), random.pick([0, 12, 20])];
     floats[(k.decisionOffset() + k.D_TTFT_SLO) >>> 2] = ttftMs;
     floats[(k.decisionOffset() + k.D_TPOT_SLO) >>> 2] = tpotMs;
-    const packed = endpoints.find(({ row }) => row === choose(k.POLICY_SLO))!;
+    const second = choose(k.POLICY_SLO);
+    const packed = endpoints.find(({ row }) => row === second)!;
     const keeps = (one: Endpoint) => ttft(one) <= ttftMs && (tpotMs === 0 || 10 + 0.5 * (one.requests + 1) <= tpotMs);
     assertEquals(decisionWord(kernel, k.D_SLO_MET) > 0, endpoints.some(keeps), `round ${round}`);
     if (!endpoints.some(keeps)) nearBest(packed);
