@@ -101,16 +101,32 @@ await Deno.writeTextFile(
   `${folder}/post.lua`,
   `wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nfunction init(args) wrk.body = io.open(args[1]):read("*a") end\nfunction request() return wrk.format() end\n`,
 );
-await Deno.writeTextFile(
-  `${folder}/gateway.json`,
-  JSON.stringify({
-    admin: { listen: "127.0.0.1:19011" },
+/** A gateway's config; `more` is merged over it. Returns the arguments of its process. */
+async function gateway(name: string, port: number, more: Record<string, unknown> = {}): Promise<string[]> {
+  const file = `${folder}/${name}.json`;
+  const config = {
+    admin: { listen: `127.0.0.1:${port + 100}` },
+    metadata_center: { listen: "127.0.0.1:0" },
+    log: { level: "error" },
     clusters: [{ name: "c", endpoints: [{ address: "127.0.0.1", port: ENGINE }] }],
     model_mapping_rule: { m: { rules: [{ backend: "vllm", cluster: "c" }] } },
-  }),
-);
+    ...more,
+  };
+  await Deno.writeTextFile(file, JSON.stringify(config));
+  const listen = ["--listen", `127.0.0.1:${port}`];
+  return [GATEWAY_FLAGS, `${root}src/main.ts`, "serve", "--config", file, ...listen, "--workers", "1"];
+}
+
+/** Limits that are counted and never reached. */
+const LIMITS = {
+  requests_per_minute: 200_000_000,
+  input_tokens_per_minute: 200_000_000,
+  output_tokens_per_minute: 200_000_000,
+  concurrency: 1_000_000,
+};
 
 const NGINX_PORT = PORT + 9;
+const GATEWAY_PORTS: Record<string, number> = { "aigw": PORT + 8, "aigw, limits": PORT + 7 };
 await Deno.writeTextFile(
   `${folder}/nginx.conf`,
   `worker_processes 1; daemon off; error_log ${folder}/nginx.log; pid ${folder}/nginx.pid;
@@ -137,17 +153,10 @@ const TARGETS: Record<string, string[] | undefined> = {
   "fetch, piped": [`${root}bench/load/bare_proxy.ts`, "pipe", String(PORT + 1), String(ENGINE)],
   "fetch, read": [`${root}bench/load/bare_proxy.ts`, "read", String(PORT + 2), String(ENGINE)],
   ...(nginx ? { "nginx": ["-c", `${folder}/nginx.conf`] } : {}),
-  "aigw": [
-    GATEWAY_FLAGS,
-    `${root}src/main.ts`,
-    "serve",
-    "--config",
-    `${folder}/gateway.json`,
-    "--listen",
-    `127.0.0.1:${PORT + 8}`,
-    "--workers",
-    "1",
-  ],
+  "aigw": await gateway("aigw", GATEWAY_PORTS.aigw),
+  "aigw, limits": await gateway("limits", GATEWAY_PORTS["aigw, limits"], {
+    tenancy: { anonymous: { limits: LIMITS } },
+  }),
 };
 
 interface Row {
@@ -197,7 +206,7 @@ try {
   const targets: Target[] = Object.entries(TARGETS).map(([name, args], i) => {
     const proxy = args && (name === "nginx" ? spawn(1, "nginx", args) : spawn(1, deno, [...RUN, ...args]));
     if (proxy) processes.push(proxy);
-    const port = name === "nginx" ? NGINX_PORT : name === "aigw" ? PORT + 8 : proxy ? PORT + i : ENGINE;
+    const port = name === "nginx" ? NGINX_PORT : GATEWAY_PORTS[name] ?? (proxy ? PORT + i : ENGINE);
     return { name, port, proxy };
   });
   for (const { port } of targets) {
