@@ -3,10 +3,8 @@
 // that `explain` shows is left in scratch.
 
 import {
-  C_TURN,
   CHUNK_BYTES,
-  CLUSTER_BYTES,
-  clusterBase,
+  C_TURN,
   D_CHUNKS,
   D_EVERYWHERE,
   D_MATCH,
@@ -16,12 +14,13 @@ import {
   D_ROW,
   H_ADAPTER,
   H_SLACK,
+  WILLING,
+  clusterAt,
   positionPrompt,
   positionScore,
   scratch,
-  WILLING,
 } from "./layout";
-import { nthCandidate, pickBest } from "./pick";
+import { greatest, nthCandidate, pickBest } from "./pick";
 import { hashPrompt } from "./prefix_hash";
 import { indexLookup } from "./prefix_index";
 import { stampOf } from "./request";
@@ -29,7 +28,7 @@ import { below } from "./random";
 import { gather, rowOf, scoreAdapter, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
 import { scoreExpected, scoreSlo } from "./expected_score";
 import { scoreCluster } from "./late_binding";
-import { drawNear, flightMs, greatest, parameter } from "./late_score";
+import { drawNear, flightMs, parameter } from "./late_score";
 
 export const POLICY_INFERENCE_LB: u32 = 0;
 export const POLICY_RANDOM: u32 = 1;
@@ -101,7 +100,7 @@ export function choose(
   } else {
     scoreAlike();
     position = policy == POLICY_ROUND_ROBIN
-      ? nthCandidate(atomic.add<u32>(clusterBase + <usize>cluster * CLUSTER_BYTES + C_TURN, 1) % candidates)
+      ? nthCandidate(atomic.add<u32>(clusterAt(cluster) + C_TURN, 1) % candidates)
       : nthCandidate(below(candidates));
   }
   return chosen(position);

@@ -8,7 +8,6 @@
 
 import {
   BLOCK_ROWS,
-  cell,
   CHUNK_BYTES,
   D_EVERYWHERE,
   D_MATCH,
@@ -19,24 +18,23 @@ import {
   D_TTFT_SLO,
   E_RATE,
   E_REMOTE_PROMPT,
-  E_UNCACHED,
   H_ROOM,
   H_RUN,
-  positionBlock,
-  positionPrompt,
-  positionQueue,
-  positionScore,
   R_AHEAD,
   R_CACHED,
   R_CLUSTER,
   R_ENDPOINT,
   R_MODEL,
   R_PROMPT,
-  REQUEST_BYTES,
-  requestBase,
+  cell,
+  positionBlock,
+  positionPrompt,
+  positionQueue,
+  positionScore,
+  requestAt,
   scratch,
 } from "./layout";
-import { parameter, remoteShare, sinceOf, sinceOfFour } from "./late_score";
+import { aheadMsOfFour, aheadOfFour, parameter, remoteShare, sinceOf, sinceOfFour } from "./late_score";
 import { predictTtft, rateOf, stepParameter } from "./predictor";
 import { stampOf } from "./request";
 import { positionOf } from "./score";
@@ -57,7 +55,6 @@ export function scoreExpected(cluster: u32, model: u32, promptBytes: u32, stamp:
   const owns = scratch + positionPrompt;
   const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
-  const zero = f32x4.splat(0);
   const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
   const share = f32x4.splat(remoteShare(cluster));
   const run = f32x4.splat(parameter(H_RUN));
@@ -71,16 +68,9 @@ export function scoreExpected(cluster: u32, model: u32, promptBytes: u32, stamp:
       const row = blockRow(ordinal) + lane;
       const q = v128.load(queues + at);
       const rate = v128.load(cell(E_RATE, row));
-      const ahead = f32x4.add(
-        f32x4.convert_i32x4_u(v128.load(cell(E_UNCACHED, row))),
-        f32x4.mul(share, f32x4.convert_i32x4_u(v128.load(cell(E_REMOTE_PROMPT, row)))),
-      );
       const prefill = f32x4.mul(rate, own);
-      const since = sinceOfFour(row, stamp);
-      const left = f32x4.sub(f32x4.mul(rate, ahead), since);
-      const late = f32x4.pmax(f32x4.neg(left), zero);
-      const before = f32x4.add(f32x4.pmax(left, f32x4.mul(rate, f32x4.pmin(ahead, room))), late);
-      const ttft = f32x4.add(f32x4.add(v128.and(before, f32x4.gt(ahead, zero)), prefill), f32x4.mul(run, q));
+      const ahead = aheadMsOfFour(aheadOfFour(row, share), rate, sinceOfFour(row, stamp), room);
+      const ttft = f32x4.add(f32x4.add(ahead, prefill), f32x4.mul(run, q));
       v128.store(scores + at, v128.bitselect(nothing, f32x4.neg(ttft), f32x4.eq(q, infinity)));
       v128.store(owns + at, prefill);
     }
@@ -133,7 +123,7 @@ function keeps(score: usize, queue: usize, ttftSlo: f32, tpotSlo: f32, step: f32
 
 /** Predicted ms from now to the first token of a granted request, with what is ahead of it on its endpoint. */
 export function predictRequest(row: u32, now: f64): f64 {
-  const at = requestBase + <usize>row * REQUEST_BYTES;
+  const at = requestAt(row);
   const endpoint = load<u32>(at, R_ENDPOINT);
   const model = load<u32>(at, R_MODEL);
   const rate = <f64>load<f32>(cell(E_RATE, endpoint));

@@ -3,26 +3,19 @@
 // work is granted while some of it waits.
 
 import {
-  TENANT_BYTES,
   T_DRAINED,
   T_DRAIN_AT,
   T_DRAIN_TIME,
   T_VIRTUAL,
   T_WAITING,
   T_WEIGHT,
-  tenantBase,
+  tenantAt,
 } from "./layout";
 
 /** Ms over which the rate of service is averaged. */
 const DRAIN_MS: f64 = 10_000;
 /** Ms of service at the endpoints' own rates that count as seen before the first. */
 const PRIOR_MS: f64 = 2_000;
-
-// @ts-ignore: decorator
-@inline
-export function tenantAt(tenant: u32): usize {
-  return tenantBase + <usize>tenant * TENANT_BYTES;
-}
 
 // Bytes over a tenant's weight.
 // @ts-ignore: decorator

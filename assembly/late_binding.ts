@@ -5,15 +5,14 @@
 // (late_order.ts). A grant costs O(waiting + endpoints). Who decides holds the cluster's lock.
 
 import {
-  cell,
   BLOCK_ROWS,
   C_FIRST_BLOCK,
   C_WAITING,
   D_EVERYWHERE,
   D_MATCH,
   D_MATCHED,
-  D_MIN_REQUESTS,
   D_MATCHES,
+  D_MIN_REQUESTS,
   D_ROW,
   E_ELIGIBILITY,
   H_SLACK,
@@ -37,18 +36,23 @@ import {
   R_TENANT,
   SERVING,
   WILLING,
+  cell,
+  clusterAt,
   nextBlockBase,
   positionPrompt,
   positionScore,
+  requestAt,
   requestsPerWorker,
   scratch,
+  tenantAt,
   workers,
 } from "./layout";
-import { chargeOf, clusterAt, flightMs, drawNear, greatest, hasRoom, observeBusy, parameter, remoteShare, scoreLate, uncachedOf } from "./late_score";
+import { chargeOf,  flightMs, drawNear, hasRoom, observeBusy, parameter, remoteShare, scoreLate, uncachedOf } from "./late_score";
 import { enqueue, requestGrant, stampOf } from "./request";
 import { gather, rowOf } from "./score";
-import { charge, observeDrain, tenantAt } from "./fair_share";
-import { alternatives, chunksOn, next, nextGeneration, rebase, rejoin, rowAt, survey, waitMs } from "./late_order";
+import { charge, observeDrain } from "./fair_share";
+import { chunksOn, next, nextGeneration, rebase, rejoin, survey, waitMs } from "./late_order";
+import { greatest } from "./pick";
 import { lockCluster, unlockCluster } from "./lock";
 
 /** `arrive`: the request waits; or it would come too late to its first token, and does not. */
@@ -92,7 +96,7 @@ export function arrive(
   deadline: f64,
   now: f64,
 ): i32 {
-  const at = rowAt(row);
+  const at = requestAt(row);
   const cluster = load<u32>(at, R_CLUSTER);
   const prompt = load<u32>(at, R_PROMPT);
   store<f64>(at, now, R_QUEUED);
@@ -134,6 +138,8 @@ function placeOrQueue(
       if (load<f64>(at, R_DEADLINE) > 0 && now + waitMs(at, cluster, home, work, now) > load<f64>(at, R_DEADLINE)) {
         return HOPELESS;
       }
+      // While there is an endpoint that does not ask to be left alone, it waits for such a one.
+      if ((load<u32>(cell(E_ELIGIBILITY, home)) & WILLING) != 0) store<u32>(at, mask | WILLING, R_MASK);
       observeDrain(tenantAt(tenant), 0, now);
       enqueue(row, work);
       return QUEUED;
@@ -154,10 +160,14 @@ function placeOrQueue(
  * granted to it, 1 when it waits no more.
  */
 export function refresh(row: u32, generation: u32): u32 {
-  const at = rowAt(row);
+  const at = requestAt(row);
   if (load<u32>(at, R_GENERATION) != generation || atomic.load<u32>(at, R_PHASE) != PHASE_WAITING) return 1;
   carry(at);
-  return gather(load<u32>(at, R_CLUSTER), load<u32>(at, R_MASK), 0);
+  const cluster = load<u32>(at, R_CLUSTER);
+  const willing = load<u32>(at, R_MASK) | WILLING;
+  const count = gather(cluster, willing, 0);
+  store<u32>(at, count > 0 ? willing : willing & ~WILLING, R_MASK);
+  return count > 0 ? count : gather(cluster, willing & ~WILLING, 0);
 }
 
 /**
@@ -169,7 +179,7 @@ export function preempt(cluster: u32, lowest: u32): i32 {
   let band = lowest;
   let sent: f64 = 0;
   for (let row: u32 = 0; row < workers * requestsPerWorker; row++) {
-    const at = rowAt(row);
+    const at = requestAt(row);
     if (load<u32>(at, R_PHASE) != PHASE_PREFILLING || load<u32>(at, R_CLUSTER) != cluster) continue;
     if (load<u32>(at, R_BAND) < band || load<u32>(at, R_PREEMPTED) != 0) continue;
     if (load<u32>(at, R_BAND) == band && load<f64>(at, R_SENT) < sent) continue;
@@ -177,7 +187,7 @@ export function preempt(cluster: u32, lowest: u32): i32 {
     band = load<u32>(at, R_BAND);
     sent = load<f64>(at, R_SENT);
   }
-  if (chosen >= 0) store<u32>(rowAt(chosen), 1, R_PREEMPTED);
+  if (chosen >= 0) store<u32>(requestAt(chosen), 1, R_PREEMPTED);
   return chosen;
 }
 
@@ -190,7 +200,7 @@ export function fill(cluster: u32, endpoint: u32, now: f64): u32 {
   lockCluster(cluster);
   const share = remoteShare(cluster);
   let granted: u32 = 0;
-  if (open(endpoint, SERVING | WILLING, share, stampOf(now))) {
+  if (open(endpoint, share, stampOf(now))) {
     survey(cluster, SERVING | WILLING, share, now);
     granted = fillSurveyed(cluster, endpoint, share, now);
   }
@@ -198,26 +208,21 @@ export function fill(cluster: u32, endpoint: u32, now: f64): u32 {
   return granted;
 }
 
-/** `fill` of every endpoint of a cluster with room. Endpoints that asked to be left alone are filled when all did. */
+/** `fill` of every endpoint of a cluster with room. */
 export function fillAll(cluster: u32, now: f64): u32 {
   if (load<u32>(clusterAt(cluster), C_WAITING) == 0) return 0;
   lockCluster(cluster);
   const share = remoteShare(cluster);
-  let wanted: u32 = SERVING | WILLING;
-  survey(cluster, wanted, share, now);
-  if (alternatives == 0) {
-    wanted = SERVING;
-    survey(cluster, wanted, share, now);
-  }
+  survey(cluster, SERVING | WILLING, share, now);
   let granted: u32 = 0;
   let block = load<u32>(clusterAt(cluster), C_FIRST_BLOCK);
   while (block != 0) {
     block--;
     for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
-      if (!open(row, wanted, share, stampOf(now))) continue;
+      if (!open(row, share, stampOf(now))) continue;
       const grants = fillSurveyed(cluster, row, share, now);
       granted += grants;
-      if (grants > 0) survey(cluster, wanted, share, now);
+      if (grants > 0) survey(cluster, SERVING | WILLING, share, now);
     }
     block = load<u32>(nextBlockBase + (<usize>block << 2));
   }
@@ -227,8 +232,8 @@ export function fillAll(cluster: u32, now: f64): u32 {
 
 // @ts-ignore: decorator
 @inline
-function open(endpoint: u32, wanted: u32, share: f32, stamp: u32): bool {
-  return (load<u32>(cell(E_ELIGIBILITY, endpoint)) & wanted) == wanted && hasRoom(endpoint, share, stamp);
+function open(endpoint: u32, share: f32, stamp: u32): bool {
+  return (load<u32>(cell(E_ELIGIBILITY, endpoint)) & SERVING) != 0 && hasRoom(endpoint, share, stamp);
 }
 
 function fillSurveyed(cluster: u32, endpoint: u32, share: f32, now: f64): u32 {
@@ -236,7 +241,7 @@ function fillSurveyed(cluster: u32, endpoint: u32, share: f32, now: f64): u32 {
   while (hasRoom(endpoint, share, stampOf(now))) {
     const row = next(cluster, endpoint, share, now);
     if (row < 0) break;
-    const at = rowAt(row);
+    const at = requestAt(row);
     const tenant = load<u32>(at, R_TENANT);
     const prompt = load<u32>(at, R_PROMPT);
     const chunks = chunksOn(at, endpoint);

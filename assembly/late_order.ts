@@ -11,7 +11,6 @@
 // would have let it wait. From there on its slack grows with time, so that every wait ends.
 
 import {
-  cell,
   BLOCK_ROWS,
   C_BUSY_AT,
   C_FIRST_BLOCK,
@@ -19,17 +18,17 @@ import {
   E_ELIGIBILITY,
   E_RATE,
   H_AGEING,
+  H_BURST,
   H_OVERDUE,
   H_OVERDUE_BASE,
   H_SLACK,
   PHASE_WAITING,
-  REQUEST_BYTES,
   R_ADAPTER,
   R_BAND,
-  R_GENERATION,
   R_CLUSTER,
   R_DEADLINE,
   R_EVERYWHERE,
+  R_GENERATION,
   R_MASK,
   R_MATCH,
   R_MATCHES,
@@ -39,21 +38,23 @@ import {
   R_TENANT,
   R_WORK,
   SERVING,
-  H_BURST,
   T_VIRTUAL,
   T_WAITING,
   T_WORK,
+  cell,
+  clusterAt,
   histogram,
   nextBlockBase,
-  requestBase,
+  requestAt,
   requestsPerWorker,
   scratch,
+  tenantAt,
   waitingBase,
   workers,
 } from "./layout";
-import { adapterMs, flightMs, aheadOf, baseOf, chargeOf, clusterAt, observeBusy, parameter, queueOf, remoteShare, uncachedOf } from "./late_score";
+import { adapterMs, flightMs, aheadOf, baseOf, chargeOf,  observeBusy, parameter, queueOf, remoteShare, uncachedOf } from "./late_score";
 import { stampOf } from "./request";
-import { serviceRate, tenantAt, virtualOf } from "./fair_share";
+import { serviceRate, virtualOf } from "./fair_share";
 
 /** Share of the time that a request is overdue by which its slack grows. */
 const LATE_SLACK: f64 = 0.1;
@@ -61,12 +62,6 @@ const LATE_SLACK: f64 = 0.1;
 const NEAR_MS: f64 = 250;
 /** Endpoints that are kept at hand as the alternatives of requests that nobody holds. */
 const ALTERNATIVES: u32 = 4;
-
-// @ts-ignore: decorator
-@inline
-export function rowAt(row: u32): usize {
-  return requestBase + <usize>row * REQUEST_BYTES;
-}
 
 // Leading chunks of a row's prompt that an endpoint is presumed to hold.
 export function chunksOn(at: usize, endpoint: u32): u32 {
@@ -153,7 +148,7 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
     let bits = atomic.load<u32>(waitingBase + (<usize>word << 2));
     for (; bits != 0; bits &= bits - 1) {
       const row = (word << 5) + ctz<u32>(bits);
-      const at = rowAt(row);
+      const at = requestAt(row);
       // First: a row that becomes another request's while it is read is not granted.
       const generation = atomic.load<u32>(at, R_GENERATION);
       if (load<u32>(at, R_CLUSTER) != cluster || load<u32>(at, R_PHASE) != PHASE_WAITING) continue;
@@ -229,7 +224,7 @@ export function waitMs(at: usize, cluster: u32, home: u32, work: u32, now: f64):
   let before: f64 = 0;
   for (let word: u32 = 0; word < words; word++) {
     for (let bits = atomic.load<u32>(waitingBase + (<usize>word << 2)); bits != 0; bits &= bits - 1) {
-      const other = rowAt((word << 5) + ctz<u32>(bits));
+      const other = requestAt((word << 5) + ctz<u32>(bits));
       if (load<u32>(other, R_CLUSTER) != cluster || load<u32>(other, R_BAND) > band) continue;
       const its = load<u32>(other, R_WORK);
       if (load<u32>(other, R_BAND) < band || its <= work) before += its;
@@ -263,14 +258,14 @@ export function rebase(endpoint: u32, share: f32, now: f64): void {
  * did not ask for, and one behind them, for what it was served while there was enough for all.
  */
 export function rejoin(row: u32, cluster: u32, band: u32): void {
-  const books = tenantAt(load<u32>(rowAt(row), R_TENANT));
+  const books = tenantAt(load<u32>(requestAt(row), R_TENANT));
   if (load<u32>(books, T_WAITING) > 0) return;
   let least: u64 = u64.MAX_VALUE;
   let most: u64 = 0;
   const words = (workers * requestsPerWorker + 31) >> 5;
   for (let word: u32 = 0; word < words; word++) {
     for (let bits = atomic.load<u32>(waitingBase + (<usize>word << 2)); bits != 0; bits &= bits - 1) {
-      const at = rowAt((word << 5) + ctz<u32>(bits));
+      const at = requestAt((word << 5) + ctz<u32>(bits));
       if (load<u32>(at, R_CLUSTER) != cluster || load<u32>(at, R_BAND) != band) continue;
       const virtual = load<u64>(tenantAt(load<u32>(at, R_TENANT)), T_VIRTUAL);
       least = min(least, virtual);

@@ -15,14 +15,11 @@
 
 import {
   BLOCK_ROWS,
+  CHUNK_BYTES,
   C_BUSY,
   C_BUSY_AT,
   C_BUSY_NOW,
   C_HITS,
-  cell,
-  CHUNK_BYTES,
-  CLUSTER_BYTES,
-  clusterBase,
   D_EVERYWHERE,
   D_MATCH,
   D_MATCHES,
@@ -45,13 +42,15 @@ import {
   H_RUN,
   H_RUN_SQUARE,
   H_TIE,
+  cell,
+  clusterAt,
   positionBlock,
   positionPrompt,
   positionQueue,
   positionScore,
   scratch,
 } from "./layout";
-import { below } from "./random";
+import { drawAbove } from "./pick";
 import { positionOf } from "./score";
 
 /** Time over which the busy share is averaged, ms. */
@@ -61,12 +60,6 @@ const BUSY_MS: f64 = 10_000;
 @inline
 export function parameter(index: u32): f32 {
   return load<f32>(<usize>index << 2);
-}
-
-// @ts-ignore: decorator
-@inline
-export function clusterAt(cluster: u32): usize {
-  return clusterBase + <usize>cluster * CLUSTER_BYTES;
 }
 
 /** Share of the remote prompt bytes that is prefill work. */
@@ -116,6 +109,26 @@ export function aheadMs(row: u32, share: f32, stamp: u32): f32 {
   if (ahead <= 0) return 0;
   const left = rate * ahead - sinceOf(row, stamp);
   return max(left, rate * min(ahead, parameter(H_ROOM))) + max<f32>(-left, 0);
+}
+
+/** Uncached prompt bytes ahead of four endpoints. */
+// @ts-ignore: decorator
+@inline
+export function aheadOfFour(row: u32, share: v128): v128 {
+  return f32x4.add(
+    f32x4.convert_i32x4_u(v128.load(cell(E_UNCACHED, row))),
+    f32x4.mul(share, f32x4.convert_i32x4_u(v128.load(cell(E_REMOTE_PROMPT, row)))),
+  );
+}
+
+/** ahead_ms_i of four endpoints. */
+// @ts-ignore: decorator
+@inline
+export function aheadMsOfFour(ahead: v128, rate: v128, since: v128, room: v128): v128 {
+  const zero = f32x4.splat(0);
+  const left = f32x4.sub(f32x4.mul(rate, ahead), since);
+  const ms = f32x4.add(f32x4.pmax(left, f32x4.mul(rate, f32x4.pmin(ahead, room))), f32x4.pmax(f32x4.neg(left), zero));
+  return v128.and(ms, f32x4.gt(ahead, zero));
 }
 
 /** Whether an endpoint has room: less than `room` ahead, and not late by as much. */
@@ -207,28 +220,22 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
       const at = <usize>(ordinal * BLOCK_ROWS + lane) << 2;
       const row = first + lane;
       const q = v128.load(queues + at);
-      const ahead = f32x4.add(
-        f32x4.convert_i32x4_u(v128.load(cell(E_UNCACHED, row))),
-        f32x4.mul(share, f32x4.convert_i32x4_u(v128.load(cell(E_REMOTE_PROMPT, row)))),
-      );
+      const ahead = aheadOfFour(row, share);
       const more = f32x4.sub(q, least);
       const rate = v128.load(cell(E_RATE, row));
       const since = sinceOfFour(row, stamp);
-      const left = f32x4.sub(f32x4.mul(rate, ahead), since);
-      const late = f32x4.pmax(f32x4.neg(left), zero);
-      const some = f32x4.gt(ahead, zero);
-      let cost = f32x4.add(f32x4.pmax(left, f32x4.mul(rate, f32x4.pmin(ahead, room))), late);
-      cost = f32x4.add(v128.and(cost, some), f32x4.mul(rate, own));
+      let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(rate, own));
       cost = f32x4.add(cost, f32x4.add(f32x4.mul(run, q), f32x4.mul(square, f32x4.mul(more, more))));
       const none = f32x4.eq(q, infinity);
       const score = v128.bitselect(nothing, f32x4.neg(cost), none);
       v128.store(scores + at, score);
+      const late = f32x4.sub(since, f32x4.mul(rate, ahead));
       const roomLeft = v128.and(
         v128.or(v128.and(f32x4.lt(ahead, room), f32x4.lt(late, f32x4.mul(rate, room))), f32x4.eq(ahead, zero)),
         i32x4.lt_s(v128.load(cell(E_REQUESTS, row)), v128.load(cell(E_LIMIT, row))),
       );
       v128.store(roomy + at, v128.bitselect(score, nothing, roomLeft));
-      busy += popcnt<u32>(i32x4.bitmask(v128.andnot(some, none)));
+      busy += popcnt<u32>(i32x4.bitmask(v128.andnot(f32x4.gt(ahead, zero), none)));
     }
   }
   const matches = load<u32>(scratch, D_MATCHES);
@@ -260,38 +267,10 @@ function addAdapter(adapter: u32): void {
   }
 }
 
-/** The greatest of the scores at `scores`, -Inf when there is none. */
-export function greatest(scores: usize): f32 {
-  const end = <usize>load<u32>(scratch, D_POSITIONS) << 2;
-  let best = f32x4.splat(-f32.MAX_VALUE * 2);
-  for (let at: usize = 0; at < end; at += 16) best = f32x4.pmax(best, v128.load(scores + at));
-  return max(
-    max(f32x4.extract_lane(best, 0), f32x4.extract_lane(best, 1)),
-    max(f32x4.extract_lane(best, 2), f32x4.extract_lane(best, 3)),
-  );
-}
-
 /**
  * One of the positions whose score is at most the tie below `best`, drawn at random: several gateways that see the same
  * figures do not all choose the same endpoint.
  */
 export function drawNear(scores: usize, best: f32): u32 {
-  const positions = load<u32>(scratch, D_POSITIONS);
-  const wanted = f32x4.splat(best - parameter(H_TIE));
-  let near: u32 = 0;
-  for (let position: u32 = 0; position < positions; position += 4) {
-    near += popcnt<u32>(i32x4.bitmask(f32x4.ge(v128.load(scores + (<usize>position << 2)), wanted)));
-  }
-  let n = near > 1 ? below(near) : 0;
-  for (let position: u32 = 0; position < positions; position += 4) {
-    let bits = i32x4.bitmask(f32x4.ge(v128.load(scores + (<usize>position << 2)), wanted));
-    const here = popcnt<u32>(bits);
-    if (n >= here) {
-      n -= here;
-      continue;
-    }
-    for (; n > 0; n--) bits &= bits - 1;
-    return position + ctz<u32>(bits);
-  }
-  return 0;
+  return drawAbove(scores, best - parameter(H_TIE));
 }

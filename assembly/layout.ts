@@ -294,3 +294,24 @@ export function ringOffset(worker: u32): usize {
 export function cell(column: u32, row: u32): usize {
   return endpointBase + ((<usize>column * endpoints + row) << 2);
 }
+
+/** Address of a request row. */
+// @ts-ignore: decorator
+@inline
+export function requestAt(row: u32): usize {
+  return requestBase + <usize>row * REQUEST_BYTES;
+}
+
+/** Address of a tenant's row. */
+// @ts-ignore: decorator
+@inline
+export function tenantAt(tenant: u32): usize {
+  return tenantBase + <usize>tenant * TENANT_BYTES;
+}
+
+/** Address of a cluster's row. */
+// @ts-ignore: decorator
+@inline
+export function clusterAt(cluster: u32): usize {
+  return clusterBase + <usize>cluster * CLUSTER_BYTES;
+}

@@ -5,8 +5,7 @@
 //
 // in one 64-bit word, so that a reservation is one compare-and-swap: two requests never both get the last token.
 
-import { T_CONCURRENCY, T_PRESUMED, T_REMOTE, T_TOTALS, T_WINDOWS, TENANT_BYTES, tenantBase } from "./layout";
-import { R_ADMITTED, R_TENANT, REQUEST_BYTES, requestBase } from "./layout";
+import { R_ADMITTED, R_TENANT, requestAt, T_CONCURRENCY, T_PRESUMED, T_REMOTE, T_TOTALS, T_WINDOWS, tenantAt } from "./layout";
 
 const MINUTE_MS: f64 = 60_000;
 /** When other gateways will have told what they use. */
@@ -16,13 +15,13 @@ const MOST: u64 = (1 << 28) - 1;
 // @ts-ignore: decorator
 @inline
 function windowAt(tenant: u32, window: u32): usize {
-  return tenantBase + <usize>tenant * TENANT_BYTES + T_WINDOWS + (<usize>window << 3);
+  return tenantAt(tenant) + T_WINDOWS + (<usize>window << 3);
 }
 
 // @ts-ignore: decorator
 @inline
 function totalAt(tenant: u32, window: u32): usize {
-  return tenantBase + <usize>tenant * TENANT_BYTES + T_TOTALS + (<usize>window << 3);
+  return tenantAt(tenant) + T_TOTALS + (<usize>window << 3);
 }
 
 // @ts-ignore: decorator
@@ -49,7 +48,7 @@ function usedIn(word: u64, part: f64): f64 {
 export function limitUsed(tenant: u32, window: u32, now: f64): f64 {
   const minute = <u64>(now / MINUTE_MS);
   const part = now / MINUTE_MS - <f64>minute;
-  const remote = load<u32>(tenantBase + <usize>tenant * TENANT_BYTES + T_REMOTE + (<usize>window << 2));
+  const remote = load<u32>(tenantAt(tenant) + T_REMOTE + (<usize>window << 2));
   return usedIn(advanced(atomic.load<u64>(windowAt(tenant, window)), minute), part) + <f64>remote;
 }
 
@@ -62,8 +61,8 @@ export function limitReserve(tenant: u32, window: u32, amount: f64, limit: f64, 
   const at = windowAt(tenant, window);
   const minute = <u64>(now / MINUTE_MS);
   const part = now / MINUTE_MS - <f64>minute;
-  const remote = <f64>load<u32>(tenantBase + <usize>tenant * TENANT_BYTES + T_REMOTE + (<usize>window << 2));
-  const presumed = <f64>load<u32>(tenantBase + <usize>tenant * TENANT_BYTES + T_PRESUMED + (<usize>window << 2));
+  const remote = <f64>load<u32>(tenantAt(tenant) + T_REMOTE + (<usize>window << 2));
+  const presumed = <f64>load<u32>(tenantAt(tenant) + T_PRESUMED + (<usize>window << 2));
   let before: u64;
   let after: u64;
   do {
@@ -108,8 +107,8 @@ export function limitSettle(tenant: u32, window: u32, amount: f64, now: f64): vo
 
 /** Counts a row in its tenant's concurrency; 0 when `limit` requests are under way already. Its release takes it off. */
 export function admit(row: u32, tenant: u32, limit: u32): u32 {
-  const at = requestBase + <usize>row * REQUEST_BYTES;
-  const count = tenantBase + <usize>tenant * TENANT_BYTES + T_CONCURRENCY;
+  const at = requestAt(row);
+  const count = tenantAt(tenant) + T_CONCURRENCY;
   store<u32>(at, tenant, R_TENANT);
   store<u32>(at, 1, R_ADMITTED);
   if (atomic.add<u32>(count, 1) < limit) return 1;

@@ -5,6 +5,7 @@
 
 import { D_POSITIONS, histogram, HISTOGRAM_BYTES, positionQueue, positionScore, scratch } from "./layout";
 import { below } from "./random";
+import { horizontalMax } from "./score";
 
 // @ts-ignore: decorator
 @inline
@@ -19,19 +20,37 @@ export function pickBest(k: u32): u32 {
 
 function pickMaximum(): u32 {
   const scores = scratch + positionScore;
+  return drawAbove(scores, greatest(scores));
+}
+
+/** The greatest of the scores at `scores`, -Inf when there is none. */
+export function greatest(scores: usize): f32 {
   const end = <usize>load<u32>(scratch, D_POSITIONS) << 2;
   let best = f32x4.splat(-f32.MAX_VALUE * 2);
   for (let at: usize = 0; at < end; at += 16) best = f32x4.pmax(best, v128.load(scores + at));
-  const top = max(
-    max(f32x4.extract_lane(best, 0), f32x4.extract_lane(best, 1)),
-    max(f32x4.extract_lane(best, 2), f32x4.extract_lane(best, 3)),
-  );
-  const wanted = f32x4.splat(top);
-  let ties: u32 = 0;
+  return horizontalMax(best);
+}
+
+/** One of the positions whose score is at least `least`, drawn at random. */
+export function drawAbove(scores: usize, least: f32): u32 {
+  const end = <usize>load<u32>(scratch, D_POSITIONS) << 2;
+  const wanted = f32x4.splat(least);
+  let fits: u32 = 0;
   for (let at: usize = 0; at < end; at += 16) {
-    ties += popcnt<u32>(i32x4.bitmask(f32x4.eq(v128.load(scores + at), wanted)));
+    fits += popcnt<u32>(i32x4.bitmask(f32x4.ge(v128.load(scores + at), wanted)));
   }
-  return nthEqual(wanted, ties == 1 ? 0 : below(ties));
+  let n = fits > 1 ? below(fits) : 0;
+  for (let at: usize = 0; at < end; at += 16) {
+    let bits = i32x4.bitmask(f32x4.ge(v128.load(scores + at), wanted));
+    const here = popcnt<u32>(bits);
+    if (n >= here) {
+      n -= here;
+      continue;
+    }
+    for (; n > 0; n--) bits &= bits - 1;
+    return <u32>(at >> 2) + ctz<u32>(bits);
+  }
+  return 0;
 }
 
 // Position of the n-th score that equals `wanted`.

@@ -15,63 +15,60 @@
 // it opens nothing more, and what it does to its old rows does nothing.
 
 import {
-  cell,
   CHUNK_BYTES,
-  E_DISPATCHED,
-  E_ELIGIBILITY,
-  E_GENERATION,
-  E_PROMPT,
-  E_REQUESTS,
-  E_UNCACHED,
-  epoch,
-  epochAt,
-  G_EPOCH,
-  PHASE_DECODING,
-  PHASE_FREE,
-  PHASE_GRANTED,
-  PHASE_PREFILLING,
-  PHASE_WAITING,
-  R_CACHED,
-  R_CLUSTER,
-  R_ENDPOINT,
-  R_GENERATION,
-  R_HELD,
-  R_MODEL,
-  R_PHASE,
-  R_PROMPT,
-  R_STARTED,
-  R_UNCACHED,
-  R_WAKE,
-  REQUEST_BYTES,
-  requestBase,
-  requestsPerWorker,
-  ringOffset,
-  SERVING,
-  TRIAL,
+  C_CLASSES,
   C_HITS,
   C_WAITING,
   C_WORK,
-  CLUSTER_BYTES,
-  clusterBase,
+  E_DISPATCHED,
+  E_ELIGIBILITY,
+  E_GENERATION,
   E_HEAD_AT,
+  E_PROMPT,
+  E_REQUESTS,
+  E_UNCACHED,
+  G_EPOCH,
   H_LEAST,
+  PHASE_DECODING,
+  PHASE_FREE,
+  PHASE_GRANTED,
   PHASE_GRANTING,
-  R_AHEAD,
-  R_DEADLINE,
-  R_HIDDEN,
-  R_SENT,
-  R_TENANT,
-  R_WORK,
-  C_CLASSES,
+  PHASE_PREFILLING,
+  PHASE_WAITING,
   R_ADMITTED,
+  R_AHEAD,
   R_BAND,
+  R_CACHED,
   R_CLASS,
+  R_CLUSTER,
+  R_DEADLINE,
+  R_ENDPOINT,
+  R_GENERATION,
+  R_HELD,
+  R_HIDDEN,
+  R_MODEL,
+  R_PHASE,
   R_PREEMPTED,
+  R_PROMPT,
+  R_SENT,
+  R_STARTED,
+  R_TENANT,
+  R_UNCACHED,
+  R_WAKE,
+  R_WORK,
+  SERVING,
+  TRIAL,
   T_CONCURRENCY,
   T_WAITING,
   T_WORK,
-  TENANT_BYTES,
-  tenantBase,
+  cell,
+  clusterAt,
+  epoch,
+  epochAt,
+  requestAt,
+  requestsPerWorker,
+  ringOffset,
+  tenantAt,
   waitingBase,
 } from "./layout";
 
@@ -79,12 +76,6 @@ import {
 const HIT_PACE: f64 = 0.02;
 /** Looks at a row that is being granted before its grant is taken for done: its granter was ended. */
 const PATIENCE: u32 = 10_000_000;
-
-// @ts-ignore: decorator
-@inline
-function rowAt(row: u32): usize {
-  return requestBase + <usize>row * REQUEST_BYTES;
-}
 
 /** A time in 1/16 ms, modulo 2^32. */
 // @ts-ignore: decorator
@@ -109,7 +100,7 @@ function dropPrompt(at: usize, endpoint: u32): bool {
  */
 export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32, now: f64): u32 {
   if (atomic.load<u32>(epochAt) != epoch) return 0;
-  const at = rowAt(row);
+  const at = requestAt(row);
   store<u32>(at, cluster, R_CLUSTER);
   store<u32>(at, model, R_MODEL);
   store<u32>(at, promptBytes, R_PROMPT);
@@ -130,10 +121,10 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
 
 /** Puts a waiting row into the queue: `work` bytes of the backlog. */
 export function enqueue(row: u32, work: u32): void {
-  const at = rowAt(row);
-  const tenant = tenantBase + <usize>load<u32>(at, R_TENANT) * TENANT_BYTES;
+  const at = requestAt(row);
+  const tenant = tenantAt(load<u32>(at, R_TENANT));
   store<u32>(at, work, R_WORK);
-  const cluster = clusterBase + <usize>load<u32>(at, R_CLUSTER) * CLUSTER_BYTES;
+  const cluster = clusterAt(load<u32>(at, R_CLUSTER));
   atomic.add<u32>(cluster + C_WAITING, 1);
   atomic.add<u32>(cluster + C_WORK, work);
   const itsClass = cluster + (<usize>load<u32>(at, R_CLASS) << 3);
@@ -150,9 +141,9 @@ export function enqueue(row: u32, work: u32): void {
 export function dequeue(row: u32): bool {
   const bit: u32 = 1 << (row & 31);
   if ((atomic.and<u32>(waitingBase + (<usize>(row >> 5) << 2), ~bit) & bit) == 0) return false;
-  const at = rowAt(row);
-  const tenant = tenantBase + <usize>load<u32>(at, R_TENANT) * TENANT_BYTES;
-  const cluster = clusterBase + <usize>load<u32>(at, R_CLUSTER) * CLUSTER_BYTES;
+  const at = requestAt(row);
+  const tenant = tenantAt(load<u32>(at, R_TENANT));
+  const cluster = clusterAt(load<u32>(at, R_CLUSTER));
   atomic.sub<u32>(cluster + C_WAITING, 1);
   atomic.sub<u32>(cluster + C_WORK, load<u32>(at, R_WORK));
   const itsClass = cluster + (<usize>load<u32>(at, R_CLASS) << 3);
@@ -168,7 +159,7 @@ export function dequeue(row: u32): bool {
  * waiting, or -1 when the endpoint stopped serving meanwhile (the row still waits: choose again).
  */
 export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChunks: u32, now: f64): i32 {
-  const at = rowAt(row);
+  const at = requestAt(row);
   if (atomic.cmpxchg<u32>(at, PHASE_WAITING, PHASE_GRANTING, R_PHASE) != PHASE_WAITING) return 0;
   // From here on nobody else changes the row. It may have become another request's before.
   if (atomic.load<u32>(at, R_GENERATION) != generation) {
@@ -204,7 +195,7 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
     return -1;
   }
   atomic.store<u32>(at, PHASE_GRANTED, R_PHASE);
-  const hits = clusterBase + <usize>load<u32>(at, R_CLUSTER) * CLUSTER_BYTES + C_HITS;
+  const hits = clusterAt(load<u32>(at, R_CLUSTER)) + C_HITS;
   const share = prompt == 0 ? 0 : <f64>min(prompt, known) / <f64>prompt;
   store<f64>(hits, load<f64>(hits) + HIT_PACE * (share - load<f64>(hits)));
   atomic.add<u32>(at, 1, R_WAKE);
@@ -217,7 +208,7 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
  * generation of its endpoint.
  */
 export function requestDispatch(row: u32, generation: u32, now: f64, hidden: u32): u32 {
-  const at = rowAt(row);
+  const at = requestAt(row);
   const endpoint = load<u32>(at, R_ENDPOINT);
   if (atomic.load<u32>(at, R_GENERATION) == generation) {
     store<f64>(at, now, R_SENT);
@@ -235,7 +226,7 @@ export function requestDispatch(row: u32, generation: u32, now: f64, hidden: u32
  * was sent or since its endpoint came to it, then -1.
  */
 export function requestFirstToken(row: u32, generation: u32, now: f64): f64 {
-  const at = rowAt(row);
+  const at = requestAt(row);
   if (atomic.load<u32>(at, R_GENERATION) != generation) return -1;
   const endpoint = load<u32>(at, R_ENDPOINT);
   if (!dropPrompt(at, endpoint)) return -1;
@@ -247,7 +238,7 @@ export function requestFirstToken(row: u32, generation: u32, now: f64): f64 {
 
 /** Takes the load off and puts the row back to waiting: this endpoint failed before any byte of its answer. */
 export function requestReturn(row: u32, generation: u32): void {
-  const at = rowAt(row);
+  const at = requestAt(row);
   if (atomic.load<u32>(at, R_GENERATION) != generation) return;
   const endpoint = load<u32>(at, R_ENDPOINT);
   dropPrompt(at, endpoint);
@@ -257,11 +248,11 @@ export function requestReturn(row: u32, generation: u32): void {
 
 /** Ends the request, however it ended. Returns 1, or 0 if the row was free already or is another request's. */
 export function requestRelease(row: u32, generation: u32): i32 {
-  return atomic.load<u32>(rowAt(row), R_GENERATION) == generation ? release(row) : 0;
+  return atomic.load<u32>(requestAt(row), R_GENERATION) == generation ? release(row) : 0;
 }
 
 function release(row: u32): i32 {
-  const at = rowAt(row);
+  const at = requestAt(row);
   dequeue(row);
   for (let looks: u32 = 0; atomic.load<u32>(at, R_PHASE) == PHASE_GRANTING && looks < PATIENCE; looks++);
   let phase = atomic.load<u32>(at, R_PHASE);
@@ -269,7 +260,7 @@ function release(row: u32): i32 {
   if (phase == PHASE_FREE) return 0;
   if (load<u32>(at, R_ADMITTED) != 0) {
     store<u32>(at, 0, R_ADMITTED);
-    atomic.sub<u32>(tenantBase + <usize>load<u32>(at, R_TENANT) * TENANT_BYTES + T_CONCURRENCY, 1);
+    atomic.sub<u32>(tenantAt(load<u32>(at, R_TENANT)) + T_CONCURRENCY, 1);
   }
   const endpoint = load<u32>(at, R_ENDPOINT);
   dropPrompt(at, endpoint);
@@ -286,7 +277,7 @@ export function reap(worker: u32): u32 {
   let open: u32 = 0;
   const first = worker * requestsPerWorker;
   for (let i: u32 = 0; i < requestsPerWorker; i++) {
-    atomic.add<u32>(rowAt(first + i), 1, R_GENERATION);
+    atomic.add<u32>(requestAt(first + i), 1, R_GENERATION);
     open += release(first + i);
   }
   return open;

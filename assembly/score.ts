@@ -14,8 +14,7 @@ import {
   C_FIRST_BLOCK,
   cell,
   CHUNK_BYTES,
-  CLUSTER_BYTES,
-  clusterBase,
+  clusterAt,
   D_CANDIDATES,
   D_CHUNKS,
   D_EVERYWHERE,
@@ -53,7 +52,7 @@ function horizontalMin(v: v128): f32 {
 
 // @ts-ignore: decorator
 @inline
-function horizontalMax(v: v128): f32 {
+export function horizontalMax(v: v128): f32 {
   return max(
     max(f32x4.extract_lane(v, 0), f32x4.extract_lane(v, 1)),
     max(f32x4.extract_lane(v, 2), f32x4.extract_lane(v, 3)),
@@ -77,7 +76,7 @@ export function gather(cluster: u32, mask: u32, promptColumn: u32): u32 {
   let mostPrompt = f32x4.splat(0);
   let candidates: u32 = 0;
   let ordinal: u32 = 0;
-  let block = load<u32>(clusterBase + <usize>cluster * CLUSTER_BYTES, C_FIRST_BLOCK);
+  let block = load<u32>(clusterAt(cluster), C_FIRST_BLOCK);
   while (block != 0) {
     block--;
     store<u32>(blockList + (<usize>ordinal << 2), block);

@@ -153,7 +153,9 @@ export const admissionSchema = z.strictObject({
     .describe("A worker whose event loop is late by more takes no more of what may be shed"),
   memory_bytes: z.int().min(0).default(0).describe("The same for the memory of the process; 0 for no such limit"),
   adaptive_concurrency: z.strictObject({
-    enabled: z.boolean().default(false).describe("Learn each endpoint's limit of requests in flight from its latency"),
+    enabled: z.boolean().default(false).describe(
+      "late_binding: learn each endpoint's limit of requests in flight from its latency",
+    ),
     min: positive(1_000_000).default(8),
     max: positive(1_000_000).default(512),
     tolerance: z.number().min(1).max(100).default(2),

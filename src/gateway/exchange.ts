@@ -2,7 +2,7 @@
 // The books of one request: when it came, where it went, how it ended. `end` is idempotent, whoever calls it first says
 // the outcome; metrics, access log and trace are written there and nowhere else.
 
-import type { Limits, Reservation } from "../admission/limits.ts";
+import type { Limits } from "../admission/limits.ts";
 import type { Tenant, Tenants } from "../admission/tenants.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
@@ -19,6 +19,7 @@ import type { RequestSpan, Tracing } from "../telemetry/tracing.ts";
 import { type IncomingFields, type OwnFields, readIncoming } from "../upstream/request_head.ts";
 import { UpstreamError } from "../upstream/errors.ts";
 import type { Route } from "./routes.ts";
+import { TenantBooks } from "./tenant_books.ts";
 
 /** What the exchanges of a worker share. */
 export interface ExchangeContext {
@@ -52,11 +53,6 @@ export interface Waiting {
   fail(error: UpstreamError): void;
 }
 
-/** Ends of the client's making: the engine has worked for it. */
-const LEFT: ReadonlySet<Outcome> = new Set<Outcome>(["client_closed", "deadline_exceeded"]);
-/** A tenant is charged for the pieces of a stream this many at a time. */
-const CHARGED_PIECES = 16;
-
 function checkMs(name: string, value: string | undefined): void {
   if (value === undefined || /^[1-9]\d{0,8}$/.test(value)) return;
   throw new GatewayError("invalid_request", `The header ${name} is to be a number of milliseconds, 1 or more`);
@@ -77,12 +73,8 @@ export class Exchange implements Deadline {
   #firstTokenAt: number | undefined;
   #span: RequestSpan | undefined;
   #ended = false;
-  /** Who it is from; undefined until that is known. */
-  tenant: Tenant | undefined;
-  #reservation: Reservation | undefined;
-  /** Pieces of the answer that went on, and those that its tenant was charged for. */
-  #pieces = 0;
-  #charged = 0;
+  /** Whose it is, and what it takes of that tenant; undefined until that is known. */
+  books: TenantBooks | undefined;
   /** HOST:PORT that answered. */
   endpoint = "";
   status = 0;
@@ -153,42 +145,16 @@ export class Exchange implements Deadline {
 
   /** Finds out who it is from. Throws GatewayError (unauthorized). */
   authenticate(): Tenant {
-    return this.tenant = this.context.tenants.identify(this.incoming);
-  }
-
-  /** It holds this of its tenant's limits until it ends. */
-  holdReservation(reservation: Reservation): void {
-    this.#reservation = reservation;
+    const { tenants, serve } = this.context;
+    const tenant = tenants.identify(this.incoming);
+    this.books = new TenantBooks(tenant, serve);
+    return tenant;
   }
 
   /** It is to make room for a request of higher priority, unless its answer has begun. */
   readonly preempt = (): void => {
     if (this.#firstTokenAt === undefined) this.#give(new UpstreamError("preempted", "a request of higher priority"));
   };
-
-  /** A piece of the answer, a token in most streams, goes on to the client. */
-  piece(): void {
-    this.#pieces++;
-    if (this.context.serve !== undefined && this.#pieces - this.#charged >= CHARGED_PIECES) this.#charge(this.#pieces);
-  }
-
-  #charge(tokens: number): void {
-    if (tokens <= this.#charged || !this.tenant) return;
-    this.context.serve?.(this.tenant.row, tokens - this.#charged);
-    this.#charged = tokens;
-  }
-
-  // What an engine said it used counts; of an answer that broke off, what came; of one that its client did not wait for, the
-  // prompt; of one that no engine gave, nothing.
-  #settle(outcome: Outcome): void {
-    this.#charge(this.usage?.completionTokens ?? this.#pieces);
-    if (!this.#reservation) return;
-    if (this.usage) this.#reservation.settle(this.usage.promptTokens, this.usage.completionTokens);
-    else if (outcome === "ok") this.#reservation.settle(undefined, undefined);
-    else if (this.#pieces > 0) this.#reservation.settle(undefined, this.#pieces);
-    else if (this.endpoint !== "" && LEFT.has(outcome)) this.#reservation.settle(undefined, 0);
-    else this.#reservation.refund();
-  }
 
   readonly #abort = (): void => this.#give(new UpstreamError("aborted", "the client left"));
 
@@ -263,8 +229,11 @@ export class Exchange implements Deadline {
     deadlines.unwatch(this);
     const elapsed = clock.now() - this.started;
     instruments.ended(this.#modelRow, outcome, elapsed / 1000);
-    if (this.tenant) instruments.tenantEnded(this.tenant.row, this.endpoint !== "", this.usage);
-    this.#settle(outcome);
+    if (this.books) {
+      const sent = this.endpoint !== "";
+      instruments.tenantEnded(this.books.tenant.row, sent, this.usage);
+      this.books.settle(outcome, this.usage, sent);
+    }
     if (this.usage) {
       instruments.usage(this.#modelRow, this.usage);
       this.#observe(this.usage);
@@ -291,7 +260,7 @@ export class Exchange implements Deadline {
       ai_backend_protocol: this.#route?.rule.backend ?? "",
       ai_stream_request: this.#call?.stream ?? false,
       lora_id: this.#route?.targetModel ?? "",
-      tenant: this.tenant?.name ?? "",
+      tenant: this.books?.tenant.name ?? "",
       endpoint: this.endpoint,
       status: this.status,
       outcome,
@@ -318,7 +287,7 @@ export class Exchange implements Deadline {
     headers.append("x-aigw-via", this.context.via);
     if (this.context.exposeEndpoint && this.endpoint !== "") headers.append("x-aigw-endpoint", this.endpoint);
     if (this.context.origins !== undefined) this.#addOrigin(headers);
-    if (this.tenant) this.context.limits.addHeaders(this.tenant, headers);
+    if (this.books) this.context.limits.addHeaders(this.books.tenant, headers);
     return response;
   }
 

@@ -109,7 +109,7 @@ export class Pipeline {
         ...tokens,
         ttftSloMs: Number(exchange.incoming.ttftSloMs ?? route.placement.policy.ttftSloMs),
       });
-      exchange.holdReservation(admitted.reservation);
+      exchange.books!.hold(admitted.reservation);
 
       // From here on it may take long: a stream's head goes out before that.
       const early = call.stream && route.placement.policy.queued ? new EarlyHead(deadlines, exchange, kind) : undefined;

@@ -207,7 +207,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
     if (!this.#sawToken) this.#look(ready);
     const { instruments } = this.exchange.context;
     instruments.add(WORKER_CELLS.pieces);
-    this.exchange.piece();
+    this.exchange.books?.piece();
     instruments.add(WORKER_CELLS.bytes, ready.length);
     const passed = this.#tap === undefined ? ready : this.#tap.pass(ready);
     if (passed.length === 0) return false;

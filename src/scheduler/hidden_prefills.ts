@@ -9,6 +9,9 @@ import { RequestPhase } from "../tables/request_table.ts";
 /** Share of a predicted prefill after which it may be over, when the engine has nobody waiting. */
 const MOST = 0.9;
 
+/** How long a pass over the request rows is good for, ms. */
+const SCAN_MS = 5;
+
 interface Prefill {
   row: number;
   generation: number;
@@ -22,6 +25,8 @@ export class HiddenPrefills {
   readonly #rates: Float32Array;
   readonly #rows: number;
   readonly #workers: number;
+  readonly #prefills = new Map<number, Prefill[]>();
+  #scannedAt = -Infinity;
 
   constructor(readonly kernel: AttachedKernel) {
     this.#words = new Int32Array(kernel.buffer);
@@ -37,7 +42,7 @@ export class HiddenPrefills {
    */
   observe(endpoint: number, waiting: number, atMs: number, nowMs = atMs): number {
     if (!(waiting >= 0)) return 0;
-    const prefills = this.#prefillsOf(endpoint, atMs);
+    const prefills = this.#prefillsOf(endpoint, atMs, nowMs);
     const done = prefills.length - waiting - 1;
     let count = 0;
     for (let i = 0; i < prefills.length; i++) {
@@ -60,21 +65,38 @@ export class HiddenPrefills {
   }
 
   // Requests on an endpoint that were sent before a time and are before their first token, the oldest first.
-  #prefillsOf(endpoint: number, atMs: number): Prefill[] {
+  #prefillsOf(endpoint: number, atMs: number, nowMs: number): Prefill[] {
     const k = this.kernel.exports;
-    const prefills: Prefill[] = [];
+    // Most endpoints have none at most times.
+    if (this.#words[(k.columnOffset(k.E_UNCACHED) >>> 2) + endpoint] === 0) return [];
+    if (nowMs - this.#scannedAt >= SCAN_MS || nowMs < this.#scannedAt) this.#scan(nowMs);
+    const list = this.#prefills.get(endpoint) ?? [];
+    return list.filter(({ row, sentAt }) =>
+      sentAt < atMs && this.#words[k.requestOffset(row) >>> 2] === RequestPhase.prefilling
+    );
+  }
+
+  // One pass over the rows serves the endpoints that tell in the same moment.
+  #scan(nowMs: number): void {
+    const k = this.kernel.exports;
+    this.#scannedAt = nowMs;
+    this.#prefills.clear();
     for (let worker = 1; worker < this.#workers; worker++) {
       const last = readCell(this.kernel, worker, HIGH_ROW_CELL);
       for (let row = worker * this.#rows; row <= last; row++) {
         const at = k.requestOffset(row) >>> 2;
         if (this.#words[at] !== RequestPhase.prefilling) continue;
-        if (this.#words[at + (k.R_ENDPOINT >>> 2)] !== endpoint) continue;
-        const sentAt = this.#floats[(k.requestOffset(row) + k.R_SENT) >>> 3];
-        if (sentAt >= atMs) continue;
-        const generation = this.#words[at + (k.R_GENERATION >>> 2)];
-        prefills.push({ row, generation, sentAt, hidden: this.#words[at + (k.R_HIDDEN >>> 2)] === 1 });
+        const endpoint = this.#words[at + (k.R_ENDPOINT >>> 2)];
+        const list = this.#prefills.get(endpoint) ?? [];
+        this.#prefills.set(endpoint, list);
+        list.push({
+          row,
+          generation: this.#words[at + (k.R_GENERATION >>> 2)],
+          sentAt: this.#floats[(k.requestOffset(row) + k.R_SENT) >>> 3],
+          hidden: this.#words[at + (k.R_HIDDEN >>> 2)] === 1,
+        });
       }
     }
-    return prefills.sort((a, b) => a.sentAt - b.sentAt);
+    for (const list of this.#prefills.values()) list.sort((a, b) => a.sentAt - b.sentAt);
   }
 }

@@ -24,7 +24,7 @@ import { PinTable } from "../tables/pin_table.ts";
 import { ownCells } from "../tables/metric_cells.ts";
 import { SampleWriter } from "../tables/sample_ring.ts";
 import { PredictorTable } from "../tables/predictor_table.ts";
-import { ownShare } from "../tables/tenant_table.ts";
+import { ownShareReader } from "../tables/tenant_table.ts";
 import { RequestTable } from "../tables/request_table.ts";
 import { AccessLog } from "../telemetry/access_log.ts";
 import { Instruments, unknownModel, WORKER_CELLS } from "../telemetry/instruments.ts";
@@ -69,7 +69,7 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
   const requests = new RequestTable(kernel);
   const instruments = new Instruments(ownCells(kernel), config.limits.models);
   const tenants = new Tenants(config);
-  const limiter = new Limits(kernel, clock.shared, () => ownShare(kernel));
+  const limiter = new Limits(kernel, clock.shared, ownShareReader(kernel));
   const predictors = new PredictorTable(kernel);
   const decisions = new DecisionMaker(kernel);
   const pools = new EndpointPools(endpoints, deadlines, {

@@ -57,6 +57,8 @@ export function writeOwnShare(kernel: AttachedKernel, share: number): void {
   new Float32Array(kernel.buffer)[kernel.exports.H_SHARE] = share;
 }
 
-export function ownShare(kernel: AttachedKernel): number {
-  return new Float32Array(kernel.buffer, 0, 64)[kernel.exports.H_SHARE];
+/** Reads it. */
+export function ownShareReader(kernel: AttachedKernel): () => number {
+  const floats = new Float32Array(kernel.buffer, 0, kernel.exports.H_SHARE + 1);
+  return () => floats[kernel.exports.H_SHARE];
 }

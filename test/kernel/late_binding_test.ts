@@ -214,7 +214,9 @@ Deno.test("queue: endpoints that left or that asked to be left alone get nothing
   const waits = ask(fleet);
   table.setReluctant(rows[0], 1_000);
   assertEquals(free(1e12 + 10), 0);
-  assertEquals(kernels[1].exports.fillAll(0, 1e12 + 20), 1, "there is no other");
+  kernels[1].exports.lookUpNothing();
+  assertEquals(kernels[1].exports.refresh(waits.row.row, waits.row.generation), 1, "there is no other");
+  assertEquals(kernels[1].exports.fillAll(0, 1e12 + 20), 1);
   assertEquals(waits.row.phase, RequestPhase.granted);
   table.setState(rows[0], EndpointState.draining);
   assertEquals(ask(fleet).result, -1);
