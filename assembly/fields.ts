@@ -106,7 +106,7 @@ export const REQUEST_BYTES: u32 = 192;
 export const R_PHASE: u32 = 0;
 export const R_ENDPOINT: u32 = 4;
 export const R_PROMPT: u32 = 8; // prompt bytes
-export const R_WAKE: u32 = 12; // futex word, bumped at the grant
+export const R_GRANT: u32 = 12; // the number of its last grant among all of its worker
 export const R_CLUSTER: u32 = 16;
 export const R_HELD: u32 = 20; // 1 while the prompt bytes are on the endpoint
 export const R_GENERATION: u32 = 24; // bumped each time the row is opened
@@ -172,6 +172,7 @@ export const N_HOLDERS: u32 = 8;
 // (the control plane): each publishes its own count with one atomic store.
 export const RING_HEADER_BYTES: u32 = 64;
 export const G_EPOCH: u32 = 8;
+export const G_GRANTS: u32 = 12; // grants to this worker's requests so far; a futex word
 
 // Scratch of one worker. D_*: the decision, u32/f32 words from its start.
 export const DECISION_BYTES: u32 = 256;

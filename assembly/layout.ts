@@ -28,6 +28,7 @@ import {
   E_ADAPTERS,
   E_UNCACHED,
   G_EPOCH,
+  G_GRANTS,
   HEADER_BYTES,
   HISTOGRAM_BYTES,
   HOLDERS,
@@ -185,8 +186,8 @@ export function layoutHash(): u32 {
   h = mix(mix(mix(h, ENDPOINT_COLUMNS), IDENTITY_BYTES), REQUEST_BYTES);
   h = mix(mix(mix(h, BUCKET_SLOTS), ENTRY_BYTES), HOLDERS);
   h = mix(mix(mix(h, DECISION_BYTES), BLOCK_ROWS), HISTOGRAM_BYTES);
-  h = mix(mix(mix(h, RING_HEADER_BYTES), H_SHARING), R_UNCACHED);
-  h = mix(mix(mix(h, R_STARTED), R_CACHED), R_GENERATION);
+  h = mix(mix(mix(h, RING_HEADER_BYTES), G_GRANTS), H_SHARING);
+  h = mix(mix(mix(mix(h, R_STARTED), R_CACHED), R_GENERATION), R_UNCACHED);
   h = mix(mix(mix(h, D_MATCH), D_EXCLUDE), E_UNCACHED);
   h = mix(mix(mix(h, E_ADAPTERS), PIN_BYTES), LABEL_BITS);
   h = mix(mix(mix(h, PREDICTOR_BYTES), M_COVARIANCE), M_RATIO);
@@ -251,6 +252,8 @@ export function format(): void {
 
 /** This instance's scratch block. */
 export let scratch: usize = 0;
+/** This instance's block. */
+export let self: u32 = 0;
 /** Address of the epoch of this instance's block, and its value when the instance attached. */
 export let epochAt: usize = 0;
 export let epoch: u32 = 0;
@@ -278,6 +281,7 @@ export function attach(worker: u32): i32 {
   const total = layOut();
   if (<u32>total != load<u32>(H_TOTAL * 4) || total > (<u64>memory.size() << 16)) return 5;
   scratch = scratchBase + <usize>worker * scratchBytes;
+  self = worker;
   epochAt = ringOffset(worker) + G_EPOCH;
   epoch = atomic.load<u32>(epochAt);
   return 0;

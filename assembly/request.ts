@@ -28,6 +28,7 @@ import {
   E_REQUESTS,
   E_UNCACHED,
   G_EPOCH,
+  G_GRANTS,
   H_LEAST,
   PHASE_DECODING,
   PHASE_FREE,
@@ -54,7 +55,7 @@ import {
   R_STARTED,
   R_TENANT,
   R_UNCACHED,
-  R_WAKE,
+  R_GRANT,
   R_WORK,
   SERVING,
   TRIAL,
@@ -68,6 +69,7 @@ import {
   requestAt,
   requestsPerWorker,
   ringOffset,
+  self,
   tenantAt,
   waitingBase,
 } from "./layout";
@@ -155,7 +157,7 @@ export function dequeue(row: u32): bool {
 }
 
 /**
- * Grants a waiting row its endpoint and wakes its owner; any worker may. Returns 1, or 0 when the row is no longer
+ * Grants a waiting row its endpoint and tells its owner; any worker may. Returns 1, or 0 when the row is no longer
  * waiting, or -1 when the endpoint stopped serving meanwhile (the row still waits: choose again).
  */
 export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChunks: u32, now: f64): i32 {
@@ -198,8 +200,11 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
   const hits = clusterAt(load<u32>(at, R_CLUSTER)) + C_HITS;
   const share = prompt == 0 ? 0 : <f64>min(prompt, known) / <f64>prompt;
   store<f64>(hits, load<f64>(hits) + HIT_PACE * (share - load<f64>(hits)));
-  atomic.add<u32>(at, 1, R_WAKE);
-  atomic.notify(at + R_WAKE, 1);
+  const owner = row / requestsPerWorker;
+  const grants = ringOffset(owner) + G_GRANTS;
+  store<u32>(at, atomic.add<u32>(grants, 1) + 1, R_GRANT);
+  // A worker that grants its own request knows; another one is told.
+  if (owner != self) atomic.notify(grants, 1);
   return 1;
 }
 

@@ -6,6 +6,7 @@
 import type { Clock } from "../base/clock.ts";
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
+import type { GrantWatch } from "../tables/grant_watch.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import { RequestPhase, type RequestRow, type RequestTable } from "../tables/request_table.ts";
 import { type DecisionMaker, type HashedPrompt, HOPELESS, NO_ENDPOINT, QUEUED } from "./decision.ts";
@@ -51,14 +52,16 @@ class Waiting implements Deadline {
     /** When its first token is due, shared ms; 0 for no such time. */
     readonly due: number,
     readonly timeout: () => GatewayError,
-  ) {
-    row.granted().then(() => this.#done.resolve());
-  }
+  ) {}
 
   /** Resolves with the grant. Rejects with what it failed with. */
   get done(): Promise<void> {
     return this.#done.promise;
   }
+
+  readonly resolve = (): void => {
+    this.#done.resolve();
+  };
 
   readonly fail = (error: Error): void => {
     this.#done.reject(error);
@@ -76,6 +79,8 @@ export class LocalScheduler implements Scheduler, SlotOwner {
   readonly #preemptible = new Map<RequestRow, () => void>();
   #refreshTimer: (() => void) | undefined;
   #refreshed = 0;
+  #watching = false;
+  #closed = false;
 
   constructor(
     readonly decisions: DecisionMaker,
@@ -83,6 +88,7 @@ export class LocalScheduler implements Scheduler, SlotOwner {
     readonly endpoints: EndpointTable,
     readonly clock: Clock,
     readonly deadlines: Deadlines,
+    readonly grants: GrantWatch,
     readonly limits: QueueLimits,
   ) {}
 
@@ -168,6 +174,7 @@ export class LocalScheduler implements Scheduler, SlotOwner {
     const waiting = new Waiting(row, prompt, placement, since, since + maxWaitMs, standing.deadlineMs, timeout);
     if (this.limits.preempt && itsClass === 0) this.decisions.preempt(cluster, LAST_STANDARD + 1);
     this.#waiting.push(waiting);
+    if (!this.#watching) this.#watchGrants();
     this.deadlines.watch(waiting);
     this.#refreshSoon();
     hold(waiting);
@@ -178,6 +185,23 @@ export class LocalScheduler implements Scheduler, SlotOwner {
       this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
       this.deadlines.unwatch(waiting);
     }
+  }
+
+  // For the life of the worker: it waits on one word, whether any of its requests do or not.
+  async #watchGrants(): Promise<void> {
+    this.#watching = true;
+    while (!this.#closed) {
+      const { count } = this.grants;
+      this.#lookForGrants();
+      await this.grants.changed(count);
+    }
+  }
+
+  // Sent in the order in which they were granted, which is not that in which they came.
+  #lookForGrants(): void {
+    const granted = this.#waiting.filter(({ row }) => row.phase === RequestPhase.granted);
+    if (granted.length > 1) granted.sort((a, b) => (a.row.grantNumber - b.row.grantNumber) | 0);
+    for (const { resolve } of granted) resolve();
   }
 
   #watchPreemption(row: RequestRow, giveUp: () => void): void {
@@ -217,12 +241,16 @@ export class LocalScheduler implements Scheduler, SlotOwner {
       if (due > 0 && due < now && row.phase === RequestPhase.waiting) fail(hopeless());
     }
     this.#lookForPreempted();
-    for (const cluster of clusters) this.decisions.fillAll(cluster, this.now());
+    for (const cluster of clusters) {
+      if (this.decisions.fillAll(cluster, this.now()) > 0) this.#lookForGrants();
+    }
     this.#refreshSoon();
   }
 
   /** Stops looking again; whoever still waits has been failed. */
   close(): void {
+    this.#closed = true;
+    this.grants.wake();
     this.#refreshTimer?.();
     this.#refreshTimer = undefined;
   }
@@ -251,7 +279,7 @@ export class LocalScheduler implements Scheduler, SlotOwner {
   }
 
   roomAt(cluster: number, endpoint: number): void {
-    this.decisions.fill(cluster, endpoint, this.now());
+    if (this.decisions.fill(cluster, endpoint, this.now()) > 0) this.#lookForGrants();
   }
 
   pin(prompt: HashedPrompt, salt: number, endpoint: number): number {

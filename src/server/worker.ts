@@ -20,6 +20,7 @@ import { TritonTranscoder } from "../gateway/triton/transcoder.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
 import { LocalScheduler } from "../scheduler/local_scheduler.ts";
 import { EndpointTable } from "../tables/endpoint_table.ts";
+import { GrantWatch } from "../tables/grant_watch.ts";
 import { PinTable } from "../tables/pin_table.ts";
 import { ownCells } from "../tables/metric_cells.ts";
 import { SampleWriter } from "../tables/sample_ring.ts";
@@ -134,7 +135,7 @@ function start({ shared, worker, seed, config, listen, tls, via, started }: Star
     streamIdleMs: config.timeouts.stream_idle_ms,
     eventBytes: limits.event_bytes,
   });
-  const scheduler = new LocalScheduler(decisions, requests, endpoints, clock, deadlines, {
+  const scheduler = new LocalScheduler(decisions, requests, endpoints, clock, deadlines, new GrantWatch(kernel), {
     classes: [classLimits(admission.critical), classLimits(admission.standard), classLimits(admission.batch)],
     refreshMs: config.queue.refresh_ms,
     preempt: admission.preempt,

@@ -56,7 +56,7 @@ export class RequestScan {
     const seen = this.#seen.size > 0 ? this.#seen.get(row) : undefined;
     if (seen === undefined && phase < RequestPhase.granted) return;
     const generation = this.#words[at + (k.R_GENERATION >>> 2)];
-    const grants = this.#words[at + (k.R_WAKE >>> 2)];
+    const grants = this.#words[at + (k.R_GRANT >>> 2)];
     const endpoint = this.#words[at + (k.R_ENDPOINT >>> 2)];
     const promptBytes = this.#words[at + (k.R_PROMPT >>> 2)] >>> 0;
     const held = this.#words[at + (k.R_HELD >>> 2)] === 1;

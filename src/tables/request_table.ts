@@ -57,8 +57,6 @@ export class RequestTable {
 /** One open row. `release` may be called any number of times. */
 export class RequestRow {
   #released = false;
-  readonly #wake: number;
-  readonly #wakeBefore: number;
 
   constructor(
     readonly kernel: AttachedKernel,
@@ -66,10 +64,7 @@ export class RequestRow {
     readonly row: number,
     readonly generation: number,
     readonly giveBack: (row: number) => void,
-  ) {
-    this.#wake = (kernel.exports.requestOffset(row) + kernel.exports.R_WAKE) >>> 2;
-    this.#wakeBefore = words[this.#wake];
-  }
+  ) {}
 
   /** Whether it was released: the row may be another request's by now. */
   get over(): boolean {
@@ -102,13 +97,9 @@ export class RequestRow {
     return this.kernel.exports.requestGrant(this.row, this.generation, endpoint, cachedChunks, sharedMs) === 1;
   }
 
-  /** Resolves when any worker has granted this row, or it was released; at once if that has happened already. */
-  async granted(): Promise<void> {
-    while (this.phase === RequestPhase.waiting || this.phase === RequestPhase.granting) {
-      const wait = Atomics.waitAsync(this.words, this.#wake, this.#wakeBefore);
-      if (!wait.async) return;
-      await wait.value;
-    }
+  /** The number of its grant among all of its worker, modulo 2^32. */
+  get grantNumber(): number {
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_GRANT) >>> 2];
   }
 
   /** Marks it sent; returns the identity generation of its endpoint. `hidden`: its first token will not be seen. */
@@ -149,8 +140,6 @@ export class RequestRow {
     if (this.#released) return;
     this.#released = true;
     this.kernel.exports.requestRelease(this.row, this.generation);
-    // Whoever still waits for its grant is told that there will be none.
-    Atomics.notify(this.words, this.#wake);
     this.giveBack(this.row);
   }
 }

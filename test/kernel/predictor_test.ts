@@ -71,7 +71,7 @@ Deno.test("a model that forgets follows a change of speed; one without new infor
     return table.predict(0, 8_000, 0);
   };
   assertAlmostEquals(phase(0.125, 400), 1_030, 10);
-  assertAlmostEquals(phase(0.25, 300), 2_030, 0.05 * 2_030);
+  assertAlmostEquals(phase(0.25, 600), 2_030, 0.05 * 2_030);
   for (let i = 0; i < 100_000; i++) table.learn(0, 5_000, 0, 1_280, 0.98, 0.05);
   assertAlmostEquals(table.predict(0, 5_000, 0), 1_280, 1);
   assert(table.save(0).covariance.every(Number.isFinite));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals } from "@std/assert";
 import { EndpointState, EndpointTable } from "../../src/tables/endpoint_table.ts";
+import { GrantWatch } from "../../src/tables/grant_watch.ts";
 import { RequestPhase, type RequestRow, RequestTable } from "../../src/tables/request_table.ts";
 import { freshKernels } from "../support/kernel.ts";
 import { Random, seed } from "../support/seed.ts";
@@ -97,18 +98,27 @@ Deno.test("reap releases what a dead worker held and nothing else", () => {
   assertEquals([endpoints.requests(row), endpoints.promptBytes(row)], [0, 0]);
 });
 
-Deno.test("a grant by another thread wakes the owner", async () => {
+Deno.test("a grant by another worker is told to the owner; all are numbered", async () => {
   const kernels = freshKernels();
   const endpoints = new EndpointTable(kernels[0]);
   const row = endpoints.add(0, { hostname: "e", port: 1 }, 10, 0);
-  const request = new RequestTable(kernels[1]).tryOpen(0, 0, 7, 0)!;
+  const table = new RequestTable(kernels[1]);
+  const watch = new GrantWatch(kernels[1]);
+  const [own, other] = [table.tryOpen(0, 0, 7, 0)!, table.tryOpen(0, 0, 7, 0)!];
+  const { count } = watch;
+  assert(own.grant(row, 0));
+  const afterOwn = watch.count;
   const alive = setInterval(() => {}, 1_000); // a pending waitAsync does not keep the event loop alive
-  const granted = request.granted();
-  queueMicrotask(() => kernels[2].exports.requestGrant(request.row, request.generation, row, 3, 0));
-  await granted;
-  assertEquals([request.phase, request.endpoint], [RequestPhase.granted, row]);
-  await request.granted();
-  request.release();
+  const told = watch.changed(afterOwn);
+  queueMicrotask(() => kernels[2].exports.requestGrant(other.row, other.generation, row, 3, 0));
+  await told;
+  assertEquals([other.phase, other.endpoint], [RequestPhase.granted, row]);
+  assertEquals([own.grantNumber - count, other.grantNumber - count, watch.count - count], [1, 2, 2]);
+  await watch.changed(count);
+  const woken = watch.changed(watch.count);
+  watch.wake();
+  await woken;
+  for (const request of [own, other]) request.release();
   clearInterval(alive);
 });
 
