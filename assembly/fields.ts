@@ -38,6 +38,8 @@ export const H_TIE: u32 = 30; // ms within which candidates are alike
 export const H_LEAST: u32 = 31; // u32, uncached bytes that any request counts for
 export const H_BURST: u32 = 33; // f32, bytes that a tenant may be served ahead of its share after it asked for less
 export const H_AVERAGES: u32 = 34; // u32, 1 when prefill times are moving averages instead of least squares
+export const H_ROOM_SHARED: u32 = 35; // f32, the same where all of it is of other gateways
+export const H_ROOM_OWN: u32 = 36; // f32, own bytes ahead below which it has room where some is of other gateways
 export const H_SHARE: u32 = 32; // f32, part of every limit that this gateway may use by itself
 export const HEADER_BYTES: u32 = 256;
 

@@ -111,6 +111,8 @@ export {
   H_OVERDUE,
   H_OVERDUE_BASE,
   H_ROOM,
+  H_ROOM_OWN,
+  H_ROOM_SHARED,
   H_RUN,
   H_RUN_SQUARE,
   H_SHARE,

@@ -8,7 +8,8 @@
 //
 // ahead_i are the uncached prompt bytes sent there and not yet prefilled, those of other gateways by their usual share of
 // hits; rate_i is learned; since_i is how long the endpoint is at the prefill that it is at. One that is late, because it
-// had forgotten a prefix or hangs, is taken to be late by as much again, and has no room once that is `room`. `charge` is the price of prefill capacity that a recomputation takes from others,
+// had forgotten a prefix or hangs, is taken to be late by as much again, and has no room once that is `room`.
+// `charge` is the price of prefill capacity that a recomputation takes from others,
 // charge = k · busy / (1 − busy), as in a queue with that share of busy servers. The square keeps a prompt that everybody
 // shares from filling the batch of one endpoint. It is no reason to wait: an endpoint with room is compared with the best
 // one without its own terms of the requests in flight.
@@ -39,6 +40,8 @@ import {
   H_LEAST,
   H_MAX_CHARGE,
   H_ROOM,
+  H_ROOM_OWN,
+  H_ROOM_SHARED,
   H_RUN,
   H_RUN_SQUARE,
   H_TIE,
@@ -131,13 +134,19 @@ export function aheadMsOfFour(ahead: v128, rate: v128, since: v128, room: v128):
   return v128.and(ms, f32x4.gt(ahead, zero));
 }
 
-/** Whether an endpoint has room: less than `room` ahead, and not late by as much. */
+/**
+ * Whether an endpoint has room: less than `room` ahead, and not late by as much. Gateways that look only at all that is
+ * ahead would keep each other out: who has something there sees first that it is over. So each may have one request
+ * there, up to a larger bound, and more only while its own are few.
+ */
 // @ts-ignore: decorator
 @inline
 export function hasRoom(row: u32, share: f32, stamp: u32): bool {
   if (load<i32>(cell(E_REQUESTS, row)) >= load<i32>(cell(E_LIMIT, row))) return false;
   const ahead = aheadOf(row, share);
-  if (ahead <= 0) return true;
+  const own = load<u32>(cell(E_UNCACHED, row));
+  if (own == 0) return ahead < parameter(H_ROOM_SHARED);
+  if (ahead > <f32>own && <f32>own >= parameter(H_ROOM_OWN)) return false;
   const rate = load<f32>(cell(E_RATE, row));
   const late = sinceOf(row, stamp) - rate * ahead;
   return ahead < parameter(H_ROOM) && late < rate * parameter(H_ROOM);
@@ -206,11 +215,13 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
   const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
   const share = f32x4.splat(remoteShare(cluster));
   const room = f32x4.splat(parameter(H_ROOM));
+  const sharedRoom = f32x4.splat(parameter(H_ROOM_SHARED));
+  const ownRoom = f32x4.splat(parameter(H_ROOM_OWN));
   const run = f32x4.splat(parameter(H_RUN));
   const square = f32x4.splat(parameter(H_RUN_SQUARE));
   const least = f32x4.splat(load<f32>(scratch, D_MIN_REQUESTS));
   const everywhere = load<u32>(scratch, D_EVERYWHERE);
-  const own = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere) * (1 + charge));
+  const work = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere) * (1 + charge));
   const zero = f32x4.splat(0);
   const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
   let busy: u32 = 0;
@@ -224,14 +235,17 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
       const more = f32x4.sub(q, least);
       const rate = v128.load(cell(E_RATE, row));
       const since = sinceOfFour(row, stamp);
-      let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(rate, own));
+      let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(rate, work));
       cost = f32x4.add(cost, f32x4.add(f32x4.mul(run, q), f32x4.mul(square, f32x4.mul(more, more))));
       const none = f32x4.eq(q, infinity);
       const score = v128.bitselect(nothing, f32x4.neg(cost), none);
       v128.store(scores + at, score);
       const late = f32x4.sub(since, f32x4.mul(rate, ahead));
+      const own = f32x4.convert_i32x4_u(v128.load(cell(E_UNCACHED, row)));
+      const few = v128.or(f32x4.le(ahead, own), f32x4.lt(own, ownRoom));
+      const another = v128.and(v128.and(f32x4.lt(ahead, room), f32x4.lt(late, f32x4.mul(rate, room))), few);
       const roomLeft = v128.and(
-        v128.or(v128.and(f32x4.lt(ahead, room), f32x4.lt(late, f32x4.mul(rate, room))), f32x4.eq(ahead, zero)),
+        v128.bitselect(f32x4.lt(ahead, sharedRoom), another, f32x4.eq(own, zero)),
         i32x4.lt_s(v128.load(cell(E_REQUESTS, row)), v128.load(cell(E_LIMIT, row))),
       );
       v128.store(roomy + at, v128.bitselect(score, nothing, roomLeft));

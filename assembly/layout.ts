@@ -193,7 +193,7 @@ export function layoutHash(): u32 {
   h = mix(mix(mix(h, PREDICTOR_BYTES), M_COVARIANCE), M_RATIO);
   h = mix(mix(h, SAMPLE_RING_BYTES), SAMPLE_FIELDS);
   h = mix(mix(mix(h, R_PREEMPTED), R_MATCH), TENANT_BYTES);
-  h = mix(mix(mix(h, H_LEAST), T_PRESUMED), T_REMOTE);
+  h = mix(mix(mix(mix(h, H_LEAST), H_ROOM_OWN), T_PRESUMED), T_REMOTE);
   h = mix(mix(h, AVERAGES), T_TOTALS);
   return h;
 }

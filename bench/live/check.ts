@@ -3,7 +3,8 @@
 // then the same with an engine killed, a worker ended, and a third of the clients leaving.
 
 import { GatewayPolicy } from "../routing/gateway_policy.ts";
-import { PROFILE, Simulator, UNDISTURBED } from "../routing/simulator.ts";
+import { HARDWARE } from "../routing/hardware.ts";
+import { Simulator, UNDISTURBED } from "../routing/simulator.ts";
 import { BLOCK_TOKENS, readTrace, type TraceRequest } from "../routing/trace.ts";
 import { Random } from "../../test/support/seed.ts";
 import { type Answer, ask, mean, sleep, startEngine, startGateway, textOf } from "./fleet.ts";
@@ -72,7 +73,7 @@ export async function check(file: string, count: number, scale: number): Promise
     const good = answers.filter(({ status }) => status === 200);
     const hits = (list: readonly { promptTokens: number; cachedTokens: number }[]) =>
       list.reduce((sum, one) => sum + one.cachedTokens, 0) / list.reduce((sum, one) => sum + one.promptTokens, 0);
-    const simulator = new Simulator(Array(ENGINES).fill(PROFILE), UNDISTURBED);
+    const simulator = new Simulator(Array(ENGINES).fill(HARDWARE.standard), UNDISTURBED);
     const jobs = simulator.run(
       requests,
       scale,

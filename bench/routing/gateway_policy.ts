@@ -88,8 +88,9 @@ export class GatewayPolicy implements RoutingPolicy {
     this.#tenants = weights !== undefined;
     this.#kernel = kernel;
     this.#endpoints = new EndpointTable(control);
-    const capacity = Math.floor(engines[0].profile.kvBlocks * CHUNKS_A_BLOCK);
-    this.#rows = engines.map((_, i) => this.#endpoints.add(0, { hostname: "engine", port: 1 + i }, capacity, 0));
+    this.#rows = engines.map(({ profile }, i) =>
+      this.#endpoints.add(0, { hostname: "engine", port: 1 + i }, profile.kvBlocks * CHUNKS_A_BLOCK, 0)
+    );
     this.#rows.forEach((row, engine) => this.#engineOf.set(row, engine));
     this.#decisions = new DecisionMaker(kernel);
     this.#requests = new RequestTable(kernel);

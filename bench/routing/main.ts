@@ -7,15 +7,16 @@ import { Random } from "../../test/support/seed.ts";
 import { GatewayPolicy } from "./gateway_policy.ts";
 import { PUBLISHED } from "./published.ts";
 import { SCENARIOS } from "./disturbances.ts";
+import { HARDWARE, parseFleet } from "./hardware.ts";
 import { measure, plot, type Point, table, versus } from "./report.ts";
-import { type Disturbance, type Fleet, PROFILE, type RoutingPolicy, Simulator, UNDISTURBED } from "./simulator.ts";
+import { type Disturbance, type Fleet, type RoutingPolicy, Simulator, UNDISTURBED } from "./simulator.ts";
 import { idealHitRatio, makeTrace, readTrace, type Trace, WORKLOADS } from "./trace.ts";
 
 const USAGE = `Usage: deno task bench:routing [options]
 
   --trace FILE        A trace: .jsonl in Mooncake's format, .csv in Azure's
   --workload NAMES    Seeded workloads instead, all without either: ${Object.keys(WORKLOADS).join(" ")}
-  --engines N         Simulated engines (8)
+  --engines FLEET     Simulated engines: a number (8), or some of each: ${Object.keys(HARDWARE).join(":4,")}:4
   --load L[,L…]       Shares of the saturating rate (0.5,0.7,0.85,1,1.2)
   --policies NAMES    Names with commas, or all
   --disturb NAMES     What goes wrong (none): ${Object.keys(SCENARIOS).join(" ")}
@@ -39,14 +40,17 @@ if (options.help) {
   Deno.exit(0);
 }
 
-function wholeNumber(name: "engines" | "seed" | "requests", standard?: number): number {
+function wholeNumber(name: "seed" | "requests", standard?: number): number {
   if (options[name] === "" && standard !== undefined) return standard;
   const value = Number(options[name]);
   if (Number.isSafeInteger(value) && value >= 1) return value;
   stop(`--${name}: expected a whole number, 1 or more, found "${options[name]}"`);
 }
 
-const engines = wholeNumber("engines");
+const hardware = parseFleet(options.engines) ??
+  stop(`--engines: expected a number or counts like small:4,large:2, found "${options.engines}"`);
+const engines = hardware.length;
+const fleet = options.engines.replaceAll(",", " ");
 const seed = wholeNumber("seed");
 
 type Make = (fleet: Fleet, disturbance: Disturbance) => RoutingPolicy;
@@ -91,7 +95,7 @@ const CONTENDERS = [
 const SATURATED_MS = 10_000;
 
 function simulate(trace: Trace, scale: number, make: Make, disturbance = UNDISTURBED) {
-  const simulator = new Simulator(Array(engines).fill(PROFILE), disturbance);
+  const simulator = new Simulator(hardware, disturbance);
   return { simulator, jobs: simulator.run(trace.requests, scale, (fleet) => make(fleet, disturbance)) };
 }
 
@@ -162,15 +166,15 @@ for (const trace of traces) {
   if (!(scale > 0)) stop(`--scale: expected a number above 0, found "${options.scale}"`);
   if (!Deno.stderr.isTerminal()) console.error(`${trace.name}: saturates at ${scale.toFixed(3)} times its own rate`);
   for (const disturbance of scenarios) {
-    const { fleet, trace: disturb } = SCENARIOS[disturbance];
+    const { fleet: conditions, trace: disturb } = SCENARIOS[disturbance];
     const disturbed = disturb ? disturb(trace) : trace;
     const ideal = idealHitRatio(disturbed.requests);
     for (const load of loads) {
       for (const policy of chosen) {
         const bar = "#".repeat(Math.round(30 * points.length / total)).padEnd(30, ".");
         progress(`${bar} ${trace.name} ${disturbance} ${load} ${policy}`);
-        const { jobs, simulator } = simulate(disturbed, scale * load, policies[policy], fleet);
-        const about = { trace: trace.name, disturbance, engines, load, policy, ideal_hit_ratio: ideal };
+        const { jobs, simulator } = simulate(disturbed, scale * load, policies[policy], conditions);
+        const about = { trace: trace.name, disturbance, engines, fleet, load, policy, ideal_hit_ratio: ideal };
         points.push(measure(jobs, simulator, about));
       }
     }

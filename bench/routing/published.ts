@@ -93,8 +93,10 @@ export const PUBLISHED: Record<string, new (fleet: Fleet, random: Random) => Rou
   /** llm-d's sticky filter: holders of 0.8 of the prefix unless their wait is above 18 s, then the least tokens. */
   llmd_sticky: class extends Rule {
     choose(job: Job, matched: number[]): number {
+      const { engines, pending } = this.fleet;
       const holders = [...matched.keys()].filter((engine) =>
-        matched[engine] / job.blocks.length >= 0.8 && this.fleet.pending[engine] / 8_000 <= 18
+        matched[engine] / job.blocks.length >= 0.8 &&
+        pending[engine] <= 18 * engines[engine].profile.prefillTokensPerSecond
       );
       return this.least((engine) => this.fleet.pending[engine], holders.length > 0 ? holders : undefined);
     }

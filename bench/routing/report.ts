@@ -16,6 +16,8 @@ export interface Point {
   trace: string;
   disturbance: string;
   engines: number;
+  /** Its hardware as it was asked for. */
+  fleet: string;
   /** Share of the saturating rate. */
   load: number;
   policy: string;
@@ -47,7 +49,7 @@ function distribution(values: number[]): Distribution {
 export function measure(
   jobs: readonly Job[],
   { sentTokens, now }: Simulator,
-  about: Pick<Point, "trace" | "disturbance" | "engines" | "load" | "policy" | "ideal_hit_ratio">,
+  about: Pick<Point, "trace" | "disturbance" | "engines" | "fleet" | "load" | "policy" | "ideal_hit_ratio">,
 ): Point {
   const ttft = jobs.map(({ firstTokenAt, at }) => firstTokenAt - at);
   const tpot = jobs.map(({ firstTokenAt, endAt, outputTokens }) =>
@@ -81,7 +83,7 @@ export function table(points: readonly Point[]): string {
     const cells = [
       point.trace,
       point.disturbance,
-      point.engines,
+      point.fleet,
       `${Math.round(point.load * 100)} %`,
       point.policy,
       ...[ttft.mean, ttft.p50, ttft.p90, ttft.p99, ttft.max].map(seconds),
@@ -109,7 +111,7 @@ export function versus(points: readonly Point[], policy: string, others: readonl
   for (const mine of points.filter((point) => point.policy === policy)) {
     const same = points.filter((point) =>
       others.includes(point.policy) && point.trace === mine.trace && point.load === mine.load &&
-      point.engines === mine.engines && point.disturbance === mine.disturbance
+      point.fleet === mine.fleet && point.disturbance === mine.disturbance
     );
     if (same.length === 0) continue;
     const best = same.reduce((a, b) => b.ttft_ms.mean < a.ttft_ms.mean ? b : a);
@@ -117,7 +119,7 @@ export function versus(points: readonly Point[], policy: string, others: readonl
     const cells = [
       mine.trace,
       mine.disturbance,
-      mine.engines,
+      mine.fleet,
       `${Math.round(mine.load * 100)} %`,
       seconds(mine.ttft_ms.mean),
       best.policy,

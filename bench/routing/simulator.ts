@@ -4,18 +4,7 @@
 
 import { EngineModel, type EngineProfile, type Sequence } from "../../src/mock/engine_model.ts";
 import { Random } from "../../test/support/seed.ts";
-import { BLOCK_TOKENS, type TraceRequest } from "./trace.ts";
-
-/** The engine of the reference figures: blocks of 512 tokens, 1,024 of them. */
-export const PROFILE: EngineProfile = {
-  prefillTokensPerSecond: 8_000,
-  prefillChunkTokens: 2_048,
-  stepBaseMs: 6,
-  stepPerRunningMs: 0.35,
-  maxRunning: 256,
-  blockTokens: BLOCK_TOKENS,
-  kvBlocks: 1_024,
-};
+import type { TraceRequest } from "./trace.ts";
 
 /** A request in the simulation and what became of it. */
 export interface Job extends TraceRequest {

@@ -112,6 +112,12 @@ export const queueSchema = z.strictObject({
   ),
   room_tokens: positive(1_000_000).default(2_048)
     .describe("An endpoint with fewer uncached prompt tokens ahead has room: one prefill chunk of the engine"),
+  shared_room_tokens: positive(1_000_000).default(8_192)
+    .describe("The same where all that is ahead came through other gateways"),
+  shared_own_tokens: z.int().min(0).max(1_000_000).default(512)
+    .describe(
+      "Where some of it came through other gateways, room ends when as many tokens ahead are this gateway's own",
+    ),
   least_tokens: z.int().min(0).max(100_000).default(100)
     .describe("Prompt tokens that any request counts for: the step that it takes even if all is cached"),
   slack_ms: z.number().min(0).max(600_000).default(300)

@@ -240,6 +240,33 @@ Deno.test("queue: the lock of a holder that is gone is taken over", () => {
   assertEquals(waits.row.phase, RequestPhase.granted);
 });
 
+Deno.test("queue: several gateways do not keep each other out of an endpoint", () => {
+  const fleet = setUp(1);
+  const k = fleet.kernels[1].exports;
+  const [row] = fleet.rows;
+  // Three chunks of others are ahead: one request more, and no second.
+  fleet.table.setRemote(row, 3, 3 * 8_192);
+  const first = ask(fleet, { bytes: 4_000 });
+  assertEquals(first.result, row);
+  first.row.dispatch(1e12, false);
+  const second = ask(fleet, { bytes: 4_000 });
+  assertEquals(second.result, k.QUEUED);
+  assertEquals(k.fill(0, row, 1e12), 0);
+  first.row.firstToken(1e12 + 100);
+  assertEquals(k.fill(0, row, 1e12 + 100), 1);
+  assertEquals(second.row.phase, RequestPhase.granted);
+  // Half a chunk of theirs: small ones go together.
+  fleet.table.setRemote(row, 1, 4_096);
+  second.row.dispatch(1e12 + 100, false);
+  second.row.firstToken(1e12 + 200);
+  const small = Array.from({ length: 4 }, () => ask(fleet, { bytes: 800, now: 1e12 + 200 }).result);
+  assertEquals(small, [row, row, row, k.QUEUED]);
+  // Four chunks of others are enough.
+  const full = setUp(1);
+  full.table.setRemote(full.rows[0], 4, 4 * 8_192);
+  assertEquals(ask(full, { bytes: 4_000 }).result, k.QUEUED);
+});
+
 Deno.test("preempt marks the last batch request before its first token, once each", () => {
   const { fleet } = busyFleet();
   const k = fleet.kernels[1].exports;

@@ -16,6 +16,7 @@ interface Endpoint {
   row: number;
   requests: number;
   uncached: number;
+  remote: number;
   rate: number;
   sinceMs: number;
   matched: number;
@@ -47,7 +48,8 @@ function scene(random: Random, round: number) {
     const one = {
       row,
       requests: random.below(30),
-      uncached: random.chance(0.3) ? 0 : random.below(60_000),
+      uncached: random.chance(0.3) ? 0 : random.below(random.pick([3_000, 60_000])),
+      remote: random.chance(0.5) ? 0 : random.below(random.pick([9_000, 60_000])),
       rate: 0.01 + 0.1 * random.next(),
       sinceMs: random.below(3_000),
       matched: 0,
@@ -56,6 +58,7 @@ function scene(random: Random, round: number) {
     words[(k.columnOffset(k.E_UNCACHED) >>> 2) + row] = one.uncached;
     words[(k.columnOffset(k.E_HEAD_AT) >>> 2) + row] = Number(BigInt.asIntN(32, BigInt((NOW - one.sinceMs) * 16)));
     table.setRate(row, one.rate);
+    table.setRemote(row, 0, one.remote);
     return one;
   });
   k.lookUpNothing();
@@ -79,11 +82,20 @@ function scene(random: Random, round: number) {
 }
 
 const ROOM = 8_192;
+const SHARED_ROOM = 4 * ROOM;
+const OWN_ROOM = 2_048;
 
-function aheadMs({ rate, uncached, sinceMs }: Endpoint): number {
-  if (uncached === 0) return 0;
-  const left = rate * uncached - sinceMs;
-  return Math.max(left, rate * Math.min(uncached, ROOM)) + Math.max(0, -left);
+function aheadMs({ rate, uncached, remote, sinceMs }: Endpoint): number {
+  const ahead = uncached + remote;
+  if (ahead === 0) return 0;
+  const left = rate * ahead - (uncached === 0 ? 0 : sinceMs);
+  return Math.max(left, rate * Math.min(ahead, ROOM)) + Math.max(0, -left);
+}
+
+function hasRoom({ rate, uncached, remote, sinceMs }: Endpoint): boolean {
+  const ahead = uncached + remote;
+  if (uncached === 0) return ahead < SHARED_ROOM;
+  return ahead < ROOM && sinceMs - rate * ahead < rate * ROOM && (remote === 0 || uncached < OWN_ROOM);
 }
 
 function close(actual: number, expected: number, what: string): void {
@@ -102,8 +114,6 @@ Deno.test("late_binding scores by work ahead, flight and recomputation; it takes
       queue.request_ms * requests + queue.imbalance_ms * (requests - least) ** 2;
     const cost = (one: Endpoint) => aheadMs(one) + flight(one) + one.rate * uncached(one.matched);
     for (const one of endpoints) close(-score(one.row), cost(one), `row ${one.row} of round ${round}`);
-    const hasRoom = (one: Endpoint) =>
-      one.uncached === 0 || (one.uncached < ROOM && one.sinceMs - one.rate * one.uncached < one.rate * ROOM);
     const best = Math.min(...endpoints.map(cost));
     const free = endpoints.filter(hasRoom).toSorted((a, b) => cost(a) - cost(b))[0];
     const wanted = free && cost(free) - flight(free) <= best + queue.slack_ms ? cost(free) : best;

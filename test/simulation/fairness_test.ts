@@ -4,7 +4,8 @@
 
 import { assert } from "@std/assert";
 import { GatewayPolicy } from "../../bench/routing/gateway_policy.ts";
-import { type Job, PROFILE, Simulator, UNDISTURBED } from "../../bench/routing/simulator.ts";
+import { HARDWARE } from "../../bench/routing/hardware.ts";
+import { type Job, Simulator, UNDISTURBED } from "../../bench/routing/simulator.ts";
 import type { TraceRequest } from "../../bench/routing/trace.ts";
 import { Random, seed } from "../support/seed.ts";
 
@@ -23,7 +24,7 @@ function requests(random: Random, tenant: number, perSecond: number, until: numb
 }
 
 function run(trace: TraceRequest[], weights: number[]): Job[] {
-  const simulator = new Simulator(Array(ENGINES).fill(PROFILE), UNDISTURBED);
+  const simulator = new Simulator(Array(ENGINES).fill(HARDWARE.standard), UNDISTURBED);
   const sorted = trace.toSorted((a, b) => a.at - b.at);
   return simulator.run(
     sorted,

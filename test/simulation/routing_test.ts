@@ -6,7 +6,8 @@ import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { GatewayPolicy } from "../../bench/routing/gateway_policy.ts";
 import { PUBLISHED } from "../../bench/routing/published.ts";
 import { measure, plot, table } from "../../bench/routing/report.ts";
-import { type Fleet, PROFILE, type RoutingPolicy, Simulator, UNDISTURBED } from "../../bench/routing/simulator.ts";
+import { parseFleet } from "../../bench/routing/hardware.ts";
+import { type Fleet, type RoutingPolicy, Simulator, UNDISTURBED } from "../../bench/routing/simulator.ts";
 import { idealHitRatio, makeTrace, readTrace, type Trace, WORKLOADS } from "../../bench/routing/trace.ts";
 import { Random } from "../support/seed.ts";
 import { sharedText } from "../support/shared.ts";
@@ -24,14 +25,16 @@ const POLICIES: Record<string, (fleet: Fleet) => RoutingPolicy> = {
   ),
 };
 
-function run(trace: Trace, policy: string, scale = 1, engines = 4) {
-  const simulator = new Simulator(Array(engines).fill(PROFILE));
-  const jobs = simulator.run(trace.requests, scale, POLICIES[policy]);
+function run(trace: Trace, policy: string, { fleet = "small:1,standard:2,large:1", load = 1 } = {}) {
+  const hardware = parseFleet(fleet)!;
+  const simulator = new Simulator(hardware);
+  const jobs = simulator.run(trace.requests, load, POLICIES[policy]);
   const point = measure(jobs, simulator, {
     trace: trace.name,
     disturbance: "none",
-    engines,
-    load: scale,
+    engines: hardware.length,
+    fleet,
+    load,
     policy,
     ideal_hit_ratio: idealHitRatio(trace.requests),
   });
@@ -56,11 +59,22 @@ Deno.test("every policy answers every request of every workload, the same from t
   }
 });
 
+Deno.test("parseFleet: a number, or counts by hardware", () => {
+  const rates = (text: string) => parseFleet(text)?.map(({ prefillTokensPerSecond }) => prefillTokensPerSecond);
+  assertEquals(rates("2"), [8_000, 8_000]);
+  assertEquals(rates("small:2,large:1"), [4_000, 4_000, 16_000]);
+  for (
+    const wrong of ["", "0", "small", "huge:1", "small:0", "small:1,", "toString:1", "-1", "1.5", "small:1 large:1"]
+  ) {
+    assertEquals(parseFleet(wrong), undefined, wrong);
+  }
+});
+
 Deno.test("one engine alone answers as its profile says", () => {
   const blocks = [1, 2, 3, 4];
   const one = { inputTokens: 2_048, outputTokens: 3, blocks, tenant: 0 };
   const trace = { name: "two", requests: [{ ...one, at: 0 }, { ...one, at: 10_000 }] };
-  const { jobs } = run(trace, "round_robin", 1, 1);
+  const { jobs } = run(trace, "round_robin", { fleet: "standard:1" });
   // A step of 6 ms and 0.35 ms for the request, and 2,048 tokens at 8,000 a second; the second prompt is all but cached.
   assertAlmostEquals(jobs[0].firstTokenAt - jobs[0].at, 6.35 + 256, 1e-6);
   assertAlmostEquals(jobs[0].endAt - jobs[0].firstTokenAt, 2 * 6.35, 1e-6);
@@ -71,16 +85,16 @@ Deno.test("one engine alone answers as its profile says", () => {
 Deno.test("beyond saturation late binding answers sooner than the best rule that sends at once", () => {
   const trace = makeTrace("multi_turn", 1, 1_500);
   const scale = 3;
-  const late = run(trace, "late_binding", scale).point;
+  const late = run(trace, "late_binding", { load: scale }).point;
   const others = ["smg_cache_aware", "llmd_blend", "llmd_sticky", "inference_lb", "expected_ttft"].map((policy) =>
-    run(trace, policy, scale).point.ttft_ms.mean
+    run(trace, policy, { load: scale }).point.ttft_ms.mean
   );
   assert(late.ttft_ms.mean < Math.min(...others), `${late.ttft_ms.mean} beside ${others}`);
 });
 
 Deno.test("the trace formats are read; reports hold every policy", async () => {
   const points = ["random", "late_binding"].flatMap((policy) =>
-    [0.5, 1].map((scale) => run(makeTrace("bursts", 1, 60), policy, scale).point)
+    [0.5, 1].map((scale) => run(makeTrace("bursts", 1, 60), policy, { load: scale }).point)
   );
   assertEquals(table(points).split("\n").length, 2 + points.length);
   assert(plot(points, "bursts").includes(">late_binding</text>"));
