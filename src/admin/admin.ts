@@ -11,6 +11,7 @@ import { errorBody } from "../openai/errors.ts";
 import { promptText } from "../openai/prompt_text.ts";
 import { decodeRequest } from "../openai/request.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
+import type { EndpointLoad } from "../tables/endpoint_table.ts";
 
 /** What the admin shows; the composition root gives it its sources. */
 export interface AdminParts {
@@ -25,6 +26,8 @@ export interface AdminParts {
   workers(): unknown[];
   metrics(): string;
   nameOf(row: number): string;
+  /** What is ahead of an endpoint, through any gateway. */
+  loadOf(row: number): EndpointLoad;
   restartWorker(worker: number): boolean;
   /** Drains an endpoint HOST:PORT or lets it serve again; false when there is none. */
   setDraining(name: string, draining: boolean): boolean;
@@ -106,7 +109,11 @@ function json(value: unknown): Response {
 }
 
 // The decision that a gateway worker would take now for this body and these headers, with everything that led to it.
-function explain({ config, routes, decisions, nameOf }: AdminParts, headers: Headers, body: Uint8Array): unknown {
+function explain(
+  { config, routes, decisions, nameOf, loadOf }: AdminParts,
+  headers: Headers,
+  body: Uint8Array,
+): unknown {
   const request = decodeRequest(undefined, body);
   const route = routes.resolve(request.model, headers);
   const { policy } = route.placement;
@@ -120,6 +127,12 @@ function explain({ config, routes, decisions, nameOf }: AdminParts, headers: Hea
     route.model,
     systemClock.shared(),
   );
+  const weights = {
+    candidate_percent: policy.candidatePercent,
+    cache_radio_weight: policy.cacheWeight,
+    request_load_weight: policy.requestWeight,
+    prefill_load_weight: policy.prefillWeight,
+  };
   return {
     model: request.model,
     target_model: route.targetModel || request.model,
@@ -128,21 +141,25 @@ function explain({ config, routes, decisions, nameOf }: AdminParts, headers: Hea
     policy: {
       algorithm: policy.name,
       cache_aware: policy.cacheAware,
-      candidate_percent: policy.candidatePercent,
-      cache_radio_weight: policy.cacheWeight,
-      request_load_weight: policy.requestWeight,
-      prefill_load_weight: policy.prefillWeight,
+      ...(policy.name === "inference_lb" ? weights : {}),
     },
     prompt: { bytes: new TextEncoder().encode(text).length, chunks, chunks_held_everywhere: everywhereChunks },
     candidates: candidates.sort((a, b) => b.score - a.score).map((
-      { row, requests, promptBytes, cachedChunks, score },
-    ) => ({
-      endpoint: nameOf(row),
-      score,
-      in_flight: requests,
-      prompt_bytes: promptBytes,
-      cached_chunks: cachedChunks,
-    })),
+      { row, requests, cachedChunks, score, room },
+    ) => {
+      const { promptBytes, uncachedBytes, rate } = loadOf(row);
+      return {
+        endpoint: nameOf(row),
+        score,
+        in_flight: requests,
+        prompt_bytes: promptBytes,
+        uncached_bytes: uncachedBytes,
+        prefill_ms_per_kib: rate * 1_024,
+        cached_chunks: cachedChunks,
+        has_room: room,
+      };
+    }),
     chosen: chosen < 0 ? null : nameOf(chosen),
+    would_wait: candidates.some(({ row, room }) => row === chosen && room === false),
   };
 }

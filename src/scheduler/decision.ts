@@ -34,9 +34,10 @@ export const HOPELESS = -3;
 export interface Candidate {
   row: number;
   requests: number;
-  promptBytes: number;
   cachedChunks: number;
   score: number;
+  /** Whether it would be granted a request of the queue; undefined where there is none. */
+  room: boolean | undefined;
 }
 
 /** An explained decision. */
@@ -301,9 +302,10 @@ export class DecisionMaker {
       candidates.push({
         row,
         requests,
-        promptBytes: this.#floats[(k.promptOffset() >>> 2) + position],
         cachedChunks: k.matchedChunks(row),
         score: this.#floats[(k.scoreOffset() >>> 2) + position],
+        // There late binding keeps the scores of those with room.
+        room: placement.policy.queued ? this.#floats[(k.promptOffset() >>> 2) + position] !== -Infinity : undefined,
       });
     }
     return { chosen, chunks: word(k.D_CHUNKS), everywhereChunks: word(k.D_EVERYWHERE), candidates };

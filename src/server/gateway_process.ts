@@ -110,6 +110,7 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
     center: () => sync && link ? { gateway: gatewayId, centers: link.view(), clusters: sync.view() } : null,
     workers: () => supervisor.view(),
     nameOf: (row) => fleet.nameOf(row),
+    loadOf: (row) => fleet.table.load(row),
     restartWorker: (worker) => supervisor.restart(worker),
     setDraining: (name, draining) => fleet.setDraining(name, draining),
     metrics() {

@@ -26,6 +26,16 @@ const NO_LIMIT = 0x7fffffff;
 /** 8,000 tokens of 4 bytes a second. */
 const DEFAULT_RATE = 1_000 / (8_000 * 4);
 
+/** What a decision looks at beside the requests in flight. */
+export interface EndpointLoad {
+  /** Prompt bytes before their first token, through any gateway. */
+  readonly promptBytes: number;
+  /** Of this gateway's, those that the endpoint has to compute. */
+  readonly uncachedBytes: number;
+  /** Ms that such a byte takes there. */
+  readonly rate: number;
+}
+
 export class EndpointTable {
   readonly #kernel: AttachedKernel;
   readonly #words: Int32Array;
@@ -304,6 +314,14 @@ export class EndpointTable {
   /** Ms that an uncached prompt byte takes there. */
   rate(row: number): number {
     return this.#floats[this.#cell(this.#kernel.exports.E_RATE, row)];
+  }
+
+  load(row: number): EndpointLoad {
+    return {
+      promptBytes: this.promptBytes(row) + this.remotePromptBytes(row),
+      uncachedBytes: this.uncachedBytes(row),
+      rate: this.rate(row),
+    };
   }
 
   setRate(row: number, msPerByte: number): void {

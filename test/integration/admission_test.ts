@@ -255,7 +255,7 @@ Deno.test("limits: 200 requests of one tenant at once overshoot its tokens by at
 });
 
 Deno.test("limits: what was reserved and not used is given back; concurrency ends with each request, however it ends", async () => {
-  await using engines = startEngines(1, { speed: 20 });
+  await using engines = startEngines(1, { speed: 0.25 });
   await using gateway = await startTestGateway(engines, {
     tenants: await tenants({ limits: { output_tokens_per_minute: 100, concurrency: 1 } }),
   });

@@ -269,22 +269,6 @@ Deno.test("a slow client slows its engine down; nothing piles up in the gateway"
   await listener.shutdown();
 });
 
-Deno.test("explain tells why: candidates, scores and the choice, and dispatches nothing", async () => {
-  await using engines = startEngines(3, { speed: 20 });
-  await using gateway = await startTestGateway(engines);
-  const body = chat("long ".repeat(500));
-  const first = await post(gateway.origin, body);
-  await first.text();
-  const explained = await (await fetch(`${gateway.admin}/explain`, { method: "POST", body })).json();
-  assertEquals(explained.chosen, first.headers.get("x-mock-engine"));
-  assertEquals(explained.candidates.length, 3);
-  assertEquals(explained.candidates[0].cached_chunks, explained.prompt.chunks);
-  assert(explained.candidates[0].score > explained.candidates[1].score);
-  assertEquals((await gateway.endpoints()).reduce((sum, { dispatched }) => sum + dispatched, 0), 1);
-  const wrong = await fetch(`${gateway.admin}/explain`, { method: "POST", body: '{"model":"x","messages":[{}]}' });
-  assertEquals([wrong.status, (await wrong.json()).error.code], [404, "model_not_found"]);
-});
-
 Deno.test("a stray answer on an idle connection is nobody's answer", async () => {
   const named = (text: string) => bytes(`HTTP/1.1 200 OK\r\ncontent-length: ${text.length}\r\n\r\n${text}`);
   await using server = startRawServer((_, n) => ({

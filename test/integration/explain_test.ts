@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+import { assert, assertEquals } from "@std/assert";
+import { chat, post, sleep, startEngines, startTestGateway } from "../support/gateway.ts";
+
+Deno.test("explain tells why: candidates, scores and the choice, and dispatches nothing", async () => {
+  await using engines = startEngines(3, { speed: 5 });
+  await using gateway = await startTestGateway(engines);
+  const body = chat("long ".repeat(500));
+  const first = await post(gateway.origin, body);
+  await first.text();
+  const explained = await (await fetch(`${gateway.admin}/explain`, { method: "POST", body })).json();
+  assertEquals(explained.chosen, first.headers.get("x-mock-engine"));
+  assertEquals(explained.candidates.length, 3);
+  assertEquals(explained.candidates[0].cached_chunks, explained.prompt.chunks);
+  assert(explained.candidates[0].score > explained.candidates[1].score);
+  assert(
+    explained.candidates.every(({ has_room, prefill_ms_per_kib }: { has_room: boolean; prefill_ms_per_kib: number }) =>
+      has_room && prefill_ms_per_kib > 0
+    ),
+  );
+  assertEquals([explained.would_wait, explained.candidates[0].prompt_bytes, explained.candidates[0].in_flight], [
+    false,
+    0,
+    0,
+  ]);
+  // While one prompt is computed there, the next one would wait, or be computed elsewhere.
+  const long = post(gateway.origin, chat("word ".repeat(60_000), { stream: true, max_tokens: 1 }));
+  let busy: { prompt_bytes: number; uncached_bytes: number; has_room: boolean } | undefined;
+  for (let i = 0; i < 200 && !busy; i++) {
+    await sleep(10);
+    const { candidates } = await (await fetch(`${gateway.admin}/explain`, { method: "POST", body })).json();
+    busy = candidates.find(({ prompt_bytes }: { prompt_bytes: number }) => prompt_bytes > 0);
+  }
+  assert(
+    busy && busy.prompt_bytes >= 300_000 && busy.uncached_bytes >= 300_000 && !busy.has_room,
+    JSON.stringify(busy),
+  );
+  await (await long).text();
+  assertEquals((await gateway.endpoints()).reduce((sum, { dispatched }) => sum + dispatched, 0), 2);
+  const wrong = await fetch(`${gateway.admin}/explain`, { method: "POST", body: '{"model":"x","messages":[{}]}' });
+  assertEquals([wrong.status, (await wrong.json()).error.code], [404, "model_not_found"]);
+});
