@@ -10,7 +10,6 @@ import {
   D_MATCH,
   D_MATCHED,
   D_MATCHES,
-  D_MIN_REQUESTS,
   D_ROW,
   H_ADAPTER,
   H_SLACK,
@@ -123,7 +122,7 @@ function chooseLate(cluster: u32, mask: u32, promptBytes: u32, adapter: u32, now
   const best = greatest(scores);
   const free = greatest(roomy);
   const position = drawNear(roomy, free);
-  const flight = flightMs(rowOf(position), load<f32>(scratch, D_MIN_REQUESTS));
+  const flight = flightMs(rowOf(position));
   return chosen(free + flight < best - parameter(H_SLACK) ? drawNear(scores, best) : position);
 }
 

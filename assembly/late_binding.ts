@@ -12,7 +12,6 @@ import {
   D_MATCH,
   D_MATCHED,
   D_MATCHES,
-  D_MIN_REQUESTS,
   D_ROW,
   E_ELIGIBILITY,
   H_SLACK,
@@ -47,7 +46,7 @@ import {
   tenantAt,
   workers,
 } from "./layout";
-import { chargeOf,  flightMs, drawNear, hasRoom, observeBusy, parameter, remoteShare, scoreLate, uncachedOf } from "./late_score";
+import { chargeOf, drawNear, flightMs, hasRoom, observeBusy, parameter, remoteShare, scoreLate, uncachedOf } from "./late_score";
 import { enqueue, requestGrant, stampOf } from "./request";
 import { gather, rowOf } from "./score";
 import { charge, observeDrain } from "./fair_share";
@@ -131,7 +130,7 @@ function placeOrQueue(
     const best = greatest(scores);
     const free = greatest(roomy);
     const endpoint = rowOf(drawNear(roomy, free));
-    if (free + flightMs(endpoint, load<f32>(scratch, D_MIN_REQUESTS)) < best - parameter(H_SLACK)) {
+    if (free + flightMs(endpoint) < best - parameter(H_SLACK)) {
       const home = rowOf(drawNear(scores, best));
       rejoin(row, cluster, load<u32>(at, R_BAND));
       const work = uncachedOf(prompt, chunksOn(at, home));

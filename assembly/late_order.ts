@@ -52,7 +52,7 @@ import {
   waitingBase,
   workers,
 } from "./layout";
-import { adapterMs, flightMs, aheadOf, baseOf, chargeOf,  observeBusy, parameter, queueOf, remoteShare, uncachedOf } from "./late_score";
+import { adapterMs, flightMs, aheadOf, baseOf, chargeOf, compareFlight, observeBusy, parameter, queueOf, remoteShare, uncachedOf } from "./late_score";
 import { stampOf } from "./request";
 import { serviceRate, virtualOf } from "./fair_share";
 
@@ -80,30 +80,33 @@ export function alternative(i: u32): usize {
   return scratch + histogram + (<usize>i << 3);
 }
 
-export let leastQueue: f32 = 0;
 export let alternatives: u32 = 0;
 /** Prompt bytes that all endpoints together prefill in a ms. */
 export let fleetRate: f64 = 0;
 
 // Looks at all endpoints once: the shortest queue, and the cheapest bases.
 export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
-  leastQueue = f32.MAX_VALUE;
+  let leastFlight = f32.MAX_VALUE;
+  let rates: f32 = 0;
   fleetRate = 0;
   let serving: u32 = 0;
   let busy: u32 = 0;
   for (let pass: u32 = 0; pass < 2; pass++) {
     alternatives = 0;
+    if (pass == 1) compareFlight(serving, rates, leastFlight);
     let block = load<u32>(clusterAt(cluster), C_FIRST_BLOCK);
     while (block != 0) {
       block--;
       for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
         if ((load<u32>(cell(E_ELIGIBILITY, row)) & wanted) != wanted) continue;
         if (pass == 0) {
-          leastQueue = min(leastQueue, queueOf(row));
+          const rate = load<f32>(cell(E_RATE, row));
+          leastFlight = min(leastFlight, queueOf(row) * rate);
+          rates += rate;
           serving++;
-          fleetRate += 1 / max<f64>(1e-9, <f64>load<f32>(cell(E_RATE, row)));
+          fleetRate += 1 / max<f64>(1e-9, <f64>rate);
           if (aheadOf(row, share) > 0) busy++;
-        } else keepCheapest(row, baseOf(row, share, leastQueue, stampOf(now)));
+        } else keepCheapest(row, baseOf(row, share, stampOf(now)));
       }
       block = load<u32>(nextBlockBase + (<usize>block << 2));
     }
@@ -137,7 +140,7 @@ export let nextGeneration: u32 = 0;
 // The waiting request whose turn it is on an endpoint, or -1.
 export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
   const price: f32 = 1 + chargeOf(cluster);
-  const base = baseOf(endpoint, share, leastQueue, stampOf(now));
+  const base = baseOf(endpoint, share, stampOf(now));
   const eligibility = load<u32>(cell(E_ELIGIBILITY, endpoint));
   const words = (workers * requestsPerWorker + 31) >> 5;
   let chosen: i32 = -1;
@@ -193,7 +196,7 @@ function overdueAfter(tenant: usize): f64 {
 // the prefill counts that it would cost more here than there, no longer what is ahead.
 function wants(at: usize, endpoint: u32, base: f32, work: u32, price: f32, mask: u32, share: f32, slack: f64, stamp: u32, overdue: bool): bool {
   const adapter = load<u32>(at, R_ADAPTER);
-  const most = <f32>(<f64>costOn(endpoint, overdue ? <f32>0 : base - flightMs(endpoint, leastQueue), work, price, adapter) - slack);
+  const most = <f32>(<f64>costOn(endpoint, overdue ? <f32>0 : base - flightMs(endpoint), work, price, adapter) - slack);
   if (most <= 0) return true;
   const prompt = load<u32>(at, R_PROMPT);
   const matches = load<u32>(at, R_MATCHES);
@@ -202,7 +205,7 @@ function wants(at: usize, endpoint: u32, base: f32, work: u32, price: f32, mask:
     const other = load<u32>(pair);
     if (other == endpoint || (load<u32>(cell(E_ELIGIBILITY, other)) & mask) != mask) continue;
     const its = uncachedOf(prompt, load<u32>(pair, 4));
-    const otherBase: f32 = overdue ? <f32>0 : baseOf(other, share, leastQueue, stamp);
+    const otherBase: f32 = overdue ? <f32>0 : baseOf(other, share, stamp);
     if (costOn(other, otherBase, its, price, adapter) < most) return false;
   }
   if (overdue) return true;
@@ -230,7 +233,7 @@ export function waitMs(at: usize, cluster: u32, home: u32, work: u32, now: f64):
       if (load<u32>(other, R_BAND) < band || its <= work) before += its;
     }
   }
-  return before / max<f64>(1e-9, fleetRate) + <f64>costOn(home, baseOf(home, share, leastQueue, stampOf(now)), work, 1, 0);
+  return before / max<f64>(1e-9, fleetRate) + <f64>costOn(home, baseOf(home, share, stampOf(now)), work, 1, 0);
 }
 
 /** Ms that all that waits in a cluster takes its endpoints. */
@@ -247,7 +250,7 @@ export function backlogMs(cluster: u32, tenant: u32): f64 {
 
 /** An endpoint was granted a request: what it costs as an alternative. */
 export function rebase(endpoint: u32, share: f32, now: f64): void {
-  const base = baseOf(endpoint, share, leastQueue, stampOf(now));
+  const base = baseOf(endpoint, share, stampOf(now));
   for (let i: u32 = 0; i < alternatives; i++) {
     if (load<u32>(alternative(i)) == endpoint) store<f32>(alternative(i), base, 4);
   }

@@ -3,15 +3,17 @@
 //
 //   left_i = rate_i · ahead_i − since_i
 //   ahead_ms_i = max(left_i, rate_i · min(ahead_i, room)) + max(−left_i, 0)   if ahead_i > 0, else 0
-//   base_i = ahead_ms_i + run · queue_i + square · (queue_i − min(queue))²
+//   base_i = ahead_ms_i + run · flight_i + square · (flight_i − min(flight))²
+//   flight_i = queue_i · rate_i / mean(rate)
 //   cost_i = base_i + rate_i · uncached_i · (1 + charge) + adapter_i
 //
 // ahead_i are the uncached prompt bytes sent there and not yet prefilled, those of other gateways by their usual share of
 // hits; rate_i is learned; since_i is how long the endpoint is at the prefill that it is at. One that is late, because it
 // had forgotten a prefix or hangs, is taken to be late by as much again, and has no room once that is `room`.
 // `charge` is the price of prefill capacity that a recomputation takes from others,
-// charge = k · busy / (1 − busy), as in a queue with that share of busy servers. The square keeps a prompt that everybody
-// shares from filling the batch of one endpoint. It is no reason to wait: an endpoint with room is compared with the best
+// charge = k · busy / (1 − busy), as in a queue with that share of busy servers. flight_i are
+// the requests in flight, to an endpoint twice as fast half as many. The square keeps a prompt that everybody shares from
+// filling the batch of one endpoint. It is no reason to wait: an endpoint with room is compared with the best
 // one without its own terms of the requests in flight.
 
 import {
@@ -21,10 +23,10 @@ import {
   C_BUSY_AT,
   C_BUSY_NOW,
   C_HITS,
+  D_CANDIDATES,
   D_EVERYWHERE,
   D_MATCH,
   D_MATCHES,
-  D_MIN_REQUESTS,
   D_POSITIONS,
   E_ADAPTERS,
   E_HEAD_AT,
@@ -54,7 +56,7 @@ import {
   scratch,
 } from "./layout";
 import { drawAbove } from "./pick";
-import { positionOf } from "./score";
+import { horizontalMin, positionOf } from "./score";
 
 /** Time over which the busy share is averaged, ms. */
 const BUSY_MS: f64 = 10_000;
@@ -152,20 +154,54 @@ export function hasRoom(row: u32, share: f32, stamp: u32): bool {
   return ahead < parameter(H_ROOM) && late < rate * parameter(H_ROOM);
 }
 
+// Of the endpoints looked at last: run and square for queue · rate, and its least.
+let flightRun: f32 = 0;
+let flightSquare: f32 = 0;
+let leastFlight: f32 = 0;
+
+/** The endpoints to compare: their number, the sum of their rates, and the least queue · rate. */
+export function compareFlight(endpoints: u32, rates: f32, least: f32): void {
+  const scale: f32 = rates > 0 ? <f32>endpoints / rates : 0;
+  flightRun = parameter(H_RUN) * scale;
+  flightSquare = parameter(H_RUN_SQUARE) * scale * scale;
+  leastFlight = least;
+}
+
 /** What the requests in flight on an endpoint cost: the last two terms of base_i. */
 // @ts-ignore: decorator
 @inline
-export function flightMs(row: u32, leastQueue: f32): f32 {
-  const queue = queueOf(row);
-  const more = queue - leastQueue;
-  return parameter(H_RUN) * queue + parameter(H_RUN_SQUARE) * more * more;
+export function flightMs(row: u32): f32 {
+  const flight = queueOf(row) * load<f32>(cell(E_RATE, row));
+  const more = flight - leastFlight;
+  return flightRun * flight + flightSquare * more * more;
+}
+
+// `compareFlight` of the gathered candidates.
+function compareGathered(): void {
+  const infinity = f32x4.splat(f32.MAX_VALUE * 2);
+  let rates = f32x4.splat(0);
+  let least = infinity;
+  const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
+  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
+    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
+    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
+      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
+      const rate = v128.load(cell(E_RATE, first + lane));
+      const none = f32x4.eq(q, infinity);
+      rates = f32x4.add(rates, v128.andnot(rate, none));
+      least = f32x4.pmin(least, v128.bitselect(infinity, f32x4.mul(q, rate), none));
+    }
+  }
+  const sum = f32x4.extract_lane(rates, 0) + f32x4.extract_lane(rates, 1) + f32x4.extract_lane(rates, 2) +
+    f32x4.extract_lane(rates, 3);
+  compareFlight(load<u32>(scratch, D_CANDIDATES), sum, horizontalMin(least));
 }
 
 /** base_i of the formula. */
 // @ts-ignore: decorator
 @inline
-export function baseOf(row: u32, share: f32, leastQueue: f32, stamp: u32): f32 {
-  return aheadMs(row, share, stamp) + flightMs(row, leastQueue);
+export function baseOf(row: u32, share: f32, stamp: u32): f32 {
+  return aheadMs(row, share, stamp) + flightMs(row);
 }
 
 /** Uncached bytes of a prompt of which an endpoint holds `chunks`. */
@@ -217,9 +253,10 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
   const room = f32x4.splat(parameter(H_ROOM));
   const sharedRoom = f32x4.splat(parameter(H_ROOM_SHARED));
   const ownRoom = f32x4.splat(parameter(H_ROOM_OWN));
-  const run = f32x4.splat(parameter(H_RUN));
-  const square = f32x4.splat(parameter(H_RUN_SQUARE));
-  const least = f32x4.splat(load<f32>(scratch, D_MIN_REQUESTS));
+  compareGathered();
+  const run = f32x4.splat(flightRun);
+  const square = f32x4.splat(flightSquare);
+  const least = f32x4.splat(leastFlight);
   const everywhere = load<u32>(scratch, D_EVERYWHERE);
   const work = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere) * (1 + charge));
   const zero = f32x4.splat(0);
@@ -232,11 +269,12 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
       const row = first + lane;
       const q = v128.load(queues + at);
       const ahead = aheadOfFour(row, share);
-      const more = f32x4.sub(q, least);
       const rate = v128.load(cell(E_RATE, row));
+      const flight = f32x4.mul(q, rate);
+      const more = f32x4.sub(flight, least);
       const since = sinceOfFour(row, stamp);
       let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(rate, work));
-      cost = f32x4.add(cost, f32x4.add(f32x4.mul(run, q), f32x4.mul(square, f32x4.mul(more, more))));
+      cost = f32x4.add(cost, f32x4.add(f32x4.mul(run, flight), f32x4.mul(square, f32x4.mul(more, more))));
       const none = f32x4.eq(q, infinity);
       const score = v128.bitselect(nothing, f32x4.neg(cost), none);
       v128.store(scores + at, score);

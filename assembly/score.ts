@@ -43,7 +43,7 @@ import {
 
 // @ts-ignore: decorator
 @inline
-function horizontalMin(v: v128): f32 {
+export function horizontalMin(v: v128): f32 {
   return min(
     min(f32x4.extract_lane(v, 0), f32x4.extract_lane(v, 1)),
     min(f32x4.extract_lane(v, 2), f32x4.extract_lane(v, 3)),

@@ -106,12 +106,14 @@ Deno.test("late_binding scores by work ahead, flight and recomputation; it takes
   const random = new Random(seed);
   for (let round = 0; round < 200; round++) {
     const { k, queue, bytes, endpoints, score, choose } = scene(random, round);
-    const least = Math.min(...endpoints.map(({ requests }) => requests));
+    const mean = endpoints.reduce((sum, { rate }) => sum + rate, 0) / endpoints.length;
+    const inFlight = ({ requests, rate }: Endpoint) => requests * rate / mean;
+    const least = Math.min(...endpoints.map(inFlight));
     const chosen = choose(k.POLICY_LATE_BINDING);
     const uncached = (matched: number) =>
       Math.max(400, bytes - Math.min(bytes, matched === 0 ? 0 : (matched + 1) * 512));
-    const flight = ({ requests }: Endpoint) =>
-      queue.request_ms * requests + queue.imbalance_ms * (requests - least) ** 2;
+    const flight = (one: Endpoint) =>
+      queue.request_ms * inFlight(one) + queue.imbalance_ms * (inFlight(one) - least) ** 2;
     const cost = (one: Endpoint) => aheadMs(one) + flight(one) + one.rate * uncached(one.matched);
     for (const one of endpoints) close(-score(one.row), cost(one), `row ${one.row} of round ${round}`);
     const best = Math.min(...endpoints.map(cost));
