@@ -288,6 +288,8 @@ export function attach(worker: u32): i32 {
 }
 
 /** Byte offset of a worker's save ring. */
+// @ts-ignore: decorator
+@inline
 export function ringOffset(worker: u32): usize {
   return ringBase + <usize>worker * (RING_HEADER_BYTES + ringWords * 4);
 }

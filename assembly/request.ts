@@ -196,15 +196,20 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
     atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
     return -1;
   }
-  atomic.store<u32>(at, PHASE_GRANTED, R_PHASE);
   const hits = clusterAt(load<u32>(at, R_CLUSTER)) + C_HITS;
   const share = prompt == 0 ? 0 : <f64>min(prompt, known) / <f64>prompt;
   store<f64>(hits, load<f64>(hits) + HIT_PACE * (share - load<f64>(hits)));
   const owner = row / requestsPerWorker;
   const grants = ringOffset(owner) + G_GRANTS;
-  store<u32>(at, atomic.add<u32>(grants, 1) + 1, R_GRANT);
-  // A worker that grants its own request knows; another one is told.
-  if (owner != self) atomic.notify(grants, 1);
+  store<u32>(at, atomic.add<u32>(grants, 1), R_GRANT);
+  // The row is its owner's from here on.
+  atomic.store<u32>(at, PHASE_GRANTED, R_PHASE);
+  // A worker that grants its own request knows. Another one is told: the word changes again, for one that read it after
+  // the first change and found nothing, and whoever waits there is woken, also beside what is left of a dead predecessor.
+  if (owner != self) {
+    atomic.add<u32>(grants, 1);
+    atomic.notify(grants, -1);
+  }
   return 1;
 }
 

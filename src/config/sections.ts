@@ -113,7 +113,7 @@ export const queueSchema = z.strictObject({
   room_tokens: positive(1_000_000).default(2_048)
     .describe("An endpoint with fewer uncached prompt tokens ahead has room: one prefill chunk of the engine"),
   shared_room_tokens: positive(1_000_000).default(8_192)
-    .describe("The same where all that is ahead came through other gateways"),
+    .describe("The same where all that is ahead came through other gateways; at least room_tokens"),
   shared_own_tokens: z.int().min(0).max(1_000_000).default(512)
     .describe(
       "Where some of it came through other gateways, room ends when as many tokens ahead are this gateway's own",

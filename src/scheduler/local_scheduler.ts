@@ -199,7 +199,8 @@ export class LocalScheduler implements Scheduler, SlotOwner {
 
   // Sent in the order in which they were granted, which is not that in which they came.
   #lookForGrants(): void {
-    const granted = this.#waiting.filter(({ row }) => row.phase === RequestPhase.granted);
+    if (this.#waiting.length === 0) return;
+    const granted = this.#waiting.filter(({ row }) => row.granted);
     if (granted.length > 1) granted.sort((a, b) => (a.row.grantNumber - b.row.grantNumber) | 0);
     for (const { resolve } of granted) resolve();
   }
@@ -236,14 +237,14 @@ export class LocalScheduler implements Scheduler, SlotOwner {
       if (this.decisions.refresh(waiting.row, waiting.prompt, waiting.placement) === 0) waiting.fail(noEndpoint());
     }
     this.#refreshed += count;
+    for (const cluster of clusters) this.decisions.fillAll(cluster, this.now());
+    // Of all workers: should a word from another one be lost, nobody waits longer than until here.
+    this.#lookForGrants();
     const now = this.now();
     for (const { due, fail, row } of this.#waiting) {
       if (due > 0 && due < now && row.phase === RequestPhase.waiting) fail(hopeless());
     }
     this.#lookForPreempted();
-    for (const cluster of clusters) {
-      if (this.decisions.fillAll(cluster, this.now()) > 0) this.#lookForGrants();
-    }
     this.#refreshSoon();
   }
 

@@ -26,6 +26,10 @@ const NO_LIMIT = 0x7fffffff;
 /** 8,000 tokens of 4 bytes a second. */
 const DEFAULT_RATE = 1_000 / (8_000 * 4);
 
+/** Learned rates stay within these ms a byte: a billion bytes a second, and a byte a second. */
+const FASTEST_BYTE_MS = 1e-6;
+const SLOWEST_BYTE_MS = 1_000;
+
 /** What a decision looks at beside the requests in flight. */
 export interface EndpointLoad {
   /** Prompt bytes before their first token, through any gateway. */
@@ -325,7 +329,10 @@ export class EndpointTable {
   }
 
   setRate(row: number, msPerByte: number): void {
-    this.#floats[this.#cell(this.#kernel.exports.E_RATE, row)] = msPerByte;
+    this.#floats[this.#cell(this.#kernel.exports.E_RATE, row)] = Math.min(
+      SLOWEST_BYTE_MS,
+      Math.max(FASTEST_BYTE_MS, msPerByte),
+    );
   }
 
   /** Most requests in flight there; undefined for no limit. */

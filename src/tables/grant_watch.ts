@@ -13,7 +13,7 @@ export class GrantWatch {
     this.#word = (k.ringOffset(worker) + k.G_GRANTS) >>> 2;
   }
 
-  /** Grants so far, modulo 2^32. */
+  /** Changes with every grant, modulo 2^32. */
   get count(): number {
     return Atomics.load(this.#words, this.#word);
   }

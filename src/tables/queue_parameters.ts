@@ -14,7 +14,7 @@ export function writeQueueParameters(kernel: AttachedKernel, queue: QueueConfig,
   const k = kernel.exports;
   const floats = new Float32Array(kernel.buffer);
   floats[k.H_ROOM] = queue.room_tokens * bytesPerToken;
-  floats[k.H_ROOM_SHARED] = queue.shared_room_tokens * bytesPerToken;
+  floats[k.H_ROOM_SHARED] = Math.max(queue.room_tokens, queue.shared_room_tokens) * bytesPerToken;
   floats[k.H_ROOM_OWN] = queue.shared_own_tokens * bytesPerToken;
   floats[k.H_SLACK] = queue.slack_ms;
   floats[k.H_CHARGE] = queue.charge;

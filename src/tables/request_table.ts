@@ -76,6 +76,13 @@ export class RequestRow {
     return Atomics.load(this.words, (k.requestOffset(this.row) + k.R_PHASE) >>> 2) as RequestPhase;
   }
 
+  /** Whether an endpoint was granted and nothing sent yet, and the row still is this request's. */
+  get granted(): boolean {
+    const k = this.kernel.exports;
+    const generation = Atomics.load(this.words, (k.requestOffset(this.row) + k.R_GENERATION) >>> 2);
+    return this.phase === RequestPhase.granted && generation >>> 0 === this.generation >>> 0;
+  }
+
   /** Row of the granted endpoint. */
   get endpoint(): number {
     const k = this.kernel.exports;
@@ -97,7 +104,7 @@ export class RequestRow {
     return this.kernel.exports.requestGrant(this.row, this.generation, endpoint, cachedChunks, sharedMs) === 1;
   }
 
-  /** The number of its grant among all of its worker, modulo 2^32. */
+  /** Grows with each grant of its worker, modulo 2^32. */
   get grantNumber(): number {
     return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_GRANT) >>> 2];
   }
