@@ -52,7 +52,7 @@ import {
   waitingBase,
   workers,
 } from "./layout";
-import { adapterMs, flightMs, aheadOf, baseOf, chargeOf, compareFlight, observeBusy, parameter, queueOf, remoteShare, uncachedOf } from "./late_score";
+import { adapterMs, flightMs, aheadOf, baseOf, chargeOf, compareFlights, compareRates, flightOf, observeBusy, parameter, queueOf, remoteShare, uncachedOf } from "./late_score";
 import { stampOf } from "./request";
 import { serviceRate, virtualOf } from "./fair_share";
 
@@ -91,9 +91,10 @@ export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
   fleetRate = 0;
   let serving: u32 = 0;
   let busy: u32 = 0;
-  for (let pass: u32 = 0; pass < 2; pass++) {
+  for (let pass: u32 = 0; pass < 3; pass++) {
+    if (pass == 1) compareRates(serving, rates);
+    if (pass == 2) compareFlights(leastFlight);
     alternatives = 0;
-    if (pass == 1) compareFlight(serving, rates, leastFlight);
     let block = load<u32>(clusterAt(cluster), C_FIRST_BLOCK);
     while (block != 0) {
       block--;
@@ -101,12 +102,12 @@ export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
         if ((load<u32>(cell(E_ELIGIBILITY, row)) & wanted) != wanted) continue;
         if (pass == 0) {
           const rate = load<f32>(cell(E_RATE, row));
-          leastFlight = min(leastFlight, queueOf(row) * rate);
           rates += rate;
           serving++;
           fleetRate += 1 / max<f64>(1e-9, <f64>rate);
           if (aheadOf(row, share) > 0) busy++;
-        } else keepCheapest(row, baseOf(row, share, stampOf(now)));
+        } else if (pass == 1) leastFlight = min(leastFlight, flightOf(row));
+        else keepCheapest(row, baseOf(row, share, stampOf(now)));
       }
       block = load<u32>(nextBlockBase + (<usize>block << 2));
     }

@@ -4,17 +4,17 @@
 //   left_i = rate_i · ahead_i − since_i
 //   ahead_ms_i = max(left_i, rate_i · min(ahead_i, room)) + max(−left_i, 0)   if ahead_i > 0, else 0
 //   base_i = ahead_ms_i + run · flight_i + square · (flight_i − min(flight))²
-//   flight_i = queue_i · rate_i / mean(rate)
+//   flight_i = queue_i · speed_i, speed_i = rate_i / mean(rate) to the nearest power of two, 1 between 0.6 and 1.7
 //   cost_i = base_i + rate_i · uncached_i · (1 + charge) + adapter_i
 //
 // ahead_i are the uncached prompt bytes sent there and not yet prefilled, those of other gateways by their usual share of
 // hits; rate_i is learned; since_i is how long the endpoint is at the prefill that it is at. One that is late, because it
-// had forgotten a prefix or hangs, is taken to be late by as much again, and has no room once that is `room`.
-// `charge` is the price of prefill capacity that a recomputation takes from others,
-// charge = k · busy / (1 − busy), as in a queue with that share of busy servers. flight_i are
-// the requests in flight, to an endpoint twice as fast half as many. The square keeps a prompt that everybody shares from
-// filling the batch of one endpoint. It is no reason to wait: an endpoint with room is compared with the best
-// one without its own terms of the requests in flight.
+// had forgotten a prefix or hangs, is taken to be late by as much again, and has no room once that is `room`. `charge` is
+// the price of prefill capacity that a recomputation takes from others, charge = k · busy / (1 − busy), as in a queue with
+// that share of busy servers. flight_i are the requests in flight as they weigh on that hardware; rates learned of equal
+// engines differ by what they happened to compute, so small differences do not count. The square keeps a prompt that
+// everybody shares from filling the batch of one endpoint. It is no reason to wait: an endpoint with room is compared with
+// the best one without its own terms of the requests in flight.
 
 import {
   BLOCK_ROWS,
@@ -154,47 +154,80 @@ export function hasRoom(row: u32, share: f32, stamp: u32): bool {
   return ahead < parameter(H_ROOM) && late < rate * parameter(H_ROOM);
 }
 
-// Of the endpoints looked at last: run and square for queue · rate, and its least.
-let flightRun: f32 = 0;
-let flightSquare: f32 = 0;
+/** What is left of a float's bits is the power of two below it. */
+const EXPONENT: u32 = 0x7f800000;
+
+/** Times √2 too: rates between 0.6 and 1.7 of the mean are alike. */
+const ALIKE_FROM: f32 = 0.85;
+const ALIKE_TO: f32 = 2.4;
+
+// Of the endpoints looked at last: what makes their rates ratios, times √2 for the nearest power of two to be the one
+// below; and their least flight.
+let rateScale: f32 = 0;
 let leastFlight: f32 = 0;
 
-/** The endpoints to compare: their number, the sum of their rates, and the least queue · rate. */
-export function compareFlight(endpoints: u32, rates: f32, least: f32): void {
-  const scale: f32 = rates > 0 ? <f32>endpoints / rates : 0;
-  flightRun = parameter(H_RUN) * scale;
-  flightSquare = parameter(H_RUN_SQUARE) * scale * scale;
+/** The endpoints to compare: their number, and the sum of their rates. */
+export function compareRates(endpoints: u32, rates: f32): void {
+  rateScale = rates > 0 ? <f32>(Math.SQRT2 * <f64>endpoints / <f64>rates) : 0;
+}
+
+/** After `compareRates`: the least flight of these endpoints. */
+export function compareFlights(least: f32): void {
   leastFlight = least;
+}
+
+/** flight_i of the formula. */
+// @ts-ignore: decorator
+@inline
+export function flightOf(row: u32): f32 {
+  const scaled = rateScale * load<f32>(cell(E_RATE, row));
+  if (scaled > ALIKE_FROM && scaled < ALIKE_TO) return queueOf(row);
+  return queueOf(row) * reinterpret<f32>(reinterpret<u32>(scaled) & EXPONENT);
+}
+
+// The weights of four endpoints' queues in it.
+// @ts-ignore: decorator
+@inline
+function weightOfFour(rate: v128): v128 {
+  const scaled = f32x4.mul(f32x4.splat(rateScale), rate);
+  const alike = v128.and(f32x4.gt(scaled, f32x4.splat(ALIKE_FROM)), f32x4.lt(scaled, f32x4.splat(ALIKE_TO)));
+  return v128.bitselect(f32x4.splat(1), v128.and(scaled, i32x4.splat(EXPONENT)), alike);
 }
 
 /** What the requests in flight on an endpoint cost: the last two terms of base_i. */
 // @ts-ignore: decorator
 @inline
 export function flightMs(row: u32): f32 {
-  const flight = queueOf(row) * load<f32>(cell(E_RATE, row));
+  const flight = flightOf(row);
   const more = flight - leastFlight;
-  return flightRun * flight + flightSquare * more * more;
+  return parameter(H_RUN) * flight + parameter(H_RUN_SQUARE) * more * more;
 }
 
-// `compareFlight` of the gathered candidates.
+// `compareRates` and `compareFlights` of the gathered candidates.
 function compareGathered(): void {
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
-  let rates = f32x4.splat(0);
-  let least = infinity;
   const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
+  let rates = f32x4.splat(0);
   for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
     const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
     for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
       const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
-      const rate = v128.load(cell(E_RATE, first + lane));
-      const none = f32x4.eq(q, infinity);
-      rates = f32x4.add(rates, v128.andnot(rate, none));
-      least = f32x4.pmin(least, v128.bitselect(infinity, f32x4.mul(q, rate), none));
+      rates = f32x4.add(rates, v128.andnot(v128.load(cell(E_RATE, first + lane)), f32x4.eq(q, infinity)));
     }
   }
   const sum = f32x4.extract_lane(rates, 0) + f32x4.extract_lane(rates, 1) + f32x4.extract_lane(rates, 2) +
     f32x4.extract_lane(rates, 3);
-  compareFlight(load<u32>(scratch, D_CANDIDATES), sum, horizontalMin(least));
+  compareRates(load<u32>(scratch, D_CANDIDATES), sum);
+  let least = infinity;
+  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
+    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
+    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
+      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
+      const flight = f32x4.mul(q, weightOfFour(v128.load(cell(E_RATE, first + lane))));
+      least = f32x4.pmin(least, v128.bitselect(infinity, flight, f32x4.eq(q, infinity)));
+    }
+  }
+  compareFlights(horizontalMin(least));
 }
 
 /** base_i of the formula. */
@@ -254,8 +287,8 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
   const sharedRoom = f32x4.splat(parameter(H_ROOM_SHARED));
   const ownRoom = f32x4.splat(parameter(H_ROOM_OWN));
   compareGathered();
-  const run = f32x4.splat(flightRun);
-  const square = f32x4.splat(flightSquare);
+  const run = f32x4.splat(parameter(H_RUN));
+  const square = f32x4.splat(parameter(H_RUN_SQUARE));
   const least = f32x4.splat(leastFlight);
   const everywhere = load<u32>(scratch, D_EVERYWHERE);
   const work = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere) * (1 + charge));
@@ -270,7 +303,7 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
       const q = v128.load(queues + at);
       const ahead = aheadOfFour(row, share);
       const rate = v128.load(cell(E_RATE, row));
-      const flight = f32x4.mul(q, rate);
+      const flight = f32x4.mul(q, weightOfFour(rate));
       const more = f32x4.sub(flight, least);
       const since = sinceOfFour(row, stamp);
       let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(rate, work));

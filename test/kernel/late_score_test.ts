@@ -107,7 +107,11 @@ Deno.test("late_binding scores by work ahead, flight and recomputation; it takes
   for (let round = 0; round < 200; round++) {
     const { k, queue, bytes, endpoints, score, choose } = scene(random, round);
     const mean = endpoints.reduce((sum, { rate }) => sum + rate, 0) / endpoints.length;
-    const inFlight = ({ requests, rate }: Endpoint) => requests * rate / mean;
+    const weight = ({ rate }: Endpoint) => {
+      const ratio = Math.SQRT2 * rate / mean;
+      return ratio > 0.85 && ratio < 2.4 ? 1 : 2 ** Math.floor(Math.log2(ratio));
+    };
+    const inFlight = (one: Endpoint) => one.requests * weight(one);
     const least = Math.min(...endpoints.map(inFlight));
     const chosen = choose(k.POLICY_LATE_BINDING);
     const uncached = (matched: number) =>
