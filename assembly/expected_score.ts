@@ -42,7 +42,6 @@ import { positionOf } from "./score";
 /** Share of the predicted TTFT that favours the fuller one of two endpoints that keep the objectives. */
 const FULLER: f32 = 0.01;
 
-// @ts-ignore: decorator
 @inline
 function blockRow(ordinal: u32): u32 {
   return load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
@@ -113,7 +112,6 @@ export function scoreSlo(model: u32): void {
   }
 }
 
-// @ts-ignore: decorator
 @inline
 function keeps(score: usize, queue: usize, ttftSlo: f32, tpotSlo: f32, step: f32, perRequest: f32): bool {
   const ttft = -load<f32>(score);

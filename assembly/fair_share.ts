@@ -18,7 +18,6 @@ const DRAIN_MS: f64 = 10_000;
 const PRIOR_MS: f64 = 2_000;
 
 // Bytes over a tenant's weight.
-// @ts-ignore: decorator
 @inline
 export function virtualOf(books: usize, bytes: f64): u64 {
   return <u64>max<f64>(0, bytes * 1024 / max<f64>(1e-3, <f64>load<f32>(books, T_WEIGHT)));
@@ -37,7 +36,6 @@ export function observeDrain(tenant: usize, work: u32, now: f64): void {
 }
 
 // Bytes of prefill work a ms that a tenant was granted lately while it had some waiting.
-// @ts-ignore: decorator
 @inline
 export function serviceRate(tenant: usize, fleetRate: f64): f64 {
   const drained = load<f64>(tenant, T_DRAINED) + PRIOR_MS * fleetRate;

@@ -229,7 +229,6 @@ export function fillAll(cluster: u32, now: f64): u32 {
   return granted;
 }
 
-// @ts-ignore: decorator
 @inline
 function open(endpoint: u32, share: f32, stamp: u32): bool {
   return (load<u32>(cell(E_ELIGIBILITY, endpoint)) & SERVING) != 0 && hasRoom(endpoint, share, stamp);

@@ -74,7 +74,6 @@ export function chunksOn(at: usize, endpoint: u32): u32 {
 }
 
 // The alternatives: pairs of endpoint row (u32) and base (f32), where a pick has its histogram.
-// @ts-ignore: decorator
 @inline
 export function alternative(i: u32): usize {
   return scratch + histogram + (<usize>i << 3);
@@ -129,7 +128,6 @@ function keepCheapest(row: u32, base: f32): void {
 }
 
 // Cost of a waiting request on an endpoint with this base.
-// @ts-ignore: decorator
 @inline
 function costOn(endpoint: u32, base: f32, work: u32, price: f32, adapter: u32): f32 {
   return base + load<f32>(cell(E_RATE, endpoint)) * <f32>work * price + adapterMs(endpoint, adapter);
@@ -186,7 +184,6 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
 }
 
 // Ms after which a request of this tenant is overdue.
-// @ts-ignore: decorator
 @inline
 function overdueAfter(tenant: usize): f64 {
   const backlog = <f64>load<u32>(tenant, T_WORK) / serviceRate(tenant, fleetRate);

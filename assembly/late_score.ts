@@ -61,27 +61,23 @@ import { horizontalMin, positionOf } from "./score";
 /** Time over which the busy share is averaged, ms. */
 const BUSY_MS: f64 = 10_000;
 
-// @ts-ignore: decorator
 @inline
 export function parameter(index: u32): f32 {
   return load<f32>(<usize>index << 2);
 }
 
 /** Share of the remote prompt bytes that is prefill work. */
-// @ts-ignore: decorator
 @inline
 export function remoteShare(cluster: u32): f32 {
   return 1 - <f32>load<f64>(clusterAt(cluster), C_HITS);
 }
 
 /** Uncached prompt bytes ahead of an endpoint. */
-// @ts-ignore: decorator
 @inline
 export function aheadOf(row: u32, share: f32): f32 {
   return <f32>load<u32>(cell(E_UNCACHED, row)) + share * <f32>load<u32>(cell(E_REMOTE_PROMPT, row));
 }
 
-// @ts-ignore: decorator
 @inline
 export function queueOf(row: u32): f32 {
   const requests = load<i32>(cell(E_REQUESTS, row)) + load<i32>(cell(E_REMOTE_REQUESTS, row)) + load<i32>(cell(E_PENALTY, row));
@@ -89,7 +85,6 @@ export function queueOf(row: u32): f32 {
 }
 
 /** Ms that an endpoint is at the prefill that it is at: 0 when this gateway has none there. Another thread may be ahead. */
-// @ts-ignore: decorator
 @inline
 export function sinceOf(row: u32, stamp: u32): f32 {
   if (load<u32>(cell(E_UNCACHED, row)) == 0) return 0;
@@ -97,7 +92,6 @@ export function sinceOf(row: u32, stamp: u32): f32 {
 }
 
 /** The same of four rows. */
-// @ts-ignore: decorator
 @inline
 export function sinceOfFour(row: u32, stamp: u32): v128 {
   const passed = i32x4.sub(i32x4.splat(stamp), v128.load(cell(E_HEAD_AT, row)));
@@ -106,7 +100,6 @@ export function sinceOfFour(row: u32, stamp: u32): v128 {
 }
 
 /** ahead_ms_i of the formula. */
-// @ts-ignore: decorator
 @inline
 export function aheadMs(row: u32, share: f32, stamp: u32): f32 {
   const rate = load<f32>(cell(E_RATE, row));
@@ -117,7 +110,6 @@ export function aheadMs(row: u32, share: f32, stamp: u32): f32 {
 }
 
 /** Uncached prompt bytes ahead of four endpoints. */
-// @ts-ignore: decorator
 @inline
 export function aheadOfFour(row: u32, share: v128): v128 {
   return f32x4.add(
@@ -127,7 +119,6 @@ export function aheadOfFour(row: u32, share: v128): v128 {
 }
 
 /** ahead_ms_i of four endpoints. */
-// @ts-ignore: decorator
 @inline
 export function aheadMsOfFour(ahead: v128, rate: v128, since: v128, room: v128): v128 {
   const zero = f32x4.splat(0);
@@ -141,7 +132,6 @@ export function aheadMsOfFour(ahead: v128, rate: v128, since: v128, room: v128):
  * ahead would keep each other out: who has something there sees first that it is over. So each may have one request
  * there, up to a larger bound, and more only while its own are few.
  */
-// @ts-ignore: decorator
 @inline
 export function hasRoom(row: u32, share: f32, stamp: u32): bool {
   if (load<i32>(cell(E_REQUESTS, row)) >= load<i32>(cell(E_LIMIT, row))) return false;
@@ -177,7 +167,6 @@ export function compareFlights(least: f32): void {
 }
 
 /** flight_i of the formula. */
-// @ts-ignore: decorator
 @inline
 export function flightOf(row: u32): f32 {
   const scaled = rateScale * load<f32>(cell(E_RATE, row));
@@ -186,7 +175,6 @@ export function flightOf(row: u32): f32 {
 }
 
 // The weights of four endpoints' queues in it.
-// @ts-ignore: decorator
 @inline
 function weightOfFour(rate: v128): v128 {
   const scaled = f32x4.mul(f32x4.splat(rateScale), rate);
@@ -195,7 +183,6 @@ function weightOfFour(rate: v128): v128 {
 }
 
 /** What the requests in flight on an endpoint cost: the last two terms of base_i. */
-// @ts-ignore: decorator
 @inline
 export function flightMs(row: u32): f32 {
   const flight = flightOf(row);
@@ -231,21 +218,18 @@ function compareGathered(): void {
 }
 
 /** base_i of the formula. */
-// @ts-ignore: decorator
 @inline
 export function baseOf(row: u32, share: f32, stamp: u32): f32 {
   return aheadMs(row, share, stamp) + flightMs(row);
 }
 
 /** Uncached bytes of a prompt of which an endpoint holds `chunks`. */
-// @ts-ignore: decorator
 @inline
 export function uncachedOf(promptBytes: u32, chunks: u32): u32 {
   const known = chunks == 0 ? 0 : (chunks + 1) * CHUNK_BYTES;
   return max(promptBytes - min(promptBytes, known), load<u32>(H_LEAST * 4));
 }
 
-// @ts-ignore: decorator
 @inline
 export function adapterMs(row: u32, adapter: u32): f32 {
   if (adapter == 0) return 0;
@@ -335,7 +319,6 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
 }
 
 // Adds to both scores of a position; what is -Inf stays so.
-// @ts-ignore: decorator
 @inline
 function add(at: usize, ms: f32): void {
   store<f32>(scratch + positionScore + at, load<f32>(scratch + positionScore + at) + ms);

@@ -76,7 +76,6 @@ import {
 
 export * from "./fields";
 
-// @ts-ignore: decorator
 @inline
 function up(bytes: u64): u64 {
   return (bytes + 63) & ~63;
@@ -288,35 +287,30 @@ export function attach(worker: u32): i32 {
 }
 
 /** Byte offset of a worker's save ring. */
-// @ts-ignore: decorator
 @inline
 export function ringOffset(worker: u32): usize {
   return ringBase + <usize>worker * (RING_HEADER_BYTES + ringWords * 4);
 }
 
 /** Address of one cell of an endpoint column. */
-// @ts-ignore: decorator
 @inline
 export function cell(column: u32, row: u32): usize {
   return endpointBase + ((<usize>column * endpoints + row) << 2);
 }
 
 /** Address of a request row. */
-// @ts-ignore: decorator
 @inline
 export function requestAt(row: u32): usize {
   return requestBase + <usize>row * REQUEST_BYTES;
 }
 
 /** Address of a tenant's row. */
-// @ts-ignore: decorator
 @inline
 export function tenantAt(tenant: u32): usize {
   return tenantBase + <usize>tenant * TENANT_BYTES;
 }
 
 /** Address of a cluster's row. */
-// @ts-ignore: decorator
 @inline
 export function clusterAt(cluster: u32): usize {
   return clusterBase + <usize>cluster * CLUSTER_BYTES;

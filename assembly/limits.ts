@@ -12,19 +12,16 @@ const MINUTE_MS: f64 = 60_000;
 const SOON_MS: f64 = 200;
 const MOST: u64 = (1 << 28) - 1;
 
-// @ts-ignore: decorator
 @inline
 function windowAt(tenant: u32, window: u32): usize {
   return tenantAt(tenant) + T_WINDOWS + (<usize>window << 3);
 }
 
-// @ts-ignore: decorator
 @inline
 function totalAt(tenant: u32, window: u32): usize {
   return tenantAt(tenant) + T_TOTALS + (<usize>window << 3);
 }
 
-// @ts-ignore: decorator
 @inline
 function pack(minute: u64, last: u64, current: u64): u64 {
   return ((minute & 255) << 56) | (last << 28) | current;
@@ -38,7 +35,6 @@ function advanced(word: u64, minute: u64): u64 {
   return pack(minute, passed == 1 ? word & MOST : 0, 0);
 }
 
-// @ts-ignore: decorator
 @inline
 function usedIn(word: u64, part: f64): f64 {
   return <f64>((word >> 28) & MOST) * (1 - part) + <f64>(word & MOST);

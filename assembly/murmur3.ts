@@ -29,7 +29,6 @@ export function absorb(at: usize, blocks: u32): void {
   h2 = b;
 }
 
-// @ts-ignore: decorator
 @inline
 function finalMix(k: u64): u64 {
   k ^= k >> 33;

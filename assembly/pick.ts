@@ -7,7 +7,6 @@ import { D_POSITIONS, histogram, HISTOGRAM_BYTES, positionQueue, positionScore, 
 import { below } from "./random";
 import { horizontalMax } from "./score";
 
-// @ts-ignore: decorator
 @inline
 function ordered(bits: i32): u32 {
   return <u32>(bits ^ ((bits >> 31) | <i32>0x80000000));

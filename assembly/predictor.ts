@@ -26,27 +26,23 @@ import {
   scratch,
 } from "./layout";
 
-// @ts-ignore: decorator
 @inline
 function rowAt(row: u32): usize {
   return predictorBase + <usize>row * PREDICTOR_BYTES;
 }
 
 // The features of the sample or question at hand: the caller writes them where a pick has its histogram.
-// @ts-ignore: decorator
 @inline
 function feature(i: u32): f64 {
   return load<f64>(scratch + histogram + (<usize>i << 3));
 }
 
 // P·x of the sample at hand, behind the features.
-// @ts-ignore: decorator
 @inline
 function product(i: u32): usize {
   return scratch + histogram + (<usize>(FEATURES + i) << 3);
 }
 
-// @ts-ignore: decorator
 @inline
 function setFeature(i: u32, value: f64): void {
   store<f64>(scratch + histogram + (<usize>i << 3), value);

@@ -39,7 +39,6 @@ const PIN: u32 = 1;
 const UNPIN: u32 = 2;
 
 // A salt per cluster and model keeps equal prompts of different models apart; 0 marks an empty slot.
-// @ts-ignore: decorator
 @inline
 function keyOf(hash: u64, salt: u32): u64 {
   let k = hash ^ (<u64>salt * 0x9e3779b97f4a7c15);
@@ -49,7 +48,6 @@ function keyOf(hash: u64, salt: u32): u64 {
   return k == 0 ? 1 : k;
 }
 
-// @ts-ignore: decorator
 @inline
 function bucketOf(key: u64): u32 {
   return <u32>(key >> 16) & (buckets - 1);
@@ -64,7 +62,6 @@ function find(key: u64): i32 {
   return -1;
 }
 
-// @ts-ignore: decorator
 @inline
 function alive(holder: u64): bool {
   const row = <u32>holder - 1;
@@ -72,13 +69,11 @@ function alive(holder: u64): bool {
 }
 
 // Below 0 while it is pinned.
-// @ts-ignore: decorator
 @inline
 function ageOf(row: u32, stamp: u32): i32 {
   return <i32>(load<u32>(cell(E_INSERTED, row)) - stamp);
 }
 
-// @ts-ignore: decorator
 @inline
 function entryAt(slot: u32): usize {
   return entryBase + <usize>slot * ENTRY_BYTES;
@@ -172,7 +167,6 @@ function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
 }
 
 // The count goes on by one for a chunk that comes out of use.
-// @ts-ignore: decorator
 @inline
 function stampFor(row: u32, how: u32, comesOut: bool): u32 {
   const inserted = cell(E_INSERTED, row);

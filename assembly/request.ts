@@ -80,14 +80,12 @@ const HIT_PACE: f64 = 0.02;
 const PATIENCE: u32 = 10_000_000;
 
 /** A time in 1/16 ms, modulo 2^32. */
-// @ts-ignore: decorator
 @inline
 export function stampOf(now: f64): u32 {
   return <u32><i64>(now * 16);
 }
 
 // Takes the prompt's load off, once.
-// @ts-ignore: decorator
 @inline
 function dropPrompt(at: usize, endpoint: u32): bool {
   if (atomic.xchg<u32>(at, 0, R_HELD) == 0) return false;
@@ -138,7 +136,6 @@ export function enqueue(row: u32, work: u32): void {
 }
 
 /** Takes a row out of the queue; false when it was not in it. */
-// @ts-ignore: decorator
 @inline
 export function dequeue(row: u32): bool {
   const bit: u32 = 1 << (row & 31);

@@ -41,7 +41,6 @@ import {
   scratch,
 } from "./layout";
 
-// @ts-ignore: decorator
 @inline
 export function horizontalMin(v: v128): f32 {
   return min(
@@ -50,7 +49,6 @@ export function horizontalMin(v: v128): f32 {
   );
 }
 
-// @ts-ignore: decorator
 @inline
 export function horizontalMax(v: v128): f32 {
   return max(
@@ -131,14 +129,12 @@ function exclude(fits: v128, row: u32, count: u32): v128 {
 }
 
 /** Position of a row of the gathered cluster. */
-// @ts-ignore: decorator
 @inline
 export function positionOf(row: u32): u32 {
   return load<u32>(ordinalBase + (<usize>(row / BLOCK_ROWS) << 2)) * BLOCK_ROWS + row % BLOCK_ROWS;
 }
 
 /** Row at a position. */
-// @ts-ignore: decorator
 @inline
 export function rowOf(position: u32): u32 {
   return load<u32>(scratch + positionBlock + (<usize>(position / BLOCK_ROWS) << 2)) * BLOCK_ROWS + position % BLOCK_ROWS;

@@ -320,6 +320,7 @@ export class EndpointTable {
     return this.#floats[this.#cell(this.#kernel.exports.E_RATE, row)];
   }
 
+  /** What a decision looks at beside the requests in flight. */
   load(row: number): EndpointLoad {
     return {
       promptBytes: this.promptBytes(row) + this.remotePromptBytes(row),
