@@ -18,6 +18,7 @@ import {
   positionPrompt,
   positionScore,
   scratch,
+  parameter,
 } from "./layout";
 import { greatest, nthCandidate, pickBest } from "./pick";
 import { hashPrompt } from "./prefix_hash";
@@ -27,7 +28,8 @@ import { below } from "./random";
 import { gather, rowOf, scoreAdapter, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
 import { scoreExpected, scoreSlo } from "./expected_score";
 import { scoreCluster } from "./late_binding";
-import { drawNear, flightMs, parameter } from "./late_score";
+import { flightMs } from "./flight";
+import { drawNear } from "./late_score";
 
 export const POLICY_INFERENCE_LB: u32 = 0;
 export const POLICY_RANDOM: u32 = 1;

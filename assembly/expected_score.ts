@@ -33,8 +33,9 @@ import {
   positionScore,
   requestAt,
   scratch,
+  parameter,
 } from "./layout";
-import { aheadMsOfFour, aheadOfFour, parameter, remoteShare, sinceOf, sinceOfFour } from "./late_score";
+import { aheadMsOfFour, aheadOfFour, remoteShare, sinceOf, sinceOfFour } from "./late_score";
 import { predictTtft, rateOf, stepParameter } from "./predictor";
 import { stampOf } from "./request";
 import { positionOf } from "./score";

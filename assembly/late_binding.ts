@@ -45,8 +45,10 @@ import {
   scratch,
   tenantAt,
   workers,
+  parameter,
 } from "./layout";
-import { chargeOf, drawNear, flightMs, hasRoom, observeBusy, parameter, remoteShare, scoreLate, uncachedOf } from "./late_score";
+import { flightMs } from "./flight";
+import { chargeOf, drawNear, hasRoom, observeBusy, remoteShare, scoreLate, uncachedOf } from "./late_score";
 import { enqueue, requestGrant, stampOf } from "./request";
 import { gather, rowOf } from "./score";
 import { charge, observeDrain } from "./fair_share";

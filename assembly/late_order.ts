@@ -51,8 +51,10 @@ import {
   tenantAt,
   waitingBase,
   workers,
+  parameter,
 } from "./layout";
-import { adapterMs, flightMs, aheadOf, baseOf, chargeOf, compareFlights, compareRates, flightOf, observeBusy, parameter, queueOf, remoteShare, uncachedOf } from "./late_score";
+import { compareFlights, compareRates, flightMs, flightOf } from "./flight";
+import { adapterMs, aheadOf, baseOf, chargeOf, observeBusy, remoteShare, uncachedOf } from "./late_score";
 import { stampOf } from "./request";
 import { serviceRate, virtualOf } from "./fair_share";
 

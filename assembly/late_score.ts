@@ -23,7 +23,6 @@ import {
   C_BUSY_AT,
   C_BUSY_NOW,
   C_HITS,
-  D_CANDIDATES,
   D_EVERYWHERE,
   D_MATCH,
   D_MATCHES,
@@ -31,10 +30,8 @@ import {
   E_ADAPTERS,
   E_HEAD_AT,
   E_LIMIT,
-  E_PENALTY,
   E_RATE,
   E_REMOTE_PROMPT,
-  E_REMOTE_REQUESTS,
   E_REQUESTS,
   E_UNCACHED,
   H_ADAPTER,
@@ -49,22 +46,19 @@ import {
   H_TIE,
   cell,
   clusterAt,
+  parameter,
   positionBlock,
   positionPrompt,
   positionQueue,
   positionScore,
   scratch,
 } from "./layout";
+import { compareGathered, flightMs, leastFlight, weightOfFour } from "./flight";
 import { drawAbove } from "./pick";
-import { horizontalMin, positionOf } from "./score";
+import { positionOf } from "./score";
 
 /** Time over which the busy share is averaged, ms. */
 const BUSY_MS: f64 = 10_000;
-
-@inline
-export function parameter(index: u32): f32 {
-  return load<f32>(<usize>index << 2);
-}
 
 /** Share of the remote prompt bytes that is prefill work. */
 @inline
@@ -76,12 +70,6 @@ export function remoteShare(cluster: u32): f32 {
 @inline
 export function aheadOf(row: u32, share: f32): f32 {
   return <f32>load<u32>(cell(E_UNCACHED, row)) + share * <f32>load<u32>(cell(E_REMOTE_PROMPT, row));
-}
-
-@inline
-export function queueOf(row: u32): f32 {
-  const requests = load<i32>(cell(E_REQUESTS, row)) + load<i32>(cell(E_REMOTE_REQUESTS, row)) + load<i32>(cell(E_PENALTY, row));
-  return <f32>max(0, requests);
 }
 
 /** Ms that an endpoint is at the prefill that it is at: 0 when this gateway has none there. Another thread may be ahead. */
@@ -142,79 +130,6 @@ export function hasRoom(row: u32, share: f32, stamp: u32): bool {
   const rate = load<f32>(cell(E_RATE, row));
   const late = sinceOf(row, stamp) - rate * ahead;
   return ahead < parameter(H_ROOM) && late < rate * parameter(H_ROOM);
-}
-
-/** What is left of a float's bits is the power of two below it. */
-const EXPONENT: u32 = 0x7f800000;
-
-/** Times √2 too: rates between 0.6 and 1.7 of the mean are alike. */
-const ALIKE_FROM: f32 = 0.85;
-const ALIKE_TO: f32 = 2.4;
-
-// Of the endpoints looked at last: what makes their rates ratios, times √2 for the nearest power of two to be the one
-// below; and their least flight.
-let rateScale: f32 = 0;
-let leastFlight: f32 = 0;
-
-/** The endpoints to compare: their number, and the sum of their rates. */
-export function compareRates(endpoints: u32, rates: f32): void {
-  rateScale = rates > 0 ? <f32>(Math.SQRT2 * <f64>endpoints / <f64>rates) : 0;
-}
-
-/** After `compareRates`: the least flight of these endpoints. */
-export function compareFlights(least: f32): void {
-  leastFlight = least;
-}
-
-/** flight_i of the formula. */
-@inline
-export function flightOf(row: u32): f32 {
-  const scaled = rateScale * load<f32>(cell(E_RATE, row));
-  if (scaled > ALIKE_FROM && scaled < ALIKE_TO) return queueOf(row);
-  return queueOf(row) * reinterpret<f32>(reinterpret<u32>(scaled) & EXPONENT);
-}
-
-// The weights of four endpoints' queues in it.
-@inline
-function weightOfFour(rate: v128): v128 {
-  const scaled = f32x4.mul(f32x4.splat(rateScale), rate);
-  const alike = v128.and(f32x4.gt(scaled, f32x4.splat(ALIKE_FROM)), f32x4.lt(scaled, f32x4.splat(ALIKE_TO)));
-  return v128.bitselect(f32x4.splat(1), v128.and(scaled, i32x4.splat(EXPONENT)), alike);
-}
-
-/** What the requests in flight on an endpoint cost: the last two terms of base_i. */
-@inline
-export function flightMs(row: u32): f32 {
-  const flight = flightOf(row);
-  const more = flight - leastFlight;
-  return parameter(H_RUN) * flight + parameter(H_RUN_SQUARE) * more * more;
-}
-
-// `compareRates` and `compareFlights` of the gathered candidates.
-function compareGathered(): void {
-  const infinity = f32x4.splat(f32.MAX_VALUE * 2);
-  const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
-  let rates = f32x4.splat(0);
-  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
-    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
-      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
-      rates = f32x4.add(rates, v128.andnot(v128.load(cell(E_RATE, first + lane)), f32x4.eq(q, infinity)));
-    }
-  }
-  const sum = f32x4.extract_lane(rates, 0) + f32x4.extract_lane(rates, 1) + f32x4.extract_lane(rates, 2) +
-    f32x4.extract_lane(rates, 3);
-  compareRates(load<u32>(scratch, D_CANDIDATES), sum);
-  let least = infinity;
-  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
-    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
-      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
-      const flight = f32x4.mul(q, weightOfFour(v128.load(cell(E_RATE, first + lane))));
-      least = f32x4.pmin(least, v128.bitselect(infinity, flight, f32x4.eq(q, infinity)));
-    }
-  }
-  compareFlights(horizontalMin(least));
 }
 
 /** base_i of the formula. */

@@ -286,6 +286,12 @@ export function attach(worker: u32): i32 {
   return 0;
 }
 
+/** A number of late binding out of the header. */
+@inline
+export function parameter(index: u32): f32 {
+  return load<f32>(<usize>index << 2);
+}
+
 /** Byte offset of a worker's save ring. */
 @inline
 export function ringOffset(worker: u32): usize {

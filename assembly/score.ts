@@ -13,7 +13,6 @@ import {
   BLOCK_ROWS,
   C_FIRST_BLOCK,
   cell,
-  CHUNK_BYTES,
   clusterAt,
   D_CANDIDATES,
   D_CHUNKS,

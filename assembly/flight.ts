@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the requests in flight on an endpoint cost the next one, in ms: run · flight_i + square · (flight_i − min(flight))²,
+// where flight_i = queue_i · speed_i, and speed_i = rate_i / mean(rate) to the nearest power of two, 1 between 0.6 and 1.7.
+
+import {
+  BLOCK_ROWS,
+  D_CANDIDATES,
+  D_POSITIONS,
+  E_PENALTY,
+  E_RATE,
+  E_REMOTE_REQUESTS,
+  E_REQUESTS,
+  H_RUN,
+  H_RUN_SQUARE,
+  cell,
+  parameter,
+  positionBlock,
+  positionQueue,
+  scratch,
+} from "./layout";
+import { horizontalMin } from "./score";
+
+// Requests in flight on an endpoint through any gateway, and its slow start.
+@inline
+function queueOf(row: u32): f32 {
+  const requests = load<i32>(cell(E_REQUESTS, row)) + load<i32>(cell(E_REMOTE_REQUESTS, row)) + load<i32>(cell(E_PENALTY, row));
+  return <f32>max(0, requests);
+}
+
+/** What is left of a float's bits is the power of two below it. */
+const EXPONENT: u32 = 0x7f800000;
+
+/** Times √2 too: rates between 0.6 and 1.7 of the mean are alike. */
+const ALIKE_FROM: f32 = 0.85;
+const ALIKE_TO: f32 = 2.4;
+
+// Of the endpoints looked at last: what makes their rates ratios, times √2 for the nearest power of two to be the one
+// below; and their least flight.
+let rateScale: f32 = 0;
+export let leastFlight: f32 = 0;
+
+/** The endpoints to compare: their number, and the sum of their rates. */
+export function compareRates(endpoints: u32, rates: f32): void {
+  rateScale = rates > 0 ? <f32>(Math.SQRT2 * <f64>endpoints / <f64>rates) : 0;
+}
+
+/** After `compareRates`: the least flight of these endpoints. */
+export function compareFlights(least: f32): void {
+  leastFlight = least;
+}
+
+/** flight_i of the formula. */
+@inline
+export function flightOf(row: u32): f32 {
+  const scaled = rateScale * load<f32>(cell(E_RATE, row));
+  if (scaled > ALIKE_FROM && scaled < ALIKE_TO) return queueOf(row);
+  return queueOf(row) * reinterpret<f32>(reinterpret<u32>(scaled) & EXPONENT);
+}
+
+/** The weights of four endpoints' queues in it. */
+@inline
+export function weightOfFour(rate: v128): v128 {
+  const scaled = f32x4.mul(f32x4.splat(rateScale), rate);
+  const alike = v128.and(f32x4.gt(scaled, f32x4.splat(ALIKE_FROM)), f32x4.lt(scaled, f32x4.splat(ALIKE_TO)));
+  return v128.bitselect(f32x4.splat(1), v128.and(scaled, i32x4.splat(EXPONENT)), alike);
+}
+
+/** What the requests in flight on an endpoint cost: the last two terms of base_i. */
+@inline
+export function flightMs(row: u32): f32 {
+  const flight = flightOf(row);
+  const more = flight - leastFlight;
+  return parameter(H_RUN) * flight + parameter(H_RUN_SQUARE) * more * more;
+}
+
+/** `compareRates` and `compareFlights` of the gathered candidates. */
+export function compareGathered(): void {
+  const infinity = f32x4.splat(f32.MAX_VALUE * 2);
+  const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
+  let rates = f32x4.splat(0);
+  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
+    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
+    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
+      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
+      rates = f32x4.add(rates, v128.andnot(v128.load(cell(E_RATE, first + lane)), f32x4.eq(q, infinity)));
+    }
+  }
+  const sum = f32x4.extract_lane(rates, 0) + f32x4.extract_lane(rates, 1) + f32x4.extract_lane(rates, 2) +
+    f32x4.extract_lane(rates, 3);
+  compareRates(load<u32>(scratch, D_CANDIDATES), sum);
+  let least = infinity;
+  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
+    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
+    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
+      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
+      const flight = f32x4.mul(q, weightOfFour(v128.load(cell(E_RATE, first + lane))));
+      least = f32x4.pmin(least, v128.bitselect(infinity, flight, f32x4.eq(q, infinity)));
+    }
+  }
+  compareFlights(horizontalMin(least));
+}
