@@ -28,7 +28,6 @@ import { type CenterProcess, startCenter } from "./center_process.ts";
 import { Fleet } from "./fleet.ts";
 import { reserve, serveOn } from "./listeners.ts";
 import { LoadSync } from "./load_sync.ts";
-import type { WorkerSetup } from "./protocol.ts";
 import { Trainer } from "./trainer.ts";
 import { SPARE_BLOCKS, Supervisor } from "./supervisor.ts";
 
@@ -53,8 +52,10 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
   const workers = config.workers === "auto" ? Math.max(1, navigator.hardwareConcurrency - 1) : config.workers;
   for (const note of configNotes(config)) log.warn(note);
   checkDistinct(config);
-  const listen = reserve(config.listen, "listen");
-  const tls = config.tls && await readTls(config.tls);
+  await using reserved = reserve(config.listen, "listen");
+  const listen = reserved.address;
+  await using reservedTls = config.tls && reserve(config.tls.listen, "tls.listen");
+  const tls = config.tls && { address: reservedTls!.address, ...await readTls(config.tls) };
   const shared = createSharedKernel(await compileKernel(), {
     workers: 1 + workers + SPARE_BLOCKS,
     clusters: config.limits.clusters,
@@ -189,8 +190,8 @@ export async function startGateway(config: Config): Promise<GatewayProcess> {
   };
 }
 
-/** Throws Error with a plain message when a file cannot be read or the address is taken. */
-async function readTls({ listen, cert_file, key_file }: NonNullable<Config["tls"]>): Promise<WorkerSetup["tls"]> {
+/** The certificate and its key, as PEM. Throws Error with a plain message when a file cannot be read. */
+async function readTls({ cert_file, key_file }: NonNullable<Config["tls"]>): Promise<{ cert: string; key: string }> {
   const read = async (key: string, file: string) => {
     try {
       return await Deno.readTextFile(file);
@@ -198,8 +199,7 @@ async function readTls({ listen, cert_file, key_file }: NonNullable<Config["tls"
       throw new Error(`Cannot read ${file} (${key}): ${(error as Error).message}`, { cause: error });
     }
   };
-  const [cert, key] = [await read("tls.cert_file", cert_file), await read("tls.key_file", key_file)];
-  return { address: reserve(listen, "tls.listen"), cert, key };
+  return { cert: await read("tls.cert_file", cert_file), key: await read("tls.key_file", key_file) };
 }
 
 function checkDistinct({ listen, tls, admin, metadata_center: center }: Config): void {

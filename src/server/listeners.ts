@@ -17,21 +17,31 @@ export function serveOn(
   }
 }
 
+/** An address that was free, held until it is disposed of. */
+export interface Reservation extends AsyncDisposable {
+  readonly address: Address;
+}
+
 /**
  * Finds out whether an address is free and resolves port 0. Workers share their port by SO_REUSEPORT, which would also
- * share it with a stranger: a plain listener asks first.
+ * share it with a stranger: a plain listener asks first. A port that the system chose is held until the workers have it,
+ * so that the system gives it to nobody else; nobody can know it before, so that nobody connects meanwhile.
  */
-export function reserve(text: string, what: string): Address {
+export function reserve(text: string, what: string): Reservation {
   const address = parseAddress(text)!;
   try {
     const listener = Deno.listen(address);
     const { port } = listener.addr as Deno.NetAddr;
     listener.close();
-    return { hostname: address.hostname, port };
+    const found = { hostname: address.hostname, port };
+    const held = address.port === 0 ? Deno.serve({ ...found, reusePort: true, onListen() {} }, tooEarly) : undefined;
+    return { address: found, [Symbol.asyncDispose]: async () => await held?.shutdown() };
   } catch (error) {
     throw cannotListen(what, address, error);
   }
 }
+
+const tooEarly = (): Response => new Response(null, { status: 503 });
 
 /** Whether nobody listens on HOST:PORT. */
 export function isFree(text: string): boolean {

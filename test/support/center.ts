@@ -95,6 +95,7 @@ export function startFaultProxy(target: number): AsyncDisposable & {
     end(from);
     end(to);
   };
+  const pumps = new Set<Promise<void>>();
   const accepting = (async () => {
     for await (const client of listener) {
       if (mode === "cut") {
@@ -104,8 +105,10 @@ export function startFaultProxy(target: number): AsyncDisposable & {
       try {
         const upstream = await Deno.connect({ hostname: "127.0.0.1", port: target });
         open.add(client).add(upstream);
-        pump(client, upstream);
-        pump(upstream, client);
+        for (const pumped of [pump(client, upstream), pump(upstream, client)]) {
+          pumps.add(pumped);
+          pumped.finally(() => pumps.delete(pumped));
+        }
       } catch {
         client.close();
       }
@@ -124,6 +127,7 @@ export function startFaultProxy(target: number): AsyncDisposable & {
       listener.close();
       for (const connection of [...open]) end(connection);
       await accepting;
+      await Promise.all(pumps);
     },
   };
 }

@@ -38,9 +38,9 @@ export function startRawServer(answer: (request: string, n: number) => RawAnswer
           break;
         }
         const { writes, then, pauseMs } = answer(request, state.requests.push(request) - 1);
-        for (const write of writes) {
+        for (const [i, write] of writes.entries()) {
+          if (i > 0 && pauseMs !== undefined) await new Promise((resolve) => setTimeout(resolve, pauseMs));
           for (let at = 0; at < write.length;) at += await connection.write(write.subarray(at));
-          if (pauseMs !== undefined) await new Promise((resolve) => setTimeout(resolve, pauseMs));
         }
         if (then === "close") break;
         if (then === "hang") {
@@ -59,10 +59,12 @@ export function startRawServer(answer: (request: string, n: number) => RawAnswer
       // closed by the test's end
     }
   };
+  const serving = new Set<Promise<void>>();
   const accepting = (async () => {
     for await (const connection of listener) {
       state.connections++;
-      serve(connection);
+      const served = serve(connection).finally(() => serving.delete(served));
+      serving.add(served);
     }
   })();
   return {
@@ -80,6 +82,8 @@ export function startRawServer(answer: (request: string, n: number) => RawAnswer
       listener.close();
       for (const connection of open) connection.close();
       await accepting;
+      // A test that ends while a connection pauses between two writes would leave its timer behind.
+      await Promise.all(serving);
     },
   };
 }
