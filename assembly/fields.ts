@@ -60,6 +60,8 @@ export const C_BUSY_AT: u32 = 40; // f64, ms
 export const C_HITS: u32 = 48; // f64, share of prompt bytes that were held, moving mean
 export const C_SATURATION: u32 = 56; // f32, 1 and more when the cluster has no room for what may wait
 export const C_CLASSES: u32 = 64; // CLASSES pairs of u32: requests that wait in each class of priority, their bytes
+export const C_DEMAND: u32 = 88; // CLASSES f64: prefill bytes a ms that the classes were let in with lately
+export const C_DEMAND_AT: u32 = 112; // f64, ms
 export const CLASSES: u32 = 3;
 
 // Endpoint rows are given to clusters in blocks of 16, so that scoring runs over whole SIMD lanes and a cluster may

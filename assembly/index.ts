@@ -29,7 +29,7 @@ export { indexForget, indexInsert, indexInsertScratch, indexLookup, indexPinScra
 export { admit, limitReserve, limitSettle, limitUsed } from "./limits";
 export { serve } from "./fair_share";
 export { arrive, fill, fillAll, HOPELESS, preempt, QUEUED, refresh } from "./late_binding";
-export { backlogMs, clusterBacklogMs } from "./late_order";
+export { backlogMs, clusterBacklogMs } from "./forecast";
 export { learn, learnAverage, predict, predictorReset, predictTtft } from "./predictor";
 export { seedRandom } from "./random";
 export {

@@ -33,6 +33,7 @@ import {
   R_QUEUED,
   R_SENT,
   R_TENANT,
+  R_WORK,
   SERVING,
   WILLING,
   cell,
@@ -48,11 +49,12 @@ import {
   parameter,
 } from "./layout";
 import { flightMs } from "./flight";
+import { observeDemand, tooLate } from "./forecast";
 import { chargeOf, drawNear, hasRoom, observeBusy, remoteShare, scoreLate, uncachedOf } from "./late_score";
 import { enqueue, requestGrant, stampOf } from "./request";
 import { gather, rowOf } from "./score";
 import { charge, observeDrain } from "./fair_share";
-import { chunksOn, next, nextGeneration, rebase, rejoin, survey, waitMs } from "./late_order";
+import { chunksOn, next, nextGeneration, rebase, rejoin, survey } from "./late_order";
 import { greatest } from "./pick";
 import { lockCluster, unlockCluster } from "./lock";
 
@@ -136,18 +138,20 @@ function placeOrQueue(
       const home = rowOf(drawNear(scores, best));
       rejoin(row, cluster, load<u32>(at, R_BAND));
       const work = uncachedOf(prompt, chunksOn(at, home));
-      if (load<f64>(at, R_DEADLINE) > 0 && now + waitMs(at, cluster, home, work, now) > load<f64>(at, R_DEADLINE)) {
-        return HOPELESS;
-      }
+      store<u32>(at, work, R_WORK);
+      if (tooLate(at, true, now)) return HOPELESS;
       // While there is an endpoint that does not ask to be left alone, it waits for such a one.
       if ((load<u32>(cell(E_ELIGIBILITY, home)) & WILLING) != 0) store<u32>(at, mask | WILLING, R_MASK);
       observeDrain(tenantAt(tenant), 0, now);
+      observeDemand(cluster, load<u32>(at, R_CLASS), work, now);
       enqueue(row, work);
       return QUEUED;
     }
     const chunks = chunksOn(at, endpoint);
     if (requestGrant(row, generation, endpoint, chunks, now) == 1) {
-      charge(tenant, prompt, uncachedOf(prompt, chunks), false, now);
+      const work = uncachedOf(prompt, chunks);
+      observeDemand(cluster, load<u32>(at, R_CLASS), work, now);
+      charge(tenant, prompt, work, false, now);
       store<u32>(scratch, endpoint, D_ROW);
       store<u32>(scratch, chunks, D_MATCHED);
       return <i32>endpoint;
@@ -158,9 +162,9 @@ function placeOrQueue(
 
 /**
  * Looks a waiting row's prompt up again: what was found is in scratch. Returns the number of endpoints that could be
- * granted to it, 1 when it waits no more.
+ * granted to it, 1 when it waits no more, HOPELESS when its first token would come too late.
  */
-export function refresh(row: u32, generation: u32): u32 {
+export function refresh(row: u32, generation: u32, now: f64): i32 {
   const at = requestAt(row);
   if (load<u32>(at, R_GENERATION) != generation || atomic.load<u32>(at, R_PHASE) != PHASE_WAITING) return 1;
   carry(at);
@@ -168,7 +172,8 @@ export function refresh(row: u32, generation: u32): u32 {
   const willing = load<u32>(at, R_MASK) | WILLING;
   const count = gather(cluster, willing, 0);
   store<u32>(at, count > 0 ? willing : willing & ~WILLING, R_MASK);
-  return count > 0 ? count : gather(cluster, willing & ~WILLING, 0);
+  const found = count > 0 ? count : gather(cluster, willing & ~WILLING, 0);
+  return found > 0 && tooLate(at, false, now) ? HOPELESS : <i32>found;
 }
 
 /**

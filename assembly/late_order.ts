@@ -12,9 +12,7 @@
 
 import {
   BLOCK_ROWS,
-  C_BUSY_AT,
   C_FIRST_BLOCK,
-  C_WORK,
   E_ELIGIBILITY,
   E_RATE,
   H_AGEING,
@@ -36,8 +34,6 @@ import {
   R_PROMPT,
   R_QUEUED,
   R_TENANT,
-  R_WORK,
-  SERVING,
   T_VIRTUAL,
   T_WAITING,
   T_WORK,
@@ -135,6 +131,31 @@ function costOn(endpoint: u32, base: f32, work: u32, price: f32, adapter: u32): 
   return base + load<f32>(cell(E_RATE, endpoint)) * <f32>work * price + adapterMs(endpoint, adapter);
 }
 
+/**
+ * After `survey`: the least cost of a row's request, on the endpoints that hold it and the cheapest others, when it has
+ * `left` of their rate until its turn; 0 when none of these is for it.
+ */
+export function leastCost(at: usize, left: f32, share: f32, stamp: u32): f32 {
+  const mask = load<u32>(at, R_MASK);
+  const prompt = load<u32>(at, R_PROMPT);
+  const adapter = load<u32>(at, R_ADAPTER);
+  const matches = load<u32>(at, R_MATCHES);
+  let least = f32.MAX_VALUE;
+  for (let m: u32 = 0; m < matches; m++) {
+    const pair = at + R_MATCH + (<usize>m << 3);
+    const endpoint = load<u32>(pair);
+    if ((load<u32>(cell(E_ELIGIBILITY, endpoint)) & mask) != mask) continue;
+    const work = uncachedOf(prompt, load<u32>(pair, 4));
+    least = min(least, costOn(endpoint, baseOf(endpoint, share, stamp) / left, work, 1, adapter));
+  }
+  for (let i: u32 = 0; i < alternatives; i++) {
+    const endpoint = load<u32>(alternative(i));
+    if ((load<u32>(cell(E_ELIGIBILITY, endpoint)) & mask) != mask) continue;
+    least = min(least, costOn(endpoint, load<f32>(alternative(i), 4) / left, uncachedOf(prompt, chunksOn(at, endpoint)), 1, adapter));
+  }
+  return least == f32.MAX_VALUE ? 0 : least;
+}
+
 /** Generation of the row that `next` returned. */
 export let nextGeneration: u32 = 0;
 
@@ -216,36 +237,6 @@ function wants(at: usize, endpoint: u32, base: f32, work: u32, price: f32, mask:
     if (costOn(other, load<f32>(alternative(i), 4), its, price, adapter) < most) return false;
   }
   return true;
-}
-
-// Ms until a request would have its first token: after those that go before it, and what its best endpoint is at.
-export function waitMs(at: usize, cluster: u32, home: u32, work: u32, now: f64): f64 {
-  const share = remoteShare(cluster);
-  survey(cluster, SERVING, share, now);
-  const band = load<u32>(at, R_BAND);
-  const words = (workers * requestsPerWorker + 31) >> 5;
-  let before: f64 = 0;
-  for (let word: u32 = 0; word < words; word++) {
-    for (let bits = atomic.load<u32>(waitingBase + (<usize>word << 2)); bits != 0; bits &= bits - 1) {
-      const other = requestAt((word << 5) + ctz<u32>(bits));
-      if (load<u32>(other, R_CLUSTER) != cluster || load<u32>(other, R_BAND) > band) continue;
-      const its = load<u32>(other, R_WORK);
-      if (load<u32>(other, R_BAND) < band || its <= work) before += its;
-    }
-  }
-  return before / max<f64>(1e-9, fleetRate) + <f64>costOn(home, baseOf(home, share, stampOf(now)), work, 1, 0);
-}
-
-/** Ms that all that waits in a cluster takes its endpoints. */
-export function clusterBacklogMs(cluster: u32): f64 {
-  survey(cluster, SERVING, remoteShare(cluster), load<f64>(clusterAt(cluster), C_BUSY_AT));
-  return <f64>load<u32>(clusterAt(cluster), C_WORK) / max<f64>(1e-9, fleetRate);
-}
-
-/** Ms that what a tenant has waiting takes at the rate at which it was served lately. */
-export function backlogMs(cluster: u32, tenant: u32): f64 {
-  survey(cluster, SERVING, remoteShare(cluster), load<f64>(clusterAt(cluster), C_BUSY_AT));
-  return <f64>load<u32>(tenantAt(tenant), T_WORK) / serviceRate(tenantAt(tenant), fleetRate);
 }
 
 /** An endpoint was granted a request: what it costs as an alternative. */

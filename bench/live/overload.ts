@@ -9,6 +9,8 @@ const ENGINES = 4;
 const OBJECTIVE_MS = 2_000;
 /** Mean prompt of 2,400 tokens, 30 tokens of answer: what the fleet takes, requests a second. */
 const CAPACITY = 11.5;
+/** A refusal after so long was not at once: the request waited first. Waiting requests are looked at every 50 ms. */
+const WAITED_MS = 40;
 
 interface Result extends Answer {
   priority: string;
@@ -36,7 +38,10 @@ function report(name: string, results: Result[], seconds: number): { goodput: nu
   const critical = results.filter(({ status, priority }) => status === 200 && priority === "critical").map((
     { ttftMs },
   ) => ttftMs);
-  const refused = results.filter(({ status }) => status === 429);
+  // An event with the error, where the head of the answer was sent already.
+  const refused = results.filter(({ status, reason }) => status === 429 || (status === 500 && reason !== ""));
+  const waited = refused.filter(({ totalMs }) => totalMs >= WAITED_MS);
+  const atOnce = refused.filter(({ totalMs }) => totalMs < WAITED_MS);
   const reasons: Record<string, number> = {};
   for (const { status, reason, priority } of results) {
     const key = status === 200 ? `${priority} answered` : `${priority} ${reason || status}`;
@@ -47,7 +52,13 @@ function report(name: string, results: Result[], seconds: number): { goodput: nu
     `${name}: goodput ${good.toFixed(2)}/s, critical TTFT p99 ${Math.round(p99)} ms, all p50 ${
       Math.round(quantile(results.filter(({ status }) => status === 200).map(({ ttftMs }) => ttftMs), 0.5))
     } ms${
-      refused.length > 0 ? `, refusals p99 ${quantile(refused.map(({ totalMs }) => totalMs), 0.99).toFixed(1)} ms` : ""
+      atOnce.length > 0 ? `, refusals p99 ${quantile(atOnce.map(({ totalMs }) => totalMs), 0.99).toFixed(1)} ms` : ""
+    }${
+      waited.length > 0
+        ? `, ${waited.length} of ${refused.length} given up while they waited, p50 ${
+          Math.round(quantile(waited.map(({ totalMs }) => totalMs), 0.5))
+        } ms`
+        : ""
     }`,
   );
   console.log(`  ${JSON.stringify(reasons)}`);

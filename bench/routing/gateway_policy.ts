@@ -199,7 +199,7 @@ export class GatewayPolicy implements RoutingPolicy {
       const all = [...this.#waiting.values()];
       for (let i = 0; i < Math.min(64, all.length); i++) {
         const { row, prompt } = all[(this.#refreshed + i) % all.length];
-        this.#decisions.refresh(row, prompt, this.#placement);
+        this.#decisions.refresh(row, prompt, this.#placement, this.fleet.now);
       }
       this.#refreshed += 64;
       this.#sendGranted(this.#decisions.fillAll(0, this.fleet.now));

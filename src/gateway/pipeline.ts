@@ -125,6 +125,7 @@ export class Pipeline {
     { exchange, kind, call, route, prompt, outgoing, early, tenant, admitted }: Prepared,
   ): Promise<Response> {
     const { config, deadlines, scheduler, dispatcher, responses } = this.#parts;
+    let waitsSince: number | undefined;
     try {
       // Slot: the endpoint that will answer first, with this request's load counted on it.
       using slot = await scheduler.acquire({
@@ -146,10 +147,12 @@ export class Pipeline {
         hidden: !call.stream,
         pinned: responses.holder(call.previousResponse, tenant, route.placement),
         hold(waiting) {
+          waitsSince = deadlines.clock.now();
           exchange.hold(waiting);
           early?.wait(config.queue.head_after_ms);
         },
       });
+      waitsSince = undefined;
       exchange.promptBytes = slot.prompt.bytes;
       exchange.queuedMs = slot.queuedMs;
 
@@ -167,6 +170,7 @@ export class Pipeline {
         stored: kind === "responses" ? (id) => responses.store(id, slot.endpoint, tenant) : undefined,
       });
     } catch (error) {
+      if (waitsSince !== undefined) exchange.queuedMs = deadlines.clock.now() - waitsSince;
       return exchange.refuse(this.#asGatewayError(error, exchange));
     }
   }

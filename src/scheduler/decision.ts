@@ -207,10 +207,13 @@ export class DecisionMaker {
     );
   }
 
-  /** Looks a waiting request up again: others may hold its prompt by now. Returns how many endpoints it could be granted. */
-  refresh(row: RequestRow, prompt: HashedPrompt, placement: Placement): number {
+  /**
+   * Looks a waiting request up again: others may hold its prompt by now. Returns how many endpoints it could be granted, or
+   * HOPELESS.
+   */
+  refresh(row: RequestRow, prompt: HashedPrompt, placement: Placement, sharedMs: number): number {
     this.resume(prompt, placement, []);
-    return this.#kernel.exports.refresh(row.row, row.generation);
+    return this.#kernel.exports.refresh(row.row, row.generation, sharedMs);
   }
 
   /** Grants waiting requests to an endpoint that may have room now; returns how many. */

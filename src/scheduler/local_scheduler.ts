@@ -234,7 +234,9 @@ export class LocalScheduler implements Scheduler, SlotOwner {
     for (let i = 0; i < count; i++) {
       const waiting = this.#waiting[(this.#refreshed + i) % this.#waiting.length];
       clusters.add(waiting.placement.cluster);
-      if (this.decisions.refresh(waiting.row, waiting.prompt, waiting.placement) === 0) waiting.fail(noEndpoint());
+      const found = this.decisions.refresh(waiting.row, waiting.prompt, waiting.placement, this.now());
+      if (found === 0) waiting.fail(noEndpoint());
+      else if (found === HOPELESS) waiting.fail(hopeless());
     }
     this.#refreshed += count;
     for (const cluster of clusters) this.decisions.fillAll(cluster, this.now());

@@ -140,9 +140,9 @@ function ask(
 }
 
 /** Fills one endpoint, so that whoever comes next waits. */
-function busyFleet() {
+function busyFleet(band = 1_000) {
   const fleet = setUp(1);
-  const first = ask(fleet, { bytes: 400_000 });
+  const first = ask(fleet, { bytes: 400_000, band });
   assertEquals(first.result, fleet.rows[0]);
   first.row.dispatch(1e12, false);
   const free = (now: number) => {
@@ -208,6 +208,33 @@ Deno.test("queue: what would come too late to its first token does not wait; an 
   assertEquals(urgent.row.phase, RequestPhase.granted);
 });
 
+Deno.test("queue: whether there is time is asked with what better classes take lately, and again while a request waits", () => {
+  const { fleet } = busyFleet(1_100);
+  const k = fleet.kernels[1].exports;
+  // What the endpoint is at takes 20 s at the rate that is taken for granted; then there is time for these.
+  const soon = 1e12 + 60_000;
+  const waits = ask(fleet, { band: 1_100, deadline: soon });
+  assertEquals(waits.result, k.QUEUED);
+  // Critical requests that are let in take most of what the endpoint can do.
+  const rate = 1 / fleet.table.rate(fleet.rows[0]);
+  for (let i = 0; i < 10; i++) {
+    const now = 1e12 + 100 * i;
+    const one = ask(fleet, { band: 900, bytes: 900 * rate, now });
+    assertEquals(one.result, k.QUEUED);
+    one.row.release();
+  }
+  assertEquals(ask(fleet, { band: 1_100, deadline: soon, now: 1e12 + 1_000 }).result, k.HOPELESS);
+  assertEquals(ask(fleet, { band: 900, deadline: soon, now: 1e12 + 1_000 }).result, k.QUEUED);
+  // Ten minutes later such a demand is forgotten; the endpoint is late by as much, and believed to need as long again.
+  assertEquals(ask(fleet, { band: 1_100, deadline: 1e12 + 1_300_000, now: 1e12 + 600_000 }).result, k.QUEUED);
+  const refresh = (now: number) => {
+    k.lookUpNothing();
+    return k.refresh(waits.row.row, waits.row.generation, now);
+  };
+  assertEquals(refresh(1e12 + 1_000), 1);
+  assertEquals(refresh(soon - 1), k.HOPELESS);
+});
+
 Deno.test("queue: endpoints that left or that asked to be left alone get nothing; without any, all may be asked", () => {
   const { fleet, free } = busyFleet();
   const { table, rows, kernels } = fleet;
@@ -215,7 +242,7 @@ Deno.test("queue: endpoints that left or that asked to be left alone get nothing
   table.setReluctant(rows[0], 1_000);
   assertEquals(free(1e12 + 10), 0);
   kernels[1].exports.lookUpNothing();
-  assertEquals(kernels[1].exports.refresh(waits.row.row, waits.row.generation), 1, "there is no other");
+  assertEquals(kernels[1].exports.refresh(waits.row.row, waits.row.generation, 1e12 + 15), 1, "there is no other");
   assertEquals(kernels[1].exports.fillAll(0, 1e12 + 20), 1);
   assertEquals(waits.row.phase, RequestPhase.granted);
   table.setState(rows[0], EndpointState.draining);
