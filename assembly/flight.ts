@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the requests in flight on an endpoint cost the next one, in ms: run · flight_i + square · (flight_i − min(flight))²,
 // where flight_i = queue_i · speed_i, and speed_i = rate_i / mean(rate) to the nearest power of two, 1 between 0.6 and 1.7.
+// The mean is the harmonic one, ms a byte at the mean speed: an endpoint that crawls does not make the others fast ones.
 
 import {
   BLOCK_ROWS,
@@ -39,9 +40,13 @@ const ALIKE_TO: f32 = 2.4;
 let rateScale: f32 = 0;
 export let leastFlight: f32 = 0;
 
-/** The endpoints to compare: their number, and the sum of their rates. */
-export function compareRates(endpoints: u32, rates: f32): void {
-  rateScale = rates > 0 ? <f32>(Math.SQRT2 * <f64>endpoints / <f64>rates) : 0;
+/** Ms that a prompt byte takes at the mean speed of the endpoints looked at last. */
+export let meanRate: f32 = 0;
+
+/** The endpoints to compare: their number, and the sum of their speeds in bytes a ms. */
+export function compareRates(endpoints: u32, speeds: f32): void {
+  meanRate = speeds > 0 ? <f32>endpoints / speeds : 0;
+  rateScale = meanRate > 0 ? <f32>Math.SQRT2 / meanRate : 0;
 }
 
 /** After `compareRates`: the least flight of these endpoints. */
@@ -77,16 +82,18 @@ export function flightMs(row: u32): f32 {
 export function compareGathered(): void {
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
   const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
-  let rates = f32x4.splat(0);
+  const one = f32x4.splat(1);
+  let speeds = f32x4.splat(0);
   for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
     const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
     for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
       const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
-      rates = f32x4.add(rates, v128.andnot(v128.load(cell(E_RATE, first + lane)), f32x4.eq(q, infinity)));
+      const speed = f32x4.div(one, v128.load(cell(E_RATE, first + lane)));
+      speeds = f32x4.add(speeds, v128.andnot(speed, f32x4.eq(q, infinity)));
     }
   }
-  const sum = f32x4.extract_lane(rates, 0) + f32x4.extract_lane(rates, 1) + f32x4.extract_lane(rates, 2) +
-    f32x4.extract_lane(rates, 3);
+  const sum = f32x4.extract_lane(speeds, 0) + f32x4.extract_lane(speeds, 1) + f32x4.extract_lane(speeds, 2) +
+    f32x4.extract_lane(speeds, 3);
   compareRates(load<u32>(scratch, D_CANDIDATES), sum);
   let least = infinity;
   for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {

@@ -52,6 +52,7 @@ export {
   BUCKET_SLOTS,
   C_BLOCKS,
   C_BUSY,
+  C_BUSY_AT,
   C_FIRST_BLOCK,
   C_HITS,
   C_CLASSES,

@@ -49,7 +49,7 @@ import {
   workers,
   parameter,
 } from "./layout";
-import { compareFlights, compareRates, flightMs, flightOf } from "./flight";
+import { compareFlights, compareRates, flightMs, flightOf, meanRate } from "./flight";
 import { adapterMs, aheadOf, baseOf, chargeOf, observeBusy, remoteShare, uncachedOf } from "./late_score";
 import { stampOf } from "./request";
 import { serviceRate, virtualOf } from "./fair_share";
@@ -84,12 +84,11 @@ export let fleetRate: f64 = 0;
 // Looks at all endpoints once: the shortest queue, and the cheapest bases.
 export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
   let leastFlight = f32.MAX_VALUE;
-  let rates: f32 = 0;
   fleetRate = 0;
   let serving: u32 = 0;
   let busy: u32 = 0;
   for (let pass: u32 = 0; pass < 3; pass++) {
-    if (pass == 1) compareRates(serving, rates);
+    if (pass == 1) compareRates(serving, <f32>fleetRate);
     if (pass == 2) compareFlights(leastFlight);
     alternatives = 0;
     let block = load<u32>(clusterAt(cluster), C_FIRST_BLOCK);
@@ -99,7 +98,6 @@ export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
         if ((load<u32>(cell(E_ELIGIBILITY, row)) & wanted) != wanted) continue;
         if (pass == 0) {
           const rate = load<f32>(cell(E_RATE, row));
-          rates += rate;
           serving++;
           fleetRate += 1 / max<f64>(1e-9, <f64>rate);
           if (aheadOf(row, share) > 0) busy++;
@@ -125,10 +123,10 @@ function keepCheapest(row: u32, base: f32): void {
   store<f32>(alternative(i), base, 4);
 }
 
-// Cost of a waiting request on an endpoint with this base.
+// Cost of a waiting request on an endpoint with this base, when a byte of capacity is worth `price` ms.
 @inline
 function costOn(endpoint: u32, base: f32, work: u32, price: f32, adapter: u32): f32 {
-  return base + load<f32>(cell(E_RATE, endpoint)) * <f32>work * price + adapterMs(endpoint, adapter);
+  return base + (load<f32>(cell(E_RATE, endpoint)) + price) * <f32>work + adapterMs(endpoint, adapter);
 }
 
 /**
@@ -146,12 +144,12 @@ export function leastCost(at: usize, left: f32, share: f32, stamp: u32): f32 {
     const endpoint = load<u32>(pair);
     if ((load<u32>(cell(E_ELIGIBILITY, endpoint)) & mask) != mask) continue;
     const work = uncachedOf(prompt, load<u32>(pair, 4));
-    least = min(least, costOn(endpoint, baseOf(endpoint, share, stamp) / left, work, 1, adapter));
+    least = min(least, costOn(endpoint, baseOf(endpoint, share, stamp) / left, work, 0, adapter));
   }
   for (let i: u32 = 0; i < alternatives; i++) {
     const endpoint = load<u32>(alternative(i));
     if ((load<u32>(cell(E_ELIGIBILITY, endpoint)) & mask) != mask) continue;
-    least = min(least, costOn(endpoint, load<f32>(alternative(i), 4) / left, uncachedOf(prompt, chunksOn(at, endpoint)), 1, adapter));
+    least = min(least, costOn(endpoint, load<f32>(alternative(i), 4) / left, uncachedOf(prompt, chunksOn(at, endpoint)), 0, adapter));
   }
   return least == f32.MAX_VALUE ? 0 : least;
 }
@@ -161,7 +159,7 @@ export let nextGeneration: u32 = 0;
 
 // The waiting request whose turn it is on an endpoint, or -1.
 export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
-  const price: f32 = 1 + chargeOf(cluster);
+  const price = chargeOf(cluster) * meanRate;
   const base = baseOf(endpoint, share, stampOf(now));
   const eligibility = load<u32>(cell(E_ELIGIBILITY, endpoint));
   const words = (workers * requestsPerWorker + 31) >> 5;

@@ -5,16 +5,16 @@
 //   ahead_ms_i = max(left_i, rate_i · min(ahead_i, room)) + max(−left_i, 0)   if ahead_i > 0, else 0
 //   base_i = ahead_ms_i + run · flight_i + square · (flight_i − min(flight))²
 //   flight_i = queue_i · speed_i, speed_i = rate_i / mean(rate) to the nearest power of two, 1 between 0.6 and 1.7
-//   cost_i = base_i + rate_i · uncached_i · (1 + charge) + adapter_i
+//   cost_i = base_i + (rate_i + charge · mean(rate)) · uncached_i + adapter_i
 //
 // ahead_i are the uncached prompt bytes sent there and not yet prefilled, those of other gateways by their usual share of
 // hits; rate_i is learned; since_i is how long the endpoint is at the prefill that it is at. One that is late, because it
 // had forgotten a prefix or hangs, is taken to be late by as much again, and has no room once that is `room`. `charge` is
 // the price of prefill capacity that a recomputation takes from others, charge = k · busy / (1 − busy), as in a queue with
-// that share of busy servers. flight_i are the requests in flight as they weigh on that hardware; rates learned of equal
-// engines differ by what they happened to compute, so small differences do not count. The square keeps a prompt that
-// everybody shares from filling the batch of one endpoint. It is no reason to wait: an endpoint with room is compared with
-// the best one without its own terms of the requests in flight.
+// that share of busy servers; a byte costs the fleet the same wherever it is computed. flight_i are the requests in
+// flight as they weigh on that hardware; rates learned of equal engines differ by what they happened to compute, so small
+// differences do not count. The square keeps a prompt that everybody shares from filling the batch of one endpoint. It is
+// no reason to wait: an endpoint with room is compared with the best one without its own terms of the requests in flight.
 
 import {
   BLOCK_ROWS,
@@ -53,7 +53,7 @@ import {
   positionScore,
   scratch,
 } from "./layout";
-import { compareGathered, flightMs, leastFlight, weightOfFour } from "./flight";
+import { compareGathered, flightMs, leastFlight, meanRate, weightOfFour } from "./flight";
 import { drawAbove } from "./pick";
 import { positionOf } from "./score";
 
@@ -190,7 +190,8 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
   const square = f32x4.splat(parameter(H_RUN_SQUARE));
   const least = f32x4.splat(leastFlight);
   const everywhere = load<u32>(scratch, D_EVERYWHERE);
-  const work = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere) * (1 + charge));
+  const work = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere));
+  const price = charge * meanRate;
   const zero = f32x4.splat(0);
   const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
   let busy: u32 = 0;
@@ -205,7 +206,7 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
       const flight = f32x4.mul(q, weightOfFour(rate));
       const more = f32x4.sub(flight, least);
       const since = sinceOfFour(row, stamp);
-      let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(rate, work));
+      let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(f32x4.add(rate, f32x4.splat(price)), work));
       cost = f32x4.add(cost, f32x4.add(f32x4.mul(run, flight), f32x4.mul(square, f32x4.mul(more, more))));
       const none = f32x4.eq(q, infinity);
       const score = v128.bitselect(nothing, f32x4.neg(cost), none);
@@ -227,7 +228,7 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
     const pair = scratch + D_MATCH + (<usize>m << 3);
     const row = load<u32>(pair);
     const saved = <f32>uncachedOf(promptBytes, everywhere) - <f32>uncachedOf(promptBytes, load<u32>(pair, 4));
-    add(<usize>positionOf(row) << 2, load<f32>(cell(E_RATE, row)) * saved * (1 + charge));
+    add(<usize>positionOf(row) << 2, (load<f32>(cell(E_RATE, row)) + price) * saved);
   }
   if (adapter != 0) addAdapter(adapter);
   return busy;

@@ -105,8 +105,14 @@ function close(actual: number, expected: number, what: string): void {
 Deno.test("late_binding scores by work ahead, flight and recomputation; it takes room that costs no more than the slack", () => {
   const random = new Random(seed);
   for (let round = 0; round < 200; round++) {
-    const { k, queue, bytes, endpoints, score, choose } = scene(random, round);
-    const mean = endpoints.reduce((sum, { rate }) => sum + rate, 0) / endpoints.length;
+    const { kernel, k, queue, bytes, endpoints, score, choose } = scene(random, round);
+    const busy = random.pick([0, 0.3, 0.6, 0.99]);
+    const cluster = new Float64Array(kernel.buffer, k.clusterOffset(1), 16);
+    cluster[k.C_BUSY >>> 3] = busy;
+    cluster[k.C_BUSY_AT >>> 3] = NOW;
+    const charge = Math.min(queue.max_charge, queue.charge * busy / (1 - busy));
+    // The mean speed, as ms a byte.
+    const mean = endpoints.length / endpoints.reduce((sum, { rate }) => sum + 1 / rate, 0);
     const weight = ({ rate }: Endpoint) => {
       const ratio = Math.SQRT2 * rate / mean;
       return ratio > 0.85 && ratio < 2.4 ? 1 : 2 ** Math.floor(Math.log2(ratio));
@@ -118,7 +124,7 @@ Deno.test("late_binding scores by work ahead, flight and recomputation; it takes
       Math.max(400, bytes - Math.min(bytes, matched === 0 ? 0 : (matched + 1) * 512));
     const flight = (one: Endpoint) =>
       queue.request_ms * inFlight(one) + queue.imbalance_ms * (inFlight(one) - least) ** 2;
-    const cost = (one: Endpoint) => aheadMs(one) + flight(one) + one.rate * uncached(one.matched);
+    const cost = (one: Endpoint) => aheadMs(one) + flight(one) + (one.rate + charge * mean) * uncached(one.matched);
     for (const one of endpoints) close(-score(one.row), cost(one), `row ${one.row} of round ${round}`);
     const best = Math.min(...endpoints.map(cost));
     const free = endpoints.filter(hasRoom).toSorted((a, b) => cost(a) - cost(b))[0];
