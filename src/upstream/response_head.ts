@@ -27,7 +27,7 @@ const HOP_BY_HOP = new Set([
 ]);
 
 // The server that passes fields on must never see one of these: a tab is all that a value may have.
-// deno-lint-ignore no-control-regex
+// deno-lint-ignore no-control-regex -- control characters are what is looked for
 const CONTROL = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n/;
 
 /** Index just past the empty line that ends a head in `buffer[from, end)`, or -1. */

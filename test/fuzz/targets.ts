@@ -20,7 +20,7 @@ import type { Random } from "../support/seed.ts";
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 const KINDS = [...new Set(INFERENCE_PATHS.values())];
-// deno-lint-ignore no-control-regex
+// deno-lint-ignore no-control-regex -- control characters are what is looked for
 const CONTROL = /[\x00-\x08\x0a-\x1f\x7f]/;
 const PROMPTS = { digest: (text: string) => text.length.toString(16).padStart(8, "0"), payloadCharacters: 100_000 };
 

@@ -44,7 +44,7 @@ function eventsOf(text: string): { raw: string; data: string | undefined }[] {
   });
 }
 
-// deno-lint-ignore no-explicit-any
+// deno-lint-ignore no-explicit-any -- JSON of many shapes, compared as a whole
 function json(data: string | undefined): any {
   try {
     return JSON.parse(data ?? "");

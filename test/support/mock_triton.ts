@@ -29,7 +29,7 @@ export interface MockTriton extends AsyncDisposable {
   cancelled: number;
 }
 
-// deno-lint-ignore no-explicit-any
+// deno-lint-ignore no-explicit-any -- messages decoded without generated types
 type Message = any;
 
 function inputsOf(request: Message): Record<string, unknown> {
