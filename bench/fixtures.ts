@@ -3,7 +3,7 @@
 
 import type { Placement } from "../src/scheduler/placement.ts";
 import { EndpointTable } from "../src/tables/endpoint_table.ts";
-import { Random } from "../test/support/seed.ts";
+import { Random } from "../src/base/random.ts";
 import { freshKernel } from "../test/support/kernel.ts";
 import type { TwinRow } from "../test/kernel/twin.ts";
 

@@ -13,6 +13,7 @@ import { writeQueueParameters } from "../src/tables/queue_parameters.ts";
 import { RequestPhase, type RequestRow, RequestTable } from "../src/tables/request_table.ts";
 import { writeOwnShare, writeTenant } from "../src/tables/tenant_table.ts";
 import { TwinRls } from "../test/kernel/twin_rls.ts";
+import { tenantRowsOf } from "../test/support/snapshot.ts";
 import { freshKernel } from "../test/support/kernel.ts";
 import { loadedFleet, PLACEMENT } from "./fixtures.ts";
 
@@ -115,7 +116,8 @@ const key = "sk-0123456789abcdef0123456789abcdef";
 const digest = [...new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(key)))];
 const hex = digest.map((byte) => byte.toString(16).padStart(2, "0")).join("");
 const limits = { requests_per_minute: 2e8, input_tokens_per_minute: 2e8, output_tokens_per_minute: 2e8 };
-const tenants = new Tenants(parseConfig({ tenants: [{ name: "gold", keys_sha256: [hex], limits }] }));
+const limitedConfig = parseConfig({ tenants: [{ name: "gold", keys_sha256: [hex], limits }] });
+const tenants = new Tenants(limitedConfig, tenantRowsOf(limitedConfig));
 const limited = freshKernel({ tenants: 64 });
 writeOwnShare(limited, 1);
 const book = new Limits(limited, () => Date.now());
@@ -123,7 +125,7 @@ const credentials = { authorization: `Bearer ${key}`, apiKey: undefined, tenant:
 Deno.bench("admission: key, priority, three limits reserved and settled, headers", { group: "admission" }, () => {
   const tenant = tenants.identify(credentials);
   tenants.priorityOf(tenant, undefined);
-  const reservation = book.reserve(tenant, 10, 10);
+  const reservation = book.reserve(tenant, () => ({ inputTokens: 10, outputTokens: 10 }));
   book.addHeaders(tenant, new Headers());
   reservation.settle(9, 5);
 });

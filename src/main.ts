@@ -7,6 +7,10 @@ import { formatAddress, isLoopback, parseAddress } from "./base/address.ts";
 import { VERSION } from "./base/version.ts";
 import { ConfigError, configJsonSchema, loadConfig, parseConfig } from "./config/load.ts";
 import { type Config, configNotes } from "./config/schema.ts";
+import { diff } from "./config/snapshot.ts";
+import { configFile, loadChecked } from "./control/config_file.ts";
+import { BadEndpoint, configOfEndpoints } from "./control/quick_start.ts";
+import type { ConfigSource } from "./control/reloader.ts";
 import { type Fault, faultSchema } from "./mock/faults.ts";
 import { type MockEngine, startMockEngine } from "./mock/server.ts";
 import { DEFAULT_CENTER_ADDRESS, startCenter } from "./server/center_process.ts";
@@ -29,14 +33,22 @@ aigw COMMAND --help tells more.`;
 
 const COMMAND_USAGE: Record<string, string> = {
   "serve": `Usage: aigw serve --config FILE [options]
+       aigw serve --endpoint URL [--endpoint URL ...] [options]
 
 Options:
   --config FILE         Configuration, YAML or JSON
+  --endpoint URL        Without a configuration: an engine, as http://127.0.0.1:8000. May be repeated. Every model that
+                        the engines list in /v1/models is served
+  --api-key-env NAME    Environment variable with the key that these engines want
+  --api-key-file FILE   The same as a file
   --listen HOST:PORT    Gateway address, instead of the config's
   --admin HOST:PORT     Admin address, instead of the config's
   --center HOST:PORT    Address of the embedded metadata center, instead of the config's
   --workers N           Data plane threads, a number or auto
-  --mock-engines N      Run mock engines on the first N loopback endpoints of the config`,
+  --share-addresses     Listen beside a gateway that is running, to take its place: it may be ended then
+  --mock-engines N      Run mock engines on the first N loopback endpoints of the config
+
+SIGTERM and Ctrl-C drain and stop; SIGHUP reads the configuration again.`,
   "metadata-center": `Usage: aigw metadata-center [options]
 
 Options:
@@ -52,7 +64,10 @@ Options:
   --instant             Answer at once, without the engine model
   --output-tokens N     Tokens of an answer whose request sets no maximum (default 16)
   --fault JSON          A fault for its requests, for example {"kind":"status","status":503,"first":3}`,
-  "check-config": "Usage: aigw check-config FILE",
+  "check-config": `Usage: aigw check-config FILE [options]
+
+Options:
+  --against FILE        The configuration of a running gateway: what of the change needs a restart`,
   "config-schema": "Usage: aigw config-schema",
   "version": "Usage: aigw version",
 };
@@ -138,31 +153,97 @@ function wholeNumber(option: string, text: string, least: number, most: number):
 async function serve(args: string[]): Promise<number> {
   const started = performance.now();
   const given = options("serve", args, {
-    string: ["config", "listen", "admin", "center", "workers", "mock-engines"],
+    string: [
+      "config",
+      "endpoint",
+      "api-key-env",
+      "api-key-file",
+      "listen",
+      "admin",
+      "center",
+      "workers",
+      "mock-engines",
+    ],
+    boolean: ["share-addresses"],
+    collect: ["endpoint"],
   });
-  if (given.config === undefined) throw new UsageError(`serve needs --config FILE\n\n${COMMAND_USAGE.serve}`);
-  const config = await loadConfig(given.config);
-  if (given.listen !== undefined) config.listen = address("listen", given.listen);
-  if (given.admin !== undefined) config.admin.listen = address("admin", given.admin);
-  if (given.center !== undefined) config.metadata_center.listen = address("center", given.center);
-  if (given.workers !== undefined) {
-    config.workers = given.workers === "auto" ? "auto" : wholeNumber("workers", given.workers, 1, 256);
-  }
+  const override = overrides(given);
+  const { config, source } = await configured(given, override);
   const engines = given["mock-engines"] === undefined
     ? []
     : startMockEngines(config, wholeNumber("mock-engines", given["mock-engines"], 0, 1_024));
-  const gateway = await startGateway(config).catch(async (error) => {
-    await Promise.all(engines.map((engine) => engine.stop()));
-    throw error;
-  });
+  const gateway = await startGateway(config, { source, shareAddresses: given["share-addresses"] }).catch(
+    async (error) => {
+      await Promise.all(engines.map((engine) => engine.stop()));
+      throw error;
+    },
+  );
+  Deno.addSignalListener("SIGHUP", () => gateway.reloader.reload("SIGHUP"));
   banner(config, gateway, engines.length, performance.now() - started);
 
   const signal = await terminationSignal();
-  console.log(`${signal}: draining, up to ${config.timeouts.drain_ms} ms for requests in flight`);
+  const { shutdown_delay_ms, drain_ms } = gateway.control.config.timeouts;
+  if (shutdown_delay_ms > 0) {
+    console.log(`${signal}: not ready any more, still accepting for ${shutdown_delay_ms} ms`);
+    gateway.leave();
+    await new Promise((resolve) => setTimeout(resolve, shutdown_delay_ms));
+  }
+  console.log(`${signal}: draining, up to ${drain_ms} ms for requests in flight`);
   const cut = await gateway.stop();
   await Promise.all(engines.map((engine) => engine.stop()));
   console.log(cut === 0 ? "Stopped; nothing was lost" : `Stopped; ${cut} requests were cut by the deadline`);
   return 0;
+}
+
+// deno-lint-ignore no-explicit-any -- the values are checked here
+type Given = Record<string, any>;
+
+/** What the command line decides of a configuration, whenever that is read. */
+function overrides(given: Given): (config: Config) => void {
+  const listen = given.listen && address("listen", given.listen);
+  const admin = given.admin && address("admin", given.admin);
+  const center = given.center && address("center", given.center);
+  const workers = given.workers === undefined || given.workers === "auto"
+    ? given.workers
+    : wholeNumber("workers", given.workers, 1, 256);
+  return (config) => {
+    if (listen !== undefined) config.listen = listen;
+    if (admin !== undefined) config.admin.listen = admin;
+    if (center !== undefined) config.metadata_center.listen = center;
+    if (workers !== undefined) config.workers = workers;
+  };
+}
+
+/** The configuration of a file, or of engines' URLs. */
+async function configured(
+  given: Given,
+  override: (config: Config) => void,
+): Promise<{ config: Config; source: ConfigSource | undefined }> {
+  const { config: file, endpoint: urls = [], "api-key-env": variable, "api-key-file": keyFile } = given;
+  if ((file === undefined) === (urls.length === 0)) {
+    const what = file === undefined
+      ? "needs --config FILE or --endpoint URL"
+      : "takes --config or --endpoint, not both";
+    throw new UsageError(`serve ${what}\n\n${COMMAND_USAGE.serve}`);
+  }
+  if (file !== undefined) {
+    if (variable !== undefined || keyFile !== undefined) {
+      throw new UsageError("--api-key-env and --api-key-file go with --endpoint; a configuration has them by cluster");
+    }
+    const source = configFile(file, override);
+    return { config: await source.load(), source };
+  }
+  if (variable !== undefined && keyFile !== undefined) {
+    throw new UsageError("--api-key-env or --api-key-file, not both");
+  }
+  try {
+    const config = configOfEndpoints(urls, keyFile, variable);
+    override(config);
+    return { config, source: undefined };
+  } catch (error) {
+    if (error instanceof BadEndpoint) throw new UsageError(`--endpoint: ${error.message}`);
+    throw error;
+  }
 }
 
 function startMockEngines(config: Config, count: number): MockEngine[] {
@@ -191,7 +272,7 @@ function banner(
   mocks: number,
   milliseconds: number,
 ): void {
-  const model = Object.keys(config.model_mapping_rule)[0] ?? "MODEL";
+  const model = Object.keys(gateway.control.snapshot.config.model_mapping_rule)[0] ?? "MODEL";
   const { hostname, port } = gateway.listen;
   const reachable = hostname === "0.0.0.0" || hostname === "::" ? "127.0.0.1" : hostname;
   const origin = `http://${formatAddress({ hostname: reachable, port })}`;
@@ -203,10 +284,8 @@ function banner(
     } ms)`,
     `  admin      ${admin} (/endpoints /explain /metrics /readyz)`,
     ...(center ? [`  center     http://${formatAddress(center)} (embedded metadata center)`] : []),
-    ...config.clusters.map(({ name, endpoints }) =>
-      `  cluster    ${name}: ${
-        endpoints.map((one) => formatAddress({ hostname: one.address, port: one.port })).join(" ") || "no endpoints"
-      }`
+    ...config.clusters.map(({ name }) =>
+      `  cluster    ${name}: ${gateway.fleet.membersOf(name).map((one) => one.name).join(" ") || "no endpoints"}`
     ),
     ...(mocks > 0 ? [`  mocks      ${mocks} mock engine${mocks === 1 ? "" : "s"} in this process`] : []),
     "",
@@ -285,12 +364,18 @@ async function metadataCenter(args: string[]): Promise<number> {
 }
 
 async function checkConfig(args: string[]): Promise<number> {
-  const { _: [file] } = options("check-config", args, { positional: 1 });
-  const config = await loadConfig(file);
+  const { _: [file], against } = options("check-config", args, { string: ["against"], positional: 1 });
+  const config = await loadChecked(file);
   const endpoints = config.clusters.reduce((sum, cluster) => sum + cluster.endpoints.length, 0);
   const models = Object.keys(config.model_mapping_rule);
   console.log(`${file} is valid: ${models.length} models, ${config.clusters.length} clusters, ${endpoints} endpoints`);
   for (const note of configNotes(config)) console.log(`note: ${note}`);
+  if (against !== undefined) {
+    const { sections, restart } = diff(await loadChecked(against), config);
+    console.log(sections.length === 0 ? "nothing changes" : `changes: ${sections.join(", ")}`);
+    if (restart.length > 0) console.log(`needs a restart: ${restart.join(", ")}`);
+    else console.log("a running gateway takes it on as it is");
+  }
   return 0;
 }
 

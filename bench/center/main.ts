@@ -7,6 +7,7 @@ import { ServerSentEventParseStream } from "@std/http/server-sent-event-parse-st
 import { systemClock } from "../../src/base/clock.ts";
 import { Deadlines } from "../../src/base/deadlines.ts";
 import { Connection } from "../../src/upstream/connection.ts";
+import { PLAIN } from "../../src/upstream/transport.ts";
 import { startCenterProcess } from "../../test/support/center.ts";
 
 const { seconds } = parseArgs(Deno.args, { string: ["seconds"], default: { seconds: "3" } });
@@ -49,7 +50,12 @@ async function load(port: number, connections: number): Promise<number[]> {
   const latencies: number[] = [];
   const end = performance.now() + Number(seconds) * 1_000;
   await Promise.all(Array.from({ length: connections }, async () => {
-    const connection = await Connection.open({ hostname: "127.0.0.1", port }, deadlines, limits);
+    const connection = await Connection.open({
+      address: { hostname: "127.0.0.1", port },
+      deadlines,
+      limits,
+      transport: PLAIN,
+    });
     while (performance.now() < end) {
       for (const { method, path, body } of life()) {
         const started = performance.now();
@@ -94,7 +100,12 @@ const reading = (async () => {
     if (delays.length >= 1_000) return;
   }
 })();
-const connection = await Connection.open({ hostname: "127.0.0.1", port: center.port }, deadlines, limits);
+const connection = await Connection.open({
+  address: { hostname: "127.0.0.1", port: center.port },
+  deadlines,
+  limits,
+  transport: PLAIN,
+});
 for (let i = 1; i <= 1_000; i++) {
   // Each change makes a total that no other does, so that its arrival can be told.
   sent.set(i, performance.now());

@@ -6,7 +6,7 @@ import { GatewayPolicy } from "../routing/gateway_policy.ts";
 import { HARDWARE } from "../routing/hardware.ts";
 import { Simulator, UNDISTURBED } from "../routing/simulator.ts";
 import { BLOCK_TOKENS, readTrace, type TraceRequest } from "../routing/trace.ts";
-import { Random } from "../../test/support/seed.ts";
+import { Random } from "../../src/base/random.ts";
 import { type Answer, ask, mean, sleep, startEngine, startGateway, textOf } from "./fleet.ts";
 
 const SPEED = 10;

@@ -2,7 +2,7 @@
 // `deno task bench:live overload SECONDS`: a mock fleet at 150 % of what it takes, with the gateway's protection and
 // without it: goodput within the objective, critical requests beside those at 70 %, and how fast refusals are.
 
-import { Random } from "../../test/support/seed.ts";
+import { Random } from "../../src/base/random.ts";
 import { type Answer, ask, quantile, sleep, startEngine, startGateway, textOf } from "./fleet.ts";
 
 const ENGINES = 4;

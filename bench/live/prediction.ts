@@ -3,7 +3,7 @@
 // loaded, and after its engines have become half as fast.
 
 import { startMockEngine } from "../../src/mock/server.ts";
-import { Random } from "../../test/support/seed.ts";
+import { Random } from "../../src/base/random.ts";
 import { ask, median, sleep, startGateway, textOf } from "./fleet.ts";
 
 const ENGINES = 4;

@@ -6,6 +6,7 @@
 import { systemClock } from "../../src/base/clock.ts";
 import { Deadlines } from "../../src/base/deadlines.ts";
 import { Connection } from "../../src/upstream/connection.ts";
+import { PLAIN } from "../../src/upstream/transport.ts";
 import { requestHead } from "../../src/upstream/request_head.ts";
 
 const [port, connections, seconds, file] = Deno.args;
@@ -25,7 +26,12 @@ const latencies: number[] = [];
 let failures = 0;
 
 async function loop(): Promise<void> {
-  const connection = await Connection.open({ hostname: "127.0.0.1", port: Number(port) }, deadlines, limits);
+  const connection = await Connection.open({
+    address: { hostname: "127.0.0.1", port: Number(port) },
+    deadlines,
+    limits,
+    transport: PLAIN,
+  });
   for (let now = performance.now(); now < end; now = performance.now()) {
     const { status } = await connection.send(head, body);
     while (await connection.readBody() !== null);

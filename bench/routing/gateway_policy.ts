@@ -10,7 +10,8 @@ import { DecisionMaker, type HashedPrompt, QUEUED } from "../../src/scheduler/de
 import { HiddenPrefills } from "../../src/scheduler/hidden_prefills.ts";
 import { type Placement, placementSalt } from "../../src/scheduler/placement.ts";
 import { policyOf } from "../../src/scheduler/policy.ts";
-import { Trainer } from "../../src/server/trainer.ts";
+import { Trainer } from "../../src/control/trainer.ts";
+import { TrainerState } from "../../src/control/trainer_state.ts";
 import { EndpointTable } from "../../src/tables/endpoint_table.ts";
 import { PredictorTable } from "../../src/tables/predictor_table.ts";
 import { writeQueueParameters } from "../../src/tables/queue_parameters.ts";
@@ -104,15 +105,16 @@ export class GatewayPolicy implements RoutingPolicy {
       policy: policyOf(config, "m"),
     };
     const rows = () => this.#rows.map((row, i): [string, number] => [String(i), row]);
-    this.#trainer = new Trainer(
+    const trainer = this.#trainer = new Trainer(
       new PredictorTable(control),
       new SampleReader(control),
       config,
-      ["m"],
       { table: this.#endpoints, rows },
       new ManualClock(),
-      new Log("error", "bench"),
+      new TrainerState(undefined, new Log("error", "bench")),
     );
+    trainer.setModels(new Map([["m", 0]]));
+    trainer.endpointsChanged();
     if (disturbance.rateError !== undefined) {
       this.#rows.forEach((row, i) => {
         const { prefillTokensPerSecond } = engines[i].profile;

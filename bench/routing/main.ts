@@ -3,7 +3,7 @@
 
 import { parseArgs } from "@std/cli/parse-args";
 import type { PolicyName } from "../../src/config/sections.ts";
-import { Random } from "../../test/support/seed.ts";
+import { Random } from "../../src/base/random.ts";
 import { GatewayPolicy } from "./gateway_policy.ts";
 import { PUBLISHED } from "./published.ts";
 import { SCENARIOS } from "./disturbances.ts";

@@ -2,7 +2,7 @@
 // Routing rules that others publish, each by its description. They see the engines' caches as they are at this moment: no
 // rule is judged by guessed figures. What comes from metrics or from other gateways is as old as the disturbance makes it.
 
-import type { Random } from "../../test/support/seed.ts";
+import type { Random } from "../../src/base/random.ts";
 import type { Fleet, Job, RoutingPolicy } from "./simulator.ts";
 import { BLOCK_TOKENS } from "./trace.ts";
 

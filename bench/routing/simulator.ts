@@ -3,7 +3,7 @@
 // of arrivals, first tokens and ends, and sends requests to engines whenever it likes.
 
 import { EngineModel, type EngineProfile, type Sequence } from "../../src/mock/engine_model.ts";
-import { Random } from "../../test/support/seed.ts";
+import { Random } from "../../src/base/random.ts";
 import type { TraceRequest } from "./trace.ts";
 
 /** A request in the simulation and what became of it. */

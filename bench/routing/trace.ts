@@ -2,7 +2,7 @@
 // Request traces: arrival times, lengths, and which blocks of 512 tokens their prompts share. Read from the Mooncake and
 // Azure formats, or made from a seed.
 
-import { Random } from "../../test/support/seed.ts";
+import { Random } from "../../src/base/random.ts";
 
 export const BLOCK_TOKENS = 512;
 

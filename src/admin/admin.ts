@@ -4,20 +4,28 @@
 
 import { GatewayError } from "../base/errors.ts";
 import { systemClock } from "../base/clock.ts";
-import type { Config } from "../config/schema.ts";
-import { pathOf } from "../gateway/front.ts";
+import type { Snapshot } from "../config/snapshot.ts";
+import type { SourceView } from "../control/discoveries.ts";
+import type { ReloadResult, ReloadView } from "../control/reloader.ts";
+import { pathOf } from "../front/http/front.ts";
 import type { RouteTable } from "../gateway/routes.ts";
 import { errorBody } from "../openai/errors.ts";
 import { promptText } from "../openai/prompt_text.ts";
 import { decodeRequest } from "../openai/request.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
 import type { EndpointLoad } from "../tables/endpoint_table.ts";
+import { deleteEndpoint, type EndpointParts, putEndpoint } from "./endpoints.ts";
 
-/** What the admin shows; the composition root gives it its sources. */
-export interface AdminParts {
-  readonly config: Config;
-  readonly routes: RouteTable;
+/** What the admin shows and does; the composition root gives it its sources. */
+export interface AdminParts extends EndpointParts {
+  /** What requests are served by. */
+  snapshot(): Snapshot;
+  reload(): ReloadView;
+  reloadNow(): Promise<ReloadResult>;
+  routes(): RouteTable;
   readonly decisions: DecisionMaker;
+  /** Where endpoints come from. */
+  sources(): SourceView[];
   /** Why the gateway is not ready; undefined when it is. */
   notReady(): string | undefined;
   endpoints(): unknown[];
@@ -33,69 +41,95 @@ export interface AdminParts {
   setDraining(name: string, draining: boolean): boolean;
 }
 
-const PATHS: Record<string, string> = {
-  "/": "GET",
-  "/healthz": "GET",
-  "/readyz": "GET",
-  "/endpoints": "GET",
-  "/explain": "POST",
-  "/metrics": "GET",
-  "/config": "GET",
-  "/workers": "GET",
-};
+type Handler = (parts: AdminParts, request: Request, ...matched: string[]) => Response | Promise<Response>;
+
+interface AdminRoute {
+  /** As it is shown where a path is not found. */
+  readonly path: string;
+  readonly pattern: RegExp;
+  readonly methods: Readonly<Record<string, Handler>>;
+}
+
+const ROUTES: readonly AdminRoute[] = [
+  route("/", { GET: () => new Response(`${pathList()}\n`) }),
+  route("/healthz", { GET: () => new Response("ok\n") }),
+  route("/readyz", { GET: ready }),
+  route("/endpoints", {
+    GET: (parts) => json({ endpoints: parts.endpoints(), sources: parts.sources(), metadata_center: parts.center() }),
+  }),
+  route("/endpoints/HOST:PORT/drain", { POST: (parts, _, name) => setDraining(parts, name, true) }),
+  route("/endpoints/HOST:PORT/resume", { POST: (parts, _, name) => setDraining(parts, name, false) }),
+  route("/clusters/CLUSTER/endpoints/HOST:PORT", {
+    PUT: async (parts, request, cluster, name) => json(putEndpoint(parts, cluster, name, await request.text())),
+    DELETE: (parts, _, cluster, name) => json(deleteEndpoint(parts, cluster, name)),
+  }),
+  route("/explain", { POST: async (parts, request) => json(explain(parts, request.headers, await request.bytes())) }),
+  route("/metrics", {
+    GET: (parts) =>
+      new Response(parts.metrics(), { headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" } }),
+  }),
+  route("/config", { GET: (parts) => json({ status: parts.reload(), config: parts.config() }) }),
+  route("/config/reload", { POST: reload }),
+  route("/workers", { GET: (parts) => json({ workers: parts.workers() }) }),
+  route("/workers/N/restart", { POST: (parts, _, worker) => restartWorker(parts, worker) }),
+];
+
+// Words in capitals stand for a part of the path each.
+function route(path: string, methods: AdminRoute["methods"]): AdminRoute {
+  return { path, pattern: new RegExp(`^${path.replaceAll(/[A-Z]+(:[A-Z]+)?/g, "([^/]+)")}$`), methods };
+}
 
 /** Answers one admin request; never throws. */
 export async function handleAdmin(parts: AdminParts, request: Request): Promise<Response> {
   const path = pathOf(request.url);
   try {
-    const restart = /^\/workers\/(\d{1,4})\/restart$/.exec(path);
-    const drain = /^\/endpoints\/([^/]+)\/(drain|resume)$/.exec(path);
-    const method = restart || drain ? "POST" : PATHS[path];
-    if (method === undefined) {
-      throw new GatewayError("route_not_found", `There is no path ${path.slice(0, 200)}; there are: ${pathList()}`);
+    for (const { pattern, methods } of ROUTES) {
+      const matched = pattern.exec(path);
+      if (matched === null) continue;
+      const handler = Object.hasOwn(methods, request.method) ? methods[request.method] : undefined;
+      if (handler === undefined) {
+        const allowed = Object.keys(methods).join(" or ");
+        throw new GatewayError("method_not_allowed", `${path} takes ${allowed}, not ${request.method}`);
+      }
+      return await handler(parts, request, ...matched.slice(1).map(decoded));
     }
-    if (request.method !== method) {
-      throw new GatewayError("method_not_allowed", `${path} takes ${method}, not ${request.method}`);
-    }
-    if (restart) return restartWorker(parts, Number(restart[1]));
-    if (drain) return setDraining(parts, decodeURIComponent(drain[1]), drain[2] === "drain");
-    return await answer(parts, path, request);
+    throw new GatewayError("route_not_found", `There is no path ${path.slice(0, 200)}; there are: ${pathList()}`);
   } catch (error) {
     const known = error instanceof GatewayError ? error : new GatewayError("internal", String(error));
     return new Response(errorBody(known), { status: known.status, headers: { "content-type": "application/json" } });
   }
 }
 
-function pathList(): string {
-  return [...Object.keys(PATHS), "/workers/N/restart", "/endpoints/HOST:PORT/drain", "/endpoints/HOST:PORT/resume"]
-    .join(" ");
-}
-
-async function answer(parts: AdminParts, path: string, request: Request): Promise<Response> {
-  switch (path) {
-    case "/healthz":
-      return new Response("ok\n");
-    case "/readyz": {
-      const reason = parts.notReady();
-      return reason === undefined ? new Response("ready\n") : new Response(`${reason}\n`, { status: 503 });
-    }
-    case "/endpoints":
-      return json({ endpoints: parts.endpoints(), metadata_center: parts.center() });
-    case "/workers":
-      return json({ workers: parts.workers() });
-    case "/config":
-      return json(parts.config);
-    case "/metrics":
-      return new Response(parts.metrics(), { headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" } });
-    case "/explain":
-      return json(explain(parts, request.headers, await request.bytes()));
-    default:
-      return new Response(`${pathList()}\n`);
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    throw new GatewayError("invalid_request", `The path has a part that is not percent-encoded rightly: ${text}`);
   }
 }
 
-function restartWorker(parts: AdminParts, worker: number): Response {
-  if (!parts.restartWorker(worker)) throw new GatewayError("route_not_found", `There is no worker ${worker} serving`);
+function pathList(): string {
+  return ROUTES.map(({ path }) => path).join(" ");
+}
+
+// The reason on the first line; below it, what is wrong although it serves.
+function ready({ notReady, sources, reload }: AdminParts): Response {
+  const reason = notReady();
+  const lines = [reason ?? "ready"];
+  for (const { source, state, error } of sources()) if (state === "failing") lines.push(`failing: ${source}: ${error}`);
+  const { last_error } = reload();
+  if (last_error !== null) lines.push(`a changed configuration is refused: ${last_error}`);
+  return new Response(`${lines.join("\n")}\n`, { status: reason === undefined ? 200 : 503 });
+}
+
+async function reload({ reloadNow, reload }: AdminParts): Promise<Response> {
+  const result = await reloadNow();
+  return json({ ...result, status: reload() }, result.result === "refused" ? 400 : 200);
+}
+
+function restartWorker(parts: AdminParts, text: string): Response {
+  const worker = /^\d{1,4}$/.test(text) ? Number(text) : NaN;
+  if (!parts.restartWorker(worker)) throw new GatewayError("route_not_found", `There is no worker ${text} serving`);
   return json({ worker, restarting: true });
 }
 
@@ -104,8 +138,9 @@ function setDraining(parts: AdminParts, name: string, draining: boolean): Respon
   return json({ endpoint: name, draining });
 }
 
-function json(value: unknown): Response {
-  return new Response(`${JSON.stringify(value, null, 2)}\n`, { headers: { "content-type": "application/json" } });
+function json(value: unknown, status = 200): Response {
+  const headers = { "content-type": "application/json" };
+  return new Response(`${JSON.stringify(value, null, 2)}\n`, { status, headers });
 }
 
 // The decision that a gateway worker would take now for this body and these headers, with everything that led to it.
@@ -115,11 +150,11 @@ function explain(
   body: Uint8Array,
 ): unknown {
   const request = decodeRequest(undefined, body);
-  const route = routes.resolve(request.model, headers);
+  const route = routes().resolve(request.model, headers);
   const { policy } = route.placement;
   const text = promptText(request, {
     digest: decisions.digest,
-    payloadCharacters: config.limits.payload_characters,
+    payloadCharacters: config().limits.payload_characters,
   });
   const { chosen, chunks, everywhereChunks, candidates } = decisions.explain(
     text,

@@ -9,8 +9,8 @@ export interface MetricsSource {
   version: string;
   /** Sum over workers. */
   cells: Float64Array;
-  /** Names by model row. */
-  models: string[];
+  /** Models that have a row, those that are going included. */
+  models: { model: string; row: number }[];
   unknownModel: number;
   /** Requests sent and refused, prompt and completion tokens, by tenant row. */
   tenants: { name: string; counts: Float64Array; concurrency: number; waiting: number }[];
@@ -32,7 +32,13 @@ export interface MetricsSource {
     kv_usage: number | null;
     labels: Record<string, string>;
   }[];
+  /** Endpoints that found no row. */
+  unplaced: number;
   clusters: string[];
+  reload: { last_success: number; counts: Readonly<Record<string, number>> };
+  sources: { source: string; state: string; failures: number; endpoints: number }[];
+  /** Rows of the shared memory by what they are of. */
+  rows: Record<string, { used: number; retired: number }>;
   workers: { serving: number; restarts: number };
   sync: { cluster: string; age_ms: number | null; weight: number }[];
   centers: { center: string; state: string; dropped: number }[];
@@ -66,6 +72,7 @@ export function metricsPage(source: MetricsSource): string {
     .sample("aigw_workers_serving", {}, source.workers.serving);
   text.family("aigw_worker_restarts_total", "counter", "Data plane workers that were replaced")
     .sample("aigw_worker_restarts_total", {}, source.workers.restarts);
+  configMetrics(text, source);
   predictionMetrics(text, source);
   tenantMetrics(text, source);
   fleetMetrics(text, source);
@@ -73,8 +80,33 @@ export function metricsPage(source: MetricsSource): string {
   return text.toString();
 }
 
+function configMetrics(text: PrometheusText, { reload, sources, rows, unplaced }: MetricsSource): void {
+  text.family("aigw_config_reload_total", "counter", "Looks at a changed configuration, by what came of them");
+  for (const [result, count] of Object.entries(reload.counts)) {
+    text.sample("aigw_config_reload_total", { result }, count);
+  }
+  text.family(
+    "aigw_config_last_reload_success_timestamp_seconds",
+    "gauge",
+    "When the configuration was last read and found valid",
+  ).sample("aigw_config_last_reload_success_timestamp_seconds", {}, reload.last_success / 1_000);
+  text.family("aigw_discovery_up", "gauge", "Whether a source of endpoints works");
+  for (const { source, state } of sources) text.sample("aigw_discovery_up", { source }, state === "failing" ? 0 : 1);
+  text.family("aigw_discovery_failures_total", "counter", "Failures of a source of endpoints");
+  for (const { source, failures } of sources) text.sample("aigw_discovery_failures_total", { source }, failures);
+  text.family("aigw_discovery_endpoints", "gauge", "Endpoints that a source tells");
+  for (const { source, endpoints } of sources) text.sample("aigw_discovery_endpoints", { source }, endpoints);
+  text.family("aigw_endpoints_without_row", "gauge", "Endpoints that limits.endpoints has no room for")
+    .sample("aigw_endpoints_without_row", {}, unplaced);
+  text.family("aigw_rows", "gauge", "Rows of the shared memory in use, of what, and of names that are going");
+  for (const [of, { used, retired }] of Object.entries(rows)) {
+    text.sample("aigw_rows", { of, state: "in use" }, used - retired);
+    text.sample("aigw_rows", { of, state: "retired" }, retired);
+  }
+}
+
 function requestMetrics(text: PrometheusText, { cells, models, unknownModel }: MetricsSource): void {
-  const rows = [...models.map((model, row) => ({ model, row })), { model: "", row: unknownModel }]
+  const rows = [...models, { model: "", row: unknownModel }]
     .map(({ model, row }) => ({ model, ...readModel(cells, row) }))
     .filter(({ model, outcomes }) => model !== "" || outcomes.some((count) => count > 0));
   text.family("aigw_requests_total", "counter", "Requests ended, by model and outcome");

@@ -7,6 +7,12 @@ import type { Config } from "../config/schema.ts";
 import type { Limits, Reservation } from "./limits.ts";
 import { bandOf, type Tenant, type Tenants } from "./tenants.ts";
 
+/** Tokens that a request will probably take. */
+export interface UsageEstimate {
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+}
+
 /** What a request that asks to be let in says of itself. */
 export interface Applicant {
   readonly tenant: Tenant;
@@ -14,8 +20,8 @@ export interface Applicant {
   readonly cluster: number;
   /** The priority that its header fields ask for. */
   readonly priority: string | undefined;
-  readonly inputTokens: number;
-  readonly outputTokens: number;
+  /** Is asked only where the tenant has limits. */
+  readonly estimate: () => UsageEstimate;
   /** Objective for its first token, ms; 0 for none. */
   readonly ttftSloMs: number;
 }
@@ -49,12 +55,12 @@ export class Admission {
   ) {}
 
   /** Throws GatewayError: model_not_allowed, invalid_request, saturated, rate_limited. */
-  enter({ tenant, model, cluster, priority: asked, inputTokens, outputTokens, ttftSloMs }: Applicant): Admitted {
+  enter({ tenant, model, cluster, priority: asked, estimate, ttftSloMs }: Applicant): Admitted {
     const { tenants, limits, sources, config } = this;
     tenants.checkModel(tenant, model);
     const priority = tenants.priorityOf(tenant, asked);
     if (priority < config.shed_below) this.#shed(cluster, tenant);
-    const reservation = limits.reserve(tenant, inputTokens, outputTokens);
+    const reservation = limits.reserve(tenant, estimate);
     const deadlineMs = ttftSloMs > 0 && config.refuse_hopeless ? sources.now() + ttftSloMs : 0;
     return { priority, band: bandOf(priority), deadlineMs, reservation };
   }

@@ -42,8 +42,9 @@ export class Limits {
   }
 
   /** Throws GatewayError (rate_limited) with the time when it may be tried again. */
-  reserve(tenant: Tenant, inputTokens: number, outputTokens: number): Reservation {
+  reserve(tenant: Tenant, estimate: () => { inputTokens: number; outputTokens: number }): Reservation {
     if (!this.limited(tenant)) return NOTHING;
+    const { inputTokens, outputTokens } = estimate();
     const limits = this.limitsOf(tenant);
     const amounts = [1, Math.ceil(inputTokens), Math.ceil(outputTokens)];
     const now = this.now();

@@ -20,7 +20,8 @@ export interface SaturationEndpoint {
 export class Saturation {
   readonly #floats: Float32Array;
 
-  constructor(readonly kernel: AttachedKernel, readonly table: EndpointTable, readonly config: Config["saturation"]) {
+  /** @param config May be changed: it holds from the next look on. */
+  constructor(readonly kernel: AttachedKernel, readonly table: EndpointTable, public config: Config["saturation"]) {
     this.#floats = new Float32Array(kernel.buffer);
   }
 

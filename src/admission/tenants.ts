@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who a request is from: by its API key, or by a header field where those are trusted. Every tenant of the config has a row
-// of its own; trusted names that are not configured share the rows behind them by their hash, so that memory stays as
+// of its own; trusted names that are not configured share some rows by their hash, so that memory stays as
 // it was planned, whatever names come.
 
 import { createHash } from "node:crypto";
 import { GatewayError } from "../base/errors.ts";
 import { fnv1a } from "../base/fnv1a.ts";
-import type { Config } from "../config/schema.ts";
+import { type Config, tenantRows } from "../config/schema.ts";
 import { MOST_PRIORITY, PRIORITIES, priorityNumber, type TenantConfig } from "../config/tenants.ts";
 
 export interface Tenant {
@@ -40,31 +40,27 @@ export class Tenants {
   /** Digests of all keys, 8 words each, and whose they are. */
   readonly #digests: Int32Array;
   readonly #owners: Tenant[] = [];
-  readonly #firstShared: number;
+  readonly #firstOther: number;
 
-  constructor(readonly config: Config) {
+  /** @param rows Rows by name; the anonymous tenant's is 0. */
+  constructor(readonly config: Config, rows: ReadonlyMap<string, number>) {
     const { tenants, tenancy, limits } = config;
     this.#anonymous = tenantOf("anonymous", 0, tenancy.anonymous);
-    tenants.forEach((tenant, i) => this.#named.set(tenant.name, tenantOf(tenant.name, 1 + i, tenant)));
-    this.#firstShared = 1 + tenants.length;
+    for (const tenant of tenants) {
+      this.#named.set(tenant.name, tenantOf(tenant.name, rows.get(tenant.name)!, tenant));
+    }
+    this.#firstOther = tenantRows(limits.tenants).others;
     const keys = tenants.flatMap(({ name, keys_sha256 }) => keys_sha256.map((hex) => ({ name, hex })));
     this.#digests = new Int32Array(keys.length * DIGEST_WORDS);
     keys.forEach(({ name, hex }, i) => {
       this.#digests.set(wordsOf(Uint8Array.from(hex.match(/../g)!, (byte) => parseInt(byte, 16))), i * DIGEST_WORDS);
       this.#owners.push(this.#named.get(name)!);
     });
-    if (limits.tenants < this.#firstShared + 1) throw new RangeError("limits.tenants is checked with the config");
   }
 
   /** Whether requests need a key. */
   get authenticates(): boolean {
     return this.#owners.length > 0;
-  }
-
-  /** Names by row; the rows behind the configured ones are shared by others. */
-  names(): string[] {
-    const shared = Math.max(0, this.config.limits.tenants - this.#firstShared);
-    return ["anonymous", ...this.#named.keys(), ...Array.from({ length: shared }, () => "other")];
   }
 
   /** Throws GatewayError (unauthorized) when keys are wanted and there is none that is known. */
@@ -76,8 +72,8 @@ export class Tenants {
   }
 
   #shared(name: string): Tenant {
-    const rows = this.config.limits.tenants - this.#firstShared;
-    return { ...this.#anonymous, name: "other", row: this.#firstShared + fnv1a(name) % rows };
+    const rows = this.config.limits.tenants - this.#firstOther;
+    return { ...this.#anonymous, name: "other", row: this.#firstOther + fnv1a(name) % rows };
   }
 
   // Every digest is compared in full, so that the time says nothing of how much of a key was right.

@@ -1,21 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
-// Clusters of endpoints, in the config itself or in a file of their own (`clusters_file`).
+// Clusters of engines: where their endpoints are known from, and how they are reached. In the config itself or in a file of
+// their own (`clusters_file`).
 
 import { z } from "zod";
+import { BACKENDS } from "./models.ts";
+import { addressSchema } from "./sections.ts";
 
 const labelSchema = z.record(z.string().min(1), z.string());
+const portSchema = z.int().min(1).max(65_535);
+
+const hostSchema = z.string().min(1).max(253).regex(/^[^\s/]+$/, {
+  error: "expected a host name or an IP address; HTTPS and a path are the cluster's: tls, base_path",
+});
+
+const probePorts = {
+  health_port: portSchema.optional().describe("Where /health is asked, if not on the port itself"),
+  metrics_port: portSchema.optional().describe("Where /metrics is asked, if not on the port itself"),
+};
 
 export const endpointSchema = z.strictObject({
-  address: z.string().min(1).max(253).regex(/^[^\s/]+$/, { error: "expected a host name or an IP address" }),
-  port: z.int().min(1).max(65_535),
+  address: hostSchema,
+  port: portSchema,
   labels: labelSchema.default({}),
-  health_port: z.int().min(1).max(65_535).optional().describe("Where /health is asked, if not on the port itself"),
-  metrics_port: z.int().min(1).max(65_535).optional().describe("Where /metrics is asked, if not on the port itself"),
+  ...probePorts,
+});
+
+const dnsSchema = z.strictObject({
+  name: hostSchema.describe("Every address of this name is an endpoint"),
+  port: portSchema.optional().describe("Their port; SRV records have ports of their own"),
+  type: z.enum(["any", "A", "AAAA", "SRV"]).default("any").describe("any: A and AAAA"),
+  interval_ms: z.int().min(50).max(86_400_000).default(5_000).describe("How often the name is looked up"),
+  server: addressSchema.optional().describe("IP:PORT of a name server in place of the system's"),
+  labels: labelSchema.default({}),
+  ...probePorts,
+}).refine(({ type, port }) => (type === "SRV") !== (port !== undefined), {
+  error: "an SRV name has no port, any other needs one",
+  path: ["port"],
+});
+
+export const clusterTlsSchema = z.strictObject({
+  ca_file: z.string().min(1).optional().describe(
+    "PEM certificates to trust beside the system's, relative to this file",
+  ),
+  server_name: z.string().min(1).max(253).optional().describe("Name in the engines' certificate, if not their address"),
 });
 
 export const clusterSchema = z.strictObject({
   name: z.string().min(1),
   endpoints: z.array(endpointSchema).default([]),
+  dns: z.array(dnsSchema).default([]).describe("Names whose addresses are endpoints too"),
+  tls: clusterTlsSchema.optional().describe("Engines are reached by HTTPS, their certificates verified"),
+  base_path: z.string().regex(/^(\/[\x21-\x7e]*[^/])?$/, {
+    error: "expected a path like /openai, without a slash at its end",
+  })
+    .default("").describe("Path before every path of the engines"),
+  api_key_file: z.string().min(1).optional()
+    .describe("File with the key that engines want, relative to this file; the client's own is not handed on then"),
+  api_key_env: z.string().min(1).optional().describe("Environment variable with that key"),
+  discover_models: z.boolean().default(false)
+    .describe("Serve what the engines list in /v1/models, also without a rule in model_mapping_rule"),
+  backend: z.enum(BACKENDS).optional()
+    .describe("Kind of its engines for models that no rule names; by what they say of themselves when not set"),
   kv_capacity_tokens: z.int().min(1).max(1_000_000_000).default(524_288)
     .describe("Tokens that the KV cache of one engine holds, until its metrics tell"),
 });
@@ -24,4 +69,8 @@ export const clusterSchema = z.strictObject({
 export const clustersFileSchema = z.strictObject({ clusters: z.array(clusterSchema) });
 
 export type EndpointConfig = z.infer<typeof endpointSchema>;
-export type ClusterConfig = z.infer<typeof clusterSchema>;
+export type ClusterConfig = z.infer<typeof clusterSchema> & {
+  /** It stands in the clusters_file, which tells its endpoints as they change. */
+  from_file?: boolean;
+};
+export type DnsConfig = z.infer<typeof dnsSchema>;

@@ -29,9 +29,13 @@ export interface Environment {
 export async function loadConfig(path: string, environment: Environment = Deno.env): Promise<Config> {
   const config = validate(configSchema, await readDocument(path), path);
   if (config.clusters_file !== undefined) {
-    const file = resolveBeside(path, config.clusters_file);
-    const { clusters } = validate(clustersFileSchema, await readDocument(file), file);
-    config.clusters.push(...clusters);
+    config.clusters_file = resolveBeside(path, config.clusters_file);
+    const { clusters } = validate(clustersFileSchema, await readDocument(config.clusters_file), config.clusters_file);
+    config.clusters.push(...clusters.map((cluster) => ({ ...cluster, from_file: true })));
+  }
+  for (const cluster of config.clusters) {
+    if (cluster.tls?.ca_file !== undefined) cluster.tls.ca_file = resolveBeside(path, cluster.tls.ca_file);
+    if (cluster.api_key_file !== undefined) cluster.api_key_file = resolveBeside(path, cluster.api_key_file);
   }
   for (const file of ["cert_file", "key_file"] as const) {
     if (!config.tls) continue;
@@ -96,13 +100,24 @@ async function readTemplates(config: Config, path: string): Promise<void> {
     for (const [i, { triton }] of rules.entries()) {
       if (triton?.chat_template_file === undefined) continue;
       try {
-        triton.chat_template = await Deno.readTextFile(resolveBeside(path, triton.chat_template_file));
+        triton.chat_template_file = resolveBeside(path, triton.chat_template_file);
+        triton.chat_template = await Deno.readTextFile(triton.chat_template_file);
       } catch (error) {
         const where = `model_mapping_rule.${model}.rules[${i}].triton.chat_template_file`;
         throw new ConfigError(path, [{ path: where, message: `cannot be read: ${(error as Error).message}` }]);
       }
     }
   }
+}
+
+/** Files that a loaded configuration was made of: what to look at for changes. */
+export function filesOf(config: Config): string[] {
+  const templates = Object.values(config.model_mapping_rule).flatMap(({ rules }) =>
+    rules.map(({ triton }) => triton?.chat_template_file)
+  );
+  const access = config.clusters.flatMap(({ tls, api_key_file }) => [tls?.ca_file, api_key_file]);
+  const files = [config.clusters_file, config.tls?.cert_file, config.tls?.key_file, ...access, ...templates];
+  return [...new Set(files.filter((file) => file !== undefined))];
 }
 
 function resolveBeside(path: string, other: string): string {

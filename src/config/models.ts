@@ -28,6 +28,8 @@ const tritonSchema = z.strictObject({
   eos_token: z.string().default(""),
   stop: z.array(z.string().min(1)).max(16).default([]).describe("Stop words of every request, as <|im_end|>"),
   max_tokens: z.int().min(1).max(10_000_000).default(1_024).describe("For requests that set no maximum"),
+}).refine(({ chat_template, chat_template_file }) => chat_template === undefined || chat_template_file === undefined, {
+  error: "chat_template or chat_template_file, not both",
 });
 export type TritonConfig = z.infer<typeof tritonSchema>;
 

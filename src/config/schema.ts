@@ -19,6 +19,7 @@ import {
   predictionSchema,
   probesSchema,
   queueSchema,
+  reloadSchema,
   retryBudgetSchema,
   saturationSchema,
   timeoutsSchema,
@@ -57,6 +58,7 @@ export const configSchema = z.strictObject({
   admin: adminSchema,
   metadata_center: metadataCenterSchema,
   log: logSchema,
+  reload: reloadSchema,
   limits: limitsSchema,
   timeouts: timeoutsSchema,
   probes: probesSchema,
@@ -70,12 +72,21 @@ export const configSchema = z.strictObject({
 });
 
 /** A validated configuration with every default filled in. */
-export type Config = z.infer<typeof configSchema>;
+export type Config = Omit<z.infer<typeof configSchema>, "clusters"> & { clusters: ClusterConfig[] };
 
 /** One thing wrong with a configuration: where, and what is accepted there. */
 export interface ConfigIssue {
   path: string;
   message: string;
+}
+
+/**
+ * How the tenants' rows are given out: row 0 is the anonymous one, then come those of the config, and from `others` on
+ * those that trusted names which are not configured share by their hash.
+ */
+export function tenantRows(limit: number): { configured: number; others: number } {
+  const others = limit - Math.max(1, Math.floor(limit / 4));
+  return { configured: others - 1, others };
 }
 
 function checkTenants({ tenants, limits, model_mapping_rule }: Config): ConfigIssue[] {
@@ -99,11 +110,12 @@ function checkTenants({ tenants, limits, model_mapping_rule }: Config): ConfigIs
       issues.push({ path: `${path}.models[${k}]`, message: `no model "${model}"; there are: ${known}` });
     });
   });
-  if (tenants.length + 2 > limits.tenants) {
+  const most = tenantRows(limits.tenants).configured;
+  if (tenants.length > most) {
     issues.push({
       path: "tenants",
-      message:
-        `${tenants.length} tenants, one for the anonymous and one for others: limits.tenants is ${limits.tenants}`,
+      message: `${tenants.length} tenants, at most ${most}: limits.tenants is ${limits.tenants}, one of them the ` +
+        `anonymous and a quarter those that are not configured`,
     });
   }
   return issues;
@@ -120,6 +132,12 @@ export function checkRelations(config: Config): ConfigIssue[] {
       issues.push({ path: `clusters[${i}].name`, message: `there are two clusters named "${cluster.name}"` });
     }
     clusters.set(cluster.name, cluster);
+    if (cluster.api_key_file !== undefined && cluster.api_key_env !== undefined) {
+      issues.push({ path: `clusters[${i}]`, message: "api_key_file or api_key_env, not both" });
+    }
+    if (cluster.discover_models && cluster.backend === "triton") {
+      issues.push({ path: `clusters[${i}].discover_models`, message: "Triton lists no models in /v1/models" });
+    }
     blocks += Math.ceil(cluster.endpoints.length / 16);
     const seen = new Set<string>();
     cluster.endpoints.forEach((endpoint, k) => {
@@ -150,6 +168,10 @@ export function checkRelations(config: Config): ConfigIssue[] {
     issues.push({ path: "model_mapping_rule", message: `${models.length} models, limits.models is ${limits.models}` });
   }
   const labelSets = new Map<string, Set<string>>();
+  const backends = new Map<string, { backend: string; path: string }>();
+  config.clusters.forEach(({ name, backend }, i) => {
+    if (backend !== undefined) backends.set(name, { backend, path: `clusters[${i}]` });
+  });
   for (const [model, { rules }] of models) {
     const path = `model_mapping_rule.${model}`;
     if (/[\r\n]/.test(model)) issues.push({ path, message: "a model name has no line breaks" });
@@ -161,14 +183,23 @@ export function checkRelations(config: Config): ConfigIssue[] {
           message: `no cluster "${rule.cluster}"; there are: ${known}`,
         });
       }
-      if (rule.cluster !== rules[0].cluster || rule.backend !== rules[0].backend) {
-        issues.push({ path: `${path}.rules[${i}]`, message: "all rules of a model name the same cluster and backend" });
+      const other = backends.get(rule.cluster);
+      if (other !== undefined && other.backend !== rule.backend) {
+        issues.push({
+          path: `${path}.rules[${i}].backend`,
+          message:
+            `the engines of cluster "${rule.cluster}" are "${other.backend}" by ${other.path}, not "${rule.backend}"`,
+        });
+      } else backends.set(rule.cluster, { backend: rule.backend, path: `${path}.rules[${i}]` });
+      const grpc = rule.backend === "triton" && rule.triton?.protocol !== "http";
+      if (grpc && clusters.get(rule.cluster)?.tls) {
+        issues.push({
+          path: `${path}.rules[${i}].triton.protocol`,
+          message: `"grpc" goes in cleartext, and cluster "${rule.cluster}" has tls: use "http"`,
+        });
       }
       if (rule.triton && rule.backend !== "triton") {
         issues.push({ path: `${path}.rules[${i}].triton`, message: 'only a rule with the backend "triton" has it' });
-      }
-      if (rule.triton?.chat_template !== undefined && rule.triton.chat_template_file !== undefined) {
-        issues.push({ path: `${path}.rules[${i}].triton`, message: "chat_template or chat_template_file, not both" });
       }
       if (rule.subset.length > 0 && !rule.subset.some((subset) => subset.weight > 0)) {
         issues.push({ path: `${path}.rules[${i}].subset`, message: "at least one subset needs a weight above 0" });
@@ -200,7 +231,7 @@ export function checkRelations(config: Config): ConfigIssue[] {
 /** What is no error and yet probably not meant: each a line for an operator. */
 export function configNotes(config: Config): string[] {
   const clusters = new Map(config.clusters.map((cluster) => [cluster.name, cluster]));
-  const notes = config.clusters.filter(({ endpoints }) => endpoints.length === 0)
+  const notes = config.clusters.filter(({ endpoints, dns }) => endpoints.length + dns.length === 0)
     .map(({ name }) => `cluster "${name}" has no endpoints; its models answer 503`);
   const secured = config.tenants.some(({ keys_sha256 }) => keys_sha256.length > 0) || config.tenancy.trust_headers;
   const host = parseAddress(config.listen)?.hostname ?? "";
@@ -208,14 +239,16 @@ export function configNotes(config: Config): string[] {
     notes.push(`no tenant has a key: whoever reaches ${config.listen} may use the gateway, as the tenant "anonymous"`);
   }
   const models = Object.entries(config.model_mapping_rule);
-  if (models.length === 0) notes.push("model_mapping_rule is empty; every model answers 404");
+  if (models.length === 0 && !config.clusters.some((cluster) => cluster.discover_models)) {
+    notes.push("model_mapping_rule is empty; every model answers 404");
+  }
   for (const [model, { rules }] of models) {
     for (const [i, { cluster, subset }] of rules.entries()) {
       const endpoints = clusters.get(cluster)?.endpoints ?? [];
       for (const [k, { labels }] of subset.entries()) {
         const wanted = Object.entries(labels);
         const fits = endpoints.some((endpoint) => wanted.every(([key, value]) => endpoint.labels[key] === value));
-        if (endpoints.length === 0 || fits) continue;
+        if (endpoints.length === 0 || fits || clusters.get(cluster)!.dns.length > 0) continue;
         const text = wanted.map(([key, value]) => `${key}=${value}`).join(", ");
         const path = `model_mapping_rule.${model}.rules[${i}].subset[${k}].labels`;
         notes.push(`${path}: no endpoint of cluster "${cluster}" carries ${text}; its requests answer 503`);

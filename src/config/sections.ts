@@ -23,6 +23,18 @@ export const POLICIES = [
 ] as const;
 export type PolicyName = (typeof POLICIES)[number];
 
+/** Limits that the shared memory is planned from. */
+export const MEMORY_LIMITS = [
+  "endpoints",
+  "clusters",
+  "models",
+  "tenants",
+  "requests_in_flight",
+  "prefixes",
+  "prompt_chunks",
+  "response_pins",
+] as const;
+
 export const limitsSchema = z.strictObject({
   endpoints: positive(65_536).default(2_048).describe("Endpoint rows over all clusters, in blocks of 16 a cluster"),
   clusters: positive(4_096).default(256).describe("Clusters"),
@@ -46,8 +58,8 @@ export const limitsSchema = z.strictObject({
   interim_answers: z.int().min(0).max(1_000).default(16).describe("1xx answers of an engine before its final one"),
   payload_characters: z.int().min(0).max(1_073_741_824).default(4_194_304)
     .describe("Characters that stand for the images, videos and audios of one prompt"),
-  tenants: z.int().min(2).max(65_536).default(64)
-    .describe("Tenants; trusted names that are not configured share the rows that are left"),
+  tenants: z.int().min(2).max(65_536).default(256)
+    .describe("Tenants; trusted names that are not configured share a quarter of them"),
   response_pins: positive(16_777_216).default(65_536).describe("Stored responses whose engine is remembered"),
 }).prefault({});
 
@@ -67,13 +79,19 @@ export const timeoutsSchema = z.strictObject({
     .describe("How long a client may take nothing of a streamed answer"),
   idle_connection_ms: positive(3_600_000).default(4_000)
     .describe("How long an idle connection is kept; below the engine's own limit (uvicorn: 5 s)"),
-  drain_ms: z.int().min(0).max(86_400_000).default(30_000).describe("For streams in flight after SIGTERM"),
+  shutdown_delay_ms: z.int().min(0).max(3_600_000).default(0)
+    .describe("After SIGTERM: not ready any more, but still accepting, while load balancers take notice"),
+  drain_ms: z.int().min(0).max(86_400_000).default(30_000)
+    .describe("For streams in flight after SIGTERM, and for requests on an endpoint that has left the fleet"),
 }).prefault({});
 
 export const probesSchema = z.strictObject({
   enabled: z.boolean().default(true),
   health_path: z.string().startsWith("/").default("/health"),
   health_interval_ms: positive(3_600_000).default(1_000),
+  models_interval_ms: positive(3_600_000).default(5_000).describe(
+    "How often engines are asked for their list of models",
+  ),
   metrics_path: z.string().startsWith("/").default("/metrics"),
   metrics_interval_ms: positive(3_600_000).default(200)
     .describe(
@@ -194,6 +212,11 @@ export const logSchema = z.strictObject({
   enabled: z.boolean().default(false).describe("Write an access log line for every request"),
   path: z.string().default("-").describe("File of the access log, - for standard output"),
   level: z.enum(["debug", "info", "warn", "error"]).default("info"),
+}).prefault({});
+
+export const reloadSchema = z.strictObject({
+  watch: z.boolean().default(true).describe("Apply changes of the configuration file and the files that it names"),
+  interval_ms: positive(3_600_000).default(500).describe("How often these files are looked at"),
 }).prefault({});
 
 export const adminSchema = z.strictObject({

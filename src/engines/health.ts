@@ -5,7 +5,7 @@
 //       ▲   └─ probes fail ─► unhealthy ─ probes succeed ─┐  └─ it failed ─► ejected, twice as long
 //       └────────────────────────────────────────────────┘
 //
-// Draining is the operator's: it takes nothing new until it is resumed.
+// Draining is the operator's, and of one that has left the fleet: it takes nothing new until it is resumed, or back.
 
 export interface HealthLimits {
   /** Failures in a row that eject; 0 for never. */
@@ -35,16 +35,20 @@ export class EndpointHealth {
   #goodProbes = 0;
   #probesFail = false;
   #draining = false;
+  #left = false;
   #ejections = 0;
   #until = 0;
-  #availableSince = -Infinity;
+  #availableSince: number;
   #successesBefore = 0;
   #offeredAt = 0;
 
-  constructor(readonly limits: HealthLimits) {}
+  /** @param joined When it joined others that are at work; undefined when it was there from the start. */
+  constructor(public limits: HealthLimits, joined?: number) {
+    this.#availableSince = joined ?? -Infinity;
+  }
 
   get state(): Health {
-    return this.#draining ? "draining" : this.#probesFail ? "unhealthy" : this.#state;
+    return this.#draining || this.#left ? "draining" : this.#probesFail ? "unhealthy" : this.#state;
   }
 
   /** Ejections in a row: each doubles the time of the next. */
@@ -63,6 +67,15 @@ export class EndpointHealth {
 
   resume(): void {
     this.#draining = false;
+  }
+
+  leave(): void {
+    this.#left = true;
+  }
+
+  join(now: number): void {
+    this.#left = false;
+    this.#availableSince = now;
   }
 
   /** A probe was answered or failed. */

@@ -1,24 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-// Asks every endpoint for its health and its metrics, a bounded number at a time. Only a failed connection or a 5xx
-// counts against an endpoint: an engine without /health or /metrics serves all the same, with unknown gauges.
+// Asks every endpoint for its health, its metrics and its models, a bounded number at a time. Only a failed connection or a
+// 5xx counts against an endpoint: an engine without /health or /metrics serves all the same, with unknown gauges.
 
-import type { Address } from "../base/address.ts";
 import type { Clock } from "../base/clock.ts";
-import { TimeLimit } from "../base/time_limit.ts";
+import type { Page } from "../upstream/page_reader.ts";
+import type { ProbePages } from "./engine.ts";
+
+/** Who reads an endpoint's pages. */
+export interface ProbeReader {
+  /** Throws when there is no answer in time. */
+  get(port: number, path: string, ms: number): Promise<Page>;
+  connects(port: number, ms: number): Promise<boolean>;
+}
 
 export interface ProbeTarget {
-  /** URL to ask for health; undefined when there is none: that the address accepts a connection is enough. */
-  readonly healthUrl: string | undefined;
-  /** URL of the Prometheus text; undefined for none. */
-  readonly metricsUrl: string | undefined;
-  readonly address: Address;
+  readonly pages: ProbePages;
+  readonly port: number;
+  readonly reader: ProbeReader;
 }
 
 export interface ProbeResult {
   /** undefined: not asked in this round. */
   healthy?: boolean;
+  /** Why not. */
+  why?: string;
   /** The metrics text; undefined when not asked, null when the engine gave none. */
   metrics?: string | null;
+  /** The list of models; undefined when not asked, or when the engine gave none. */
+  models?: string;
   /** How long the question for the metrics was under way. */
   ms: number;
 }
@@ -26,6 +35,7 @@ export interface ProbeResult {
 export interface ProberOptions {
   healthIntervalMs: number;
   metricsIntervalMs: number;
+  modelsIntervalMs: number;
   timeoutMs: number;
   concurrency: number;
 }
@@ -34,6 +44,7 @@ interface Schedule<T> {
   target: T;
   healthDue: number;
   metricsDue: number;
+  modelsDue: number;
   busy: boolean;
 }
 
@@ -42,18 +53,17 @@ export class Prober<T extends ProbeTarget> {
   #underWay = 0;
   #cancel: () => void = () => {};
   #stopped = false;
-  readonly #abort = new AbortController();
 
+  /** @param options May be changed: they hold from the next round on. */
   constructor(
-    readonly options: ProberOptions,
+    public options: ProberOptions,
     readonly clock: Clock,
     readonly report: (target: T, result: ProbeResult) => void,
-    readonly fetcher: typeof fetch = fetch,
   ) {}
 
   add(target: T): void {
     const now = this.clock.now();
-    this.#schedules.set(target, { target, healthDue: now, metricsDue: now, busy: false });
+    this.#schedules.set(target, { target, healthDue: now, metricsDue: now, modelsDue: now, busy: false });
   }
 
   remove(target: T): void {
@@ -67,7 +77,6 @@ export class Prober<T extends ProbeTarget> {
   stop(): void {
     this.#stopped = true;
     this.#cancel();
-    this.#abort.abort();
   }
 
   readonly #tick = (): void => {
@@ -75,7 +84,7 @@ export class Prober<T extends ProbeTarget> {
     const now = this.clock.now();
     for (const schedule of this.#schedules.values()) {
       if (this.#underWay >= this.options.concurrency) break;
-      if (schedule.busy || (schedule.healthDue > now && schedule.metricsDue > now)) continue;
+      if (schedule.busy || Math.min(schedule.healthDue, schedule.metricsDue, schedule.modelsDue) > now) continue;
       // Behind the others: those that are always due because they are silent must not keep them waiting.
       this.#schedules.delete(schedule.target);
       this.#schedules.set(schedule.target, schedule);
@@ -88,46 +97,52 @@ export class Prober<T extends ProbeTarget> {
   async #probe(schedule: Schedule<T>, now: number): Promise<void> {
     schedule.busy = true;
     this.#underWay++;
-    const { healthUrl, metricsUrl, address } = schedule.target;
+    const { healthIntervalMs, metricsIntervalMs, modelsIntervalMs, timeoutMs } = this.options;
+    const { pages: { health, metrics, models }, port, reader } = schedule.target;
     const result: ProbeResult = { ms: 0 };
     if (schedule.healthDue <= now) {
-      schedule.healthDue = now + this.options.healthIntervalMs;
-      if (healthUrl === undefined) result.healthy = await this.#connects(address);
-      else {
-        const answer = await this.#get(healthUrl);
-        result.healthy = answer !== undefined && answer.status < 500;
+      schedule.healthDue = now + healthIntervalMs;
+      if (health === undefined) {
+        result.healthy = await reader.connects(port, timeoutMs);
+        if (!result.healthy) result.why = "it accepts no connection";
+      } else {
+        try {
+          const { status } = await reader.get(health.port, health.path, timeoutMs);
+          result.healthy = status < 500;
+          if (!result.healthy) result.why = `${health.path} answered ${status}`;
+        } catch (error) {
+          result.healthy = false;
+          result.why = `${health.path}: ${(error as Error).message}`;
+        }
       }
     }
     const measure = schedule.metricsDue <= now;
-    if (measure) schedule.metricsDue = now + this.options.metricsIntervalMs;
+    if (measure) schedule.metricsDue = now + metricsIntervalMs;
     if (measure && result.healthy !== false) {
       const began = this.clock.now();
-      const answer = metricsUrl === undefined ? undefined : await this.#get(metricsUrl);
+      result.metrics = metrics === undefined ? null : await textOf(reader, metrics, timeoutMs) ?? null;
       result.ms = this.clock.now() - began;
-      result.metrics = answer?.status === 200 ? answer.text : null;
+    }
+    const list = schedule.modelsDue <= now;
+    if (list) schedule.modelsDue = now + modelsIntervalMs;
+    if (list && result.healthy !== false && models !== undefined) {
+      result.models = await textOf(reader, models, timeoutMs);
     }
     this.#underWay--;
     schedule.busy = false;
-    if (!this.#stopped && this.#schedules.has(schedule.target)) this.report(schedule.target, result);
+    if (!this.#stopped && this.#schedules.get(schedule.target) === schedule) this.report(schedule.target, result);
   }
+}
 
-  async #connects(address: Address): Promise<boolean> {
-    using limit = new TimeLimit(this.#abort.signal, this.options.timeoutMs);
-    try {
-      (await Deno.connect({ ...address, signal: limit.signal })).close();
-      return true;
-    } catch {
-      return false;
-    }
-  }
-
-  async #get(url: string): Promise<{ status: number; text: string } | undefined> {
-    using limit = new TimeLimit(this.#abort.signal, this.options.timeoutMs);
-    try {
-      const response = await this.fetcher(url, { signal: limit.signal });
-      return { status: response.status, text: await response.text() };
-    } catch {
-      return undefined;
-    }
+async function textOf(
+  reader: ProbeReader,
+  { port, path }: { port: number; path: string },
+  timeoutMs: number,
+): Promise<string | undefined> {
+  try {
+    const { status, text } = await reader.get(port, path, timeoutMs);
+    return status === 200 ? text : undefined;
+  } catch {
+    return undefined;
   }
 }

@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The names under which each engine reports its load, and how to read them from its Prometheus text.
-
-import type { RuleConfig } from "../config/models.ts";
-
-export type Backend = RuleConfig["backend"];
+// How engines tell their load: signals out of Prometheus text. Under which names, each engine's own file says.
 
 /** What an engine reported; undefined where it said nothing. */
 export interface EngineSignals {
@@ -22,9 +18,10 @@ export interface EngineSignals {
 }
 
 /** A metric, or one series of it. */
-type Selector = string | { metric: string; label: string; value: string };
+export type Selector = string | { metric: string; label: string; value: string };
 
-interface SignalNames {
+/** The names of one kind of engine. */
+export interface SignalNames {
   waiting: Selector;
   running: Selector;
   kvUsage: Selector;
@@ -36,40 +33,8 @@ interface SignalNames {
   adapters?: string;
 }
 
-const NAMES: Partial<Record<Backend, SignalNames>> = {
-  "vllm": {
-    waiting: "vllm:num_requests_waiting",
-    running: "vllm:num_requests_running",
-    kvUsage: "vllm:kv_cache_usage_perc",
-    promptTokens: "vllm:prompt_tokens_total",
-    cacheInfo: { metric: "vllm:cache_config_info", blockSize: "block_size", blocks: "num_gpu_blocks" },
-    adapters: "vllm:lora_requests_info",
-  },
-  "sglang": {
-    waiting: "sglang:num_queue_reqs",
-    running: "sglang:num_running_reqs",
-    kvUsage: "sglang:token_usage",
-    promptTokens: "sglang:prompt_tokens_total",
-    cacheInfo: { metric: "sglang:cache_config_info", blockSize: "page_size", blocks: "num_pages" },
-  },
-  "tensorrt-llm": {
-    waiting: "trtllm_num_requests_waiting",
-    running: "trtllm_num_requests_running",
-    kvUsage: "trtllm_kv_cache_utilization",
-    cacheValues: { blockSize: "trtllm_kv_cache_tokens_per_block", blocks: "trtllm_kv_cache_max_blocks" },
-  },
-  "triton": {
-    waiting: series("nv_trt_llm_request_metrics", "request_type", "waiting"),
-    running: series("nv_trt_llm_request_metrics", "request_type", "scheduled"),
-    kvUsage: series("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "fraction"),
-    cacheValues: {
-      blockSize: series("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "tokens_per"),
-      blocks: series("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "max"),
-    },
-  },
-};
-
-function series(metric: string, label: string, value: string): Selector {
+/** One series of a metric. */
+export function series(metric: string, label: string, value: string): Selector {
   return { metric, label, value };
 }
 
@@ -78,10 +43,8 @@ interface Sample {
   value: number;
 }
 
-/** Reads the signals of a backend. Counts of several ranks are added up, usage is that of the fullest. */
-export function readSignals(backend: Backend, text: string): EngineSignals {
-  const names = NAMES[backend];
-  if (!names) return {};
+/** Reads an engine's signals. Counts of several ranks are added up, usage is that of the fullest. */
+export function readSignals(names: SignalNames, text: string): EngineSignals {
   const { waiting, running, kvUsage, promptTokens, cacheInfo, cacheValues, adapters } = names;
   const selectors = [waiting, running, kvUsage, promptTokens, cacheInfo?.metric, adapters];
   const wanted = new Set([...selectors, cacheValues?.blockSize, cacheValues?.blocks].map(metricOf));

@@ -3,24 +3,13 @@
 // first events of a stream. Until then the request may still be moved to another endpoint.
 
 import { concat } from "../base/bytes.ts";
+import type { AnswerBody } from "../engines/engine.ts";
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import type { Connection } from "../upstream/connection.ts";
-import type { UpstreamError } from "../upstream/errors.ts";
 import type { ResponseHead } from "../upstream/response_head.ts";
 import { errorOf } from "../openai/errors.ts";
 import { EventBoundary } from "../openai/event_boundary.ts";
 import { eventJson, forEachEvent } from "../openai/events.ts";
-
-/** The body of an answer, wherever it comes from. A connection is one. */
-export interface AnswerBody {
-  /** The next piece, null at the end. Throws UpstreamError, afterwards it is closed. */
-  readBody(): Promise<Uint8Array<ArrayBuffer> | null>;
-  /** Ends it; what waits for it fails with `error`. */
-  fail(error: UpstreamError): void;
-  close(): void;
-  /** It was read to its end. */
-  finish(): void;
-}
 
 type FirstEvents = Promise<Uint8Array<ArrayBuffer> | null>;
 

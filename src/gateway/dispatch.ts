@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sends a request to the endpoint of its slot, and to another one when that failed before anything of its answer went on
+// Sends a request to the endpoint of its grant, and to another one when that failed before anything of its answer went on
 // to the client, or said that it is busy: as long as there are tries, a retry budget and time. What an endpoint does is
 // noted on its row: failures in a row, successes, and how long it wants to be left alone.
 
 import { GatewayError } from "../base/errors.ts";
-import type { Slot } from "../scheduler/scheduler.ts";
+import type { Opened, OutgoingRequest, PreparedRequest } from "../engines/engine.ts";
+import type { Grant, Leg } from "../scheduler/scheduler.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import { WORKER_CELLS } from "../telemetry/instruments.ts";
 import type { EndpointPools } from "../upstream/endpoint_pools.ts";
@@ -12,33 +13,10 @@ import { UpstreamError } from "../upstream/errors.ts";
 import { requestHead } from "../upstream/request_head.ts";
 import type { ResponseHead } from "../upstream/response_head.ts";
 import type { RetryBudget } from "../upstream/retry_budget.ts";
-import { type Answer, type AnswerBody, type AnswerLimits, openAnswer } from "./answer.ts";
-import type { Exchange } from "./exchange.ts";
-
-/** What goes to the engine, whichever it is. */
-export interface OutgoingRequest {
-  readonly method: string;
-  /** Path and query. */
-  readonly target: string;
-  /** End-to-end header fields as text. */
-  readonly fields: string;
-  readonly body: Uint8Array<ArrayBuffer>;
-  /** For engines of another protocol: sends it there, or turns the answer into OpenAI's. */
-  readonly transcoder?: Transcoder;
-}
-
-/** An answer whose body has not been read. */
-export interface Opened {
-  readonly head: ResponseHead;
-  readonly body: AnswerBody;
-}
-
-export interface Transcoder {
-  /** Sends the request over the engine's own protocol; without it, over HTTP. Throws UpstreamError. */
-  send?(endpoint: string, exchange: Exchange): Promise<Opened>;
-  /** Turns an engine's HTTP answer into OpenAI's. Throws UpstreamError. */
-  wrap?(opened: Opened): Opened;
-}
+import type { EndpointRef } from "../tables/endpoint_directory.ts";
+import type { Transport } from "../upstream/transport.ts";
+import { type Answer, type AnswerLimits, openAnswer } from "./answer.ts";
+import type { Call } from "./call.ts";
 
 export interface DispatchOptions {
   /** Further endpoints tried. */
@@ -60,54 +38,63 @@ export class Dispatcher {
    * `moved` is called when another endpoint is tried. Throws GatewayError: upstream_failed, upstream_timeout,
    * deadline_exceeded, client_closed, draining.
    */
-  async dispatch(slot: Slot, exchange: Exchange, outgoing: OutgoingRequest, moved: () => void): Promise<Answer> {
+  async dispatch(
+    grant: Grant,
+    call: Call,
+    prepared: PreparedRequest,
+    transport: Transport,
+    moved: () => void,
+  ): Promise<Answer> {
     this.options.budget.deposit();
+    const { leg } = grant;
     for (;;) {
       try {
-        exchange.endpointRow = slot.endpoint;
-        exchange.predictedMs = slot.predictMs();
-        const opening = this.#send(slot.endpoint, slot.dispatch(), exchange, outgoing);
-        const { head, body } = await opening;
+        call.sending(leg);
+        call.predictedMs = grant.predictedMs;
+        leg.sent();
+        const outgoing = prepared.encode(leg, call.incoming.fields.fields);
+        const { head, body } = await this.#send(leg.endpoint, call, outgoing, transport);
         const opened = openAnswer(head, body, this.options.answers);
         const answer = opened instanceof Promise ? await opened : opened;
-        this.#note(slot.endpoint, answer);
-        if (!RETRIED.has(answer.head.status) || !this.#another(slot, exchange, moved)) return answer;
+        this.#note(leg.endpoint.row, answer);
+        if (!RETRIED.has(answer.head.status) || !this.#another(grant, call, moved)) return answer;
         if (answer.whole === undefined) body.close();
         else body.finish();
       } catch (error) {
         if (!(error instanceof UpstreamError)) throw error;
-        if (error.endpointFailed) {
-          slot.failed();
-          if (error.failure === "connect_failed" || error.failure === "connect_timeout") {
-            exchange.context.instruments.add(WORKER_CELLS.connectFailures);
-          }
-        }
-        if (!error.endpointFailed || exchange.gone || !this.#another(slot, exchange, moved)) {
-          throw asGatewayError(error, exchange);
+        this.#failed(error, leg, call);
+        if (!error.endpointFailed || call.cancellation.gone || !this.#another(grant, call, moved)) {
+          throw asGatewayError(error, call);
         }
       }
     }
   }
 
-  /** Sends a request to one endpoint without a slot: a look at what it holds. Throws as `dispatch` does. */
-  async direct(row: number, generation: number, exchange: Exchange, outgoing: OutgoingRequest): Promise<Answer> {
-    try {
-      const { head, body } = await this.#send(row, generation, exchange, outgoing);
-      return await openAnswer(head, body, this.options.answers);
-    } catch (error) {
-      throw error instanceof UpstreamError ? asGatewayError(error, exchange) : error;
+  #failed(error: UpstreamError, leg: Leg, { context }: Call): void {
+    if (!error.endpointFailed) return;
+    leg.failed();
+    if (error.failure === "connect_failed" || error.failure === "connect_timeout") {
+      context.instruments.add(WORKER_CELLS.connectFailures);
     }
   }
 
-  async #send(row: number, generation: number, exchange: Exchange, outgoing: OutgoingRequest): Promise<Opened> {
-    const { name, pool } = this.pools.of(row, generation);
-    exchange.endpoint = name;
-    exchange.tries++;
-    exchange.sentAt = exchange.context.clock.now();
-    const { transcoder } = outgoing;
-    if (transcoder?.send) return await transcoder.send(name, exchange);
-    const head = requestHead(outgoing.method, outgoing.target, name, outgoing.fields, outgoing.body.length);
-    const { head: answered, connection } = await pool.send(head, outgoing.body, exchange.hold);
+  /** Sends a request to one endpoint without a grant: a look at what it holds. Throws as `dispatch` does. */
+  async direct(endpoint: EndpointRef, call: Call, outgoing: OutgoingRequest, transport: Transport): Promise<Answer> {
+    try {
+      call.endpoint = endpoint.name;
+      const { head, body } = await this.#send(endpoint, call, outgoing, transport);
+      return await openAnswer(head, body, this.options.answers);
+    } catch (error) {
+      throw error instanceof UpstreamError ? asGatewayError(error, call) : error;
+    }
+  }
+
+  async #send(endpoint: EndpointRef, call: Call, outgoing: OutgoingRequest, transport: Transport): Promise<Opened> {
+    const { transcoder, method, target, body } = outgoing;
+    if (transcoder?.send) return await transcoder.send(endpoint.name, call);
+    const fields = outgoing.fields + credentialsOf(call, transport);
+    const head = requestHead(method, transport.basePath + target, hostOf(endpoint, transport), fields, body.length);
+    const { head: answered, connection } = await this.pools.of(endpoint, transport).send(head, body, call.hold);
     const opened = { head: answered, body: connection };
     return transcoder?.wrap ? transcoder.wrap(opened) : opened;
   }
@@ -124,20 +111,29 @@ export class Dispatcher {
     }
   }
 
-  // Moves the slot on, when there are tries left, a budget for them, and an endpoint that was not tried.
-  #another(slot: Slot, exchange: Exchange, moved: () => void): boolean {
-    if (exchange.tries > this.options.retries || exchange.gone) return false;
+  // Moves the load on, when there are tries left, a budget for them, and an endpoint that was not tried.
+  #another(grant: Grant, { tries, cancellation, context }: Call, moved: () => void): boolean {
+    if (tries > this.options.retries || cancellation.gone) return false;
     const { budget } = this.options;
     if (!budget.available) {
-      exchange.context.instruments.add(WORKER_CELLS.retriesRefused);
+      context.instruments.add(WORKER_CELLS.retriesRefused);
       return false;
     }
-    if (!slot.tryAnother()) return false;
+    if (!grant.tryAnother()) return false;
     budget.tryWithdraw();
-    exchange.context.instruments.add(WORKER_CELLS.retries);
+    context.instruments.add(WORKER_CELLS.retries);
     moved();
     return true;
   }
+}
+
+// The key of the cluster's engines in place of what the client sent.
+function credentialsOf({ incoming: { fields } }: Call, { authorization }: Transport): string {
+  return authorization === undefined ? fields.credentials : `authorization: ${authorization}\r\n`;
+}
+
+function hostOf({ name }: EndpointRef, { tls }: Transport): string {
+  return tls?.serverName ?? name;
 }
 
 /** Milliseconds of a Retry-After field: seconds, or a date (RFC 9110, section 10.2.3); undefined without one. */
@@ -150,7 +146,7 @@ function retryAfterMs(headers: ResponseHead["headers"]): number | undefined {
 }
 
 /** The client's view of a failed attempt. */
-export function asGatewayError(error: UpstreamError, { context, endpoint }: Exchange): GatewayError {
+export function asGatewayError(error: UpstreamError, { context, endpoint }: Call): GatewayError {
   const message = `The engine${context.exposeEndpoint ? ` ${endpoint}` : ""} failed: ${error.message}`;
   switch (error.failure) {
     case "draining":

@@ -1,66 +1,71 @@
 // SPDX-License-Identifier: Apache-2.0
-// The story of a request, from top to bottom:
+// The story of an inference request, whatever door it came in by, from top to bottom:
 //
-//   authenticate ─► read ─► decode ─► route ─► prompt ─► transcode ─► admit ─► slot ─► dispatch ─► relay
+//   decode ─► route ─► prompt ─► prepare ─► admit ─► decide ─► dispatch
 //
-// Each stage takes and returns plain values and throws GatewayError; only this file knows their order. The slot carries
-// the request's load: it is released when its block ends, or, once the answer has begun, when the answer ends.
+// Before it a front reads the request and authenticates it, after it a front brings the answer to the client
+// (src/front/http/infer.ts). Each stage takes and returns plain values and throws GatewayError; only this file knows their
+// order. The grant carries the request's load: it is released when its block ends, or, once the answer has begun, when
+// the answer ends.
 
-import type { Admission, Admitted } from "../admission/admission.ts";
+import type { Admission, Admitted, UsageEstimate } from "../admission/admission.ts";
 import type { Tenant } from "../admission/tenants.ts";
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
+import { utf8Length } from "../base/utf8.ts";
 import type { Config } from "../config/schema.ts";
+import type { Backend } from "../engines/backends.ts";
+import type { Engine, PreparedRequest } from "../engines/engine.ts";
+import { asksForUsage } from "../engines/openai_body.ts";
 import { generates, type Kind } from "../openai/api.ts";
 import { type PromptOptions, promptText } from "../openai/prompt_text.ts";
 import { decodeRequest, type InferenceRequest } from "../openai/request.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
 import { withoutCache } from "../scheduler/placement.ts";
-import type { Scheduler, Slot } from "../scheduler/scheduler.ts";
+import type { Grant, QueueLimits, Scheduler } from "../scheduler/scheduler.ts";
 import type { Log } from "../telemetry/log.ts";
 import { UpstreamError } from "../upstream/errors.ts";
-import { readBody } from "./body.ts";
-import { asGatewayError, type Dispatcher, type OutgoingRequest } from "./dispatch.ts";
-import { EarlyHead } from "./early_head.ts";
-import { Exchange, type ExchangeContext } from "./exchange.ts";
-import { checkHead } from "./head.ts";
-import { asksForUsage, outgoingBody } from "./outgoing.ts";
-import { relay } from "./relay.ts";
+import type { Answer } from "./answer.ts";
+import type { Call } from "./call.ts";
+import { asGatewayError, type Dispatcher } from "./dispatch.ts";
 import type { Route, RouteTable } from "./routes.ts";
 import type { StoredResponses } from "./stored_responses.ts";
-import type { TritonTranscoder } from "./triton/transcoder.ts";
 
 export interface PipelineParts {
   readonly config: Config;
-  readonly context: ExchangeContext;
   readonly deadlines: Deadlines;
   readonly routes: RouteTable;
   readonly decisions: DecisionMaker;
   readonly scheduler: Scheduler;
+  readonly queue: QueueLimits;
   readonly dispatcher: Dispatcher;
   readonly responses: StoredResponses;
-  readonly triton: TritonTranscoder;
+  readonly engines: Readonly<Record<Backend, Engine>>;
   readonly admission: Admission;
   /** Tokens that a request will probably take, by its model, prompt length and own limit. */
-  usageEstimate(
-    model: number,
-    promptBytes: number,
-    most: number | undefined,
-  ): { inputTokens: number; outputTokens: number };
+  usageEstimate(model: number, promptBytes: number, most: number | undefined): UsageEstimate;
   readonly log: Log;
 }
 
-/** A request that is ready to be placed. */
-interface Prepared {
-  readonly exchange: Exchange;
-  readonly kind: Kind;
-  readonly call: InferenceRequest;
+/** A request that was let in and is ready to be placed. */
+export interface AdmittedRequest {
+  readonly request: InferenceRequest;
   readonly route: Route;
   readonly prompt: string;
-  readonly outgoing: OutgoingRequest;
-  readonly early: EarlyHead | undefined;
+  readonly prepared: PreparedRequest;
   readonly tenant: Tenant;
   readonly admitted: Admitted;
+}
+
+/** An answer that may go on to the client, with the grant that it is given under. */
+export interface Answered {
+  readonly answer: Answer;
+  readonly grant: Grant;
+  /** The usage chunk is the gateway's own: the client did not ask for it. */
+  readonly hideUsage: boolean;
+  readonly splitReasoning: boolean;
+  /** Is told the id of a stored response. */
+  readonly stored: ((id: string) => void) | undefined;
 }
 
 export class Pipeline {
@@ -72,123 +77,117 @@ export class Pipeline {
     this.#prompts = { digest: parts.decisions.digest, payloadCharacters: parts.config.limits.payload_characters };
   }
 
-  /** Answers an inference request; never throws. */
-  async infer(request: Request, kind: Kind): Promise<Response> {
-    const { config, context, deadlines, routes, admission, usageEstimate } = this.#parts;
-    const exchange = new Exchange(context, request, kind);
-    try {
-      // Read: the whole body, within its limits.
-      const target = checkHead(exchange, request.url, config.limits);
+  /** Everything that needs no waiting. Throws GatewayError. */
+  admit(call: Call, kind: Kind, tenant: Tenant, target: string, bytes: Uint8Array<ArrayBuffer>): AdmittedRequest {
+    const { config, routes, engines, admission, usageEstimate } = this.#parts;
+    const { fields, headers } = call.incoming;
 
-      // Authenticate: before its body is read.
-      const tenant = exchange.authenticate();
-      const limits = { bytes: config.limits.body_bytes, ms: config.timeouts.request_body_ms };
-      const bytes = await readBody(request, exchange, limits);
-      exchange.unlimit();
+    // Decode: one parse; the engine gets the bytes as they came.
+    const request = call.request = decodeRequest(kind, bytes);
 
-      // Decode: one parse; the engine gets the bytes as they came.
-      const call = decodeRequest(kind, bytes);
+    // Route: model and headers to a cluster, its eligible endpoints and a policy.
+    const route = call.route = routes.resolve(request.model, headers);
 
-      // Route: model and headers to a cluster, its eligible endpoints and a policy.
-      const route = routes.resolve(call.model, request.headers);
-      exchange.routed(call, route);
+    // Prompt: the canonical text that prefixes are hashes of.
+    const prompt = promptText(request, this.#prompts);
 
-      // Prompt: the canonical text that prefixes are hashes of.
-      const prompt = promptText(call, this.#prompts);
+    // Prepare: what this kind of engine is to get.
+    const { rule, targetModel } = route;
+    const engine = engines[rule.backend];
+    const prepared = engine.prepare(
+      { request, bytes, target, targetModel, usageAccounting: config.usage_accounting },
+      rule,
+    );
 
-      // Transcode: what this kind of engine is to get.
-      const outgoing = this.#outgoing(call, route, bytes, target, exchange);
-
-      // Admit: the tenant's limits, reserved by estimate; its place in the queue.
-      const tokens = usageEstimate(route.model, prompt.length, call.mostTokens);
-      const admitted = admission.enter({
-        tenant,
-        model: call.model,
-        cluster: route.placement.cluster,
-        priority: exchange.incoming.priority,
-        ...tokens,
-        ttftSloMs: Number(exchange.incoming.ttftSloMs ?? route.placement.policy.ttftSloMs),
-      });
-      exchange.books!.hold(admitted.reservation);
-
-      // From here on it may take long: a stream's head goes out before that.
-      const early = call.stream && route.placement.policy.queued ? new EarlyHead(deadlines, exchange, kind) : undefined;
-      const answering = this.#answer({ exchange, kind, call, route, prompt, outgoing, early, tenant, admitted });
-      return await (early === undefined ? answering : early.race(answering));
-    } catch (error) {
-      return exchange.refuse(this.#asGatewayError(error, exchange));
-    }
+    // Admit: the tenant's limits, reserved by estimate; its place in the queue.
+    const { policy, cluster } = route.placement;
+    const admitted = admission.enter({
+      tenant,
+      model: request.model,
+      cluster,
+      priority: fields.priority,
+      estimate: () => usageEstimate(route.model, utf8Length(prompt), request.mostTokens),
+      ttftSloMs: Number(fields.ttftSloMs ?? policy.ttftSloMs),
+    });
+    call.account!.hold(admitted.reservation);
+    return { request, route, prompt, prepared, tenant, admitted };
   }
 
-  // The part of the story that waits: for an endpoint, and for its answer. Never rejects.
-  async #answer(
-    { exchange, kind, call, route, prompt, outgoing, early, tenant, admitted }: Prepared,
-  ): Promise<Response> {
-    const { config, deadlines, scheduler, dispatcher, responses } = this.#parts;
+  /**
+   * The part that waits: for an endpoint, and for its answer. `waits` is told when the request has to wait for an
+   * endpoint. Throws GatewayError.
+   */
+  async answer(call: Call, admitted: AdmittedRequest, waits: () => void): Promise<Answered> {
+    const { request, route, prepared } = admitted;
+    const { config, deadlines, dispatcher, responses, engines } = this.#parts;
     let waitsSince: number | undefined;
     try {
-      // Slot: the endpoint that will answer first, with this request's load counted on it.
-      using slot = await scheduler.acquire({
-        placement: generates(kind) ? route.placement : withoutCache(route.placement),
-        promptText: prompt,
-        model: route.model,
-        standing: {
-          band: admitted.band,
-          tenant: tenant.row,
-          deadlineMs: admitted.deadlineMs,
-          concurrency: tenant.limits.concurrency,
-          queued: tenant.limits.queued,
-        },
-        objectives: {
-          ttftMs: Number(exchange.incoming.ttftSloMs ?? route.placement.policy.ttftSloMs),
-          tpotMs: Number(exchange.incoming.tpotSloMs ?? route.placement.policy.tpotSloMs),
-        },
-        preempt: exchange.preempt,
-        hidden: !call.stream,
-        pinned: responses.holder(call.previousResponse, tenant, route.placement),
-        hold(waiting) {
-          waitsSince = deadlines.clock.now();
-          exchange.hold(waiting);
-          early?.wait(config.queue.head_after_ms);
-        },
+      // Decide: the endpoint that will answer first, with this request's load counted on it.
+      using grant = await this.#decide(call, admitted, () => {
+        waitsSince = deadlines.clock.now();
+        waits();
       });
       waitsSince = undefined;
-      exchange.promptBytes = slot.prompt.bytes;
-      exchange.queuedMs = slot.queuedMs;
+      call.promptBytes = grant.prompt.bytes;
+      call.queuedMs = grant.queuedMs;
 
       // Dispatch: to that endpoint, or to another if it fails before anything of its answer went on.
-      using presumption = call.stream ? undefined : this.#presumeFirstToken(slot);
-      const answer = await dispatcher.dispatch(slot, exchange, outgoing, () => presumption?.again());
-      exchange.matchedChunks = slot.matchedChunks;
+      using presumption = request.stream ? undefined : this.#presumeFirstToken(grant);
+      const answer = await dispatcher.dispatch(grant, call, prepared, route.transport, () => presumption?.again());
+      call.matchedBytes = grant.leg.matchedBytes;
 
-      // Relay: the answer as it comes. From here on the slot belongs to it.
-      return relay(answer, slot.keep(), exchange, kind, {
-        deadlines,
-        clientStallMs: config.timeouts.client_stall_ms,
-        hideUsage: call.stream && !asksForUsage(call) && (config.usage_accounting || route.rule.backend === "triton"),
+      const { kind } = request;
+      const { row, generation } = grant.leg.endpoint;
+      const tellsUsage = config.usage_accounting || engines[route.rule.backend].alwaysTellsUsage;
+      return {
+        answer,
+        grant: grant.keep(),
+        hideUsage: request.stream && !asksForUsage(request) && tellsUsage,
         splitReasoning: config.split_reasoning && kind === "chat",
-        stored: kind === "responses" ? (id) => responses.store(id, slot.endpoint, tenant) : undefined,
-      });
+        stored: kind === "responses" ? (id) => responses.store(id, row, generation, admitted.tenant) : undefined,
+      };
     } catch (error) {
-      if (waitsSince !== undefined) exchange.queuedMs = deadlines.clock.now() - waitsSince;
-      return exchange.refuse(this.#asGatewayError(error, exchange));
+      if (waitsSince !== undefined) call.queuedMs = deadlines.clock.now() - waitsSince;
+      throw this.asGatewayError(error, call);
     }
   }
 
-  #outgoing(call: InferenceRequest, route: Route, bytes: Uint8Array<ArrayBuffer>, target: string, exchange: Exchange) {
-    const { config, triton } = this.#parts;
-    const { fields } = exchange.incoming;
-    if (route.rule.backend === "triton") return triton.outgoing(call, route.rule, fields);
-    const body = outgoingBody(call, bytes, route.targetModel, config.usage_accounting);
-    return { method: "POST", target, fields, body };
+  #decide(call: Call, { request, route, prompt, tenant, admitted }: AdmittedRequest, waits: () => void) {
+    const { scheduler, responses, queue } = this.#parts;
+    const { fields } = call.incoming;
+    const { placement, model } = route;
+    const { policy } = placement;
+    return scheduler.acquire({
+      placement: generates(request.kind) ? placement : withoutCache(placement),
+      promptText: prompt,
+      model,
+      standing: {
+        band: admitted.band,
+        tenant: tenant.row,
+        deadlineMs: admitted.deadlineMs,
+        concurrency: tenant.limits.concurrency,
+        queued: tenant.limits.queued,
+      },
+      queue,
+      objectives: {
+        ttftMs: Number(fields.ttftSloMs ?? policy.ttftSloMs),
+        tpotMs: Number(fields.tpotSloMs ?? policy.tpotSloMs),
+      },
+      preempt: call.cancellation.preempt,
+      hidden: !request.stream,
+      pinned: responses.holder(request.previousResponse, tenant, placement),
+    }, (waiter) => {
+      call.hold(waiter);
+      waits();
+    });
   }
 
   // A non-streaming request shows no first token: its prompt load comes off when the prefill is over by prediction,
   // counted again from each endpoint that it is sent to.
-  #presumeFirstToken(slot: Slot): Disposable & { again(): void } {
+  #presumeFirstToken({ leg, predictedMs }: Grant): Disposable & { again(): void } {
     const { deadlines, config: { prediction } } = this.#parts;
-    const ms = slot.predictMs() * prediction.first_token_margin;
-    const deadline: Deadline = { deadline: deadlines.clock.now() + ms, place: -1, expire: () => slot.firstToken() };
+    const ms = predictedMs * prediction.first_token_margin;
+    const deadline: Deadline = { deadline: deadlines.clock.now() + ms, place: -1, expire: () => leg.firstToken() };
     deadlines.watch(deadline);
     return {
       again() {
@@ -199,12 +198,13 @@ export class Pipeline {
     };
   }
 
-  #asGatewayError(error: unknown, exchange: Exchange): GatewayError {
+  /** What a client is told of a failure; what nobody foresaw is logged. */
+  asGatewayError(error: unknown, call: Call): GatewayError {
     if (error instanceof GatewayError) return error;
-    if (error instanceof UpstreamError) return asGatewayError(error, exchange);
-    if (exchange.gone) return new GatewayError("client_closed", "The client left", null, error);
+    if (error instanceof UpstreamError) return asGatewayError(error, call);
+    if (call.cancellation.gone) return new GatewayError("client_closed", "The client left", null, error);
     this.#parts.log.error("a request failed inside the gateway", {
-      request_id: exchange.requestId,
+      request_id: call.requestId,
       error: error instanceof Error ? error.stack : String(error),
     });
     return new GatewayError("internal", "The gateway failed to handle this request", null, error);

@@ -5,16 +5,23 @@
 
 import { GatewayError } from "../base/errors.ts";
 import type { RuleConfig, SubsetConfig } from "../config/models.ts";
-import type { Config } from "../config/schema.ts";
+import type { Snapshot } from "../config/snapshot.ts";
+import { requiredBits } from "../scheduler/eligibility.ts";
 import { adapterNumber, type Placement, placementSalt } from "../scheduler/placement.ts";
-import { labelSetsOf, requiredBits } from "../scheduler/eligibility.ts";
 import { policyOf } from "../scheduler/policy.ts";
+import { PLAIN, type Transport } from "../upstream/transport.ts";
+
+/** Reads a request's header fields, by lower-case name. */
+export interface HeaderReader {
+  get(name: string): string | null;
+}
 
 export interface Route {
-  /** Model row: its place in the config. */
+  /** Model row. */
   readonly model: number;
   readonly rule: RuleConfig;
   readonly placement: Placement;
+  readonly transport: Transport;
   /** Name to send to the engine instead of the client's; empty for none. */
   readonly targetModel: string;
   /** The LoRA adapter that answers; empty for the base model. */
@@ -32,23 +39,31 @@ export interface ListedModel {
   readonly id: string;
   /** The base model of an adapter. */
   readonly parent: string | null;
+  /** Longest prompt and answer in tokens, as its engines say; undefined when they do not. */
+  readonly maxModelLen: number | undefined;
 }
 
 export class RouteTable {
   readonly #models = new Map<string, PreparedRule[]>();
   /** Base models by adapter: those that the config names, and those that engines hold. */
   readonly #adapters = new Map<string, string>();
-  readonly #configured: ReadonlyMap<string, string>;
   /** Routes of the subsets that name an adapter: with its labels. */
   readonly #declared = new Map<string, { route: Route; weight: number }[]>();
   readonly #adapterRoutes = new Map<string, Map<Route, Route>>();
+  readonly #facts: Snapshot["facts"];
 
-  /** @param random Uniform in [0, 1); draws subsets. */
-  constructor(config: Config, readonly random: () => number = Math.random) {
-    const labelSets = labelSetsOf(config);
-    const clusters = new Map(config.clusters.map(({ name }, row) => [name, row]));
-    const configured = new Map<string, string>();
-    Object.entries(config.model_mapping_rule).forEach(([name, { rules }], model) => {
+  /**
+   * @param transportOf How a cluster's engines are reached.
+   * @param random Uniform in [0, 1); draws subsets.
+   */
+  constructor(
+    { config, rows, facts, adapters }: Snapshot,
+    transportOf: (cluster: string) => Transport = () => PLAIN,
+    readonly random: () => number = Math.random,
+  ) {
+    this.#facts = facts;
+    for (const [adapter, model] of adapters) this.#adapters.set(adapter, model);
+    for (const [name, { rules }] of Object.entries(config.model_mapping_rule)) {
       const policy = policyOf(config, name);
       const prepared = rules.map((rule): PreparedRule => {
         const subsets: Pick<SubsetConfig, "labels" | "lora" | "weight">[] = rule.subset.length > 0
@@ -56,15 +71,22 @@ export class RouteTable {
           : [{ labels: {}, lora: "", weight: 1 }];
         const routes = subsets.map(({ labels, lora, weight }) => {
           const placement = {
-            cluster: clusters.get(rule.cluster)!,
-            eligibility: requiredBits(labelSets, rule.cluster, labels),
+            cluster: rows.clusters.get(rule.cluster)!,
+            eligibility: requiredBits(rows.labels.get(rule.cluster), labels),
             salt: placementSalt(rule.cluster, lora),
             adapter: adapterNumber(lora),
             policy,
           };
-          const route = { model, rule, placement, targetModel: lora || rule.target_model, lora };
+          const route: Route = {
+            model: rows.models.get(name)!,
+            rule,
+            placement,
+            transport: transportOf(rule.cluster),
+            targetModel: lora || rule.target_model,
+            lora,
+          };
           if (lora !== "") {
-            configured.set(lora, name);
+            this.#adapters.set(lora, name);
             this.#declared.set(lora, [...this.#declared.get(lora) ?? [], { route, weight }]);
           }
           return { route, weight };
@@ -73,33 +95,30 @@ export class RouteTable {
       });
       prepared.sort((a, b) => b.rule.headers.length - a.rule.headers.length);
       this.#models.set(name, prepared);
-    });
-    this.#configured = configured;
-    this.setAdapters([]);
-  }
-
-  /** Takes note of the adapters that engines hold: their names and those of their base models. */
-  setAdapters(held: Iterable<readonly [adapter: string, model: string]>): void {
-    this.#adapters.clear();
-    for (const [adapter, model] of [...held, ...this.#configured]) this.#adapters.set(adapter, model);
-    for (const adapter of this.#adapterRoutes.keys()) {
-      if (!this.#adapters.has(adapter)) this.#adapterRoutes.delete(adapter);
     }
   }
 
   /** Every name that a request may have as its model. */
   get models(): ListedModel[] {
-    const base = [...this.#models.keys()].map((id): ListedModel => ({ id, parent: null }));
-    const adapters = [...this.#adapters].filter(([id]) => !this.#models.has(id));
-    return [...base, ...adapters.map(([id, parent]): ListedModel => ({ id, parent }))];
+    const lengthOf = (model: string) => this.#facts.get(model)?.maxModelLen;
+    const base = [...this.#models.keys()].map((id): ListedModel => ({
+      id,
+      parent: null,
+      maxModelLen: lengthOf(id),
+    }));
+    const adapters = [...this.#adapters].filter(([id, parent]) => !this.#models.has(id) && this.#models.has(parent));
+    return [
+      ...base,
+      ...adapters.map(([id, parent]): ListedModel => ({ id, parent, maxModelLen: lengthOf(parent) })),
+    ];
   }
 
   /** Throws GatewayError: model_not_found, route_not_found. */
-  resolve(model: string, headers: Headers): Route {
+  resolve(model: string, headers: HeaderReader): Route {
     const rules = this.#models.get(model);
     if (rules) return this.#draw(model, rules, headers);
     const base = this.#adapters.get(model);
-    if (base === undefined) {
+    if (base === undefined || !this.#models.has(base)) {
       throw new GatewayError("model_not_found", `The model ${JSON.stringify(model)} does not exist`, "model");
     }
     const declared = this.#declared.get(model);
@@ -108,13 +127,13 @@ export class RouteTable {
   }
 
   // A subset of a rule that the headers match, else of any: whoever names the adapter itself needs no header for it.
-  #drawDeclared(declared: { route: Route; weight: number }[], headers: Headers): Route {
+  #drawDeclared(declared: { route: Route; weight: number }[], headers: HeaderReader): Route {
     const matching = declared.filter(({ route }) => matches(route.rule, headers));
     const among = matching.length > 0 ? matching : declared;
     return drawn(among, among.reduce((sum, { weight }) => sum + weight, 0), this.random());
   }
 
-  #draw(model: string, rules: PreparedRule[], headers: Headers): Route {
+  #draw(model: string, rules: PreparedRule[], headers: HeaderReader): Route {
     for (const { rule, routes, totalWeight } of rules) {
       if (!matches(rule, headers)) continue;
       return routes.length === 1 ? routes[0].route : drawn(routes, totalWeight, this.random());
@@ -144,7 +163,7 @@ export class RouteTable {
   }
 }
 
-function matches(rule: RuleConfig, headers: Headers): boolean {
+function matches(rule: RuleConfig, headers: HeaderReader): boolean {
   return rule.headers.every(({ key, value }) => headers.get(key) === value);
 }
 

@@ -7,6 +7,7 @@
 
 import { ServerSentEventParseStream } from "@std/http/server-sent-event-parse-stream";
 import type { Clock } from "../base/clock.ts";
+import { pause } from "../base/pause.ts";
 import { TimeLimit } from "../base/time_limit.ts";
 import { type EngineAddress, engineKey, type EngineLoad } from "./center.ts";
 import type { Host, HostList } from "./hosts.ts";
@@ -42,6 +43,8 @@ interface ClusterState {
   /** What this gateway causes on each engine, as far as a center without exclusion has acknowledged it. */
   acknowledged: Map<string, { queued: number; promptLength: number }>;
   epoch: string | undefined;
+  /** Ends its watching. */
+  readonly abort: AbortController;
 }
 
 export class CenterClient implements CenterLink {
@@ -55,32 +58,47 @@ export class CenterClient implements CenterLink {
   #timers: ReturnType<typeof setInterval>[] = [];
   #flushTimer: ReturnType<typeof setTimeout> | undefined;
   readonly #tasks = new Set<Promise<void>>();
+  #following = false;
   dropped = 0;
 
   constructor(readonly clock: Clock, readonly hosts: HostList, readonly options: ClientOptions) {}
 
-  start(clusters: string[], listener: LinkListener, open: (cluster: string) => CenterEvent[]): void {
+  start(clusters: readonly string[], listener: LinkListener, open: (cluster: string) => CenterEvent[]): void {
     this.#listener = listener;
     this.#open = open;
+    this.setClusters(clusters);
+    this.#timers.push(setInterval(() => {
+      for (const cluster of this.#clusters.keys()) {
+        this.send(cluster, [{ type: "lease.renew", body: { gateway: this.options.gateway } }]);
+      }
+    }, this.options.renewMs));
+    this.#run(
+      this.hosts.start().then(() => {
+        this.#following = true;
+        for (const [cluster, { abort }] of this.#clusters) this.#run(this.#follow(cluster, abort.signal));
+      }),
+    );
+  }
+
+  setClusters(clusters: readonly string[]): void {
+    for (const [cluster, { abort }] of this.#clusters) {
+      if (clusters.includes(cluster)) continue;
+      abort.abort();
+      this.#clusters.delete(cluster);
+    }
     for (const cluster of clusters) {
+      if (this.#clusters.has(cluster)) continue;
+      const abort = new AbortController();
       this.#clusters.set(cluster, {
         queue: [],
         sending: false,
         repair: false,
         acknowledged: new Map(),
         epoch: undefined,
+        abort,
       });
+      if (this.#following) this.#run(this.#follow(cluster, abort.signal));
     }
-    this.#timers.push(setInterval(() => {
-      for (const cluster of clusters) {
-        this.send(cluster, [{ type: "lease.renew", body: { gateway: this.options.gateway } }]);
-      }
-    }, this.options.renewMs));
-    this.#run(
-      this.hosts.start().then(() => {
-        for (const cluster of clusters) this.#run(this.#follow(cluster));
-      }),
-    );
   }
 
   #run(task: Promise<void>): void {
@@ -195,24 +213,26 @@ export class CenterClient implements CenterLink {
 
   // Watches a cluster, again and again; polls while its center has no watch stream. The breaker does not hold a watcher
   // back: one connection attempt now and then is cheap, and its success is how an open breaker learns early.
-  async #follow(cluster: string): Promise<void> {
+  async #follow(cluster: string, gone: AbortSignal): Promise<void> {
     const { syncIntervalMs, failoverRetries } = this.options;
-    while (!this.#abort.signal.aborted) {
+    while (!this.#abort.signal.aborted && !gone.aborted) {
       let heard = false;
       for (const host of this.hosts.candidates(cluster).slice(0, 1 + failoverRetries)) {
-        heard = !this.#plain.has(host.address) && await this.#watch(cluster, host);
+        heard = !this.#plain.has(host.address) && await this.#watch(cluster, host, gone);
         heard ||= this.#plain.has(host.address) && host.breaker.allow() && await this.#poll(cluster, host);
         if (heard) break;
       }
-      await this.#pause(
+      await pause(
         heard ? syncIntervalMs * (0.75 + Math.random() / 2) : RECONNECT_MS * (0.75 + Math.random() / 2),
+        this.clock,
+        gone,
       );
     }
   }
 
   /** Reads one watch stream to its end; true when it had begun. */
-  async #watch(cluster: string, host: Host): Promise<boolean> {
-    using silence = new TimeLimit(this.#abort.signal, this.options.watchSilenceMs);
+  async #watch(cluster: string, host: Host, gone: AbortSignal): Promise<boolean> {
+    using silence = new TimeLimit(gone, this.options.watchSilenceMs);
     let begun = false;
     try {
       const query = new URLSearchParams({ cluster, gateway: this.options.gateway });
@@ -306,19 +326,6 @@ export class CenterClient implements CenterLink {
     }
   }
 
-  #pause(ms: number): Promise<void> {
-    if (this.#abort.signal.aborted) return Promise.resolve();
-    return new Promise((resolve) => {
-      const done = (): void => {
-        clearTimeout(timer);
-        this.#abort.signal.removeEventListener("abort", done);
-        resolve();
-      };
-      const timer = setTimeout(done, ms);
-      this.#abort.signal.addEventListener("abort", done);
-    });
-  }
-
   wantsSaves(): boolean {
     return this.hosts.all.some(({ address }) => !this.#plain.has(address));
   }
@@ -327,6 +334,7 @@ export class CenterClient implements CenterLink {
     for (const timer of this.#timers) clearInterval(timer);
     clearTimeout(this.#flushTimer);
     this.#abort.abort();
+    for (const { abort } of this.#clusters.values()) abort.abort();
     this.hosts.stop();
     // What is under way has been aborted; a task that does not notice must not hold the process up.
     let timer: ReturnType<typeof setTimeout> | undefined;

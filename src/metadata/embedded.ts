@@ -13,7 +13,8 @@ export class EmbeddedLink implements CenterLink {
   readonly #gateway: string;
   readonly #replicate: (event: CenterEvent) => void;
   readonly #hasPeers: () => boolean;
-  #unwatch: (() => void)[] = [];
+  readonly #watched = new Map<string, () => void>();
+  #listener: LinkListener | undefined;
   #timer: ReturnType<typeof setInterval> | undefined;
   #refused = 0;
 
@@ -41,21 +42,35 @@ export class EmbeddedLink implements CenterLink {
     }
   }
 
-  start(clusters: string[], listener: LinkListener): void {
-    const { center } = this.#server;
+  start(clusters: readonly string[], listener: LinkListener): void {
+    this.#listener = listener;
+    this.setClusters(clusters);
     const renew = (): void => {
       this.send("", [{ type: "lease.renew", body: { gateway: this.#gateway } }]);
-      for (const cluster of clusters) listener.fresh(cluster);
+      for (const cluster of this.#watched.keys()) listener.fresh(cluster);
     };
     renew();
     this.#timer = setInterval(renew, RENEW_MS);
+  }
+
+  setClusters(clusters: readonly string[]): void {
+    const { center } = this.#server;
+    const listener = this.#listener!;
+    for (const [cluster, unwatch] of this.#watched) {
+      if (clusters.includes(cluster)) continue;
+      unwatch();
+      this.#watched.delete(cluster);
+    }
     for (const cluster of clusters) {
+      if (this.#watched.has(cluster)) continue;
       const changed = (change: Change): void => {
         if (change.kind === "load") {
           listener.loads(cluster, [center.loadOf(cluster, change.engine, this.#gateway)], false);
         } else if (change.save.gateway !== this.#gateway) listener.saved(cluster, change.save, change.save.hashes);
       };
-      this.#unwatch.push(center.watch(cluster, changed));
+      this.#watched.set(cluster, center.watch(cluster, changed));
+      listener.loads(cluster, center.loads(cluster, this.#gateway) ?? [], true);
+      listener.fresh(cluster);
     }
   }
 
@@ -65,8 +80,8 @@ export class EmbeddedLink implements CenterLink {
 
   stop(): Promise<void> {
     clearInterval(this.#timer);
-    for (const unwatch of this.#unwatch) unwatch();
-    this.#unwatch = [];
+    for (const unwatch of this.#watched.values()) unwatch();
+    this.#watched.clear();
     return Promise.resolve();
   }
 

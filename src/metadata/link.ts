@@ -18,7 +18,9 @@ export interface LinkListener {
 export interface CenterLink {
   /** Takes changes to deliver in order; never waits and never throws. */
   send(cluster: string, events: CenterEvent[]): void;
-  start(clusters: string[], listener: LinkListener, open: (cluster: string) => CenterEvent[]): void;
+  start(clusters: readonly string[], listener: LinkListener, open: (cluster: string) => CenterEvent[]): void;
+  /** These are the clusters from now on. */
+  setClusters(clusters: readonly string[]): void;
   /** Whether anybody wants to know which prefixes this gateway's requests put into engines. */
   wantsSaves(): boolean;
   stop(): Promise<void>;

@@ -1,43 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 // Label sets as bits: every set of labels that a cluster's rules name has a bit of the endpoints' eligibility words, so
-// that filtering by labels is one AND. Bits 0 to 2 are the endpoint's own: serving, willing, on trial.
+// that filtering by labels is one AND. Bits 0 to 2 are the endpoint's own: serving, willing, on trial. Which set has which
+// bit is the registry's to say; a bit goes to another set only when no request can ask for the first one any more.
 
+import { assert } from "../base/assert.ts";
 import { type Config, labelKey } from "../config/schema.ts";
 
 export const SERVING_BIT = 1;
-/** The first label set's bit: LABEL_BITS of the kernel's layout. */
-const FIRST_LABEL_BIT = 8;
 
-/** For each cluster name: the label sets of its rules and their bits. The same config gives the same bits everywhere. */
-export type LabelSets = Map<string, Map<string, { bit: number; labels: Record<string, string> }>>;
-
-export function labelSetsOf(config: Config): LabelSets {
-  const clusters: LabelSets = new Map();
+/** The label sets that a cluster's rules name, by their keys. */
+export function labelSetsOf(config: Config, cluster: string): Map<string, Record<string, string>> {
+  const sets = new Map<string, Record<string, string>>();
   for (const { rules } of Object.values(config.model_mapping_rule)) {
-    for (const { cluster, subset } of rules) {
-      const sets = clusters.get(cluster) ?? new Map();
-      clusters.set(cluster, sets);
-      for (const { labels } of subset) {
-        const key = labelKey(labels);
-        if (Object.keys(labels).length > 0 && !sets.has(key)) {
-          sets.set(key, { bit: FIRST_LABEL_BIT << sets.size, labels });
-        }
-      }
+    for (const rule of rules) {
+      if (rule.cluster !== cluster) continue;
+      for (const { labels } of rule.subset) if (Object.keys(labels).length > 0) sets.set(labelKey(labels), labels);
     }
   }
-  return clusters;
+  return sets;
 }
 
 /** The bits of the sets that an endpoint with these labels belongs to: it must carry every label of a set. */
-export function memberships(sets: LabelSets, cluster: string, labels: Record<string, string>): number {
-  let bits = 0;
-  for (const set of sets.get(cluster)?.values() ?? []) {
-    if (Object.entries(set.labels).every(([key, value]) => labels[key] === value)) bits |= set.bit;
+export function memberships(bits: ReadonlyMap<string, number> | undefined, labels: Record<string, string>): number {
+  let word = 0;
+  for (const [key, bit] of bits ?? []) {
+    const set = JSON.parse(key) as [string, string][];
+    if (set.every(([name, value]) => labels[name] === value)) word |= bit;
   }
-  return bits;
+  return word;
 }
 
 /** The bits that a candidate for these labels must have. */
-export function requiredBits(sets: LabelSets, cluster: string, labels: Record<string, string>): number {
-  return SERVING_BIT | (sets.get(cluster)?.get(labelKey(labels))?.bit ?? 0);
+export function requiredBits(bits: ReadonlyMap<string, number> | undefined, labels: Record<string, string>): number {
+  if (Object.keys(labels).length === 0) return SERVING_BIT;
+  const bit = bits?.get(labelKey(labels));
+  assert(bit !== undefined, "every label set that a rule names has a bit");
+  return SERVING_BIT | bit;
 }

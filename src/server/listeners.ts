@@ -8,10 +8,11 @@ export function serveOn(
   text: string,
   what: string,
   handler: (request: Request) => Response | Promise<Response>,
+  reusePort = false,
 ): Deno.HttpServer<Deno.NetAddr> {
   const address = parseAddress(text)!;
   try {
-    return Deno.serve({ ...address, onListen() {} }, handler);
+    return Deno.serve({ ...address, reusePort, onListen() {} }, handler);
   } catch (error) {
     throw cannotListen(what, address, error);
   }
@@ -26,9 +27,11 @@ export interface Reservation extends AsyncDisposable {
  * Finds out whether an address is free and resolves port 0. Workers share their port by SO_REUSEPORT, which would also
  * share it with a stranger: a plain listener asks first. A port that the system chose is held until the workers have it,
  * so that the system gives it to nobody else; nobody can know it before, so that nobody connects meanwhile.
+ * With `share` another gateway of the same user may listen there too: it is about to end.
  */
-export function reserve(text: string, what: string): Reservation {
+export function reserve(text: string, what: string, share = false): Reservation {
   const address = parseAddress(text)!;
+  if (share && address.port !== 0) return { address, [Symbol.asyncDispose]: () => Promise.resolve() };
   try {
     const listener = Deno.listen(address);
     const { port } = listener.addr as Deno.NetAddr;

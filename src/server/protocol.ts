@@ -3,14 +3,19 @@
 
 import type { SharedKernel } from "../../wasm/kernel.ts";
 import type { Address } from "../base/address.ts";
-import type { Config } from "../config/schema.ts";
+import type { Snapshot } from "../config/snapshot.ts";
+
+/** A certificate chain and its key, as PEM. */
+export interface Certificate {
+  readonly cert: string;
+  readonly key: string;
+}
 
 /** What every worker is started with. */
 export interface WorkerSetup {
-  readonly config: Config;
   readonly listen: Address;
   /** The second listener, with HTTPS. */
-  readonly tls: { address: Address; cert: string; key: string } | undefined;
+  readonly tls: Address | undefined;
   /** Value of `x-aigw-via`. */
   readonly via: string;
   /** When the gateway started, in seconds. */
@@ -22,15 +27,21 @@ export interface StartWorker extends WorkerSetup {
   shared: SharedKernel;
   worker: number;
   seed: number;
+  snapshot: Snapshot;
+  certificate: Certificate | undefined;
 }
 
 export type ToWorker =
   | StartWorker
-  /** The LoRA adapters that engines hold, with their base models. */
-  | { kind: "adapters"; adapters: [adapter: string, model: string][] }
+  /** What is in force from now on. */
+  | { kind: "snapshot"; snapshot: Snapshot }
+  /** The HTTPS listener's certificate from now on. */
+  | { kind: "certificate"; certificate: Certificate }
   | { kind: "drain"; deadlineMs: number };
 
 export type FromWorker =
   | { kind: "serving" }
   | { kind: "failed"; message: string }
+  /** A certificate is in use, or cannot be. */
+  | { kind: "certificate"; error: string | null }
   | { kind: "drained"; cut: number };

@@ -6,7 +6,8 @@ import type { AttachedKernel, SharedKernel } from "../../wasm/kernel.ts";
 import { readCell } from "../tables/metric_cells.ts";
 import { WORKER_CELLS } from "../telemetry/instruments.ts";
 import type { Log } from "../telemetry/log.ts";
-import type { FromWorker, ToWorker, WorkerSetup } from "./protocol.ts";
+import type { Snapshot } from "../config/snapshot.ts";
+import type { Certificate, FromWorker, ToWorker, WorkerSetup } from "./protocol.ts";
 
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 10_000;
@@ -46,7 +47,7 @@ export class Supervisor {
   readonly #spares: number[];
   #draining = false;
   #watch: ReturnType<typeof setInterval> | undefined;
-  #adapters: [string, string][] = [];
+  #snapshot: Snapshot | undefined;
   #onDrained: (worker: number, cut: number) => void = () => {};
 
   constructor(
@@ -55,6 +56,7 @@ export class Supervisor {
     readonly setup: WorkerSetup,
     readonly log: Log,
     workers: number,
+    public certificate: Certificate | undefined,
   ) {
     this.#spares = Array.from({ length: SPARE_BLOCKS }, (_, i) => workers + 1 + i);
     this.#seats = Array.from({ length: workers }, (_, i) => ({
@@ -96,10 +98,11 @@ export class Supervisor {
       if (data.kind === "serving") {
         seat.state = "serving";
         seat.servingSince = performance.now();
-        if (this.#adapters.length > 0) this.#tellAdapters(thread);
         resolve();
       } else if (data.kind === "drained") this.#onDrained(seat.worker, data.cut);
-      else this.#lost(seat, thread, data.message, reject);
+      else if (data.kind === "certificate") {
+        if (data.error !== null) this.log.error("a worker cannot use the new certificate", { error: data.error });
+      } else this.#lost(seat, thread, data.message, reject);
     };
     thread.onerror = (event) => {
       event.preventDefault();
@@ -111,6 +114,8 @@ export class Supervisor {
         shared: this.shared,
         worker: seat.block,
         seed: crypto.getRandomValues(new Uint32Array(1))[0],
+        snapshot: this.#snapshot!,
+        certificate: this.certificate,
         ...this.setup,
       } satisfies ToWorker,
     );
@@ -156,14 +161,29 @@ export class Supervisor {
     }
   }
 
-  /** Tells every worker, now and later, which adapters engines hold. */
-  setAdapters(adapters: [adapter: string, model: string][]): void {
-    this.#adapters = adapters;
-    for (const { thread, state } of this.#seats) if (thread && state === "serving") this.#tellAdapters(thread);
+  /** Hands a snapshot to every worker, now and later. */
+  publish(snapshot: Snapshot): void {
+    this.#snapshot = snapshot;
+    this.#tell({ kind: "snapshot", snapshot });
   }
 
-  #tellAdapters(thread: Worker): void {
-    thread.postMessage({ kind: "adapters", adapters: this.#adapters } satisfies ToWorker);
+  /** The same for the certificate of the HTTPS listener. */
+  renew(certificate: Certificate): void {
+    this.certificate = certificate;
+    this.#tell({ kind: "certificate", certificate });
+  }
+
+  #tell(message: ToWorker): void {
+    for (const { thread } of this.#seats) thread?.postMessage(message);
+  }
+
+  /** The oldest snapshot that a request of any worker was begun with. */
+  get oldestSnapshot(): number {
+    let oldest = Infinity;
+    for (const { thread, block } of this.#seats) {
+      if (thread) oldest = Math.min(oldest, readCell(this.kernel, block, WORKER_CELLS.snapshot));
+    }
+    return oldest;
   }
 
   /** Ends a worker at once, as a crash would; another takes its place. False when there is no such worker serving. */

@@ -110,6 +110,22 @@ export class EndpointTable {
     Atomics.store(this.#words, this.#cell(k.E_STATE, row), state);
   }
 
+  // TEMP-SHIM-BEGIN
+  setLabels(row: number, bits: number): void {
+    const k = this.#kernel.exports;
+    const cell = this.#cell(k.E_ELIGIBILITY, row);
+    for (;;) {
+      const before = Atomics.load(this.#words, cell);
+      const own = k.SERVING | k.WILLING | k.TRIAL;
+      if (Atomics.compareExchange(this.#words, cell, before, (before & own) | (bits & ~own)) === before) return;
+    }
+  }
+
+  removeCluster(_cluster: number): boolean {
+    return true;
+  }
+  // TEMP-SHIM-END
+
   /** Frees a row that no longer serves; false while it still carries requests. */
   remove(cluster: number, row: number): boolean {
     const k = this.#kernel.exports;

@@ -29,6 +29,12 @@ export function readCell(kernel: AttachedKernel, worker: number, cell: number): 
   return cellsOf(kernel, worker)[cell];
 }
 
+/** Sets cells of every worker to 0: their row becomes another name's. Control plane only, when no worker counts there. */
+export function clearCells(kernel: AttachedKernel, first: number, count: number): void {
+  const workers = new Int32Array(kernel.buffer)[kernel.exports.H_WORKERS];
+  for (let worker = 0; worker < workers; worker++) cellsOf(kernel, worker).fill(0, first, first + count);
+}
+
 function cellsOf(kernel: AttachedKernel, worker: number): Float64Array {
   const count = new Int32Array(kernel.buffer)[kernel.exports.H_CELLS];
   return new Float64Array(kernel.buffer, kernel.exports.metricOffset(worker), count);

@@ -21,7 +21,8 @@ export interface AccessRecord {
   is_local_error: boolean;
   prompt_bytes: number;
   use_cache: boolean;
-  cached_chunks: number;
+  /** Leading prompt bytes that the endpoint was presumed to hold. */
+  matched_bytes: number;
   tries: number;
   /** Milliseconds that the request waited for an endpoint, and what was predicted for its first token when it was sent. */
   queued_ms: number;
@@ -44,11 +45,12 @@ export class AccessLog {
   #lines: string[] = [];
   #timer: ReturnType<typeof setTimeout> | undefined;
   #file: Deno.FsFile | undefined;
+  #retired = false;
   dropped = 0;
 
   /** `path` is a file to append to, or "-" for standard output. */
   constructor(readonly path: string) {
-    if (path !== "-") this.#file = Deno.openSync(path, { append: true, create: true });
+    if (path !== "-") this.#file = openLog(path);
   }
 
   write(record: AccessRecord): void {
@@ -67,8 +69,16 @@ export class AccessLog {
     if (this.#lines.length === 0) return;
     const bytes = new TextEncoder().encode(`${this.#lines.join("\n")}\n`);
     this.#lines = [];
-    const sink = this.#file ?? Deno.stdout;
+    const own = this.#retired && this.path !== "-" ? openLog(this.path) : undefined;
+    const sink = own ?? this.#file ?? Deno.stdout;
     for (let at = 0; at < bytes.length;) at += sink.writeSync(bytes.subarray(at));
+    own?.close();
+  }
+
+  /** Another log takes over: what is still written here, by requests that go on, opens the file each time. */
+  retire(): void {
+    this.close();
+    this.#retired = true;
   }
 
   close(): void {
@@ -76,4 +86,8 @@ export class AccessLog {
     this.#file?.close();
     this.#file = undefined;
   }
+}
+
+function openLog(path: string): Deno.FsFile {
+  return Deno.openSync(path, { append: true, create: true });
 }

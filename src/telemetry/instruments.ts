@@ -43,9 +43,11 @@ export const WORKER_CELLS = {
   logLinesDropped: 7,
   retriesRefused: 8,
   memory: 9,
+  /** The oldest snapshot that a request under way was begun with. */
+  snapshot: 10,
 } as const;
 /** The histogram of the event loop's delay. */
-const LOOP_CELLS = 10;
+const LOOP_CELLS = 11;
 const WORKER_CELL_COUNT = LOOP_CELLS + HISTOGRAM_CELLS;
 
 /** Prompt, completion and cached tokens, answers that told their usage. */
@@ -71,6 +73,16 @@ export function unknownModel(models: number): number {
 
 function modelBase(model: number): number {
   return WORKER_CELL_COUNT + model * MODEL_CELLS;
+}
+
+/** First cell and number of the cells of a model. */
+export function modelCells(model: number): [first: number, count: number] {
+  return [modelBase(model), MODEL_CELLS];
+}
+
+/** First cell and number of the cells of a tenant. */
+export function tenantCells(models: number, tenant: number): [first: number, count: number] {
+  return [tenantBase(models, tenant), TENANT_CELLS];
 }
 
 /** Writes the metrics of one worker. */

@@ -10,7 +10,7 @@ export interface RequestSpan {
 
 export interface Tracing {
   /** Starts a span under the caller's `traceparent`, if it sent one. */
-  start(headers: Headers): RequestSpan;
+  start(headers: { get(name: string): string | null }): RequestSpan;
 }
 
 /** The tracing of this process; undefined when OTEL_DENO is not "true". */
@@ -19,7 +19,10 @@ export function openTracing(environment: { get(name: string): string | undefined
   const tracer = trace.getTracer("aigw");
   return {
     start(headers) {
-      const parent = propagation.extract(context.active(), Object.fromEntries(headers));
+      const parent = propagation.extract(context.active(), headers, {
+        get: (from, key) => from.get(key) ?? undefined,
+        keys: () => [],
+      });
       const span = tracer.startSpan("inference", { kind: SpanKind.SERVER }, parent);
       return {
         end(attributes, status) {

@@ -11,6 +11,7 @@ import { ChunkedDecoder } from "./chunked_decoder.ts";
 import { UpstreamError, type UpstreamFailure } from "./errors.ts";
 import { writeHead } from "./request_head.ts";
 import { headEnd, parseResponseHead, type ResponseHead } from "./response_head.ts";
+import type { Transport } from "./transport.ts";
 
 export interface ConnectionLimits {
   connectMs: number;
@@ -21,6 +22,14 @@ export interface ConnectionLimits {
   responseHeaderBytes: number;
   /** 1xx answers before the final one. */
   interimAnswers: number;
+}
+
+/** Where a connection goes, and within which limits. */
+export interface ConnectionTarget {
+  readonly address: Address;
+  readonly deadlines: Deadlines;
+  readonly limits: ConnectionLimits;
+  readonly transport: Transport;
 }
 
 /** What a stream of tokens needs; a connection that reads more at a time gets the large one, as long as it does. */
@@ -57,7 +66,7 @@ export class Connection implements Deadline {
   home: { give(connection: Connection): void } | undefined;
 
   private constructor(
-    readonly socket: Deno.TcpConn,
+    readonly socket: Deno.TcpConn | Deno.TlsConn,
     readonly deadlines: Deadlines,
     readonly limits: ConnectionLimits,
   ) {
@@ -65,13 +74,11 @@ export class Connection implements Deadline {
   }
 
   /**
-   * Opens a connection. `hold` is told what to fail when the caller gives up. Throws UpstreamError: connect_failed,
+   * Opens a connection, with HTTPS verified where the transport says so. `hold` is told what to fail when the caller gives up. Throws UpstreamError: connect_failed,
    * connect_timeout, or what it was failed with.
    */
   static async open(
-    address: Address,
-    deadlines: Deadlines,
-    limits: ConnectionLimits,
+    { address, deadlines, limits, transport: { tls } }: ConnectionTarget,
     hold: (waiting: { fail(error: UpstreamError): void }) => void = () => {},
   ): Promise<Connection> {
     const controller = new AbortController();
@@ -92,7 +99,21 @@ export class Connection implements Deadline {
         throw new Error("given up");
       }
       socket.setNoDelay(true);
-      return new Connection(socket, deadlines, limits);
+      if (tls === undefined) return new Connection(socket, deadlines, limits);
+      const { caCerts, serverName } = tls;
+      const secured = await Deno.startTls(socket, { hostname: serverName ?? address.hostname, caCerts });
+      // The handshake has the connection's own time, and its failure is told here rather than at the first write.
+      const closeSecured = (): void => secured.close();
+      controller.signal.addEventListener("abort", closeSecured);
+      try {
+        await secured.handshake();
+      } catch (error) {
+        if (!controller.signal.aborted) closeSecured();
+        throw error;
+      } finally {
+        controller.signal.removeEventListener("abort", closeSecured);
+      }
+      return new Connection(secured, deadlines, limits);
     } catch (error) {
       throw given ?? new UpstreamError("connect_failed", (error as Error).message, error);
     } finally {

@@ -130,7 +130,8 @@ function contentValue(contents: null | Record<string, unknown[]>): string | numb
 }
 
 export interface KserveOptions {
-  readonly connectMs: number;
+  /** May be changed: it holds for calls from then on. */
+  connectMs: number;
   readonly mostMessageBytes: number;
 }
 

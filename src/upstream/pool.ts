@@ -7,6 +7,7 @@ import type { Deadlines } from "../base/deadlines.ts";
 import { Connection, type ConnectionLimits } from "./connection.ts";
 import { UpstreamError } from "./errors.ts";
 import type { ResponseHead } from "./response_head.ts";
+import { PLAIN, type Transport } from "./transport.ts";
 
 /** A connection that its engine had closed already fails within this; later it is the request that was lost. */
 const STALE_MS = 100;
@@ -19,8 +20,16 @@ export interface PoolLimits extends ConnectionLimits {
 export class Pool {
   readonly #idle: Connection[] = [];
   #closed = false;
+  #usedAt: number;
 
-  constructor(readonly address: Address, readonly deadlines: Deadlines, readonly limits: PoolLimits) {}
+  constructor(
+    readonly address: Address,
+    readonly deadlines: Deadlines,
+    readonly limits: PoolLimits,
+    readonly transport: Transport = PLAIN,
+  ) {
+    this.#usedAt = deadlines.clock.now();
+  }
 
   /**
    * Sends a request on an idle connection or a new one and returns the answer's head with the connection to read its
@@ -32,10 +41,10 @@ export class Pool {
     body: Uint8Array,
     hold: (waiting: { fail(error: UpstreamError): void }) => void,
   ): Promise<{ head: ResponseHead; connection: Connection }> {
+    const sentAt = this.#usedAt = this.deadlines.clock.now();
     const idle = this.#take();
     if (idle) {
       hold(idle);
-      const sentAt = this.deadlines.clock.now();
       try {
         return { head: await idle.send(head, body), connection: idle };
       } catch (error) {
@@ -44,7 +53,7 @@ export class Pool {
         if (!stale) throw error;
       }
     }
-    const connection = await Connection.open(this.address, this.deadlines, this.limits, hold);
+    const connection = await Connection.open(this, hold);
     connection.home = this;
     hold(connection);
     return { head: await connection.send(head, body), connection };
@@ -79,6 +88,11 @@ export class Pool {
   sweep(): void {
     const oldest = this.deadlines.clock.now() - this.limits.idleConnectionMs;
     while (this.#idle.length > 0 && this.#idle[0].idleSince < oldest) this.#idle.shift()!.close();
+  }
+
+  /** Whether it has no connection and was not used for a while. */
+  get unused(): boolean {
+    return this.#idle.length === 0 && this.deadlines.clock.now() - this.#usedAt > this.limits.idleConnectionMs;
   }
 
   close(): void {

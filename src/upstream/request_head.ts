@@ -41,8 +41,10 @@ export interface IncomingFields {
   readonly priority: string | undefined;
   /** Where a browser's page came from. */
   readonly origin: string | undefined;
-  /** The part of the head to an engine that is the same for every attempt: everything but host and length. */
+  /** The part of the head to an engine that is the same for every attempt: everything but credentials, host and length. */
   readonly fields: string;
+  /** The client's own credentials, for engines that have no key of their own in the config. */
+  readonly credentials: string;
 }
 
 /** Which header fields are the gateway's own business. */
@@ -68,6 +70,7 @@ export function readIncoming(headers: Headers, own: OwnFields): IncomingFields {
   let plainHost = true;
   let contentEncoding = undefined as string | undefined;
   let fields = "";
+  let credentials = "";
   // forEach costs half of what an iterator does here.
   headers.forEach((value, name) => {
     if (name === "x-request-id") requestId = value;
@@ -82,6 +85,7 @@ export function readIncoming(headers: Headers, own: OwnFields): IncomingFields {
     else if (own.priority.includes(name)) priority = firstOf(own.priority, headers) ?? value;
     else if (own.keys && name === "authorization") authorization = value;
     else if (own.keys && name === "x-api-key") apiKey = value;
+    else if (name === "authorization" || name === "x-api-key") credentials += `${name}: ${value}\r\n`;
     else if (!NOT_FORWARDED.has(name)) {
       if (name === "origin") origin = value;
       fields += `${name}: ${value}\r\n`;
@@ -89,6 +93,7 @@ export function readIncoming(headers: Headers, own: OwnFields): IncomingFields {
   });
   if (connection !== undefined && connection !== "keep-alive" && connection !== "close") {
     fields = withoutNamed(fields, connection);
+    credentials = withoutNamed(credentials, connection);
   }
   requestId ??= crypto.randomUUID();
   return {
@@ -104,6 +109,7 @@ export function readIncoming(headers: Headers, own: OwnFields): IncomingFields {
     tenant,
     priority,
     origin,
+    credentials,
     fields: `${fields}x-request-id: ${requestId}\r\n`,
   };
 }

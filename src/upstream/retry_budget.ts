@@ -21,7 +21,8 @@ export class RetryBudget {
   #reserve: number;
   #at: number;
 
-  constructor(readonly limits: RetryBudgetLimits, readonly clock: Clock) {
+  /** @param limits May be changed: they hold from then on. */
+  constructor(public limits: RetryBudgetLimits, readonly clock: Clock) {
     this.#reserve = limits.minPerSecond;
     this.#at = clock.now();
   }

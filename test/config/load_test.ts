@@ -44,7 +44,7 @@ Deno.test("parseConfig checks how the sections relate", () => {
       model_mapping_rule: {
         m: { rules: [rule({}), rule({ backend: "sglang", headers: [{ key: "a", value: "b" }] })] },
       },
-    }, "same cluster and backend"],
+    }, 'the engines of cluster "c" are "vllm"'],
     [{ model_mapping_rule: { m: { rules: [rule({ subset: [{ weight: 0 }] })] } } }, "weight above 0"],
     [{ lb_mapping_rule: { other: {} } }, "no such model"],
     [{ limits: { endpoints: 8 } }, "limits.endpoints is 8"],

@@ -2,9 +2,12 @@
 import { assert, assertEquals } from "@std/assert";
 import { ManualClock } from "../../src/base/clock.ts";
 import { Prober, type ProbeResult } from "../../src/engines/prober.ts";
-import { readSignals } from "../../src/engines/signals.ts";
+import { PROBED } from "../../src/engines/backends.ts";
+import type { Backend } from "../../src/engines/backends.ts";
 
-Deno.test("readSignals reads each engine's names, sums ranks, and takes the capacity from labels or values", () => {
+const readSignals = (backend: Backend, text: string) => PROBED[backend].signals(text);
+
+Deno.test("signals: reads each engine's names, sums ranks, and takes the capacity from labels or values", () => {
   assertEquals(
     readSignals(
       "vllm",
@@ -70,42 +73,46 @@ Deno.test("readSignals reads each engine's names, sums ranks, and takes the capa
   assertEquals(readSignals("sglang", "").waiting, undefined);
 });
 
-Deno.test("Prober: refused and 5xx are unhealthy, a missing path is not, metrics may be missing", async () => {
+Deno.test("Prober: refused and 5xx are unhealthy and say why, a missing path is not, metrics and models may be missing", async () => {
   const clock = new ManualClock();
-  const results = new Map<string, Partial<ProbeResult>>();
-  const answers: Record<string, () => Response> = {
-    "http://ok/health": () => new Response(""),
-    "http://ok/metrics": () => new Response("m 1"),
-    "http://plain/health": () => new Response("", { status: 404 }),
-    "http://plain/metrics": () => new Response("", { status: 404 }),
-    "http://sick/health": () => new Response("", { status: 503 }),
+  const results = new Map<number, Partial<ProbeResult>>();
+  const page = (status: number, text = "") => ({ status, text });
+  const engines: Record<string, Record<string, { status: number; text: string }>> = {
+    ok: { "/health": page(200), "/metrics": page(200, "m 1"), "/v1/models": page(200, "[]") },
+    plain: { "/health": page(404), "/metrics": page(404), "/v1/models": page(404) },
+    sick: { "/health": page(503) },
+    gone: {},
   };
-  const prober = new Prober(
-    {
-      healthIntervalMs: 100,
-      metricsIntervalMs: 100,
-      timeoutMs: 50,
-      concurrency: 8,
-    },
-    clock,
-    ({ healthUrl }, { ms, ...result }) => {
-      assert(ms >= 0);
-      results.set(healthUrl!, result);
-    },
-    ((url: string) =>
-      answers[url] ? Promise.resolve(answers[url]()) : Promise.reject(new TypeError("refused"))) as typeof fetch,
-  );
-  for (const name of ["ok", "plain", "sick", "gone"]) {
-    const address = { hostname: name, port: 80 };
-    prober.add({ healthUrl: `http://${name}/health`, metricsUrl: `http://${name}/metrics`, address });
-  }
-  prober.start();
-  for (let i = 0; i < 20; i++) await new Promise((resolve) => setTimeout(resolve, 1));
-  prober.stop();
-  assertEquals(Object.fromEntries(results), {
-    "http://ok/health": { healthy: true, metrics: "m 1" },
-    "http://plain/health": { healthy: true, metrics: null },
-    "http://sick/health": { healthy: false },
-    "http://gone/health": { healthy: false },
+  const options = {
+    healthIntervalMs: 100,
+    metricsIntervalMs: 100,
+    modelsIntervalMs: 100,
+    timeoutMs: 50,
+    concurrency: 8,
+  };
+  const all = Promise.withResolvers<void>();
+  const prober = new Prober(options, clock, ({ port }, { ms, ...result }) => {
+    assert(ms >= 0);
+    results.set(port, result);
+    if (results.size === 4) all.resolve();
   });
+  Object.values(engines).forEach((pages, port) => {
+    const at = (path: string) => ({ port, path });
+    const reader = {
+      get: (_: number, path: string) =>
+        pages[path] ? Promise.resolve(pages[path]) : Promise.reject(new Error("refused")),
+      connects: () => Promise.resolve(true),
+    };
+    const asked = { health: at("/health"), metrics: at("/metrics"), models: at("/v1/models") };
+    prober.add({ pages: asked, port, reader });
+  });
+  prober.start();
+  await all.promise;
+  prober.stop();
+  assertEquals([...results].sort(([a], [b]) => a - b).map(([, result]) => result), [
+    { healthy: true, metrics: "m 1", models: "[]" },
+    { healthy: true, metrics: null, models: undefined },
+    { healthy: false, why: "/health answered 503" },
+    { healthy: false, why: "/health: refused" },
+  ]);
 });

@@ -4,6 +4,7 @@
 import { assert, assertEquals } from "@std/assert";
 import OpenAI from "openai";
 import { chat, post, sleep, startEngines, startTestGateway } from "../support/gateway.ts";
+import { tenantRowsOf } from "../support/snapshot.ts";
 
 async function sha256(text: string): Promise<string> {
   const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
@@ -155,8 +156,8 @@ Deno.test("100,000 tenant names from outside take no memory: they share the rows
   const { Tenants } = await import("../../src/admission/tenants.ts");
   const { parseConfig } = await import("../../src/config/load.ts");
   const none = { authorization: undefined, apiKey: undefined, priority: undefined };
-  const trusting = new Tenants(parseConfig({ limits: { tenants: 16 }, tenancy: { trust_headers: true } }));
-  const wary = new Tenants(parseConfig({ limits: { tenants: 16 } }));
+  const trusting = new Tenants(parseConfig({ limits: { tenants: 16 }, tenancy: { trust_headers: true } }), new Map());
+  const wary = new Tenants(parseConfig({ limits: { tenants: 16 } }), new Map());
   const rows = new Set<number>();
   for (let i = 0; i < 100_000; i++) {
     const tenant = trusting.identify({ ...none, tenant: `tenant-${i}-${"x".repeat(i % 100)}` });
@@ -164,8 +165,7 @@ Deno.test("100,000 tenant names from outside take no memory: they share the rows
     assertEquals(tenant.name, "other");
     assertEquals(wary.identify({ ...none, tenant: `tenant-${i}` }).row, 0);
   }
-  assertEquals([...rows].sort((a, b) => a - b), Array.from({ length: 15 }, (_, i) => 1 + i));
-  assertEquals(trusting.names().length, 16);
+  assertEquals([...rows].sort((a, b) => a - b), [12, 13, 14, 15], "a quarter of limits.tenants");
 });
 
 Deno.test("the comparison of keys takes as long for a key that is nearly right as for any other", async () => {
@@ -176,7 +176,7 @@ Deno.test("the comparison of keys takes as long for a key that is nearly right a
     tenants: keys.map((key, i) => ({ name: `t${i}`, keys_sha256: [key] })),
     limits: { tenants: 128 },
   });
-  const book = new Tenants(config);
+  const book = new Tenants(config, tenantRowsOf(config));
   const none = { authorization: undefined, priority: undefined, tenant: undefined };
   // Every digest is looked at whichever key it is: the first, the last, and none find the right one.
   assertEquals(book.identify({ ...none, apiKey: "key-0" }).name, "t0");

@@ -92,12 +92,12 @@ async function scenario(fault: string, stream: boolean, allBad: boolean): Promis
   );
   await sleep(150);
   await gateway.settled();
-  const endpoints = await gateway.endpoints() as unknown as { state: string; reluctant: boolean }[];
-  const states = (allBad ? endpoints : endpoints.slice(0, 1)).map(({ state, reluctant }) =>
-    reluctant ? "left alone" : state
+  const endpoints = await gateway.endpoints() as unknown as { state: string; backed_off: boolean }[];
+  const states = (allBad ? endpoints : endpoints.slice(0, 1)).map(({ state, backed_off }) =>
+    backed_off ? "left alone" : state
   );
   if (!allBad) {
-    for (const { state, reluctant } of endpoints.slice(1)) assertEquals([state, reluctant], ["available", false]);
+    for (const { state, backed_off } of endpoints.slice(1)) assertEquals([state, backed_off], ["available", false]);
   }
   await gateway[Symbol.asyncDispose]();
   const records = Deno.readTextFileSync(log).trim().split("\n").map((line) => JSON.parse(line));

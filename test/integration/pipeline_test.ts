@@ -364,6 +364,6 @@ Deno.test("the client's Connection header takes nothing else along", async () =>
   connection.close();
   const [request] = server.requests;
   assert(request.startsWith("POST /v1/chat/completions?a=b HTTP/1.1\r\n"));
-  assertMatch(request, /\r\nauthorization: Bearer k\r\nx-request-id: [0-9a-f-]{36}\r\n/);
+  assertMatch(request, /\r\nx-request-id: [0-9a-f-]{36}\r\nauthorization: Bearer k\r\n/);
   assert(!request.includes("x-hop"));
 });

@@ -194,7 +194,7 @@ Deno.test("aliases and the wish for usage are spliced into the body, every other
     probes: { enabled: false },
     model_mapping_rule: {
       m: { rules: [{ backend: "openai", cluster: "c" }] },
-      alias: { rules: [{ backend: "vllm", cluster: "c", target_model: "org/real" }] },
+      alias: { rules: [{ backend: "openai", cluster: "c", target_model: "org/real" }] },
     },
   });
   const rest = '"messages":[{"content":"\\u00e9 é","role":"user"}], "x":{"model":"m","stream_options":1}';

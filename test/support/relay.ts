@@ -6,12 +6,14 @@ import { Tenants } from "../../src/admission/tenants.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import { systemClock } from "../../src/base/clock.ts";
 import { Deadlines } from "../../src/base/deadlines.ts";
-import { type AnswerBody, holding, openAnswer } from "../../src/gateway/answer.ts";
-import { Exchange, type ExchangeContext } from "../../src/gateway/exchange.ts";
-import { relay } from "../../src/gateway/relay.ts";
+import type { AnswerBody } from "../../src/engines/engine.ts";
+import { openCall } from "../../src/front/http/http_call.ts";
+import { relay } from "../../src/front/http/relay.ts";
+import { end } from "../../src/gateway/accounting.ts";
+import { holding, openAnswer } from "../../src/gateway/answer.ts";
+import type { CallContext } from "../../src/gateway/call.ts";
 import type { Kind } from "../../src/openai/api.ts";
 import type { Usage } from "../../src/openai/usage.ts";
-import type { Slot } from "../../src/scheduler/scheduler.ts";
 import { ownCells } from "../../src/tables/metric_cells.ts";
 import { SampleWriter } from "../../src/tables/sample_ring.ts";
 import { cellCount, Instruments } from "../../src/telemetry/instruments.ts";
@@ -20,24 +22,24 @@ import { freshKernel } from "./kernel.ts";
 
 const deadlines = new Deadlines(systemClock);
 const kernel = freshKernel({ metricCells: cellCount(1, 2) });
-const context: ExchangeContext = {
+const calls: CallContext = {
   clock: systemClock,
   instruments: new Instruments(ownCells(kernel), 1),
   accessLog: undefined,
   tracing: undefined,
   unknownModel: 1,
   active: new Set(),
-  via: "test",
+  idle() {},
   exposeEndpoint: false,
   deadlines,
   samples: new SampleWriter(kernel),
   requestMs: 60_000,
-  tenants: new Tenants(parseConfig({})),
+  tenants: new Tenants(parseConfig({}), new Map()),
   limits: new Limits(kernel, () => 0),
   ownFields: { tenant: [], priority: [], keys: false },
   serve: undefined,
-  origins: undefined,
 };
+const context = { calls, via: "test", origins: undefined };
 
 export interface Relayed {
   status: number;
@@ -60,7 +62,7 @@ export interface RelayInput {
 /** Sends pieces through the relay and reads all that comes out. Throws UpstreamError as opening an answer does. */
 export async function relayPieces(pieces: Uint8Array<ArrayBuffer>[], input: RelayInput = {}): Promise<Relayed> {
   const kind = input.kind ?? "chat";
-  const exchange = new Exchange(context, new Request("http://x/", { method: "POST" }), kind);
+  const call = openCall(context, new Request("http://x/", { method: "POST" }), kind);
   let next = 0;
   let finished = false;
   const body: AnswerBody = {
@@ -74,13 +76,12 @@ export async function relayPieces(pieces: Uint8Array<ArrayBuffer>[], input: Rela
   };
   let firstTokens = 0;
   let released = 0;
-  const slot = {
-    remember() {},
-    firstToken: () => firstTokens++,
-    failed() {},
-    succeeded() {},
-    [Symbol.dispose]: () => released++,
-  } as unknown as Slot;
+  const grant = {
+    leg: { batch: 1, remember() {}, firstToken: () => firstTokens++, failed() {}, succeeded() {} },
+    [Symbol.dispose]: () => {
+      released++;
+    },
+  };
   const head = {
     status: 200,
     headers: [["content-type", input.contentType ?? "text/event-stream"] as [string, string]],
@@ -90,16 +91,18 @@ export async function relayPieces(pieces: Uint8Array<ArrayBuffer>[], input: Rela
   try {
     const limits = { wholeBytes: 1_048_576, eventBytes: 1_048_576, hold: holding(deadlines, 60_000) };
     const answer = await openAnswer(head, body, limits);
-    const response = relay(answer, slot, exchange, kind, {
+    const response = relay(answer, grant, call, kind, {
+      context,
       deadlines,
       clientStallMs: 60_000,
       hideUsage: input.hideUsage ?? false,
       splitReasoning: input.splitReasoning ?? false,
+      stored: undefined,
     });
     const bytes = await response.bytes();
-    return { status: response.status, bytes, usage: exchange.usage, firstTokens, released, finished };
+    return { status: response.status, bytes, usage: call.usage, firstTokens, released, finished };
   } catch (error) {
-    exchange.end("internal");
+    end(call, "internal");
     throw error;
   } finally {
     deadlines.close();

@@ -46,7 +46,7 @@ Deno.test("access log: one JSON line a request with the known fields, into a fil
       ) => [status, outcome, ai_model_name, ai_stream_request, is_local_error]),
       [
         [200, "ok", "m", true, false],
-        [404, "model_not_found", "", false, true],
+        [404, "model_not_found", "nope", false, true],
       ],
     );
     assert(records[0].ttft !== null && records[0].ttft <= records[0].last_rt && records[0].prompt_bytes > 0);

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// The configuration as requests are served by it: with the models that engines list where a cluster is to serve those.
+
+import { ruleSchema } from "../config/models.ts";
+import { type Config, MOST_LABEL_SETS } from "../config/schema.ts";
+import type { ModelFacts } from "../config/snapshot.ts";
+import type { Backend } from "../engines/backends.ts";
+import { labelSetsOf } from "../scheduler/eligibility.ts";
+import { type Member, modelLabel } from "./member.ts";
+
+/** Kinds of engines by what they call themselves in /v1/models. */
+const OWNERS: Readonly<Record<string, Backend>> = { vllm: "vllm", sglang: "sglang" };
+
+export interface Effective {
+  readonly config: Config;
+  readonly facts: Map<string, ModelFacts>;
+}
+
+/** Adds the models that engines list to a configuration. What a rule of the configuration says stays as it is. */
+export function effective(config: Config, membersOf: (cluster: string) => readonly Readonly<Member>[]): Effective {
+  const facts = new Map<string, ModelFacts>();
+  const found: Config["model_mapping_rule"] = {};
+  for (const cluster of config.clusters) {
+    const members = membersOf(cluster.name).filter(({ leftAt }) => leftAt === undefined);
+    const lists = members.flatMap(({ models }) => models === undefined ? [] : [models.filter(({ parent }) => !parent)]);
+    const listed = new Map(lists.flat().map((model) => [model.id, model]));
+    for (const { id, maxModelLen } of lists.flat()) {
+      if (maxModelLen === undefined) continue;
+      facts.set(id, { maxModelLen: Math.min(maxModelLen, facts.get(id)?.maxModelLen ?? Infinity) });
+    }
+    if (!cluster.discover_models) continue;
+    const owner = [...listed.values()].map(({ ownedBy }) => OWNERS[ownedBy]).find((kind) => kind !== undefined);
+    const backend = cluster.backend ?? backendOf(config, cluster.name) ?? owner ?? "openai";
+    let bits = MOST_LABEL_SETS - labelSetsOf(config, cluster.name).size;
+    for (const id of listed.keys()) {
+      if (Object.hasOwn(config.model_mapping_rule, id) || Object.hasOwn(found, id)) continue;
+      // One that only some of them list goes to these; there are but so many bits to tell them by.
+      const all = lists.every((list) => list.some((one) => one.id === id));
+      if (!all && bits-- <= 0) continue;
+      const subset = all ? [] : [{ labels: { [modelLabel(id)]: "listed" } }];
+      found[id] = { rules: [ruleSchema.parse({ backend, cluster: cluster.name, subset })] };
+    }
+  }
+  // An alias is what its engines call by another name.
+  for (const [model, { rules }] of Object.entries(config.model_mapping_rule)) {
+    const known = facts.get(rules[0].target_model);
+    if (known && !facts.has(model)) facts.set(model, known);
+  }
+  const models = { ...config.model_mapping_rule, ...found };
+  const over = Object.keys(models).slice(config.limits.models);
+  for (const name of over) delete models[name];
+  return { config: { ...config, model_mapping_rule: models }, facts };
+}
+
+function backendOf({ model_mapping_rule }: Config, cluster: string): Backend | undefined {
+  for (const { rules } of Object.values(model_mapping_rule)) {
+    for (const rule of rules) if (rule.cluster === cluster) return rule.backend;
+  }
+}

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+// The control plane's picture of the fleet: which endpoint has which row, how healthy it is, what it reported. The only
+// writer of endpoint rows.
+//
+// Endpoints come and go while requests run. One that leaves gets nothing new and finishes what it has; its row rests with
+// all that is known of it until the drain time is over, in case it comes back, and is then free for another one.
+
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { Saturation } from "../admission/saturation.ts";
+import type { Clock } from "../base/clock.ts";
+import { Deadlines } from "../base/deadlines.ts";
+import type { ClusterConfig } from "../config/clusters.ts";
+import type { RuleConfig } from "../config/models.ts";
+import type { Config } from "../config/schema.ts";
+import type { Snapshot } from "../config/snapshot.ts";
+import { endpointKey, type EndpointSpec } from "../discovery/discovery.ts";
+import { PROBED } from "../engines/backends.ts";
+import type { ProbePages } from "../engines/engine.ts";
+import { Prober } from "../engines/prober.ts";
+import { memberships } from "../scheduler/eligibility.ts";
+import { EndpointState, EndpointTable } from "../tables/endpoint_table.ts";
+import { tenantLoad } from "../tables/tenant_table.ts";
+import type { Log } from "../telemetry/log.ts";
+import { PageReader } from "../upstream/page_reader.ts";
+import { poolLimits } from "../upstream/pool_limits.ts";
+import type { Transport } from "../upstream/transport.ts";
+import { FleetHealth } from "./fleet_health.ts";
+import { Member } from "./member.ts";
+import { Reports } from "./reports.ts";
+
+const CHUNK_BYTES = 512;
+/** How often rows that rest are looked at. */
+const COLLECT_MS = 250;
+/** A row rests at least this long: what waits forgets by then what it knew of it. */
+const REST_MS = 2_000;
+
+/** What the fleet tells the rest of the control plane. */
+export interface FleetListener {
+  /** Engines hold other adapters, or list other models, than before. */
+  changed(): void;
+  /** A cluster has other endpoints, or on other rows, than before. */
+  members(cluster: string): void;
+  /** A row is about to become another's: what still names it has to be read first. */
+  freeing(): void;
+}
+
+interface ClusterState {
+  row: number;
+  config: ClusterConfig;
+  rule: RuleConfig | undefined;
+  labelBits: ReadonlyMap<string, number>;
+  transport: Transport;
+  /** What its sources want. */
+  wanted: Map<string, EndpointSpec>;
+  readonly members: Map<string, Member>;
+}
+
+export class Fleet {
+  readonly table: EndpointTable;
+  readonly health: FleetHealth<Member>;
+  readonly #clusters = new Map<string, ClusterState>();
+  readonly #byRow = new Map<number, Member>();
+  readonly #prober: Prober<Member>;
+  readonly #deadlines: Deadlines;
+  readonly #reports: Reports;
+  readonly #saturation: Saturation;
+  #config: Config;
+  #listener: FleetListener = { changed() {}, members() {}, freeing() {} };
+  readonly #cancels = new Map<string, () => void>();
+  /** Endpoints that found no row. */
+  #unplaced = 0;
+  #started = false;
+
+  constructor(readonly kernel: AttachedKernel, config: Config, readonly clock: Clock, readonly log: Log) {
+    this.#config = config;
+    const { prefill_tokens_per_s, bytes_per_token } = config.prediction;
+    this.table = new EndpointTable(kernel, 1_000 / (prefill_tokens_per_s * bytes_per_token));
+    this.#saturation = new Saturation(kernel, this.table, config.saturation);
+    this.#deadlines = new Deadlines(clock);
+    this.health = new FleetHealth(this.table, config, clock, log, (member) => this.#reports.returned(member));
+    this.#reports = new Reports({
+      kernel,
+      table: this.table,
+      health: this.health,
+      clock,
+      changed: () => this.#listener.changed(),
+      chunks: (tokens) => this.#chunks(tokens),
+    });
+    this.#prober = new Prober<Member>(proberOptions(config), clock, this.#reports.probed);
+  }
+
+  listen(listener: FleetListener): void {
+    this.#listener = listener;
+  }
+
+  /**
+   * A configuration comes into force. `labelBits` are all bits that requests may ask a cluster's endpoints for, and
+   * `transports` how they are reached.
+   */
+  configure(
+    { config, rows }: Pick<Snapshot, "config" | "rows">,
+    labelBits: (cluster: string) => ReadonlyMap<string, number>,
+    transports: ReadonlyMap<string, Transport>,
+  ): void {
+    const probed = this.#config.probes.enabled;
+    this.#config = config;
+    this.health.configure(config);
+    this.#saturation.config = config.saturation;
+    this.#prober.options = proberOptions(config);
+    const rules = ruleOfEach(config);
+    for (const cluster of config.clusters) {
+      const { name } = cluster;
+      const known = this.#clusters.get(name);
+      const state = known ?? { row: rows.clusters.get(name)!, wanted: new Map(), members: new Map() } as ClusterState;
+      Object.assign(state, {
+        row: rows.clusters.get(name)!,
+        config: cluster,
+        rule: rules.get(name),
+        labelBits: labelBits(name),
+        transport: transports.get(name)!,
+      });
+      this.#clusters.set(name, state);
+      for (const member of state.members.values()) this.#equip(member, state);
+    }
+    for (const [name, state] of this.#clusters) {
+      if (!rows.clusters.has(name)) this.#settle(name, state, new Map());
+    }
+    if (config.probes.enabled === probed) return;
+    for (const member of this.#byRow.values()) {
+      if (config.probes.enabled) this.#prober.add(member);
+      else this.#prober.remove(member);
+    }
+  }
+
+  /** These are a cluster's endpoints from now on. */
+  setEndpoints(cluster: string, endpoints: readonly EndpointSpec[]): void {
+    const state = this.#clusters.get(cluster);
+    if (!state || !this.#config.clusters.some(({ name }) => name === cluster)) return;
+    this.#settle(cluster, state, new Map(endpoints.map((spec) => [endpointKey(spec), spec])));
+  }
+
+  #settle(cluster: string, state: ClusterState, wanted: Map<string, EndpointSpec>): void {
+    state.wanted = wanted;
+    let changed = false;
+    for (const [name, member] of state.members) {
+      if (wanted.has(name) || member.leftAt !== undefined) continue;
+      member.leftAt = this.clock.now();
+      this.health.leave(member);
+      changed = true;
+    }
+    for (const [name, spec] of wanted) changed = this.#want(cluster, state, name, spec) || changed;
+    if (changed) this.#listener.members(cluster);
+  }
+
+  // Brings a wanted endpoint in; true when that changed who is there.
+  #want(cluster: string, state: ClusterState, name: string, spec: EndpointSpec): boolean {
+    const known = state.members.get(name);
+    if (known) {
+      known.spec = spec;
+      this.#equip(known, state);
+      if (known.leftAt === undefined) return false;
+      known.leftAt = undefined;
+      this.health.join(known);
+      return true;
+    }
+    const row = this.#rowFor(state, spec);
+    if (row === undefined) return false;
+    const reader = this.#readerFor(spec.host, state.transport);
+    const engine = state.rule && PROBED[state.rule.backend];
+    const member = new Member(cluster, state.row, row, name, spec, engine, this.#pagesOf(spec, state), reader);
+    state.members.set(name, member);
+    this.#byRow.set(row, member);
+    // Those that are there when the gateway starts share what there is to do from the first request on.
+    this.health.add(member, this.#started);
+    if (this.#config.probes.enabled) this.#prober.add(member);
+    return true;
+  }
+
+  #rowFor(state: ClusterState, { host, port, labels }: EndpointSpec): number | undefined {
+    const capacity = this.#chunks(state.config.kv_capacity_tokens);
+    const bits = memberships(state.labelBits, labels);
+    for (const again of [false, true]) {
+      try {
+        return this.table.add(state.row, { hostname: host, port }, capacity, bits);
+      } catch (error) {
+        if (!(error instanceof RangeError)) throw error;
+        if (!again) this.#collect(true);
+        else if (this.#unplaced++ === 0) this.log.error("an endpoint found no row", { error: error.message });
+      }
+    }
+  }
+
+  // Gives a member what the configuration says of it now.
+  #equip(member: Member, state: ClusterState): void {
+    const { spec } = member;
+    this.table.setLabels(member.row, memberships(state.labelBits, member.labels));
+    member.engine = state.rule && PROBED[state.rule.backend];
+    member.pages = this.#pagesOf(spec, state);
+    if (member.reader.transport === state.transport) return;
+    member.reader.close();
+    member.reader = this.#readerFor(spec.host, state.transport);
+  }
+
+  #pagesOf({ port, healthPort, metricsPort }: EndpointSpec, { rule, config }: ClusterState): ProbePages {
+    const { health_path: healthPath, metrics_path: metricsPath } = this.#config.probes;
+    const engine = PROBED[rule?.backend ?? config.backend ?? "vllm"];
+    return engine.probes({ port, healthPort, metricsPort, healthPath, metricsPath }, rule);
+  }
+
+  #readerFor(hostname: string, transport: Transport): PageReader {
+    return new PageReader(hostname, transport, this.#deadlines, poolLimits(this.#config));
+  }
+
+  #chunks(tokens: number): number {
+    return Math.max(1, Math.min(2 ** 28, Math.floor(tokens * this.#config.prediction.bytes_per_token / CHUNK_BYTES)));
+  }
+
+  start(): void {
+    this.#started = true;
+    this.#prober.start();
+    this.health.start();
+    this.#every("saturation", () => this.#config.saturation.interval_ms, () => this.#watchSaturation());
+    this.#every("collect", () => COLLECT_MS, () => {
+      this.#collect(false);
+      this.#placeWanted();
+    });
+  }
+
+  #every(what: string, ms: () => number, run: () => void): void {
+    run();
+    this.#cancels.set(what, this.clock.after(ms(), () => this.#every(what, ms, run)));
+  }
+
+  #watchSaturation(): void {
+    const now = this.clock.now();
+    for (const { row, members } of this.#clusters.values()) {
+      const endpoints = [...members.values()].map((member) => ({
+        row: member.row,
+        metricsAgeMs: member.metricsAt === undefined ? undefined : now - member.metricsAt,
+      }));
+      this.#saturation.update(row, endpoints);
+    }
+  }
+
+  // Frees the rows of those that have left, have finished, and do not come back; at once when rows are `short`.
+  #collect(short: boolean): void {
+    const now = this.clock.now();
+    const restMs = short ? REST_MS : Math.max(REST_MS, this.#config.timeouts.drain_ms);
+    const over = [...this.#byRow.values()].filter(({ leftAt, row }) =>
+      leftAt !== undefined && now - leftAt >= restMs && this.table.requests(row) === 0
+    );
+    if (over.length === 0) return;
+    this.#listener.freeing();
+    const changed = new Set<string>();
+    for (const member of over) {
+      if (!this.table.remove(member.clusterRow, member.row)) continue;
+      this.#prober.remove(member);
+      this.health.remove(member);
+      member.reader.close();
+      this.#byRow.delete(member.row);
+      this.#clusters.get(member.cluster)?.members.delete(member.name);
+      if (member.adapters.names.length > 0 || member.models !== undefined) this.#listener.changed();
+      changed.add(member.cluster);
+    }
+    for (const cluster of changed) this.#listener.members(cluster);
+  }
+
+  // Those that found no row try again.
+  #placeWanted(): void {
+    if (this.#unplaced === 0) return;
+    this.#unplaced = 0;
+    for (const [name, state] of this.#clusters) this.#settle(name, state, state.wanted);
+  }
+
+  /** Whether a cluster has no endpoint any more, so that its row may become another's. */
+  forget(cluster: string): boolean {
+    const state = this.#clusters.get(cluster);
+    if (state && state.members.size > 0) return false;
+    this.#clusters.delete(cluster);
+    return true;
+  }
+
+  /** Whether no request of a tenant is under way. */
+  tenantIdle(tenant: number): boolean {
+    const { concurrency, waiting } = tenantLoad(this.kernel, tenant);
+    return concurrency === 0 && waiting === 0;
+  }
+
+  /** How full a cluster is; 1 is full. */
+  saturationOf(clusterRow: number): number {
+    return this.#saturation.of(clusterRow);
+  }
+
+  stop(): void {
+    this.#prober.stop();
+    for (const cancel of this.#cancels.values()) cancel();
+    this.health.stop();
+    for (const { reader } of this.#byRow.values()) reader.close();
+    this.#deadlines.close();
+  }
+
+  /** Adapters that engines hold, each with the first model of its cluster. */
+  adapters({ model_mapping_rule }: Config): [adapter: string, model: string][] {
+    const held = new Map<string, string>();
+    const modelOf = new Map<string, string>();
+    for (const [model, { rules }] of Object.entries(model_mapping_rule)) {
+      for (const { cluster } of rules) if (!modelOf.has(cluster)) modelOf.set(cluster, model);
+    }
+    for (const { cluster, adapters, leftAt } of this.#byRow.values()) {
+      const model = modelOf.get(cluster);
+      if (model === undefined || leftAt !== undefined) continue;
+      for (const name of adapters.names) held.set(name, model);
+    }
+    return [...held];
+  }
+
+  /** Drains the endpoint HOST:PORT in every cluster that has it, or lets it serve again; false when there is none. */
+  setDraining(name: string, draining: boolean): boolean {
+    const members = this.members.filter((member) => member.name === name && member.leftAt === undefined);
+    for (const member of members) {
+      if (draining) this.health.drain(member);
+      else this.health.resume(member);
+    }
+    return members.length > 0;
+  }
+
+  /** Everybody on a row, those that have left and rest included. */
+  get members(): readonly Readonly<Member>[] {
+    return [...this.#byRow.values()];
+  }
+
+  /** Endpoints that may be chosen. */
+  get available(): number {
+    return this.members.filter(({ row }) => this.table.state(row) === EndpointState.available).length;
+  }
+
+  /** Endpoints that are wanted and found no row. */
+  get unplaced(): number {
+    return this.#unplaced;
+  }
+
+  /** The endpoint of a row. */
+  memberOf(row: number): Readonly<Member> | undefined {
+    return this.#byRow.get(row);
+  }
+
+  membersOf(cluster: string): readonly Readonly<Member>[] {
+    return [...this.#clusters.get(cluster)?.members.values() ?? []];
+  }
+
+  /** HOST:PORT of a row. */
+  nameOf(row: number): string {
+    return this.#byRow.get(row)?.name ?? "";
+  }
+}
+
+// The kind of a cluster's engines: all rules that name it say the same.
+function ruleOfEach({ model_mapping_rule }: Config): Map<string, RuleConfig> {
+  const rules = new Map<string, RuleConfig>();
+  for (const model of Object.values(model_mapping_rule)) {
+    for (const rule of model.rules) if (!rules.has(rule.cluster)) rules.set(rule.cluster, rule);
+  }
+  return rules;
+}
+
+function proberOptions({ probes }: Config) {
+  return {
+    healthIntervalMs: probes.health_interval_ms,
+    metricsIntervalMs: probes.metrics_interval_ms,
+    modelsIntervalMs: probes.models_interval_ms,
+    timeoutMs: probes.timeout_ms,
+    concurrency: probes.concurrency,
+  };
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// The fleet as `/endpoints` and the metrics show it.
+
+import { ENDPOINT_STATE_NAMES } from "../tables/endpoint_table.ts";
+import type { Fleet } from "./fleet.ts";
+
+/** One endpoint as `/endpoints` shows it. */
+export interface EndpointView {
+  cluster: string;
+  address: string;
+  port: number;
+  state: (typeof ENDPOINT_STATE_NAMES)[number];
+  in_flight: number;
+  prompt_bytes: number;
+  remote_in_flight: number;
+  remote_prompt_bytes: number;
+  dispatched: number;
+  waiting: number | null;
+  running: number | null;
+  kv_usage: number | null;
+  kv_capacity_chunks: number;
+  metrics_age_ms: number | null;
+  failures: number;
+  ejections: number;
+  backed_off: boolean;
+  slow_start_requests: number;
+  adapters: readonly string[];
+  labels: Readonly<Record<string, string>>;
+  /** It is in the fleet no more and finishes what it has. */
+  leaving: boolean;
+}
+
+const known = (value: number) => Number.isNaN(value) ? null : value;
+
+export function endpointViews({ members, table, health, clock }: Fleet): EndpointView[] {
+  const now = clock.now();
+  return members.map((member) => {
+    const { cluster, spec: { host, port, labels }, row, metricsAt, adapters, leftAt } = member;
+    const { waiting, running, kvUsage } = table.gauges(row);
+    return {
+      cluster,
+      address: host,
+      port,
+      state: ENDPOINT_STATE_NAMES[table.state(row)],
+      in_flight: table.requests(row),
+      prompt_bytes: table.promptBytes(row),
+      remote_in_flight: table.remoteRequests(row),
+      remote_prompt_bytes: table.remotePromptBytes(row),
+      dispatched: table.dispatched(row),
+      waiting: known(waiting),
+      running: known(running),
+      kv_usage: known(kvUsage),
+      kv_capacity_chunks: table.capacityChunks(row),
+      metrics_age_ms: metricsAt === undefined ? null : Math.round(now - metricsAt),
+      failures: table.failures(row),
+      ejections: health.of(member).ejections,
+      backed_off: !table.willing(row),
+      slow_start_requests: table.penalty(row),
+      adapters: adapters.names,
+      labels,
+      leaving: leftAt !== undefined,
+    };
+  });
+}

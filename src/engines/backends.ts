@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every kind of engine by the name that rules give it.
+
+import type { RuleConfig } from "../config/models.ts";
+import type { Engine } from "./engine.ts";
+import { openAiEngine } from "./openai_engine.ts";
+import { sglang } from "./sglang.ts";
+import { tritonProbes } from "./triton/triton.ts";
+import { trtllm } from "./trtllm.ts";
+import { vllm } from "./vllm.ts";
+
+export type Backend = RuleConfig["backend"];
+
+const OPENAI = { vllm, sglang, "tensorrt-llm": trtllm, openai: openAiEngine(undefined) };
+
+/** What the control plane asks of engines: everything but requests. */
+export const PROBED: Readonly<Record<Backend, Omit<Engine, "prepare">>> = { ...OPENAI, triton: tritonProbes };
+
+/** The engines of a worker; Triton's has clients of its own. */
+export function enginesWith(triton: Engine): Readonly<Record<Backend, Engine>> {
+  return { ...OPENAI, triton };
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads a request body whole, within its limits of size and time.
+
+import { concat } from "../../base/bytes.ts";
+import { GatewayError } from "../../base/errors.ts";
+import type { Call } from "../../gateway/call.ts";
+
+/** Bodies up to this size are read in one go. */
+const SMALL_BYTES = 65_536;
+
+export interface BodyLimits {
+  bytes: number;
+  ms: number;
+}
+
+/** Reads within the call's time for its body. Throws GatewayError: body_too_large, request_timeout, client_closed. */
+export function readBody(
+  request: Request,
+  call: Call,
+  limits: BodyLimits,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const announced = call.incoming.fields.contentLength;
+  if (announced !== null && Number(announced) > limits.bytes) return Promise.reject(tooLarge(limits.bytes));
+  // Fast path, most requests: a small body of announced length. A larger one is read piece by piece, so that it can be
+  // given up when it does not come.
+  const reader = announced !== null && Number(announced) <= SMALL_BYTES ? undefined : request.body?.getReader();
+  const reading = reader ? readCounted(reader, limits.bytes) : request.bytes();
+  return new Promise((resolve, reject) => {
+    const late = (over: GatewayError | undefined) => {
+      const message = `The request body did not arrive within ${limits.ms} ms`;
+      reject(over ?? new GatewayError("request_timeout", message));
+      reader?.cancel().catch(() => {});
+    };
+    const give = (error: unknown) =>
+      reject(error instanceof GatewayError ? error : new GatewayError("client_closed", "The client left", null, error));
+    call.cancellation.limit(limits.ms, late);
+    reading.then(resolve, give);
+  });
+}
+
+async function readCounted(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  most: number,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const pieces: Uint8Array[] = [];
+  let length = 0;
+  for (let next = await reader.read(); !next.done; next = await reader.read()) {
+    length += next.value.length;
+    if (length > most) {
+      reader.cancel().catch(() => {});
+      throw tooLarge(most);
+    }
+    pieces.push(next.value);
+  }
+  return concat(pieces);
+}
+
+function tooLarge(most: number): GatewayError {
+  return new GatewayError("body_too_large", `The request body is larger than ${most} bytes (limits.body_bytes)`);
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// The front door: which path and method a request has, and who answers it. Everything that is not inference is answered
+// here: the list of models, health, preflights of browsers, and what does not exist.
+
+import { GatewayError } from "../../base/errors.ts";
+import { end } from "../../gateway/accounting.ts";
+import type { Call } from "../../gateway/call.ts";
+import type { ListedModel, RouteTable } from "../../gateway/routes.ts";
+import { INFERENCE_PATHS } from "../../openai/api.ts";
+import { addHeaders, type HttpContext, openCall, refuse } from "./http_call.ts";
+import { infer, type InferenceParts } from "./infer.ts";
+import { passStored, type StoredParts } from "./stored.ts";
+
+export interface FrontOptions {
+  readonly context: HttpContext;
+  readonly inference: InferenceParts;
+  readonly stored: StoredParts;
+  readonly routes: RouteTable;
+  /** When the gateway started, in seconds: `created` of its models. */
+  readonly started: number;
+  /** How long a browser may keep a preflight's answer; undefined without CORS. */
+  readonly corsMaxAgeS: number | undefined;
+}
+
+const MODELS = "/v1/models";
+const RESPONSES = "/v1/responses";
+const PATHS = [
+  ...INFERENCE_PATHS.keys(),
+  `${RESPONSES}/{id}`,
+  `${RESPONSES}/{id}/cancel`,
+  `${RESPONSES}/{id}/input_items`,
+  MODELS,
+  `${MODELS}/{id}`,
+  "/health",
+];
+
+export class Front {
+  constructor(readonly options: FrontOptions) {}
+
+  /** Answers a client's request; never throws. */
+  handle(request: Request): Response | Promise<Response> {
+    const path = pathOf(request.url);
+    const kind = INFERENCE_PATHS.get(path);
+    // Fast path: nearly everything is inference.
+    if (kind !== undefined && request.method === "POST") return infer(this.options.inference, request, kind);
+    if (request.method === "OPTIONS" && this.options.corsMaxAgeS !== undefined) return this.#preflight(request);
+    if (kind !== undefined) return this.#wrongMethod(request, path, "POST");
+    if (path === MODELS || path.startsWith(`${MODELS}/`)) {
+      return request.method === "GET" ? this.#models(request, path) : this.#wrongMethod(request, path, "GET");
+    }
+    if (path.startsWith(`${RESPONSES}/`)) return this.#stored(request, path);
+    if (path === "/health") {
+      return request.method === "GET" || request.method === "HEAD"
+        ? this.#answer(request, (call) => addHeaders(this.options.context, call, new Response("")))
+        : this.#wrongMethod(request, path, "GET");
+    }
+    const message = `There is no path ${path.slice(0, 200)}; there are: ${PATHS.join(" ")}`;
+    return this.#refuse(request, new GatewayError("route_not_found", message));
+  }
+
+  #answer(request: Request, make: (call: Call) => Response): Response {
+    const call = openCall(this.options.context, request);
+    call.status = 200;
+    const response = make(call);
+    end(call, "ok");
+    return response;
+  }
+
+  #refuse(request: Request, error: GatewayError, headers?: Record<string, string>): Response {
+    const { context } = this.options;
+    return refuse(context, openCall(context, request), error, headers);
+  }
+
+  #wrongMethod(request: Request, path: string, allowed: string): Response {
+    const error = new GatewayError("method_not_allowed", `${path} takes ${allowed}, not ${request.method}`);
+    return this.#refuse(request, error, { allow: allowed });
+  }
+
+  // Who asks for models has to be known, as who uses them.
+  #known(request: Request, make: () => unknown): Response {
+    const { context } = this.options;
+    const call = openCall(context, request);
+    try {
+      call.authenticate();
+    } catch (error) {
+      return refuse(context, call, error as GatewayError);
+    }
+    call.status = 200;
+    const response = addHeaders(context, call, Response.json(make()));
+    end(call, "ok");
+    return response;
+  }
+
+  #models(request: Request, path: string): Response {
+    const models = this.options.routes.models;
+    if (path === MODELS) {
+      return this.#known(request, () => ({ object: "list", data: models.map((model) => this.#model(model)) }));
+    }
+    const id = decode(path.slice(MODELS.length + 1));
+    const model = models.find((one) => one.id === id);
+    if (model) return this.#known(request, () => this.#model(model));
+    const message = `The model ${JSON.stringify(id)} does not exist`;
+    return this.#refuse(request, new GatewayError("model_not_found", message, "model"));
+  }
+
+  #model({ id, parent, maxModelLen }: ListedModel) {
+    return {
+      id,
+      object: "model",
+      created: this.options.started,
+      owned_by: "aigw",
+      ...(parent === null ? {} : { parent }),
+      ...(maxModelLen === undefined ? {} : { max_model_len: maxModelLen }),
+    };
+  }
+
+  // GET and DELETE of a response, its input items, and its cancellation.
+  #stored(request: Request, path: string): Response | Promise<Response> {
+    const [, id, action] = /^([^/]+)(?:\/(cancel|input_items))?$/.exec(path.slice(RESPONSES.length + 1)) ?? [];
+    if (id === undefined) {
+      return this.#refuse(request, new GatewayError("route_not_found", `There is no path ${path.slice(0, 200)}`));
+    }
+    const allowed = action === "cancel" ? "POST" : action === "input_items" ? "GET" : "GET, DELETE";
+    if (!allowed.split(", ").includes(request.method)) return this.#wrongMethod(request, path, allowed);
+    return passStored(this.options.stored, request, decode(id));
+  }
+
+  #preflight(request: Request): Response {
+    return this.#answer(request, (call) => {
+      call.status = 204;
+      const response = addHeaders(this.options.context, call, new Response(null, { status: 204 }));
+      const { headers } = response;
+      headers.append("access-control-allow-methods", "GET, POST, DELETE, OPTIONS");
+      headers.append("access-control-allow-headers", request.headers.get("access-control-request-headers") ?? "*");
+      headers.append("access-control-max-age", String(this.options.corsMaxAgeS));
+      return response;
+    });
+  }
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/** Path of an absolute URL without its query. */
+export function pathOf(url: string): string {
+  const start = url.indexOf("/", url.indexOf("://") + 3);
+  if (start < 0) return "/";
+  const end = url.indexOf("?", start);
+  return end < 0 ? url.slice(start) : url.slice(start, end);
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the head of a request must be before anything of it goes to an engine.
+
+import { GatewayError } from "../../base/errors.ts";
+import type { Config } from "../../config/schema.ts";
+import type { Call } from "../../gateway/call.ts";
+
+/** Visible ASCII: what a path and query are made of when the rest is percent-encoded (RFC 3986). */
+const TARGET = /^\/[\x21-\x7e]*$/;
+
+/** Path and query of an absolute URL. */
+export function targetOf(url: string): string {
+  return url.slice(url.indexOf("/", url.indexOf("://") + 3));
+}
+
+/**
+ * The target of a request whose head is right. Throws GatewayError: invalid_request, url_too_long, headers_too_large,
+ * unsupported_encoding.
+ * The runtime hands on what a client wrote as it is: characters that would end a line or a request further on are
+ * refused here, and so is a Host that would be taken for a part of the path.
+ */
+export function checkHead(call: Call, url: string, limits: Config["limits"]): string {
+  const target = targetOf(url);
+  const incoming = call.incoming.fields;
+  if (target.length > limits.url_bytes) {
+    throw new GatewayError("url_too_long", `Path and query are longer than ${limits.url_bytes} bytes`);
+  }
+  if (!TARGET.test(target) || !incoming.plainHost) {
+    const what = incoming.plainHost ? "The path or the query" : "The Host field";
+    throw new GatewayError("invalid_request", `${what} has a character that it may not have unless percent-encoded`);
+  }
+  if (incoming.fields.length > limits.endpoint_header_bytes) {
+    const message = `The request headers are larger than ${limits.endpoint_header_bytes} bytes`;
+    throw new GatewayError("headers_too_large", message);
+  }
+  if (incoming.contentEncoding !== undefined && incoming.contentEncoding !== "identity") {
+    const coding = JSON.stringify(incoming.contentEncoding);
+    throw new GatewayError(
+      "unsupported_encoding",
+      `A body with the content-encoding ${coding} is not read: send it plain`,
+    );
+  }
+  call.checkTimes();
+  return target;
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// An inference request over HTTP: authenticate by the head, read the body within its limits, let the pipeline decide and
+// dispatch, relay the answer. A stream that waits for long gets its head before there is an answer.
+
+import type { Deadlines } from "../../base/deadlines.ts";
+import type { Config } from "../../config/schema.ts";
+import type { Call } from "../../gateway/call.ts";
+import type { AdmittedRequest, Pipeline } from "../../gateway/pipeline.ts";
+import type { Kind } from "../../openai/api.ts";
+import { readBody } from "./body.ts";
+import { EarlyHead } from "./early_head.ts";
+import { checkHead } from "./head.ts";
+import { type HttpContext, openCall, refuse } from "./http_call.ts";
+import { relay } from "./relay.ts";
+
+export interface InferenceParts {
+  readonly config: Config;
+  readonly context: HttpContext;
+  readonly deadlines: Deadlines;
+  readonly pipeline: Pipeline;
+}
+
+/** Answers an inference request; never throws. */
+export async function infer(parts: InferenceParts, request: Request, kind: Kind): Promise<Response> {
+  const { config, context, deadlines, pipeline } = parts;
+  const call = openCall(context, request, kind);
+  try {
+    const target = checkHead(call, request.url, config.limits);
+    const tenant = call.authenticate();
+    const limits = { bytes: config.limits.body_bytes, ms: config.timeouts.request_body_ms };
+    const bytes = await readBody(request, call, limits);
+    call.cancellation.unlimit();
+    const admitted = pipeline.admit(call, kind, tenant, target, bytes);
+
+    // From here on it may take long: a stream's head goes out before that.
+    const { request: { stream }, route: { placement } } = admitted;
+    const early = stream && placement.policy.queued ? new EarlyHead(deadlines, context, call, kind) : undefined;
+    const answering = answer(parts, call, kind, admitted, early);
+    return early === undefined ? await answering : await early.race(answering);
+  } catch (error) {
+    return refuse(context, call, pipeline.asGatewayError(error, call));
+  }
+}
+
+// Never rejects.
+async function answer(
+  { config, context, deadlines, pipeline }: InferenceParts,
+  call: Call,
+  kind: Kind,
+  admitted: AdmittedRequest,
+  early: EarlyHead | undefined,
+): Promise<Response> {
+  try {
+    const answered = await pipeline.answer(call, admitted, () => early?.wait(config.queue.head_after_ms));
+    // From here on the grant belongs to the answer.
+    const { hideUsage, splitReasoning, stored } = answered;
+    const clientStallMs = config.timeouts.client_stall_ms;
+    const options = { context, deadlines, clientStallMs, hideUsage, splitReasoning, stored };
+    return relay(answered.answer, answered.grant, call, kind, options);
+  } catch (error) {
+    return refuse(context, call, pipeline.asGatewayError(error, call));
+  }
+}

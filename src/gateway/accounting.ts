@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// The end of a request, written once: metrics, the tenant's account, what the latency models learn from, trace, access log.
+// Whoever calls `end` first says the outcome.
+
+import type { Usage } from "../openai/usage.ts";
+import type { Outcome } from "../telemetry/outcome.ts";
+import type { RequestSpan } from "../telemetry/tracing.ts";
+import type { Call } from "./call.ts";
+
+/** Ends a request, unless it has ended already. */
+export function end(call: Call, outcome: Outcome): void {
+  if (!call.close()) return;
+  const { context: { clock, instruments }, modelRow, usage, started } = call;
+  const elapsed = clock.now() - started;
+  instruments.ended(modelRow, outcome, elapsed / 1_000);
+  if (call.account) {
+    const sent = call.endpoint !== "";
+    instruments.tenantEnded(call.account.tenant.row, sent, usage);
+    call.account.settle(outcome, usage, sent);
+  }
+  if (usage) {
+    instruments.usage(modelRow, usage);
+    observe(call, usage);
+  }
+  if (call.span) trace(call, outcome, call.span);
+  if (call.context.accessLog) log(call, outcome, elapsed);
+}
+
+// What was seen teaches the latency models, unless the request was moved on the way.
+function observe(call: Call, { promptTokens, cachedTokens = 0, completionTokens = 0 }: Usage): void {
+  const { context, route, tries, firstTokenAt, endpointRow, promptBytes, prefillMs, batch } = call;
+  if (promptTokens === undefined || tries !== 1 || !route) return;
+  context.samples.write({
+    model: route.model,
+    endpoint: endpointRow,
+    promptBytes,
+    promptTokens,
+    cachedTokens: Math.min(cachedTokens, promptTokens),
+    prefillMs: firstTokenAt === undefined ? NaN : prefillMs,
+    tpotMs: firstTokenAt === undefined || completionTokens < 2
+      ? NaN
+      : (context.clock.now() - firstTokenAt) / (completionTokens - 1),
+    batch,
+    predicted: firstTokenAt === undefined ? NaN : call.predictedMs / Math.max(0.1, firstTokenAt - call.sentAt),
+  });
+}
+
+function ttftMs({ firstTokenAt, started }: Call): number | null {
+  return firstTokenAt === undefined ? null : firstTokenAt - started;
+}
+
+function trace(call: Call, outcome: Outcome, span: RequestSpan): void {
+  const { usage } = call;
+  const ttft = ttftMs(call);
+  span.end({
+    "gen_ai.request.model": call.request?.model ?? "",
+    "server.address": call.endpoint,
+    "aigw.outcome": outcome,
+    "aigw.matched_bytes": call.matchedBytes,
+    "aigw.tries": call.tries,
+    ...(usage?.promptTokens === undefined ? {} : { "gen_ai.usage.input_tokens": usage.promptTokens }),
+    ...(usage?.completionTokens === undefined ? {} : { "gen_ai.usage.output_tokens": usage.completionTokens }),
+    ...(ttft === null ? {} : { "aigw.ttft_ms": ttft }),
+  }, call.status);
+}
+
+function log(call: Call, outcome: Outcome, elapsed: number): void {
+  const { context: { clock, accessLog }, request, route, usage } = call;
+  const model = request?.model ?? "";
+  const ttft = ttftMs(call);
+  accessLog!.write({
+    time: new Date(clock.wall()).toISOString(),
+    trace_id: call.requestId,
+    route_name: route?.rule.route_name ?? "",
+    ai_model_name: model,
+    target_model_name: route?.targetModel || model,
+    ai_backend_protocol: route?.rule.backend ?? "",
+    ai_stream_request: request?.stream ?? false,
+    lora_id: route?.targetModel ?? "",
+    tenant: call.account?.tenant.name ?? "",
+    endpoint: call.endpoint,
+    status: call.status,
+    outcome,
+    is_local_error: call.endpoint === "" && outcome !== "ok",
+    prompt_bytes: call.promptBytes,
+    use_cache: route?.placement.policy.cacheAware ?? false,
+    matched_bytes: call.matchedBytes,
+    tries: call.tries,
+    queued_ms: call.queuedMs,
+    predicted_ttft: Number.isNaN(call.predictedMs) ? null : call.predictedMs,
+    prompt_tokens: usage?.promptTokens ?? null,
+    completion_tokens: usage?.completionTokens ?? null,
+    cached_tokens: usage?.cachedTokens ?? null,
+    ttft,
+    first_rt: ttft,
+    last_rt: elapsed,
+  });
+}

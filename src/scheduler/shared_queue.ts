@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scheduler of one gateway. Its queue is the kernel's, in the shared memory, so it is one for all workers: whoever sees
+// room appear grants it to whomever it suits. This worker keeps what its own waiting requests need: a promise, a deadline,
+// and the hashes with which it looks again who holds their prompts.
+
+import type { Clock } from "../base/clock.ts";
+import type { Deadline, Deadlines } from "../base/deadlines.ts";
+import { GatewayError } from "../base/errors.ts";
+import type { GrantWatch } from "../tables/grant_watch.ts";
+import { EndpointDirectory, type EndpointRef } from "../tables/endpoint_directory.ts";
+import type { EndpointTable } from "../tables/endpoint_table.ts";
+import { RequestPhase, type RequestRow, type RequestTable } from "../tables/request_table.ts";
+import { type DecisionMaker, type HashedPrompt, HOPELESS, NO_ENDPOINT, QUEUED } from "./decision.ts";
+import { MOST_PRIORITY, PRIORITIES } from "../config/tenants.ts";
+import { type GrantOwner, type GrantParts, QueueGrant } from "./grant.ts";
+import type { Placement } from "./placement.ts";
+import type { Ask, Grant, OnCancel, Scheduler } from "./scheduler.ts";
+
+/** The last bands of critical and of standard priority. */
+const LAST_CRITICAL = MOST_PRIORITY - PRIORITIES.critical;
+const LAST_STANDARD = MOST_PRIORITY - PRIORITIES.standard;
+
+/** An endpoint that changes hands between choice and grant is chosen again this often. */
+const MOST_CHOICES = 16;
+/** Waiting requests that are looked up again in one go. */
+const REFRESHED = 64;
+
+/** A request of this worker that waits. */
+class Waiting implements Deadline {
+  place = -1;
+  readonly #done = Promise.withResolvers<void>();
+
+  constructor(
+    readonly row: RequestRow,
+    readonly prompt: HashedPrompt,
+    readonly placement: Placement,
+    readonly since: number,
+    public deadline: number,
+    /** When its first token is due, shared ms; 0 for no such time. */
+    readonly due: number,
+    readonly timeout: () => GatewayError,
+  ) {}
+
+  /** Resolves with the grant. Rejects with what it failed with. */
+  get done(): Promise<void> {
+    return this.#done.promise;
+  }
+
+  readonly resolve = (): void => {
+    this.#done.resolve();
+  };
+
+  readonly fail = (error: Error): void => {
+    this.#done.reject(error);
+  };
+
+  /** Its time is up. */
+  expire(): void {
+    if (this.row.phase === RequestPhase.waiting) this.fail(this.timeout());
+  }
+}
+
+export class SharedQueue implements Scheduler, GrantOwner {
+  readonly #waiting: Waiting[] = [];
+  /** Batch requests that were sent, and how they are given up. */
+  readonly #preemptible = new Map<RequestRow, () => void>();
+  readonly #directory: EndpointDirectory;
+  #refreshTimer: (() => void) | undefined;
+  #refreshed = 0;
+  #watching = false;
+  #closed = false;
+
+  constructor(
+    readonly decisions: DecisionMaker,
+    readonly requests: RequestTable,
+    readonly endpoints: EndpointTable,
+    readonly clock: Clock,
+    readonly deadlines: Deadlines,
+    readonly grants: GrantWatch,
+  ) {
+    this.#directory = new EndpointDirectory(endpoints);
+  }
+
+  /** Requests of this worker that wait. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  now(): number {
+    return this.clock.shared();
+  }
+
+  endpointOf(row: number): EndpointRef {
+    return this.#directory.of(row);
+  }
+
+  async acquire(ask: Ask, onCancel: OnCancel): Promise<Grant> {
+    const { placement, promptText, model, pinned, hidden } = ask;
+    const prompt = this.decisions.begin(promptText, placement);
+    const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes, this.clock.wall());
+    if (!row) {
+      this.decisions.retire(prompt);
+      throw new GatewayError(
+        "overloaded",
+        `This gateway has ${this.requests.capacity} requests in flight in one worker, its limit`,
+      );
+    }
+    const parts: GrantParts = { row, placement, prompt, model, hidden, pinned: pinned !== undefined, queuedMs: 0 };
+    const { standing, objectives } = ask;
+    try {
+      if (standing.concurrency !== undefined && !row.admit(standing.tenant, standing.concurrency)) {
+        throw new GatewayError(
+          "tenant_concurrency",
+          `The tenant has ${standing.concurrency} requests under way already, its limit`,
+        );
+      }
+      if (pinned !== undefined) {
+        if (row.grant(pinned, 0)) return new QueueGrant(this, parts);
+        throw new GatewayError("no_endpoint", "The engine that holds the previous response is not available");
+      }
+      if (!placement.policy.queued) {
+        this.decisions.setObjectives(objectives.ttftMs, objectives.tpotMs);
+        if (!this.#grant(row, placement, prompt, model)) throw noEndpoint();
+        if (placement.policy.name === "slo" && standing.deadlineMs > 0 && !this.decisions.objectivesMet) {
+          throw hopeless();
+        }
+        return new QueueGrant(this, parts);
+      }
+      const result = this.decisions.arrive(row, placement, standing, this.now());
+      if (result === NO_ENDPOINT) throw noEndpoint();
+      if (result === HOPELESS) throw hopeless().after(this.decisions.backlogMs(placement.cluster, standing.tenant));
+      const queuedMs = result === QUEUED ? await this.#wait(row, prompt, ask, onCancel) : 0;
+      if (ask.queue.preempt && standing.band > LAST_STANDARD) this.#watchPreemption(row, ask);
+      return new QueueGrant(this, { ...parts, queuedMs });
+    } catch (error) {
+      const { endpoint } = row;
+      const carried = row.phase >= RequestPhase.granted;
+      row.release();
+      this.decisions.retire(prompt);
+      if (carried) this.roomAt(placement.cluster, endpoint);
+      throw error;
+    }
+  }
+
+  // Resolves with the ms waited.
+  async #wait(row: RequestRow, prompt: HashedPrompt, ask: Ask, onCancel: OnCancel): Promise<number> {
+    const { placement, standing, queue: limits } = ask;
+    const { cluster } = placement;
+    const itsClass = standing.band <= LAST_CRITICAL ? 0 : standing.band <= LAST_STANDARD ? 1 : 2;
+    const { requests, bytes, maxWaitMs } = limits.classes[itsClass];
+    const backlog = () => this.decisions.backlogMs(cluster, standing.tenant);
+    const queue = this.decisions.queueOf(cluster, itsClass);
+    if (standing.queued !== undefined && this.decisions.waitingOf(standing.tenant) > standing.queued) {
+      throw new GatewayError("queue_full", `${standing.queued} requests of the tenant wait already, its limit`)
+        .after(backlog());
+    }
+    if (queue.requests > requests || queue.bytes > bytes) {
+      throw new GatewayError(
+        "queue_full",
+        `${
+          queue.requests - 1
+        } requests wait for an endpoint already, the limits are ${requests} requests and ${bytes} bytes`,
+      ).after(backlog());
+    }
+    const since = this.clock.now();
+    const timeout = () =>
+      new GatewayError("queue_timeout", `No endpoint had room within ${maxWaitMs} ms`).after(backlog());
+    const waiting = new Waiting(row, prompt, placement, since, since + maxWaitMs, standing.deadlineMs, timeout);
+    if (limits.preempt && itsClass === 0) this.decisions.preempt(cluster, LAST_STANDARD + 1);
+    this.#waiting.push(waiting);
+    if (!this.#watching) this.#watchGrants();
+    this.deadlines.watch(waiting);
+    this.#refreshSoon(limits.refreshMs);
+    onCancel(waiting);
+    try {
+      await waiting.done;
+      return this.clock.now() - since;
+    } finally {
+      this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+      this.deadlines.unwatch(waiting);
+    }
+  }
+
+  // For the life of the worker: it waits on one word, whether any of its requests do or not.
+  async #watchGrants(): Promise<void> {
+    this.#watching = true;
+    while (!this.#closed) {
+      const { count } = this.grants;
+      this.#lookForGrants();
+      await this.grants.changed(count);
+    }
+  }
+
+  // Sent in the order in which they were granted, which is not that in which they came.
+  #lookForGrants(): void {
+    if (this.#waiting.length === 0) return;
+    const granted = this.#waiting.filter(({ row }) => row.granted);
+    if (granted.length > 1) granted.sort((a, b) => (a.row.grantNumber - b.row.grantNumber) | 0);
+    for (const { resolve } of granted) resolve();
+  }
+
+  #watchPreemption(row: RequestRow, { preempt, queue }: Ask): void {
+    this.#preemptible.set(row, preempt);
+    this.#refreshSoon(queue.refreshMs);
+  }
+
+  // A request that another worker marked is given up by its owner.
+  #lookForPreempted(): void {
+    for (const [row, giveUp] of this.#preemptible) {
+      if (!row.over && row.phase === RequestPhase.prefilling && !row.preempted) continue;
+      if (!row.over && row.phase === RequestPhase.granted) continue;
+      this.#preemptible.delete(row);
+      if (!row.over && row.preempted) giveUp();
+    }
+  }
+
+  #refreshSoon(ms: number): void {
+    if (this.#waiting.length + this.#preemptible.size > 0) {
+      this.#refreshTimer ??= this.clock.after(ms, () => this.#refresh(ms));
+    }
+  }
+
+  // Who waits looks up again who holds its prompt; nobody waits for an idle endpoint, or for none.
+  #refresh(ms: number): void {
+    this.#refreshTimer = undefined;
+    const count = Math.min(REFRESHED, this.#waiting.length);
+    const clusters = new Set<number>();
+    for (let i = 0; i < count; i++) {
+      const waiting = this.#waiting[(this.#refreshed + i) % this.#waiting.length];
+      clusters.add(waiting.placement.cluster);
+      const found = this.decisions.refresh(waiting.row, waiting.prompt, waiting.placement, this.now());
+      if (found === 0) waiting.fail(noEndpoint());
+      else if (found === HOPELESS) waiting.fail(hopeless());
+    }
+    this.#refreshed += count;
+    for (const cluster of clusters) this.decisions.fillAll(cluster, this.now());
+    // Of all workers: should a word from another one be lost, nobody waits longer than until here.
+    this.#lookForGrants();
+    const now = this.now();
+    for (const { due, fail, row } of this.#waiting) {
+      if (due > 0 && due < now && row.phase === RequestPhase.waiting) fail(hopeless());
+    }
+    this.#lookForPreempted();
+    this.#refreshSoon(ms);
+  }
+
+  /** Stops looking again; whoever still waits has been failed. */
+  close(): void {
+    this.#closed = true;
+    this.grants.wake();
+    this.#refreshTimer?.();
+    this.#refreshTimer = undefined;
+  }
+
+  #grant(row: RequestRow, placement: Placement, prompt: HashedPrompt, model: number): boolean {
+    for (let i = 0; i < MOST_CHOICES; i++) {
+      const endpoint = this.decisions.choose(placement, prompt.bytes, model, this.now());
+      if (endpoint < 0) return false;
+      if (row.grant(endpoint, this.decisions.matchedChunks)) return true;
+    }
+    return false;
+  }
+
+  moveTo({ row, placement, prompt, model }: GrantParts, tried: readonly number[]): boolean {
+    this.decisions.resume(prompt, placement, tried);
+    const endpoint = this.decisions.choose(placement, prompt.bytes, model, this.now());
+    if (endpoint < 0) return false;
+    row.returnToWaiting();
+    return row.grant(endpoint, this.decisions.matchedChunks) || this.#grant(row, placement, prompt, model);
+  }
+
+  roomAt(cluster: number, endpoint: number): void {
+    if (this.decisions.fill(cluster, endpoint, this.now()) > 0) this.#lookForGrants();
+  }
+
+  pin(prompt: HashedPrompt, salt: number, endpoint: number): number {
+    return this.decisions.pin(prompt, salt, endpoint);
+  }
+
+  unpin(prompt: HashedPrompt, pinned: number, salt: number, endpoint: number): void {
+    this.decisions.unpin(prompt, pinned, salt, endpoint);
+  }
+
+  retire(prompt: HashedPrompt): void {
+    this.decisions.retire(prompt);
+  }
+
+  countFailure(endpoint: number): void {
+    this.endpoints.countFailure(endpoint);
+  }
+
+  clearFailures(endpoint: number): void {
+    this.endpoints.clearFailures(endpoint);
+  }
+
+  requestsOn(endpoint: number): number {
+    return this.endpoints.requests(endpoint);
+  }
+}
+
+function hopeless(): GatewayError {
+  return new GatewayError("slo_unreachable", "The objective for the first token cannot be kept now, by prediction");
+}
+
+function noEndpoint(): GatewayError {
+  return new GatewayError("no_endpoint", "No endpoint of the model is available");
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the admin shows and does, out of the parts of a running gateway.
+
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+import type { AdminParts } from "../admin/admin.ts";
+import { metricsPage } from "../admin/metrics_page.ts";
+import { VERSION } from "../base/version.ts";
+import type { ControlPlane } from "../control/control_plane.ts";
+import type { Fleet } from "../control/fleet.ts";
+import { endpointViews } from "../control/fleet_view.ts";
+import type { LoadSync } from "../control/load_sync.ts";
+import type { Reloader } from "../control/reloader.ts";
+import type { Trainer } from "../control/trainer.ts";
+import { RouteTable } from "../gateway/routes.ts";
+import type { CenterLink } from "../metadata/link.ts";
+import { DecisionMaker } from "../scheduler/decision.ts";
+import { sumCells } from "../tables/metric_cells.ts";
+import { tenantLoad } from "../tables/tenant_table.ts";
+import { readTenant, unknownModel } from "../telemetry/instruments.ts";
+import type { Log } from "../telemetry/log.ts";
+import type { Supervisor } from "./supervisor.ts";
+
+export interface AdminSources {
+  readonly kernel: AttachedKernel;
+  readonly control: ControlPlane;
+  readonly fleet: Fleet;
+  readonly trainer: Trainer;
+  readonly supervisor: Supervisor;
+  readonly reloader: Reloader;
+  readonly log: Log;
+  readonly status: { leaving: boolean };
+  center(): { gatewayId: string; link: CenterLink; sync: LoadSync } | undefined;
+}
+
+export function adminParts(sources: AdminSources): AdminParts {
+  const { kernel, control, fleet, supervisor, reloader, status } = sources;
+  let routes: { version: number; table: RouteTable } | undefined;
+  return {
+    snapshot: () => control.snapshot,
+    config: () => control.config,
+    reload: () => reloader.view(),
+    reloadNow: () => reloader.reload("it was asked for"),
+    routes() {
+      const { snapshot } = control;
+      if (routes?.version !== snapshot.version) routes = { version: snapshot.version, table: new RouteTable(snapshot) };
+      return routes.table;
+    },
+    decisions: new DecisionMaker(kernel),
+    sources: () => control.discoveries.view(),
+    notReady() {
+      if (status.leaving) return "draining";
+      if (supervisor.serving === 0) return "no worker is serving";
+      return fleet.available === 0 ? "no endpoint is available" : undefined;
+    },
+    endpoints: () => endpointViews(fleet),
+    putEndpoint: (cluster, spec) => control.admin.put(cluster, spec),
+    deleteEndpoint: (id) => control.admin.delete(id),
+    sourcesOf: (cluster, key) => control.discoveries.sourcesOf(cluster, key),
+    center() {
+      const center = sources.center();
+      return center === undefined
+        ? null
+        : { gateway: center.gatewayId, centers: center.link.view(), clusters: center.sync.view() };
+    },
+    workers: () => supervisor.view(),
+    nameOf: (row) => fleet.nameOf(row),
+    loadOf: (row) => fleet.table.load(row),
+    restartWorker: (worker) => supervisor.restart(worker),
+    setDraining: (name, draining) => fleet.setDraining(name, draining),
+    metrics: () => metrics(sources),
+  };
+}
+
+function metrics({ kernel, control, fleet, trainer, supervisor, reloader, center }: AdminSources): string {
+  const cells = sumCells(kernel);
+  const { rows, snapshot: { config } } = control;
+  const { models, tenants } = config.limits;
+  const modelRows = [...rows.models.all].map(([model, { row }]) => ({ model, row }));
+  const tenantNames = [
+    { name: "anonymous", row: 0 },
+    ...[...rows.tenants.all].map(([name, { row }]) => ({ name, row })),
+    ...Array.from({ length: tenants - rows.firstOther }, (_, i) => ({ name: "other", row: rows.firstOther + i })),
+  ];
+  const known = center();
+  return metricsPage({
+    version: VERSION,
+    cells,
+    models: modelRows,
+    predictions: modelRows.map(({ model, row }) => ({
+      model,
+      samples: trainer.table.samples(row),
+      error: trainer.predictionError(row).error,
+      bytesPerToken: trainer.table.bytesPerToken(row),
+    })),
+    unknownModel: unknownModel(models),
+    tenants: tenantNames.map(({ name, row }) => ({
+      name,
+      counts: readTenant(cells, models, row),
+      ...tenantLoad(kernel, row),
+    })),
+    saturation: [...control.snapshot.rows.clusters].map(([cluster, row]) => ({
+      cluster,
+      value: fleet.saturationOf(row),
+    })),
+    ruleCount: Object.values(config.model_mapping_rule).reduce((sum, { rules }) => sum + rules.length, 0),
+    loadBalancingRules: Object.keys(config.lb_mapping_rule).length,
+    endpoints: endpointViews(fleet),
+    unplaced: fleet.unplaced,
+    clusters: config.clusters.map(({ name }) => name),
+    workers: { serving: supervisor.serving, restarts: supervisor.restarts },
+    reload: reloader.view(),
+    sources: control.discoveries.view(),
+    rows: {
+      clusters: rows.clusters.usage,
+      models: rows.models.usage,
+      tenants: rows.tenants.usage,
+      endpoints: {
+        used: fleet.members.length,
+        retired: fleet.members.filter((one) => one.leftAt !== undefined).length,
+      },
+    },
+    sync: known?.sync.view() ?? [],
+    centers: known?.link.view() ?? [],
+  });
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// What of the listen settings is looked at before anything listens.
+
+import type { Config } from "../config/schema.ts";
+import type { Certificate } from "./protocol.ts";
+
+/** Throws Error with a plain message when two listeners have one address. */
+export function checkDistinct({ listen, tls, admin, metadata_center: center }: Config): void {
+  const keys = new Map<string, string>();
+  const addresses = [
+    ["listen", listen],
+    ["tls.listen", tls?.listen],
+    ["admin.listen", admin.listen],
+    ["metadata_center.listen", center.listen],
+  ] as const;
+  for (const [key, address] of addresses) {
+    if (address === undefined || address.endsWith(":0")) continue;
+    const other = keys.get(address);
+    if (other) throw new Error(`Cannot listen on ${address}: ${other} and ${key} are the same address`);
+    keys.set(address, key);
+  }
+}
+
+/** The certificate and its key, as PEM. Throws Error with a plain message when a file cannot be read. */
+export async function readCertificate({ cert_file, key_file }: NonNullable<Config["tls"]>): Promise<Certificate> {
+  const read = async (key: string, file: string) => {
+    try {
+      return await Deno.readTextFile(file);
+    } catch (error) {
+      throw new Error(`Cannot read ${file} (${key}): ${(error as Error).message}`, { cause: error });
+    }
+  };
+  return { cert: await read("tls.cert_file", cert_file), key: await read("tls.key_file", key_file) };
+}

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a worker serves by. The parts that last as long as the worker are made once; what a snapshot of the configuration
+// decides is put together anew for each one, and requests that began under an older snapshot keep theirs to their end.
+
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { Admission } from "../admission/admission.ts";
+import { Limits } from "../admission/limits.ts";
+import { Tenants } from "../admission/tenants.ts";
+import { systemClock } from "../base/clock.ts";
+import { Deadlines } from "../base/deadlines.ts";
+import type { Config } from "../config/schema.ts";
+import type { Snapshot } from "../config/snapshot.ts";
+import { enginesWith } from "../engines/backends.ts";
+import { tritonEngine } from "../engines/triton/triton.ts";
+import { Front } from "../front/http/front.ts";
+import type { HttpContext } from "../front/http/http_call.ts";
+import { holding } from "../gateway/answer.ts";
+import type { Call, CallContext } from "../gateway/call.ts";
+import { Dispatcher } from "../gateway/dispatch.ts";
+import { Pipeline } from "../gateway/pipeline.ts";
+import { RouteTable } from "../gateway/routes.ts";
+import { StoredResponses } from "../gateway/stored_responses.ts";
+import { DecisionMaker } from "../scheduler/decision.ts";
+import type { QueueLimits } from "../scheduler/scheduler.ts";
+import { SharedQueue } from "../scheduler/shared_queue.ts";
+import { EndpointDirectory } from "../tables/endpoint_directory.ts";
+import { EndpointTable } from "../tables/endpoint_table.ts";
+import { GrantWatch } from "../tables/grant_watch.ts";
+import { ownCells } from "../tables/metric_cells.ts";
+import { PinTable } from "../tables/pin_table.ts";
+import { PredictorTable } from "../tables/predictor_table.ts";
+import { RequestTable } from "../tables/request_table.ts";
+import { SampleWriter } from "../tables/sample_ring.ts";
+import { ownShareReader } from "../tables/tenant_table.ts";
+import { AccessLog } from "../telemetry/access_log.ts";
+import { Instruments, unknownModel, WORKER_CELLS } from "../telemetry/instruments.ts";
+import { Log } from "../telemetry/log.ts";
+import { openTracing } from "../telemetry/tracing.ts";
+import { EndpointPools } from "../upstream/endpoint_pools.ts";
+import { KserveClients } from "../upstream/kserve.ts";
+import { poolLimits } from "../upstream/pool_limits.ts";
+import { PLAIN } from "../upstream/transport.ts";
+import { Transports } from "../upstream/transports.ts";
+import { RetryBudget } from "../upstream/retry_budget.ts";
+import type { WorkerSetup } from "./protocol.ts";
+
+const clock = systemClock;
+
+/** Requests under one snapshot. */
+interface Generation {
+  readonly version: number;
+  readonly front: Front;
+  readonly active: Set<Call>;
+}
+
+export class Serving {
+  readonly log: Log;
+  readonly instruments: Instruments;
+  readonly #deadlines = new Deadlines(clock);
+  readonly #endpoints: EndpointTable;
+  readonly #decisions: DecisionMaker;
+  readonly #predictors: PredictorTable;
+  readonly #limiter: Limits;
+  readonly #scheduler: SharedQueue;
+  readonly #pools: EndpointPools;
+  readonly #kserve: KserveClients;
+  readonly #directory: EndpointDirectory;
+  readonly #responses: StoredResponses;
+  readonly #budget: RetryBudget;
+  readonly #samples: SampleWriter;
+  readonly #tracing = openTracing();
+  readonly #transports = new Transports();
+  #accessLog: AccessLog | undefined;
+  #current: Generation;
+  /** Older snapshots that requests still use. */
+  readonly #older = new Set<Generation>();
+  #loopDelayMs = 0;
+
+  constructor(readonly kernel: AttachedKernel, readonly setup: WorkerSetup, snapshot: Snapshot) {
+    const { config } = snapshot;
+    this.log = new Log(config.log.level, `worker ${kernel.worker}`);
+    this.instruments = new Instruments(ownCells(kernel), config.limits.models);
+    this.#endpoints = new EndpointTable(kernel);
+    this.#decisions = new DecisionMaker(kernel);
+    this.#predictors = new PredictorTable(kernel);
+    this.#limiter = new Limits(kernel, clock.shared, ownShareReader(kernel));
+    const grants = new GrantWatch(kernel);
+    const requests = new RequestTable(kernel);
+    this.#scheduler = new SharedQueue(this.#decisions, requests, this.#endpoints, clock, this.#deadlines, grants);
+    this.#pools = new EndpointPools(this.#deadlines, poolLimits(config));
+    this.#kserve = new KserveClients({
+      connectMs: config.timeouts.connect_ms,
+      mostMessageBytes: config.limits.body_bytes,
+    });
+    this.#directory = new EndpointDirectory(this.#endpoints);
+    this.#responses = new StoredResponses(new PinTable(kernel), this.#endpoints);
+    this.#budget = new RetryBudget(budgetOf(config), clock);
+    this.#samples = new SampleWriter(kernel);
+    this.#current = this.#generation(snapshot);
+    this.#publishOldest();
+  }
+
+  /** Answers a client's request; never throws. */
+  handle(request: Request): Response | Promise<Response> {
+    return this.#current.front.handle(request);
+  }
+
+  /** Requests that begin from now on are served by this one. */
+  take(snapshot: Snapshot): void {
+    const { config } = snapshot;
+    this.log.level = config.log.level;
+    Object.assign(this.#pools.limits, poolLimits(config));
+    this.#kserve.options.connectMs = config.timeouts.connect_ms;
+    this.#budget.limits = budgetOf(config);
+    const before = this.#current;
+    this.#current = this.#generation(snapshot);
+    if (before.active.size > 0) this.#older.add(before);
+    this.#publishOldest();
+  }
+
+  // Where the control plane sees which snapshot is the oldest in use here.
+  #publishOldest(): void {
+    let oldest = this.#current.version;
+    for (const generation of this.#older) {
+      if (generation.active.size === 0) this.#older.delete(generation);
+      else oldest = Math.min(oldest, generation.version);
+    }
+    this.instruments.cells[WORKER_CELLS.snapshot] = oldest;
+  }
+
+  #generation(snapshot: Snapshot): Generation {
+    const { config } = snapshot;
+    const active = new Set<Call>();
+    const tenants = new Tenants(config, snapshot.rows.tenants);
+    const transports = this.#transports.update(snapshot.access);
+    const routes = new RouteTable(snapshot, (cluster) => transports.get(cluster) ?? PLAIN);
+    const calls = this.#callContext(config, active, tenants);
+    const context: HttpContext = { calls, via: this.setup.via, origins: config.cors?.origins };
+    const dispatcher = this.#dispatcher(config);
+    const parts = { config, context, deadlines: this.#deadlines };
+    const pipeline = this.#pipeline(config, routes, dispatcher, this.#admission(config, tenants));
+    const front = new Front({
+      context,
+      inference: { ...parts, pipeline },
+      stored: {
+        ...parts,
+        responses: this.#responses,
+        dispatcher,
+        directory: this.#directory,
+        transportOf: (row) => {
+          const [cluster] = [...snapshot.rows.clusters].find(([, at]) => this.#endpoints.rowsOf(at).includes(row)) ??
+            [];
+          return transports.get(cluster ?? "") ?? PLAIN;
+        },
+      },
+      routes,
+      started: this.setup.started,
+      corsMaxAgeS: config.cors?.max_age_s,
+    });
+    return { version: snapshot.version, front, active };
+  }
+
+  #callContext(config: Config, active: Set<Call>, tenants: Tenants): CallContext {
+    const { kernel } = this;
+    this.#openAccessLog(config);
+    return {
+      clock,
+      deadlines: this.#deadlines,
+      instruments: this.instruments,
+      accessLog: this.#accessLog,
+      tracing: this.#tracing,
+      unknownModel: unknownModel(config.limits.models),
+      active,
+      idle: () => {
+        if (this.#older.size > 0) this.#publishOldest();
+      },
+      samples: this.#samples,
+      requestMs: config.timeouts.request_ms,
+      tenants,
+      limits: this.#limiter,
+      ownFields: {
+        tenant: config.tenancy.tenant_headers.map((name) => name.toLowerCase()),
+        priority: config.tenancy.priority_headers.map((name) => name.toLowerCase()),
+        keys: tenants.authenticates,
+      },
+      serve: config.tenants.length > 0 || config.tenancy.trust_headers
+        ? (tenant, tokens) => kernel.exports.serve(tenant, tokens * config.prediction.bytes_per_token)
+        : undefined,
+      exposeEndpoint: config.expose_endpoint,
+    };
+  }
+
+  // The file stays open under the snapshots that name the same one.
+  #openAccessLog({ log: { enabled, path } }: Config): void {
+    if (enabled && this.#accessLog?.path === path) return;
+    this.#accessLog?.retire();
+    this.#accessLog = enabled ? new AccessLog(path) : undefined;
+  }
+
+  #dispatcher({ retries, limits, timeouts, outliers }: Config): Dispatcher {
+    return new Dispatcher(this.#pools, this.#endpoints, {
+      retries,
+      budget: this.#budget,
+      answers: {
+        wholeBytes: limits.whole_answer_bytes,
+        eventBytes: limits.event_bytes,
+        hold: holding(this.#deadlines, timeouts.first_event_hold_ms),
+      },
+      backpressureMs: outliers.enabled ? outliers.backpressure_ms : 0,
+      maxBackpressureMs: outliers.enabled ? outliers.max_backpressure_ms : 0,
+    });
+  }
+
+  #admission({ admission }: Config, tenants: Tenants): Admission {
+    return new Admission(tenants, this.#limiter, admission, {
+      saturation: (cluster) => this.#decisions.saturation(cluster),
+      backlogMs: (cluster, tenant) => this.#decisions.backlogMs(cluster, tenant),
+      now: clock.shared,
+      overloaded: () => {
+        const late = this.#loopDelayMs;
+        if (late > admission.loop_delay_ms) return `its event loop is ${Math.round(late)} ms late`;
+        if (admission.memory_bytes > 0 && this.instruments.cells[WORKER_CELLS.memory] > admission.memory_bytes) {
+          return `its memory is above ${admission.memory_bytes} bytes`;
+        }
+      },
+    });
+  }
+
+  #pipeline(config: Config, routes: RouteTable, dispatcher: Dispatcher, admission: Admission): Pipeline {
+    const { prediction, limits, timeouts } = config;
+    return new Pipeline({
+      config,
+      deadlines: this.#deadlines,
+      routes,
+      decisions: this.#decisions,
+      scheduler: this.#scheduler,
+      queue: queueLimits(config),
+      dispatcher,
+      responses: this.#responses,
+      engines: enginesWith(tritonEngine({
+        clients: this.#kserve,
+        deadlines: this.#deadlines,
+        bytesPerToken: prediction.bytes_per_token,
+        firstByteMs: timeouts.first_byte_ms,
+        streamIdleMs: timeouts.stream_idle_ms,
+        eventBytes: limits.event_bytes,
+      })),
+      admission,
+      usageEstimate: (model, promptBytes, most) => ({
+        inputTokens: promptBytes / (this.#predictors.bytesPerToken(model) || prediction.bytes_per_token),
+        outputTokens: most ?? (this.instruments.meanCompletion(model) || prediction.output_tokens),
+      }),
+      log: this.log,
+    });
+  }
+
+  /** Says that the worker is alive, and tidies up. */
+  beat(memory: boolean): void {
+    const { cells } = this.instruments;
+    cells[WORKER_CELLS.heartbeat]++;
+    cells[WORKER_CELLS.savesDropped] = this.#decisions.savesDropped;
+    cells[WORKER_CELLS.logLinesDropped] = this.#accessLog?.dropped ?? 0;
+    cells[WORKER_CELLS.memory] = memory ? Deno.memoryUsage().rss : 0;
+    this.#pools.sweep();
+    this.#publishOldest();
+  }
+
+  /** How much later than asked a timer fired. */
+  late(ms: number): void {
+    this.#loopDelayMs = Math.max(ms, this.#loopDelayMs / 2);
+    this.instruments.loopDelay(ms / 1_000);
+  }
+
+  /** Whether the configuration in force bounds the memory. */
+  get boundsMemory(): boolean {
+    return this.#current.front.options.inference.config.admission.memory_bytes > 0;
+  }
+
+  /** Ends the requests under way with an error of their own; returns how many there were. */
+  cut(): number {
+    let cut = 0;
+    for (const { active } of [this.#current, ...this.#older]) {
+      cut += active.size;
+      for (const call of active) call.cancellation.cut();
+    }
+    return cut;
+  }
+
+  close(): void {
+    this.#scheduler.close();
+    this.#pools.close();
+    this.#kserve.close();
+    this.#deadlines.close();
+    this.#accessLog?.close();
+  }
+}
+
+function budgetOf({ retry_budget }: Config) {
+  return { percent: retry_budget.percent, minPerSecond: retry_budget.min_per_second };
+}
+
+/** Bounds of the queue by the configuration. */
+export function queueLimits({ admission: { critical, standard, batch, preempt }, queue }: Config): QueueLimits {
+  const classLimits = ({ requests, bytes, max_wait_ms }: Config["admission"]["batch"]) => ({
+    requests,
+    bytes,
+    maxWaitMs: max_wait_ms,
+  });
+  return {
+    classes: [classLimits(critical), classLimits(standard), classLimits(batch)],
+    refreshMs: queue.refresh_ms,
+    preempt,
+  };
+}

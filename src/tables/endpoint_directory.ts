@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// A worker's names of endpoints: each row's identity is read out of the shared memory once for each generation that the
+// row has.
+
+import { type Address, formatAddress } from "../base/address.ts";
+import type { EndpointTable } from "./endpoint_table.ts";
+
+/** An endpoint as it was when a request was granted it. */
+export interface EndpointRef {
+  readonly row: number;
+  /** Identity generation of the row. */
+  readonly generation: number;
+  readonly address: Address;
+  /** HOST:PORT */
+  readonly name: string;
+}
+
+export class EndpointDirectory {
+  readonly #known = new Map<number, EndpointRef>();
+
+  constructor(readonly endpoints: EndpointTable) {}
+
+  /** The endpoint of a row that carries a request of ours, so that its identity stands still. */
+  of(row: number): EndpointRef {
+    const generation = this.endpoints.generation(row);
+    const known = this.#known.get(row);
+    if (known?.generation === generation) return known;
+    const address = this.endpoints.address(row);
+    const endpoint = { row, generation, address, name: formatAddress(address) };
+    this.#known.set(row, endpoint);
+    return endpoint;
+  }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads small pages of one host over connections that are kept: what probes ask, without what `fetch` would bring along (a
+// proxy out of the environment, a client of its own).
+
+import type { Address } from "../base/address.ts";
+import { formatAddress } from "../base/address.ts";
+import { concat } from "../base/bytes.ts";
+import type { Deadlines } from "../base/deadlines.ts";
+import { UpstreamError } from "./errors.ts";
+import { Pool, type PoolLimits } from "./pool.ts";
+import { requestHead } from "./request_head.ts";
+import type { Transport } from "./transport.ts";
+
+const NOTHING: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+const decoder = new TextDecoder();
+
+export interface Page {
+  readonly status: number;
+  readonly text: string;
+}
+
+export class PageReader {
+  readonly #pools = new Map<number, Pool>();
+
+  /** @param bytes Longest page that is read. */
+  constructor(
+    readonly hostname: string,
+    readonly transport: Transport,
+    readonly deadlines: Deadlines,
+    readonly limits: PoolLimits,
+    readonly bytes = 16_777_216,
+  ) {}
+
+  /** Throws UpstreamError: what a connection throws, first_byte_timeout when the whole takes longer than `ms`. */
+  async get(port: number, path: string, ms: number): Promise<Page> {
+    const address: Address = { hostname: this.hostname, port };
+    let pool = this.#pools.get(port);
+    if (!pool) this.#pools.set(port, pool = new Pool(address, this.deadlines, this.limits, this.transport));
+    const { basePath, authorization, tls } = this.transport;
+    const fields = `accept: */*\r\n${authorization === undefined ? "" : `authorization: ${authorization}\r\n`}`;
+    const head = requestHead("GET", basePath + path, tls?.serverName ?? formatAddress(address), fields, 0);
+    let waiting: { fail(error: UpstreamError): void } | undefined;
+    const late = new UpstreamError("first_byte_timeout", `no whole answer within ${ms} ms`);
+    const timer = setTimeout(() => waiting?.fail(late), ms);
+    try {
+      const { head: answer, connection } = await pool.send(head, NOTHING, (next) => waiting = next);
+      const pieces: Uint8Array[] = [];
+      let length = 0;
+      for (let piece = await connection.readBody(); piece !== null; piece = await connection.readBody()) {
+        pieces.push(piece);
+        length += piece.length;
+        if (length > this.bytes) {
+          connection.close();
+          throw new UpstreamError("bad_response", `the page is longer than ${this.bytes} bytes`);
+        }
+      }
+      pool.give(connection);
+      return { status: answer.status, text: decoder.decode(concat(pieces)) };
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Whether the port accepts a connection. */
+  async connects(port: number, ms: number): Promise<boolean> {
+    try {
+      (await Deno.connect({ hostname: this.hostname, port, signal: AbortSignal.timeout(ms) })).close();
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  close(): void {
+    for (const pool of this.#pools.values()) pool.close();
+    this.#pools.clear();
+  }
+}
