@@ -291,11 +291,12 @@ export class Fleet {
     return this.#saturation.of(clusterRow);
   }
 
-  stop(): void {
-    this.#prober.stop();
+  async stop(): Promise<void> {
     for (const cancel of this.#cancels.values()) cancel();
     this.health.stop();
+    const asked = this.#prober.stop();
     for (const { reader } of this.#byRow.values()) reader.close();
+    await asked;
     this.#deadlines.close();
   }
 

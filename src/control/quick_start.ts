@@ -43,8 +43,9 @@ export function configOfEndpoints(
 function parse(text: string): EngineUrl {
   const expected = "expected a URL like http://127.0.0.1:8000";
   let url: URL;
+  if (/^[a-z]+:\/\//i.test(text) && !/^https?:/i.test(text)) throw new BadEndpoint(`${expected}, found "${text}"`);
   try {
-    url = new URL(/^https?:\/\//.test(text) ? text : `http://${text}`);
+    url = new URL(/^https?:\/\//i.test(text) ? text : `http://${text}`);
   } catch {
     throw new BadEndpoint(`${expected}, found "${text}"`);
   }

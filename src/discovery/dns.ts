@@ -2,17 +2,14 @@
 // Endpoints behind a DNS name: every address that it has is one (A and AAAA), or every target of a service (SRV). The name
 // is looked up again and again, as the runtime does not tell how long an answer is good for.
 //
-// A look-up that fails changes nothing. That a name has no records at all is believed when it was said several times in a
-// row: resolvers say it for a moment while a service is replaced.
+// A look-up that fails changes nothing, and neither does one without a record: the runtime does not tell whether the name
+// has none or its server failed. Engines that have really gone are seen by their probes.
 
 import { formatAddress, parseAddress } from "../base/address.ts";
 import type { Clock } from "../base/clock.ts";
 import { pause } from "../base/pause.ts";
 import type { DnsConfig } from "../config/clusters.ts";
 import type { Discovery, EndpointSpec, Update } from "./discovery.ts";
-
-/** Answers without a record after which the name is taken to have none. */
-const EMPTY_ANSWERS = 3;
 
 export type Resolve = (name: string, type: "A" | "AAAA" | "SRV", options?: Deno.ResolveDnsOptions) => Promise<
   readonly (string | Deno.SrvRecord)[]
@@ -32,24 +29,14 @@ export class DnsDiscovery implements Discovery {
   }
 
   async *watch(signal: AbortSignal): AsyncGenerator<Update> {
-    let known: string | undefined;
-    let empty = 0;
-    let synced = false;
+    let known = "";
     while (!signal.aborted) {
       const endpoints = await this.#lookUp();
-      empty = endpoints.length === 0 ? empty + 1 : 0;
+      if (endpoints.length === 0) throw new Error(`no record of ${this.config.name} (${this.config.type})`);
       const told = JSON.stringify(endpoints);
-      if (endpoints.length === 0 && known !== undefined && empty < EMPTY_ANSWERS) {
-        // not believed yet
-      } else if (endpoints.length === 0 && known !== "[]") {
-        known = "[]";
-        yield { kind: "does_not_exist", cluster: this.cluster };
-      } else if (told !== known) {
-        known = told;
-        yield { kind: "reset", cluster: this.cluster, endpoints };
-      }
-      if (!synced) yield { kind: "synced" };
-      synced = true;
+      if (told !== known) yield { kind: "reset", cluster: this.cluster, endpoints };
+      if (known === "") yield { kind: "synced" };
+      known = told;
       await pause(this.config.interval_ms, this.clock, signal);
     }
   }

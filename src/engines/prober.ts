@@ -50,7 +50,7 @@ interface Schedule<T> {
 
 export class Prober<T extends ProbeTarget> {
   readonly #schedules = new Map<T, Schedule<T>>();
-  #underWay = 0;
+  readonly #probes = new Set<Promise<void>>();
   #cancel: () => void = () => {};
   #stopped = false;
 
@@ -74,21 +74,24 @@ export class Prober<T extends ProbeTarget> {
     this.#tick();
   }
 
-  stop(): void {
+  /** Asks nothing more; resolves when what is under way has ended. */
+  async stop(): Promise<void> {
     this.#stopped = true;
     this.#cancel();
+    await Promise.all(this.#probes);
   }
 
   readonly #tick = (): void => {
     if (this.#stopped) return;
     const now = this.clock.now();
     for (const schedule of this.#schedules.values()) {
-      if (this.#underWay >= this.options.concurrency) break;
+      if (this.#probes.size >= this.options.concurrency) break;
       if (schedule.busy || Math.min(schedule.healthDue, schedule.metricsDue, schedule.modelsDue) > now) continue;
       // Behind the others: those that are always due because they are silent must not keep them waiting.
       this.#schedules.delete(schedule.target);
       this.#schedules.set(schedule.target, schedule);
-      this.#probe(schedule, now);
+      const probe = this.#probe(schedule, now).finally(() => this.#probes.delete(probe));
+      this.#probes.add(probe);
     }
     const interval = Math.min(this.options.healthIntervalMs, this.options.metricsIntervalMs);
     this.#cancel = this.clock.after(Math.max(5, Math.min(50, interval / 4)), this.#tick);
@@ -96,7 +99,6 @@ export class Prober<T extends ProbeTarget> {
 
   async #probe(schedule: Schedule<T>, now: number): Promise<void> {
     schedule.busy = true;
-    this.#underWay++;
     const { healthIntervalMs, metricsIntervalMs, modelsIntervalMs, timeoutMs } = this.options;
     const { pages: { health, metrics, models }, port, reader } = schedule.target;
     const result: ProbeResult = { ms: 0 };
@@ -128,7 +130,6 @@ export class Prober<T extends ProbeTarget> {
     if (list && result.healthy !== false && models !== undefined) {
       result.models = await textOf(reader, models, timeoutMs);
     }
-    this.#underWay--;
     schedule.busy = false;
     if (!this.#stopped && this.#schedules.get(schedule.target) === schedule) this.report(schedule.target, result);
   }

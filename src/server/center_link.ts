@@ -17,9 +17,14 @@ export interface Center {
 }
 
 /** Throws Error with a plain message when the embedded center cannot listen. */
-export async function openCenter(config: MetadataCenterConfig, gateway: string, log: Log): Promise<Center> {
+export async function openCenter(
+  config: MetadataCenterConfig,
+  gateway: string,
+  log: Log,
+  share: boolean,
+): Promise<Center> {
   if (config.host !== undefined) return { link: clientOf(config, config.host, gateway), embedded: undefined };
-  const embedded = await startCenter(config);
+  const embedded = await startCenter(config, share);
   if (!embedded.address) {
     log.warn("another process listens on 127.0.0.1:8080: the embedded metadata center serves no API", {
       key: "metadata_center.listen",

@@ -26,8 +26,9 @@ export const DEFAULT_CENTER_ADDRESS = "127.0.0.1:8080";
 /**
  * Starts a center on `config.listen`; port 0 takes a free one. Throws Error when that address is taken; the standard one
  * does without a listener then, so that a gateway which nobody reports to starts all the same.
+ * With `share` another process of the same user may serve there too: it is about to end.
  */
-export async function startCenter(config: MetadataCenterConfig): Promise<CenterProcess> {
+export async function startCenter(config: MetadataCenterConfig, share = false): Promise<CenterProcess> {
   const peers = new Set<string>(config.peers);
   const replication = new Replication({
     peers: () => [...peers],
@@ -41,7 +42,7 @@ export async function startCenter(config: MetadataCenterConfig): Promise<CenterP
   const listen = config.listen ?? DEFAULT_CENTER_ADDRESS;
   const listener = config.listen === undefined && !isFree(listen)
     ? undefined
-    : serveOn(listen, "metadata_center.listen", server.handle);
+    : serveOn(listen, "metadata_center.listen", server.handle, share);
   const address = listener && { hostname: parseAddress(listen)!.hostname, port: listener.addr.port };
   const timers = [
     setInterval(() => center.expireLeases(), Math.max(50, config.lease_ms / 10)),

@@ -130,7 +130,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     control.apply(config, access);
     stops.push(() => control.stop());
     if (config.metadata_center.enabled) {
-      center = await openCenter(config.metadata_center, gatewayId, log);
+      center = await openCenter(config.metadata_center, gatewayId, log, shareAddresses);
       if (center.embedded) stops.push(() => center!.embedded!.stop());
       sync = new LoadSync(kernel, fleet, center.link, config.metadata_center, systemClock, gatewayId);
       sync.configure(control.snapshot, [...control.snapshot.rows.clusters.keys()]);

@@ -3,16 +3,20 @@
 
 import { type Address, formatAddress, parseAddress } from "../base/address.ts";
 
-/** A server on HOST:PORT of the config key `what`. Throws Error with a plain message when that cannot be. */
+/**
+ * A server on HOST:PORT of the config key `what`. Its socket may be shared, so that a gateway can take another one's place;
+ * unless `share` says so, the address has to be free. Throws Error with a plain message when that cannot be.
+ */
 export function serveOn(
   text: string,
   what: string,
   handler: (request: Request) => Response | Promise<Response>,
-  reusePort = false,
+  share = false,
 ): Deno.HttpServer<Deno.NetAddr> {
   const address = parseAddress(text)!;
   try {
-    return Deno.serve({ ...address, reusePort, onListen() {} }, handler);
+    if (!share && address.port !== 0) Deno.listen(address).close();
+    return Deno.serve({ ...address, reusePort: true, onListen() {} }, handler);
   } catch (error) {
     throw cannotListen(what, address, error);
   }

@@ -21,6 +21,8 @@ export interface Page {
 
 export class PageReader {
   readonly #pools = new Map<number, Pool>();
+  /** What the questions under way wait for. */
+  readonly #waiting = new Set<{ fail(error: UpstreamError): void }>();
 
   /** @param bytes Longest page that is read. */
   constructor(
@@ -40,8 +42,10 @@ export class PageReader {
     const fields = `accept: */*\r\n${authorization === undefined ? "" : `authorization: ${authorization}\r\n`}`;
     const head = requestHead("GET", basePath + path, tls?.serverName ?? formatAddress(address), fields, 0);
     let waiting: { fail(error: UpstreamError): void } | undefined;
+    const question = { fail: (error: UpstreamError) => waiting?.fail(error) };
+    this.#waiting.add(question);
     const late = new UpstreamError("first_byte_timeout", `no whole answer within ${ms} ms`);
-    const timer = setTimeout(() => waiting?.fail(late), ms);
+    const timer = setTimeout(() => question.fail(late), ms);
     try {
       const { head: answer, connection } = await pool.send(head, NOTHING, (next) => waiting = next);
       const pieces: Uint8Array[] = [];
@@ -58,20 +62,30 @@ export class PageReader {
       return { status: answer.status, text: decoder.decode(concat(pieces)) };
     } finally {
       clearTimeout(timer);
+      this.#waiting.delete(question);
     }
   }
 
   /** Whether the port accepts a connection. */
   async connects(port: number, ms: number): Promise<boolean> {
+    const abort = new AbortController();
+    const question = { fail: () => abort.abort() };
+    const timer = setTimeout(question.fail, ms);
+    this.#waiting.add(question);
     try {
-      (await Deno.connect({ hostname: this.hostname, port, signal: AbortSignal.timeout(ms) })).close();
+      (await Deno.connect({ hostname: this.hostname, port, signal: abort.signal })).close();
       return true;
     } catch {
       return false;
+    } finally {
+      clearTimeout(timer);
+      this.#waiting.delete(question);
     }
   }
 
+  /** Ends what is under way, too. */
   close(): void {
+    for (const question of this.#waiting) question.fail(new UpstreamError("aborted", "nobody asks any more"));
     for (const pool of this.#pools.values()) pool.close();
     this.#pools.clear();
   }

@@ -5,6 +5,9 @@ export interface AigwProcess extends AsyncDisposable {
   /** The port that its first line of output names. */
   readonly port: number;
   kill(signal?: Deno.Signal): Promise<void>;
+  /** Sends a signal that ends it by itself; resolves with its exit status. */
+  end(signal: Deno.Signal): Promise<number>;
+  signal(signal: Deno.Signal): void;
 }
 
 /** Starts `aigw` with these arguments and waits for its first line. Throws Error when it ends before. */
@@ -19,7 +22,10 @@ export async function startAigw(args: string[], stderr: "inherit" | "null" = "in
   let text = "";
   while (!text.includes("\n")) {
     const { value, done } = await reader.read();
-    if (done) throw new Error(`aigw ${args[0]} ended before it listened`);
+    if (done) {
+      await child.status;
+      throw new Error(`aigw ${args[0]} ended before it listened`);
+    }
     text += value;
   }
   reader.releaseLock();
@@ -31,5 +37,13 @@ export async function startAigw(args: string[], stderr: "inherit" | "null" = "in
     await child.status;
     await child.stdout.cancel().catch(() => {});
   };
-  return { port: Number(/:(\d+)\s/.exec(text)![1]), kill, [Symbol.asyncDispose]: () => kill() };
+  const end = async (signal: Deno.Signal): Promise<number> => {
+    over = true;
+    child.kill(signal);
+    const { code } = await child.status;
+    await child.stdout.cancel().catch(() => {});
+    return code;
+  };
+  const signal = (signal: Deno.Signal) => child.kill(signal);
+  return { end, signal, port: Number(/:(\d+)(?:\/v1)?\s/.exec(text)![1]), kill, [Symbol.asyncDispose]: () => kill() };
 }
