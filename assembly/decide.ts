@@ -2,34 +2,25 @@
 // One decision: hash the prompt text in scratch, look its prefixes up, gather the candidates, score, pick. Everything
 // that `explain` shows is left in scratch.
 
-import {
-  CHUNK_BYTES,
-  C_TURN,
-  D_CHUNKS,
-  D_EVERYWHERE,
-  D_MATCH,
-  D_MATCHED,
-  D_MATCHES,
-  D_ROW,
-  H_ADAPTER,
-  H_SLACK,
-  WILLING,
-  clusterAt,
-  positionPrompt,
-  positionScore,
-  scratch,
-  parameter,
-} from "./layout";
-import { greatest, nthCandidate, pickBest } from "./pick";
-import { hashPrompt } from "./prefix_hash";
-import { indexLookup } from "./prefix_index";
-import { stampOf } from "./request";
+import { C_TURN } from "./memory/cluster";
+import { stampOf, WILLING } from "./memory/endpoint";
+import { H_ADAPTER, H_SLACK } from "./memory/header";
+import { clusterAt, parameter, positionPrompt, positionScore, scratch } from "./memory/plan";
+import { CHUNK_BYTES } from "./memory/prefix";
+import { D_CHUNKS, D_EVERYWHERE, D_MATCH, D_MATCHED, D_MATCHES, D_ROW } from "./memory/question";
+import { hashPrompt } from "./prefix/hash";
+import { indexLookup } from "./prefix/index";
+import { scoreCluster } from "./queue/late_binding";
 import { below } from "./random";
-import { gather, rowOf, scoreAdapter, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
-import { scoreExpected, scoreSlo } from "./expected_score";
-import { scoreCluster } from "./late_binding";
-import { flightMs } from "./flight";
-import { drawNear } from "./late_score";
+import { scoreAdapter } from "./score/adapter";
+import { scoreExpected } from "./score/expected";
+import { flightMs } from "./score/flight";
+import { gather, rowOf } from "./score/gather";
+import { scoreInferenceLb } from "./score/inference_lb";
+import { drawNear } from "./score/late";
+import { greatest, nthCandidate, pickBest } from "./score/pick";
+import { scoreAlike, scoreLeastRequest } from "./score/plain";
+import { scoreSlo } from "./score/slo";
 
 export const POLICY_INFERENCE_LB: u32 = 0;
 export const POLICY_RANDOM: u32 = 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernel's exports and nothing else. Every file says what it exports and what it costs.
 
-export { attach, format, layoutHash, plan, ringOffset } from "./layout";
+export { attach, format, layoutHash, plan, ringOffset } from "./memory/plan";
 export {
   clusterOffset,
   columnOffset,
@@ -24,16 +24,16 @@ export {
   scoreOffset,
   textOffset,
 } from "./offsets";
-export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix_hash";
-export { indexForget, indexInsert, indexInsertScratch, indexLookup, indexPinScratch, indexUnpinScratch } from "./prefix_index";
+export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix/hash";
+export { indexForget, indexInsert, indexInsertScratch, indexLookup, indexPinScratch, indexUnpinScratch } from "./prefix/index";
 export { admit, limitReserve, limitSettle, limitUsed } from "./limits";
-export { serve } from "./fair_share";
-export { arrive, fill, fillAll, HOPELESS, preempt, QUEUED, refresh } from "./late_binding";
-export { backlogMs, clusterBacklogMs } from "./forecast";
+export { serve } from "./queue/fair_share";
+export { arrive, fill, fillAll, HOPELESS, preempt, QUEUED, refresh } from "./queue/late_binding";
+export { backlogMs, clusterBacklogMs } from "./queue/forecast";
 export { learn, learnAverage, predict, predictorReset, predictTtft } from "./predictor";
 export { seedRandom } from "./random";
+export { enqueue } from "./queue/enqueue";
 export {
-  enqueue,
   reap,
   requestDispatch,
   requestFirstToken,
@@ -42,9 +42,14 @@ export {
   requestRelease,
   requestReturn,
 } from "./request";
-export { predictRequest, scoreExpected, scoreSlo } from "./expected_score";
-export { gather, scoreAdapter, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
-export { nthCandidate, pickBest } from "./pick";
+export { predictRequest, scoreExpected } from "./score/expected";
+export { scoreSlo } from "./score/slo";
+export { gather } from "./score/gather";
+export { scoreAdapter } from "./score/adapter";
+export { scoreAlike } from "./score/plain";
+export { scoreInferenceLb } from "./score/inference_lb";
+export { scoreLeastRequest } from "./score/plain";
+export { nthCandidate, pickBest } from "./score/pick";
 export { choose, lookUp, lookUpNothing, matchedChunks } from "./decide";
 // Layout constants that TypeScript needs to place its views.
 export {
@@ -188,7 +193,7 @@ export {
   TRIAL,
   WILLING,
   WINDOWS,
-} from "./layout";
+} from "./memory/plan";
 export {
   POLICY_EXPECTED_TTFT,
   POLICY_INFERENCE_LB,

@@ -5,7 +5,9 @@
 //
 // in one 64-bit word, so that a reservation is one compare-and-swap: two requests never both get the last token.
 
-import { R_ADMITTED, R_TENANT, requestAt, T_CONCURRENCY, T_PRESUMED, T_REMOTE, T_TOTALS, T_WINDOWS, tenantAt } from "./layout";
+import { requestAt, tenantAt } from "./memory/plan";
+import { R_ADMITTED, R_TENANT } from "./memory/request_row";
+import { T_CONCURRENCY, T_PRESUMED, T_REMOTE, T_TOTALS, T_WINDOWS } from "./memory/tenant";
 
 const MINUTE_MS: f64 = 60_000;
 /** When other gateways will have told what they use. */

@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where TypeScript finds each region. The numbers are byte offsets.
 
+import { CLUSTER_BYTES } from "./memory/cluster";
+import { IDENTITY_BYTES } from "./memory/endpoint";
 import {
-  CLUSTER_BYTES,
-  IDENTITY_BYTES,
-  PIN_BUCKET_ENTRIES,
-  PIN_BYTES,
-  PREDICTOR_BYTES,
-  REQUEST_BYTES,
-  SAMPLE_RING_BYTES,
   cells,
   clusterBase,
   endpointBase,
@@ -29,10 +24,13 @@ import {
   requestBase,
   sampleBase,
   scratch,
-  TENANT_BYTES,
   tenantBase,
   waitingBase,
-} from "./layout";
+} from "./memory/plan";
+import { PREDICTOR_BYTES } from "./memory/predictor_row";
+import { REQUEST_BYTES } from "./memory/request_row";
+import { PIN_BUCKET_ENTRIES, PIN_BYTES, SAMPLE_RING_BYTES } from "./memory/rings";
+import { TENANT_BYTES } from "./memory/tenant";
 
 export function clusterOffset(cluster: u32): usize {
   return clusterBase + <usize>cluster * CLUSTER_BYTES;
@@ -94,4 +92,3 @@ export function hashOffset(): usize {
 export function textOffset(): usize {
   return scratch + promptText;
 }
-

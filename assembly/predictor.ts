@@ -7,12 +7,11 @@
 // forgotten only in the direction of new ones (Bittanti, Bolzern and Campi, 1990): P stays bounded where samples tell
 // nothing new, and goes on learning where they do. P stays symmetric because only its upper half is computed.
 
+import { H_AVERAGES } from "./memory/header";
+import { averageBase, cell, histogram, predictorBase, predictors, scratch } from "./memory/plan";
 import {
   AVERAGES,
-  averageBase,
   FEATURES,
-  H_AVERAGES,
-  histogram,
   M_COVARIANCE,
   M_ERROR,
   M_RATE,
@@ -21,10 +20,8 @@ import {
   M_SEQUENCE,
   M_THETA,
   PREDICTOR_BYTES,
-  predictorBase,
-  predictors,
-  scratch,
-} from "./layout";
+} from "./memory/predictor_row";
+import { next } from "./queue/order";
 
 @inline
 function rowAt(row: u32): usize {

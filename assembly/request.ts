@@ -14,12 +14,8 @@
 // A worker that is given up may live on for a while. Its block's epoch and its rows' generations have moved on by then:
 // it opens nothing more, and what it does to its old rows does nothing.
 
+import { C_HITS } from "./memory/cluster";
 import {
-  CHUNK_BYTES,
-  C_CLASSES,
-  C_HITS,
-  C_WAITING,
-  C_WORK,
   E_DISPATCHED,
   E_ELIGIBILITY,
   E_GENERATION,
@@ -27,9 +23,24 @@ import {
   E_PROMPT,
   E_REQUESTS,
   E_UNCACHED,
-  G_EPOCH,
-  G_GRANTS,
-  H_LEAST,
+  SERVING,
+  stampOf,
+  TRIAL,
+} from "./memory/endpoint";
+import { H_LEAST } from "./memory/header";
+import {
+  cell,
+  clusterAt,
+  epoch,
+  epochAt,
+  requestAt,
+  requestsPerWorker,
+  ringOffset,
+  self,
+  tenantAt,
+} from "./memory/plan";
+import { CHUNK_BYTES } from "./memory/prefix";
+import {
   PHASE_DECODING,
   PHASE_FREE,
   PHASE_GRANTED,
@@ -40,11 +51,11 @@ import {
   R_AHEAD,
   R_BAND,
   R_CACHED,
-  R_CLASS,
   R_CLUSTER,
   R_DEADLINE,
   R_ENDPOINT,
   R_GENERATION,
+  R_GRANT,
   R_HELD,
   R_HIDDEN,
   R_MODEL,
@@ -55,35 +66,16 @@ import {
   R_STARTED,
   R_TENANT,
   R_UNCACHED,
-  R_GRANT,
   R_WORK,
-  SERVING,
-  TRIAL,
-  T_CONCURRENCY,
-  T_WAITING,
-  T_WORK,
-  cell,
-  clusterAt,
-  epoch,
-  epochAt,
-  requestAt,
-  requestsPerWorker,
-  ringOffset,
-  self,
-  tenantAt,
-  waitingBase,
-} from "./layout";
+} from "./memory/request_row";
+import { G_EPOCH, G_GRANTS } from "./memory/rings";
+import { T_CONCURRENCY } from "./memory/tenant";
+import { dequeue, enqueue } from "./queue/enqueue";
 
 /** Weight of a grant in the moving mean of hits. */
 const HIT_PACE: f64 = 0.02;
 /** Looks at a row that is being granted before its grant is taken for done: its granter was ended. */
 const PATIENCE: u32 = 10_000_000;
-
-/** A time in 1/16 ms, modulo 2^32. */
-@inline
-export function stampOf(now: f64): u32 {
-  return <u32><i64>(now * 16);
-}
 
 // Takes the prompt's load off, once.
 @inline
@@ -117,40 +109,6 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
   const generation = atomic.add<u32>(at, 1, R_GENERATION) + 1;
   atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
   return generation;
-}
-
-/** Puts a waiting row into the queue: `work` bytes of the backlog. */
-export function enqueue(row: u32, work: u32): void {
-  const at = requestAt(row);
-  const tenant = tenantAt(load<u32>(at, R_TENANT));
-  store<u32>(at, work, R_WORK);
-  const cluster = clusterAt(load<u32>(at, R_CLUSTER));
-  atomic.add<u32>(cluster + C_WAITING, 1);
-  atomic.add<u32>(cluster + C_WORK, work);
-  const itsClass = cluster + (<usize>load<u32>(at, R_CLASS) << 3);
-  atomic.add<u32>(itsClass + C_CLASSES, 1);
-  atomic.add<u32>(itsClass + C_CLASSES + 4, load<u32>(at, R_PROMPT));
-  atomic.add<u32>(tenant + T_WAITING, 1);
-  atomic.add<u32>(tenant + T_WORK, work);
-  atomic.or<u32>(waitingBase + (<usize>(row >> 5) << 2), 1 << (row & 31));
-}
-
-/** Takes a row out of the queue; false when it was not in it. */
-@inline
-export function dequeue(row: u32): bool {
-  const bit: u32 = 1 << (row & 31);
-  if ((atomic.and<u32>(waitingBase + (<usize>(row >> 5) << 2), ~bit) & bit) == 0) return false;
-  const at = requestAt(row);
-  const tenant = tenantAt(load<u32>(at, R_TENANT));
-  const cluster = clusterAt(load<u32>(at, R_CLUSTER));
-  atomic.sub<u32>(cluster + C_WAITING, 1);
-  atomic.sub<u32>(cluster + C_WORK, load<u32>(at, R_WORK));
-  const itsClass = cluster + (<usize>load<u32>(at, R_CLASS) << 3);
-  atomic.sub<u32>(itsClass + C_CLASSES, 1);
-  atomic.sub<u32>(itsClass + C_CLASSES + 4, load<u32>(at, R_PROMPT));
-  atomic.sub<u32>(tenant + T_WAITING, 1);
-  atomic.sub<u32>(tenant + T_WORK, load<u32>(at, R_WORK));
-  return true;
 }
 
 /**

@@ -11,28 +11,11 @@
 // Any worker writes at any time. Keys are published by compare-and-swap, holders are single 64-bit words; a lost update
 // is a lost hint, and a reader that meets a slot while it changes hands sees a hint that may be wrong, never a fault.
 
-import {
-  BUCKET_SLOTS,
-  buckets,
-  cell,
-  D_EVERYWHERE,
-  D_MATCH,
-  D_MATCHES,
-  E_CAPACITY,
-  E_IDLE,
-  E_INSERTED,
-  E_TOUCHED,
-  ENTRY_BYTES,
-  entryBase,
-  H_CLOCK,
-  hashes,
-  HOLDERS,
-  keyBase,
-  N_HOLDERS,
-  N_OVERFLOW,
-  N_TOUCHED,
-  scratch,
-} from "./layout";
+import { E_CAPACITY, E_IDLE, E_INSERTED, E_TOUCHED } from "../memory/endpoint";
+import { H_CLOCK } from "../memory/header";
+import { buckets, cell, entryBase, hashes, keyBase, scratch } from "../memory/plan";
+import { BUCKET_SLOTS, ENTRY_BYTES, HOLDERS, N_HOLDERS, N_OVERFLOW, N_TOUCHED } from "../memory/prefix";
+import { D_EVERYWHERE, D_MATCH, D_MATCHES } from "../memory/question";
 
 const INSERT: u32 = 0;
 const PIN: u32 = 1;

@@ -2,15 +2,9 @@
 // Fair shares in tokens: a tenant's virtual time is what it was served over its weight, and the least goes first. Beside it, how fast a tenant's
 // work is granted while some of it waits.
 
-import {
-  T_DRAINED,
-  T_DRAIN_AT,
-  T_DRAIN_TIME,
-  T_VIRTUAL,
-  T_WAITING,
-  T_WEIGHT,
-  tenantAt,
-} from "./layout";
+import { tenantAt } from "../memory/plan";
+import { T_DRAIN_AT, T_DRAIN_TIME, T_DRAINED, T_VIRTUAL, T_WAITING, T_WEIGHT } from "../memory/tenant";
+import { fleetRate } from "./order";
 
 /** Ms over which the rate of service is averaged. */
 const DRAIN_MS: f64 = 10_000;

@@ -12,26 +12,11 @@
 // Sizes come from the limits in the config: `plan` computes them, `format` writes them into the header, `attach` reads
 // them back and refuses a memory of another layout. The memory never grows. Worker block 0 is the control plane's.
 //
-// The fields themselves stand in fields.ts.
+// The fields themselves stand in the files beside this one.
 
+import { CLUSTER_BYTES } from "./cluster";
+import { BLOCK_ROWS, E_ADAPTERS, E_UNCACHED, ENDPOINT_COLUMNS, IDENTITY_BYTES, LABEL_BITS } from "./endpoint";
 import {
-  AVERAGES,
-  BLOCK_ROWS,
-  BUCKET_SLOTS,
-  CHUNK_BYTES,
-  CLUSTER_BYTES,
-  DECISION_BYTES,
-  D_EXCLUDE,
-  D_MATCH,
-  ENDPOINT_COLUMNS,
-  ENTRY_BYTES,
-  E_ADAPTERS,
-  E_UNCACHED,
-  G_EPOCH,
-  G_GRANTS,
-  HEADER_BYTES,
-  HISTOGRAM_BYTES,
-  HOLDERS,
   H_BUCKETS,
   H_CELLS,
   H_CHUNKS,
@@ -44,37 +29,40 @@ import {
   H_PREDICTORS,
   H_REQUESTS,
   H_RING,
+  H_ROOM_OWN,
   H_SHARING,
   H_TENANTS,
   H_TOTAL,
   H_VERSION,
   H_WORKERS,
-  IDENTITY_BYTES,
-  LABEL_BITS,
+  HEADER_BYTES,
   LAYOUT_VERSION,
   MAGIC,
-  M_COVARIANCE,
-  M_RATIO,
+} from "./header";
+import { AVERAGES, M_COVARIANCE, M_RATIO, PREDICTOR_BYTES } from "./predictor_row";
+import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, HOLDERS } from "./prefix";
+import { D_EXCLUDE, D_MATCH, DECISION_BYTES, HISTOGRAM_BYTES } from "./question";
+import { R_CACHED, R_GENERATION, R_MATCH, R_PREEMPTED, R_STARTED, R_UNCACHED, REQUEST_BYTES } from "./request_row";
+import {
+  G_EPOCH,
+  G_GRANTS,
   PIN_BUCKET_ENTRIES,
   PIN_BYTES,
-  PREDICTOR_BYTES,
-  REQUEST_BYTES,
   RING_HEADER_BYTES,
-  R_CACHED,
-  R_GENERATION,
-  R_MATCH,
-  R_PREEMPTED,
-  R_STARTED,
-  R_UNCACHED,
   SAMPLE_FIELDS,
   SAMPLE_RING_BYTES,
-  TENANT_BYTES,
-  T_TOTALS,
-  T_PRESUMED,
-  T_REMOTE,
-} from "./fields";
+} from "./rings";
+import { T_PRESUMED, T_REMOTE, T_TOTALS, TENANT_BYTES } from "./tenant";
 
-export * from "./fields";
+export * from "./cluster";
+export * from "./endpoint";
+export * from "./header";
+export * from "./predictor_row";
+export * from "./prefix";
+export * from "./question";
+export * from "./request_row";
+export * from "./rings";
+export * from "./tenant";
 
 @inline
 function up(bytes: u64): u64 {

@@ -10,16 +10,23 @@
 // tenant's whole backlog takes at the rate at which it was served lately: about as long as first come, first served
 // would have let it wait. From there on its slack grows with time, so that every wait ends.
 
+import { C_FIRST_BLOCK } from "../memory/cluster";
+import { BLOCK_ROWS, E_ELIGIBILITY, E_RATE, stampOf } from "../memory/endpoint";
+import { H_AGEING, H_BURST, H_OVERDUE, H_OVERDUE_BASE, H_SLACK } from "../memory/header";
 import {
-  BLOCK_ROWS,
-  C_FIRST_BLOCK,
-  E_ELIGIBILITY,
-  E_RATE,
-  H_AGEING,
-  H_BURST,
-  H_OVERDUE,
-  H_OVERDUE_BASE,
-  H_SLACK,
+  cell,
+  clusterAt,
+  histogram,
+  nextBlockBase,
+  parameter,
+  requestAt,
+  requestsPerWorker,
+  scratch,
+  tenantAt,
+  waitingBase,
+  workers,
+} from "../memory/plan";
+import {
   PHASE_WAITING,
   R_ADAPTER,
   R_BAND,
@@ -34,24 +41,11 @@ import {
   R_PROMPT,
   R_QUEUED,
   R_TENANT,
-  T_VIRTUAL,
-  T_WAITING,
-  T_WORK,
-  cell,
-  clusterAt,
-  histogram,
-  nextBlockBase,
-  requestAt,
-  requestsPerWorker,
-  scratch,
-  tenantAt,
-  waitingBase,
-  workers,
-  parameter,
-} from "./layout";
-import { compareFlights, compareRates, flightMs, flightOf, meanRate } from "./flight";
-import { adapterMs, aheadOf, baseOf, chargeOf, observeBusy, remoteShare, uncachedOf } from "./late_score";
-import { stampOf } from "./request";
+} from "../memory/request_row";
+import { T_VIRTUAL, T_WAITING, T_WORK } from "../memory/tenant";
+import { adapterMs } from "../score/adapter";
+import { compareFlights, compareRates, flightMs, flightOf, meanRate } from "../score/flight";
+import { aheadOf, baseOf, chargeOf, observeBusy, uncachedOf } from "../score/late";
 import { serviceRate, virtualOf } from "./fair_share";
 
 /** Share of the time that a request is overdue by which its slack grows. */

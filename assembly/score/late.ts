@@ -16,25 +16,9 @@
 // differences do not count. The square keeps a prompt that everybody shares from filling the batch of one endpoint. It is
 // no reason to wait: an endpoint with room is compared with the best one without its own terms of the requests in flight.
 
+import { C_BUSY, C_BUSY_AT, C_BUSY_NOW, C_HITS } from "../memory/cluster";
+import { BLOCK_ROWS, E_HEAD_AT, E_LIMIT, E_RATE, E_REMOTE_PROMPT, E_REQUESTS, E_UNCACHED } from "../memory/endpoint";
 import {
-  BLOCK_ROWS,
-  CHUNK_BYTES,
-  C_BUSY,
-  C_BUSY_AT,
-  C_BUSY_NOW,
-  C_HITS,
-  D_EVERYWHERE,
-  D_MATCH,
-  D_MATCHES,
-  D_POSITIONS,
-  E_ADAPTERS,
-  E_HEAD_AT,
-  E_LIMIT,
-  E_RATE,
-  E_REMOTE_PROMPT,
-  E_REQUESTS,
-  E_UNCACHED,
-  H_ADAPTER,
   H_CHARGE,
   H_LEAST,
   H_MAX_CHARGE,
@@ -44,6 +28,8 @@ import {
   H_RUN,
   H_RUN_SQUARE,
   H_TIE,
+} from "../memory/header";
+import {
   cell,
   clusterAt,
   parameter,
@@ -52,10 +38,14 @@ import {
   positionQueue,
   positionScore,
   scratch,
-} from "./layout";
+} from "../memory/plan";
+import { CHUNK_BYTES } from "../memory/prefix";
+import { D_EVERYWHERE, D_MATCH, D_MATCHES, D_POSITIONS } from "../memory/question";
+import { charge } from "../queue/fair_share";
+import { adapterMs } from "./adapter";
 import { compareGathered, flightMs, leastFlight, meanRate, weightOfFour } from "./flight";
+import { positionOf } from "./gather";
 import { drawAbove } from "./pick";
-import { positionOf } from "./score";
 
 /** Time over which the busy share is averaged, ms. */
 const BUSY_MS: f64 = 10_000;
@@ -143,13 +133,6 @@ export function baseOf(row: u32, share: f32, stamp: u32): f32 {
 export function uncachedOf(promptBytes: u32, chunks: u32): u32 {
   const known = chunks == 0 ? 0 : (chunks + 1) * CHUNK_BYTES;
   return max(promptBytes - min(promptBytes, known), load<u32>(H_LEAST * 4));
-}
-
-@inline
-export function adapterMs(row: u32, adapter: u32): f32 {
-  if (adapter == 0) return 0;
-  const bit = adapter - 1;
-  return (load<u32>(cell(E_ADAPTERS + (bit >> 5), row)) & (1 << (bit & 31))) != 0 ? 0 : parameter(H_ADAPTER);
 }
 
 /** Takes the share of busy endpoints into its moving mean. */

@@ -3,9 +3,10 @@
 // [0, k) and find the score at that rank: a histogram over the upper 11 bits of the order-preserving integer form of the
 // float narrows it to one bin, two more passes to one value; among equals each is as likely. O(positions).
 
-import { D_POSITIONS, histogram, HISTOGRAM_BYTES, positionQueue, positionScore, scratch } from "./layout";
-import { below } from "./random";
-import { horizontalMax } from "./score";
+import { histogram, positionQueue, positionScore, scratch } from "../memory/plan";
+import { D_POSITIONS, HISTOGRAM_BYTES } from "../memory/question";
+import { below } from "../random";
+import { horizontalMax } from "./gather";
 
 @inline
 function ordered(bits: i32): u32 {

@@ -4,17 +4,24 @@
 // more than `slack`; then it waits. When an endpoint has room again, one of the waiting is granted it, whose turn it is
 // (late_order.ts). A grant costs O(waiting + endpoints). Who decides holds the cluster's lock.
 
+import { C_FIRST_BLOCK, C_WAITING } from "../memory/cluster";
+import { BLOCK_ROWS, E_ELIGIBILITY, SERVING, stampOf, WILLING } from "../memory/endpoint";
+import { H_SLACK } from "../memory/header";
 import {
-  BLOCK_ROWS,
-  C_FIRST_BLOCK,
-  C_WAITING,
-  D_EVERYWHERE,
-  D_MATCH,
-  D_MATCHED,
-  D_MATCHES,
-  D_ROW,
-  E_ELIGIBILITY,
-  H_SLACK,
+  cell,
+  clusterAt,
+  nextBlockBase,
+  parameter,
+  positionPrompt,
+  positionScore,
+  requestAt,
+  requestsPerWorker,
+  scratch,
+  tenantAt,
+  workers,
+} from "../memory/plan";
+import { D_EVERYWHERE, D_MATCH, D_MATCHED, D_MATCHES, D_ROW } from "../memory/question";
+import {
   PHASE_PREFILLING,
   PHASE_WAITING,
   R_ADAPTER,
@@ -34,29 +41,17 @@ import {
   R_SENT,
   R_TENANT,
   R_WORK,
-  SERVING,
-  WILLING,
-  cell,
-  clusterAt,
-  nextBlockBase,
-  positionPrompt,
-  positionScore,
-  requestAt,
-  requestsPerWorker,
-  scratch,
-  tenantAt,
-  workers,
-  parameter,
-} from "./layout";
-import { flightMs } from "./flight";
-import { observeDemand, tooLate } from "./forecast";
-import { chargeOf, drawNear, hasRoom, observeBusy, remoteShare, scoreLate, uncachedOf } from "./late_score";
-import { enqueue, requestGrant, stampOf } from "./request";
-import { gather, rowOf } from "./score";
+} from "../memory/request_row";
+import { requestGrant } from "../request";
+import { flightMs } from "../score/flight";
+import { gather, rowOf } from "../score/gather";
+import { chargeOf, drawNear, hasRoom, observeBusy, remoteShare, scoreLate, uncachedOf } from "../score/late";
+import { greatest } from "../score/pick";
+import { enqueue } from "./enqueue";
 import { charge, observeDrain } from "./fair_share";
-import { chunksOn, next, nextGeneration, rebase, rejoin, survey } from "./late_order";
-import { greatest } from "./pick";
+import { observeDemand, tooLate } from "./forecast";
 import { lockCluster, unlockCluster } from "./lock";
+import { chunksOn, next, nextGeneration, rebase, rejoin, survey } from "./order";
 
 /** `arrive`: the request waits; or it would come too late to its first token, and does not. */
 export const QUEUED: i32 = -2;

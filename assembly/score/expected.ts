@@ -6,42 +6,24 @@
 // ahead_ms_i is the prefill work ahead as in late_score.ts, predicted() is the model's learned prefill time, speed_i
 // how the endpoint's learned rate compares with the model's: it stands for the class of its hardware.
 
+import { BLOCK_ROWS, E_RATE, E_REMOTE_PROMPT, stampOf } from "../memory/endpoint";
+import { H_ROOM, H_RUN } from "../memory/header";
 import {
-  BLOCK_ROWS,
-  CHUNK_BYTES,
-  D_EVERYWHERE,
-  D_MATCH,
-  D_MATCHES,
-  D_POSITIONS,
-  D_SLO_MET,
-  D_TPOT_SLO,
-  D_TTFT_SLO,
-  E_RATE,
-  E_REMOTE_PROMPT,
-  H_ROOM,
-  H_RUN,
-  R_AHEAD,
-  R_CACHED,
-  R_CLUSTER,
-  R_ENDPOINT,
-  R_MODEL,
-  R_PROMPT,
   cell,
+  parameter,
   positionBlock,
   positionPrompt,
   positionQueue,
   positionScore,
   requestAt,
   scratch,
-  parameter,
-} from "./layout";
-import { aheadMsOfFour, aheadOfFour, remoteShare, sinceOf, sinceOfFour } from "./late_score";
-import { predictTtft, rateOf, stepParameter } from "./predictor";
-import { stampOf } from "./request";
-import { positionOf } from "./score";
-
-/** Share of the predicted TTFT that favours the fuller one of two endpoints that keep the objectives. */
-const FULLER: f32 = 0.01;
+} from "../memory/plan";
+import { CHUNK_BYTES } from "../memory/prefix";
+import { D_EVERYWHERE, D_MATCH, D_MATCHES, D_POSITIONS } from "../memory/question";
+import { R_AHEAD, R_CACHED, R_CLUSTER, R_ENDPOINT, R_MODEL, R_PROMPT } from "../memory/request_row";
+import { predictTtft, rateOf } from "../predictor";
+import { positionOf } from "./gather";
+import { aheadMsOfFour, aheadOfFour, remoteShare, sinceOf, sinceOfFour } from "./late";
 
 @inline
 function blockRow(ordinal: u32): u32 {
@@ -85,39 +67,6 @@ export function scoreExpected(cluster: u32, model: u32, promptBytes: u32, stamp:
     store<f32>(scores + at, load<f32>(scores + at) + load<f32>(owns + at) - prefill);
     store<f32>(owns + at, prefill);
   }
-}
-
-/**
- * Of the endpoints that keep the objectives by prediction, prefers the one that leaves most room for others: the least
- * prefill of its own, then the fuller one. When none keeps them, the scores stay those of `scoreExpected`.
- */
-export function scoreSlo(model: u32): void {
-  const ttftSlo = load<f32>(scratch, D_TTFT_SLO);
-  const tpotSlo = load<f32>(scratch, D_TPOT_SLO);
-  const step = <f32>stepParameter(model, 0);
-  const perRequest = <f32>stepParameter(model, 1);
-  const queues = scratch + positionQueue;
-  const scores = scratch + positionScore;
-  const owns = scratch + positionPrompt;
-  const end = <usize>load<u32>(scratch, D_POSITIONS) << 2;
-  let met: u32 = 0;
-  for (let at: usize = 0; at < end; at += 4) {
-    if (keeps(scores + at, queues + at, ttftSlo, tpotSlo, step, perRequest)) met++;
-  }
-  store<u32>(scratch, met, D_SLO_MET);
-  if (met == 0) return;
-  for (let at: usize = 0; at < end; at += 4) {
-    const score = load<f32>(scores + at);
-    const keeps_ = keeps(scores + at, queues + at, ttftSlo, tpotSlo, step, perRequest);
-    store<f32>(scores + at, keeps_ ? -load<f32>(owns + at) - FULLER * score : -Infinity);
-  }
-}
-
-@inline
-function keeps(score: usize, queue: usize, ttftSlo: f32, tpotSlo: f32, step: f32, perRequest: f32): bool {
-  const ttft = -load<f32>(score);
-  if (ttft == Infinity || (ttftSlo > 0 && ttft > ttftSlo)) return false;
-  return tpotSlo <= 0 || step + perRequest * (load<f32>(queue) + 1) <= tpotSlo;
 }
 
 /** Predicted ms from now to the first token of a granted request, with what is ahead of it on its endpoint. */

@@ -3,7 +3,8 @@
 // at once. Nothing is corrupted without it (grants and counters are atomic on their own), so nobody waits for long: a
 // holder that was ended or descheduled is passed by after `PATIENCE` looks, and its lock is taken over.
 
-import { C_LOCK, clusterAt, scratch } from "./layout";
+import { C_LOCK } from "../memory/cluster";
+import { clusterAt, scratch } from "../memory/plan";
 
 /** Looks before the lock is taken from its holder: some hundred microseconds, longer than any decision. */
 const PATIENCE: u32 = 200_000;

@@ -2,30 +2,14 @@
 // How long what waits in front of a cluster takes: for a request, whether waiting leads to its first token in time; for
 // one that is refused, when to come back.
 
-import {
-  CLASSES,
-  C_BUSY_AT,
-  C_DEMAND,
-  C_DEMAND_AT,
-  C_WORK,
-  R_BAND,
-  R_CLASS,
-  R_CLUSTER,
-  R_DEADLINE,
-  R_WORK,
-  SERVING,
-  T_WORK,
-  clusterAt,
-  requestAt,
-  requestsPerWorker,
-  tenantAt,
-  waitingBase,
-  workers,
-} from "./layout";
+import { C_BUSY_AT, C_DEMAND, C_DEMAND_AT, C_WORK, CLASSES } from "../memory/cluster";
+import { SERVING, stampOf } from "../memory/endpoint";
+import { clusterAt, requestAt, requestsPerWorker, tenantAt, waitingBase, workers } from "../memory/plan";
+import { R_BAND, R_CLASS, R_CLUSTER, R_DEADLINE, R_WORK } from "../memory/request_row";
+import { T_WORK } from "../memory/tenant";
+import { remoteShare } from "../score/late";
 import { serviceRate } from "./fair_share";
-import { remoteShare } from "./late_score";
-import { fleetRate, leastCost, survey } from "./late_order";
-import { stampOf } from "./request";
+import { fleetRate, leastCost, survey } from "./order";
 
 /** Ms over which the demand of a class is averaged. */
 const DEMAND_MS: f64 = 10_000;

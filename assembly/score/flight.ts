@@ -3,23 +3,11 @@
 // where flight_i = queue_i · speed_i, and speed_i = rate_i / mean(rate) to the nearest power of two, 1 between 0.6 and 1.7.
 // The mean is the harmonic one, ms a byte at the mean speed: an endpoint that crawls does not make the others fast ones.
 
-import {
-  BLOCK_ROWS,
-  D_CANDIDATES,
-  D_POSITIONS,
-  E_PENALTY,
-  E_RATE,
-  E_REMOTE_REQUESTS,
-  E_REQUESTS,
-  H_RUN,
-  H_RUN_SQUARE,
-  cell,
-  parameter,
-  positionBlock,
-  positionQueue,
-  scratch,
-} from "./layout";
-import { horizontalMin } from "./score";
+import { BLOCK_ROWS, E_PENALTY, E_RATE, E_REMOTE_REQUESTS, E_REQUESTS } from "../memory/endpoint";
+import { H_RUN, H_RUN_SQUARE } from "../memory/header";
+import { cell, endpoints, parameter, positionBlock, positionQueue, scratch } from "../memory/plan";
+import { D_CANDIDATES, D_POSITIONS } from "../memory/question";
+import { horizontalMin } from "./gather";
 
 // Requests in flight on an endpoint through any gateway, and its slow start.
 @inline

@@ -3,8 +3,8 @@
 // ends need not fall on 16-byte blocks: the state holds whole blocks only, and what lies between the last whole block
 // and the chunk's end is hashed as a tail that the next chunk absorbs again.
 
+import { hashes, maxChunks, promptText, scratch } from "../memory/plan";
 import { absorb, peek, reset, second } from "./murmur3";
-import { hashes, maxChunks, promptText, scratch } from "./layout";
 
 /** Hashes `length` bytes at `text` in chunks of `chunkBytes` into u64 at `out`, at most `most`; returns how many. */
 export function hashPrefixes(text: usize, length: u32, chunkBytes: u32, out: usize, most: u32): u32 {

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// The inference_lb score of what was gathered, four rows at a time:
+//
+//   delta     = max(2, max(queue) - min(queue))
+//   request_i = (queue_i - min(queue)) / delta
+//   prefill_i = prompt_i / max(floor, max(prompt))
+//   score_i   = W_cache · cache_i - W_request · ceil(delta / 5) · request_i - W_prefill · prefill_i
+
+import { positionPrompt, positionQueue, positionScore, scratch } from "../memory/plan";
+import {
+  D_CHUNKS,
+  D_EVERYWHERE,
+  D_MATCH,
+  D_MATCHES,
+  D_MAX_PROMPT,
+  D_MAX_REQUESTS,
+  D_MIN_REQUESTS,
+  D_POSITIONS,
+} from "../memory/question";
+import { positionOf } from "./gather";
+
+/** Scores what `gather` gathered by the inference_lb formula. A weight of 0 leaves its term out. */
+export function scoreInferenceLb(cacheWeight: f32, requestWeight: f32, prefillWeight: f32, promptFloor: f32): void {
+  const positions = load<u32>(scratch, D_POSITIONS);
+  const queues = scratch + positionQueue;
+  const prompts = scratch + positionPrompt;
+  const scores = scratch + positionScore;
+  const chunks = load<u32>(scratch, D_CHUNKS);
+  const leastQueue = load<f32>(scratch, D_MIN_REQUESTS);
+  const delta = max<f32>(2, load<f32>(scratch, D_MAX_REQUESTS) - leastQueue);
+  const promptScale = max<f32>(promptFloor, load<f32>(scratch, D_MAX_PROMPT));
+  const requestFactor = requestWeight * ceil<f32>(delta / 5);
+  const shared: f32 = chunks == 0 ? 0 : cacheWeight * (<f32>load<u32>(scratch, D_EVERYWHERE) / <f32>chunks);
+
+  const infinity = f32x4.splat(f32.MAX_VALUE * 2);
+  const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
+  const least = f32x4.splat(leastQueue);
+  const range = f32x4.splat(delta);
+  const scale = f32x4.splat(promptScale);
+  const wRequest = f32x4.splat(requestFactor);
+  const wPrefill = f32x4.splat(prefillWeight);
+  const base = f32x4.splat(shared);
+  const end = <usize>positions << 2;
+  for (let at: usize = 0; at < end; at += 16) {
+    const q = v128.load(queues + at);
+    const request = f32x4.mul(wRequest, f32x4.div(f32x4.sub(q, least), range));
+    const prefill = f32x4.mul(wPrefill, f32x4.div(v128.load(prompts + at), scale));
+    const score = f32x4.sub(f32x4.sub(base, request), prefill);
+    v128.store(scores + at, v128.bitselect(nothing, score, f32x4.eq(q, infinity)));
+  }
+  if (chunks == 0) return;
+
+  const matches = load<u32>(scratch, D_MATCHES);
+  for (let m: u32 = 0; m < matches; m++) {
+    const pair = scratch + D_MATCH + (<usize>m << 3);
+    const at = <usize>positionOf(load<u32>(pair)) << 2;
+    const q = load<f32>(queues + at);
+    if (q == Infinity) continue;
+    const cache = cacheWeight * (<f32>load<u32>(pair, 4) / <f32>chunks);
+    const request = requestFactor * ((q - leastQueue) / delta);
+    const prefill = prefillWeight * (load<f32>(prompts + at) / promptScale);
+    store<f32>(scores + at, cache - request - prefill);
+  }
+}
