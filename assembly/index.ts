@@ -17,7 +17,6 @@ export {
   predictorOffset,
   promptOffset,
   tenantOffset,
-  waitingOffset,
   queueOffset,
   requestOffset,
   sampleOffset,
@@ -25,14 +24,13 @@ export {
   textOffset,
 } from "./offsets";
 export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix/hash";
-export { indexForget, indexInsert, indexInsertScratch, indexLookup, indexPinScratch, indexUnpinScratch } from "./prefix/index";
+export { indexForget, indexInsertScratch, indexLookup, indexPinScratch, indexUnpinScratch } from "./prefix/index";
 export { admit, limitReserve, limitSettle, limitUsed } from "./limits";
 export { serve } from "./queue/fair_share";
 export { arrive, fill, fillAll, HOPELESS, preempt, QUEUED, refresh } from "./queue/late_binding";
 export { backlogMs, clusterBacklogMs } from "./queue/forecast";
 export { learn, learnAverage, predict, predictorReset, predictTtft } from "./predictor";
 export { seedRandom } from "./random";
-export { enqueue } from "./queue/enqueue";
 export {
   reap,
   requestDispatch,
@@ -42,14 +40,11 @@ export {
   requestRelease,
   requestReturn,
 } from "./request";
-export { predictRequest, scoreExpected } from "./score/expected";
-export { scoreSlo } from "./score/slo";
+export { predictRequest } from "./score/expected";
 export { gather } from "./score/gather";
-export { scoreAdapter } from "./score/adapter";
-export { scoreAlike } from "./score/plain";
 export { scoreInferenceLb } from "./score/inference_lb";
 export { scoreLeastRequest } from "./score/plain";
-export { nthCandidate, pickBest } from "./score/pick";
+export { pickBest } from "./score/pick";
 export { choose, lookUp, lookUpNothing, matchedChunks } from "./decide";
 // Layout constants that TypeScript needs to place its views.
 export {
@@ -78,7 +73,6 @@ export {
   D_MAX_REQUESTS,
   D_MIN_REQUESTS,
   D_POSITIONS,
-  D_PREDICTED,
   D_SLO_MET,
   D_TPOT_SLO,
   D_TTFT_SLO,
@@ -170,7 +164,6 @@ export {
   R_MODEL,
   R_PHASE,
   R_PROMPT,
-  R_STARTED,
   R_GRANT,
   REQUEST_BYTES,
   RING_HEADER_BYTES,

@@ -25,7 +25,6 @@ import {
   sampleBase,
   scratch,
   tenantBase,
-  waitingBase,
 } from "./memory/plan";
 import { PREDICTOR_BYTES } from "./memory/predictor_row";
 import { REQUEST_BYTES } from "./memory/request_row";
@@ -64,9 +63,6 @@ export function predictorOffset(row: u32): usize {
 }
 export function tenantOffset(tenant: u32): usize {
   return tenantBase + <usize>tenant * TENANT_BYTES;
-}
-export function waitingOffset(row: u32): usize {
-  return waitingBase + (<usize>(row >> 5) << 2);
 }
 export function decisionOffset(): usize {
   return scratch;

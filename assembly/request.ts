@@ -63,7 +63,6 @@ import {
   R_PREEMPTED,
   R_PROMPT,
   R_SENT,
-  R_STARTED,
   R_TENANT,
   R_UNCACHED,
   R_WORK,
@@ -90,7 +89,7 @@ function dropPrompt(at: usize, endpoint: u32): bool {
  * Opens a free row of the caller's own block as waiting. Returns its generation, which every later call must name; 0 when
  * this block was taken from the caller.
  */
-export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32, now: f64): u32 {
+export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32): u32 {
   if (atomic.load<u32>(epochAt) != epoch) return 0;
   const at = requestAt(row);
   store<u32>(at, cluster, R_CLUSTER);
@@ -105,7 +104,6 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
   store<u32>(at, 0, R_TENANT);
   store<u32>(at, 0, R_BAND);
   store<f64>(at, 0, R_DEADLINE);
-  store<f64>(at, now, R_STARTED);
   const generation = atomic.add<u32>(at, 1, R_GENERATION) + 1;
   atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
   return generation;

@@ -30,7 +30,7 @@ function crowd() {
   const k = kernel.exports;
   let now = 1e12;
   const arrive = (bytes: number): RequestRow => {
-    const row = requests.tryOpen(0, 0, bytes, now)!;
+    const row = requests.tryOpen(0, 0, bytes)!;
     k.lookUpNothing();
     k.arrive(row.row, row.generation, k.SERVING, 0, 1_000, 0, 0, now);
     return row;

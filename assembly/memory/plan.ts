@@ -42,7 +42,7 @@ import {
 import { AVERAGES, M_COVARIANCE, M_RATIO, PREDICTOR_BYTES } from "./predictor_row";
 import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, HOLDERS } from "./prefix";
 import { D_EXCLUDE, D_MATCH, DECISION_BYTES, HISTOGRAM_BYTES } from "./question";
-import { R_CACHED, R_GENERATION, R_MATCH, R_PREEMPTED, R_STARTED, R_UNCACHED, REQUEST_BYTES } from "./request_row";
+import { R_CACHED, R_GENERATION, R_MATCH, R_PREEMPTED, R_UNCACHED, REQUEST_BYTES } from "./request_row";
 import {
   G_EPOCH,
   G_GRANTS,
@@ -174,7 +174,7 @@ export function layoutHash(): u32 {
   h = mix(mix(mix(h, BUCKET_SLOTS), ENTRY_BYTES), HOLDERS);
   h = mix(mix(mix(h, DECISION_BYTES), BLOCK_ROWS), HISTOGRAM_BYTES);
   h = mix(mix(mix(h, RING_HEADER_BYTES), G_GRANTS), H_SHARING);
-  h = mix(mix(mix(mix(h, R_STARTED), R_CACHED), R_GENERATION), R_UNCACHED);
+  h = mix(mix(mix(h, R_CACHED), R_GENERATION), R_UNCACHED);
   h = mix(mix(mix(h, D_MATCH), D_EXCLUDE), E_UNCACHED);
   h = mix(mix(mix(h, E_ADAPTERS), PIN_BYTES), LABEL_BITS);
   h = mix(mix(mix(h, PREDICTOR_BYTES), M_COVARIANCE), M_RATIO);

@@ -19,6 +19,5 @@ export const MAX_EXCLUDED: u32 = 8;
 export const D_MATCH: u32 = 80; // HOLDERS pairs of u32
 export const D_TTFT_SLO: u32 = 136; // f32, ms, 0 for none, written by the caller
 export const D_TPOT_SLO: u32 = 140; // f32, ms, 0 for none, written by the caller
-export const D_PREDICTED: u32 = 144; // f32, ms to the first token on the chosen endpoint
 export const D_SLO_MET: u32 = 148; // whether an endpoint keeps the objectives by prediction
 export const HISTOGRAM_BYTES: u32 = 2048 * 4;

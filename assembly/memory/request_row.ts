@@ -11,7 +11,6 @@ export const R_CLUSTER: u32 = 16;
 export const R_HELD: u32 = 20; // 1 while the prompt bytes are on the endpoint
 export const R_GENERATION: u32 = 24; // bumped each time the row is opened
 export const R_MODEL: u32 = 28;
-export const R_STARTED: u32 = 32; // f64, ms since the epoch
 export const R_CACHED: u32 = 40; // chunks matched on the granted endpoint
 export const R_UNCACHED: u32 = 44; // prompt bytes beyond them
 

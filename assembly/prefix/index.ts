@@ -178,16 +178,11 @@ function holdAll(from: usize, count: u32, salt: u32, row: u32, how: u32, pinned:
 }
 
 /**
- * Records that endpoint `row` holds the first `count` hashes at `from` (u64 each). Tail first: engines evict the end of
- * a prefix before its beginning, so the beginning gets the youngest stamp.
+ * Records that endpoint `row` holds the first `count` hashes in scratch. Tail first: engines evict the end of a prefix
+ * before its beginning, so the beginning gets the youngest stamp.
  */
-export function indexInsert(from: usize, count: u32, salt: u32, row: u32): void {
-  holdAll(from, count, salt, row, INSERT, 0);
-}
-
-/** `indexInsert` of the hashes in this worker's scratch. */
 export function indexInsertScratch(count: u32, salt: u32, row: u32): void {
-  indexInsert(scratch + hashes, count, salt, row);
+  holdAll(scratch + hashes, count, salt, row, INSERT, 0);
 }
 
 /**

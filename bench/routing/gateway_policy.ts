@@ -136,7 +136,7 @@ export class GatewayPolicy implements RoutingPolicy {
 
   arrive(job: Job): void {
     const prompt = promptOf(job, this.#placement.policy.cacheAware);
-    const row = this.#requests.tryOpen(0, 0, prompt.bytes, this.fleet.now)!;
+    const row = this.#requests.tryOpen(0, 0, prompt.bytes)!;
     this.#decisions.resume(prompt, this.#placement, []);
     const open = { job, row, prompt, pinned: 0 };
     if (!this.#placement.policy.queued) {

@@ -104,7 +104,7 @@ export class LocalScheduler implements Scheduler, SlotOwner {
   async acquire(request: SlotRequest): Promise<Slot> {
     const { placement, promptText, model, pinned, hidden } = request;
     const prompt = this.decisions.begin(promptText, placement);
-    const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes, this.clock.wall());
+    const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes);
     if (!row) {
       this.decisions.retire(prompt);
       throw new GatewayError(

@@ -38,10 +38,10 @@ export class RequestTable {
   }
 
   /** Opens a row in phase waiting; undefined when limits.requests_in_flight is used up. */
-  tryOpen(cluster: number, model: number, promptBytes: number, wallMs: number): RequestRow | undefined {
+  tryOpen(cluster: number, model: number, promptBytes: number): RequestRow | undefined {
     if (this.#freeCount === 0) return undefined;
     const row = this.#free[this.#freeCount - 1];
-    const generation = this.#kernel.exports.requestOpen(row, cluster, model, promptBytes, wallMs);
+    const generation = this.#kernel.exports.requestOpen(row, cluster, model, promptBytes);
     if (generation === 0) return undefined; // the supervisor has given this worker up
     this.#freeCount--;
     if (row > this.#cells[HIGH_ROW_CELL]) this.#cells[HIGH_ROW_CELL] = row;

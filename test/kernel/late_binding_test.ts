@@ -59,7 +59,7 @@ Deno.test("queue: no request is lost or granted twice, nobody waits beside an en
       const one = open.length > 0 ? random.pick(open) : undefined;
       const action = random.below(8);
       if (action < 3) {
-        const row = requests[worker].tryOpen(0, 0, 1 + random.below(random.chance(0.1) ? 200_000 : 8_000), now);
+        const row = requests[worker].tryOpen(0, 0, 1 + random.below(random.chance(0.1) ? 200_000 : 8_000));
         if (!row) continue;
         const [band, tenant] = [random.pick([900, 1_000, 1_100]), random.below(8)];
         k.lookUpNothing();
@@ -134,7 +134,7 @@ function ask(
   { bytes = 4_000, band = 1_000, tenant = 0, deadline = 0, now = 1e12 } = {},
 ) {
   const k = fleet.kernels[1].exports;
-  const row = fleet.requests[0].tryOpen(0, 0, bytes, now)!;
+  const row = fleet.requests[0].tryOpen(0, 0, bytes)!;
   k.lookUpNothing();
   return { row, result: k.arrive(row.row, row.generation, k.SERVING, 0, band, tenant, deadline, now) };
 }

@@ -26,7 +26,7 @@ Deno.test("request rows and counters agree after random lives, releases repeated
     const action = random.below(6);
     if (action === 0) {
       const prompt = random.below(100_000);
-      const row = table.tryOpen(0, 0, prompt, step);
+      const row = table.tryOpen(0, 0, prompt);
       if (table.capacity === table.open) assert(row === undefined || table.open === table.capacity);
       if (row) open.push({ row, prompt, requests: 0, held: 0, uncached: 0, endpoint: -1 });
     } else if (one && action === 1 && one.row.phase === RequestPhase.waiting) {
@@ -61,11 +61,11 @@ Deno.test("request rows and counters agree after random lives, releases repeated
 
 Deno.test("tryOpen says no when every row is open", () => {
   const table = new RequestTable(freshKernels({ requestsPerWorker: 2 })[1]);
-  const first = table.tryOpen(0, 0, 1, 0)!;
-  assert(table.tryOpen(0, 0, 1, 0));
-  assertEquals(table.tryOpen(0, 0, 1, 0), undefined);
+  const first = table.tryOpen(0, 0, 1)!;
+  assert(table.tryOpen(0, 0, 1));
+  assertEquals(table.tryOpen(0, 0, 1), undefined);
   first.release();
-  assert(table.tryOpen(0, 0, 1, 0));
+  assert(table.tryOpen(0, 0, 1));
 });
 
 Deno.test("grant refuses an endpoint that stopped serving and leaves no load there", () => {
@@ -73,7 +73,7 @@ Deno.test("grant refuses an endpoint that stopped serving and leaves no load the
   const endpoints = new EndpointTable(kernel);
   const row = endpoints.add(0, { hostname: "e", port: 1 }, 10, 0);
   endpoints.setState(row, EndpointState.draining);
-  const request = new RequestTable(kernel).tryOpen(0, 0, 500, 0)!;
+  const request = new RequestTable(kernel).tryOpen(0, 0, 500)!;
   assert(!request.grant(row, 0));
   assertEquals([request.phase, endpoints.requests(row), endpoints.promptBytes(row)], [RequestPhase.waiting, 0, 0]);
 });
@@ -84,15 +84,15 @@ Deno.test("reap releases what a dead worker held and nothing else", () => {
   const row = endpoints.add(0, { hostname: "e", port: 1 }, 10, 0);
   const [dead, alive] = [1, 2].map((worker) => new RequestTable(kernels[worker]));
   for (let i = 0; i < 10; i++) {
-    const request = dead.tryOpen(0, 0, 100, 0)!;
+    const request = dead.tryOpen(0, 0, 100)!;
     if (i > 0) request.grant(row, 0);
     if (i > 3) request.dispatch(0, false);
     if (i > 6) request.firstToken(0);
   }
-  const survivor = alive.tryOpen(0, 0, 7, 0)!;
+  const survivor = alive.tryOpen(0, 0, 7)!;
   survivor.grant(row, 0);
   assertEquals(kernels[0].exports.reap(1), 10);
-  assertEquals(dead.tryOpen(0, 0, 1, 0), undefined, "a worker that was given up opens nothing");
+  assertEquals(dead.tryOpen(0, 0, 1), undefined, "a worker that was given up opens nothing");
   assertEquals([endpoints.requests(row), endpoints.promptBytes(row)], [1, 7]);
   survivor.release();
   assertEquals([endpoints.requests(row), endpoints.promptBytes(row)], [0, 0]);
@@ -104,7 +104,7 @@ Deno.test("a grant by another worker is told to the owner; all are in order", as
   const row = endpoints.add(0, { hostname: "e", port: 1 }, 10, 0);
   const table = new RequestTable(kernels[1]);
   const watch = new GrantWatch(kernels[1]);
-  const [own, other] = [table.tryOpen(0, 0, 7, 0)!, table.tryOpen(0, 0, 7, 0)!];
+  const [own, other] = [table.tryOpen(0, 0, 7)!, table.tryOpen(0, 0, 7)!];
   const { count } = watch;
   assert(own.grant(row, 0));
   const afterOwn = watch.count;
@@ -128,7 +128,7 @@ Deno.test("a row is freed for another endpoint only without requests, and its id
   const endpoints = new EndpointTable(kernel);
   const row = endpoints.add(2, { hostname: "old", port: 1 }, 10, 0);
   const generation = endpoints.generation(row);
-  const request = new RequestTable(kernel).tryOpen(2, 0, 1, 0)!;
+  const request = new RequestTable(kernel).tryOpen(2, 0, 1)!;
   request.grant(row, 0);
   endpoints.setState(row, EndpointState.draining);
   assertEquals(endpoints.remove(2, row), false);
