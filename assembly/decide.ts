@@ -2,12 +2,11 @@
 // One decision: hash the prompt text in scratch, look its prefixes up, gather the candidates, score, pick. Everything
 // that `explain` shows is left in scratch.
 
-import { C_TURN } from "./memory/cluster";
+import { CLUSTER_TURN } from "./memory/cluster";
 import { stampOf, WILLING } from "./memory/endpoint";
-import { H_ADAPTER, H_SLACK } from "./memory/header";
-import { clusterAt, parameter, positionPrompt, positionScore, scratch } from "./memory/plan";
+import { header } from "./memory/header";
+import { clusterAt, positionPrompt, positionScore, question, questionMatch, scratch } from "./memory/plan";
 import { CHUNK_BYTES } from "./memory/prefix";
-import { D_CHUNKS, D_EVERYWHERE, D_MATCH, D_MATCHED, D_MATCHES, D_ROW } from "./memory/question";
 import { hashPrompt } from "./prefix/hash";
 import { indexLookup } from "./prefix/index";
 import { scoreCluster } from "./queue/late_binding";
@@ -33,16 +32,16 @@ export const POLICY_LATE_BINDING: u32 = 6;
 /** Hashes the prompt text in scratch and looks it up: the part of a decision that a retry need not repeat. */
 export function lookUp(promptBytes: u32, salt: u32): u32 {
   const chunks = hashPrompt(promptBytes, CHUNK_BYTES);
-  store<u32>(scratch, chunks, D_CHUNKS);
+  question().chunks = chunks;
   indexLookup(chunks, salt);
   return chunks;
 }
 
 /** Leaves the cache out of the decision that follows. */
 export function lookUpNothing(): void {
-  store<u32>(scratch, 0, D_CHUNKS);
-  store<u32>(scratch, 0, D_EVERYWHERE);
-  store<u32>(scratch, 0, D_MATCHES);
+  question().chunks = 0;
+  question().everywhere = 0;
+  question().matches = 0;
 }
 
 /**
@@ -72,7 +71,7 @@ export function choose(
   let candidates = gather(cluster, mask | WILLING, promptColumn);
   if (candidates == 0) candidates = gather(cluster, mask, promptColumn);
   if (candidates == 0) {
-    store<i32>(scratch, -1, D_ROW);
+    question().row = -1;
     return -1;
   }
   let position: u32;
@@ -83,7 +82,7 @@ export function choose(
     position = pickBest(min(candidates, max<u32>(1, best)));
   } else if (policy == POLICY_EXPECTED_TTFT || policy == POLICY_SLO) {
     scoreExpected(cluster, model, promptBytes, stampOf(now));
-    if (adapter != 0) scoreAdapter(adapter, parameter(H_ADAPTER));
+    if (adapter != 0) scoreAdapter(adapter, header().adapter);
     if (policy == POLICY_SLO) scoreSlo(model);
     position = drawNear(scratch + positionScore, greatest(scratch + positionScore));
   } else if (policy == POLICY_LEAST_REQUEST) {
@@ -92,7 +91,7 @@ export function choose(
   } else {
     scoreAlike();
     position = policy == POLICY_ROUND_ROBIN
-      ? nthCandidate(atomic.add<u32>(clusterAt(cluster) + C_TURN, 1) % candidates)
+      ? nthCandidate(atomic.add<u32>(clusterAt(cluster) + CLUSTER_TURN, 1) % candidates)
       : nthCandidate(below(candidates));
   }
   return chosen(position);
@@ -100,14 +99,14 @@ export function choose(
 
 function chosen(position: u32): i32 {
   const row = rowOf(position);
-  store<u32>(scratch, row, D_ROW);
-  store<u32>(scratch, matchedChunks(row), D_MATCHED);
+  question().row = row;
+  question().matched = matchedChunks(row);
   return <i32>row;
 }
 
 function chooseLate(cluster: u32, mask: u32, promptBytes: u32, adapter: u32, now: f64): i32 {
   if (scoreCluster(cluster, mask, promptBytes, adapter, now) == 0) {
-    store<i32>(scratch, -1, D_ROW);
+    question().row = -1;
     return -1;
   }
   const scores = scratch + positionScore;
@@ -116,15 +115,15 @@ function chooseLate(cluster: u32, mask: u32, promptBytes: u32, adapter: u32, now
   const free = greatest(roomy);
   const position = drawNear(roomy, free);
   const flight = flightMs(rowOf(position));
-  return chosen(free + flight < best - parameter(H_SLACK) ? drawNear(scores, best) : position);
+  return chosen(free + flight < best - header().slack ? drawNear(scores, best) : position);
 }
 
 /** Leading chunks of the looked-up prompt that a row is presumed to hold. */
 export function matchedChunks(row: u32): u32 {
-  const matches = load<u32>(scratch, D_MATCHES);
+  const matches = question().matches;
   for (let m: u32 = 0; m < matches; m++) {
-    const pair = scratch + D_MATCH + (<usize>m << 3);
-    if (load<u32>(pair) == row) return load<u32>(pair, 4);
+    const match = questionMatch(m);
+    if (match.row == row) return match.chunks;
   }
-  return load<u32>(scratch, D_EVERYWHERE);
+  return question().everywhere;
 }

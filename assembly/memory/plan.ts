@@ -6,7 +6,7 @@
 //     │ 256 B  │ 128 each │ 4 × rows each    │ 272 each   │ 192 each │ bits    │ index  │
 //     ├────────┴┬─────────┼─────────┬────────┬┴───────────┬──────────┼─────────┼────────┘
 //     │ scratch │ metric  │ save    │ pins   │ predictors │ samples  │ tenants │
-//     │ /worker │ /worker │ /worker │ 16 ea. │ 512 each   │ /worker  │ 192 ea. │
+//     │ /worker │ /worker │ /worker │ 16 ea. │ 384 each   │ /worker  │ 128 ea. │
 //     └─────────┴─────────┴─────────┴────────┴────────────┴──────────┴─────────┘
 //
 // Sizes come from the limits in the config: `plan` computes them, `format` writes them into the header, `attach` reads
@@ -14,45 +14,38 @@
 //
 // The fields themselves stand in the files beside this one.
 
-import { CLUSTER_BYTES } from "./cluster";
-import { BLOCK_ROWS, E_ADAPTERS, E_UNCACHED, ENDPOINT_COLUMNS, IDENTITY_BYTES, LABEL_BITS } from "./endpoint";
+import { ClassQueue, CLUSTER_BYTES, CLUSTER_CLASSES, ClusterRow } from "./cluster";
 import {
-  H_BUCKETS,
-  H_CELLS,
-  H_CHUNKS,
-  H_CLUSTERS,
-  H_ENDPOINTS,
-  H_HASH,
-  H_LEAST,
-  H_MAGIC,
-  H_PINS,
-  H_PREDICTORS,
-  H_REQUESTS,
-  H_RING,
-  H_ROOM_OWN,
-  H_SHARING,
-  H_TENANTS,
-  H_TOTAL,
-  H_VERSION,
-  H_WORKERS,
-  HEADER_BYTES,
-  LAYOUT_VERSION,
-  MAGIC,
-} from "./header";
-import { AVERAGES, M_COVARIANCE, M_RATIO, PREDICTOR_BYTES } from "./predictor_row";
-import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, HOLDERS } from "./prefix";
-import { D_EXCLUDE, D_MATCH, DECISION_BYTES, HISTOGRAM_BYTES } from "./question";
-import { R_CACHED, R_GENERATION, R_MATCH, R_PREEMPTED, R_UNCACHED, REQUEST_BYTES } from "./request_row";
+  BLOCK_ROWS,
+  ENDPOINT_ADAPTERS,
+  ENDPOINT_COLUMNS,
+  ENDPOINT_UNCACHED,
+  IDENTITY_BYTES,
+  LABEL_BITS,
+} from "./endpoint";
+import { header, HEADER_BYTES, HEADER_LEAST, HEADER_ROOM_OWN, HEADER_SHARING, LAYOUT_VERSION, MAGIC } from "./header";
+import { AVERAGES, PREDICTOR_BYTES, PREDICTOR_COVARIANCE, PREDICTOR_RATIO } from "./predictor_row";
+import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, HOLDERS, Match, matchAt } from "./prefix";
+import { HISTOGRAM_BYTES, Question, QUESTION_BYTES, QUESTION_EXCLUDE, QUESTION_MATCH } from "./question";
 import {
-  G_EPOCH,
-  G_GRANTS,
+  REQUEST_BYTES,
+  REQUEST_CACHED,
+  REQUEST_GENERATION,
+  REQUEST_MATCH,
+  REQUEST_PREEMPTED,
+  REQUEST_UNCACHED,
+  RequestRow,
+} from "./request_row";
+import {
   PIN_BUCKET_ENTRIES,
   PIN_BYTES,
+  RING_EPOCH,
+  RING_GRANTS,
   RING_HEADER_BYTES,
   SAMPLE_FIELDS,
   SAMPLE_RING_BYTES,
 } from "./rings";
-import { T_PRESUMED, T_REMOTE, T_TOTALS, TENANT_BYTES } from "./tenant";
+import { TENANT_BYTES, TENANT_PRESUMED, TENANT_REMOTE, TENANT_TOTALS, TenantRow } from "./tenant";
 
 export * from "./cluster";
 export * from "./endpoint";
@@ -131,7 +124,7 @@ function layOut(): u64 {
   at = up(at + <u64>buckets * BUCKET_SLOTS * 8);
   entryBase = <usize>at;
   at = up(at + <u64>buckets * BUCKET_SLOTS * ENTRY_BYTES);
-  let s: u64 = DECISION_BYTES;
+  let s: u64 = QUESTION_BYTES;
   positionQueue = <usize>s;
   s = up(s + <u64>endpoints * 4);
   positionPrompt = <usize>s;
@@ -172,16 +165,16 @@ export function layoutHash(): u32 {
   h = mix(mix(mix(h, HEADER_BYTES), CHUNK_BYTES), CLUSTER_BYTES);
   h = mix(mix(mix(h, ENDPOINT_COLUMNS), IDENTITY_BYTES), REQUEST_BYTES);
   h = mix(mix(mix(h, BUCKET_SLOTS), ENTRY_BYTES), HOLDERS);
-  h = mix(mix(mix(h, DECISION_BYTES), BLOCK_ROWS), HISTOGRAM_BYTES);
-  h = mix(mix(mix(h, RING_HEADER_BYTES), G_GRANTS), H_SHARING);
-  h = mix(mix(mix(h, R_CACHED), R_GENERATION), R_UNCACHED);
-  h = mix(mix(mix(h, D_MATCH), D_EXCLUDE), E_UNCACHED);
-  h = mix(mix(mix(h, E_ADAPTERS), PIN_BYTES), LABEL_BITS);
-  h = mix(mix(mix(h, PREDICTOR_BYTES), M_COVARIANCE), M_RATIO);
+  h = mix(mix(mix(h, QUESTION_BYTES), BLOCK_ROWS), HISTOGRAM_BYTES);
+  h = mix(mix(mix(h, RING_HEADER_BYTES), RING_GRANTS), HEADER_SHARING);
+  h = mix(mix(mix(h, REQUEST_CACHED), REQUEST_GENERATION), REQUEST_UNCACHED);
+  h = mix(mix(mix(h, QUESTION_MATCH), QUESTION_EXCLUDE), ENDPOINT_UNCACHED);
+  h = mix(mix(mix(h, ENDPOINT_ADAPTERS), PIN_BYTES), LABEL_BITS);
+  h = mix(mix(mix(h, PREDICTOR_BYTES), PREDICTOR_COVARIANCE), PREDICTOR_RATIO);
   h = mix(mix(h, SAMPLE_RING_BYTES), SAMPLE_FIELDS);
-  h = mix(mix(mix(h, R_PREEMPTED), R_MATCH), TENANT_BYTES);
-  h = mix(mix(mix(mix(h, H_LEAST), H_ROOM_OWN), T_PRESUMED), T_REMOTE);
-  h = mix(mix(h, AVERAGES), T_TOTALS);
+  h = mix(mix(mix(h, REQUEST_PREEMPTED), REQUEST_MATCH), TENANT_BYTES);
+  h = mix(mix(mix(mix(h, HEADER_LEAST), HEADER_ROOM_OWN), TENANT_PRESUMED), TENANT_REMOTE);
+  h = mix(mix(h, AVERAGES), TENANT_TOTALS);
   return h;
 }
 
@@ -220,25 +213,34 @@ export function plan(
 /** Writes the header of a fresh, zeroed memory from the limits last given to `plan`. */
 export function format(): void {
   const total = layOut();
-  store<u32>(H_MAGIC * 4, MAGIC);
-  store<u32>(H_VERSION * 4, LAYOUT_VERSION);
-  store<u32>(H_HASH * 4, layoutHash());
-  store<u32>(H_TOTAL * 4, <u32>total);
-  store<u32>(H_WORKERS * 4, workers);
-  store<u32>(H_CLUSTERS * 4, clusters);
-  store<u32>(H_ENDPOINTS * 4, endpoints);
-  store<u32>(H_REQUESTS * 4, requestsPerWorker);
-  store<u32>(H_BUCKETS * 4, buckets);
-  store<u32>(H_CHUNKS * 4, maxChunks);
-  store<u32>(H_CELLS * 4, cells);
-  store<u32>(H_RING * 4, ringWords);
-  store<u32>(H_PINS * 4, pinBuckets);
-  store<u32>(H_PREDICTORS * 4, predictors);
-  store<u32>(H_TENANTS * 4, tenants);
+  header().magic = MAGIC;
+  header().version = LAYOUT_VERSION;
+  header().hash = layoutHash();
+  header().total = <u32>total;
+  header().workers = workers;
+  header().clusters = clusters;
+  header().endpoints = endpoints;
+  header().requests = requestsPerWorker;
+  header().buckets = buckets;
+  header().chunks = maxChunks;
+  header().cells = cells;
+  header().ring = ringWords;
+  header().pins = pinBuckets;
+  header().predictors = predictors;
+  header().tenants = tenants;
 }
 
 /** This instance's scratch block. */
 export let scratch: usize = 0;
+/** The decision at its beginning. */
+@inline
+export function question(): Question {
+  return changetype<Question>(scratch);
+}
+@inline
+export function questionMatch(i: u32): Match {
+  return matchAt(scratch + QUESTION_MATCH, i);
+}
 /** This instance's block. */
 export let self: u32 = 0;
 /** Address of the epoch of this instance's block, and its value when the instance attached. */
@@ -250,34 +252,28 @@ export let epoch: u32 = 0;
  * Returns 0, or what is wrong: 1 magic, 2 version, 3 layout hash, 4 no such worker, 5 size.
  */
 export function attach(worker: u32): i32 {
-  if (load<u32>(H_MAGIC * 4) != MAGIC) return 1;
-  if (load<u32>(H_VERSION * 4) != LAYOUT_VERSION) return 2;
-  if (load<u32>(H_HASH * 4) != layoutHash()) return 3;
-  workers = load<u32>(H_WORKERS * 4);
+  if (header().magic != MAGIC) return 1;
+  if (header().version != LAYOUT_VERSION) return 2;
+  if (header().hash != layoutHash()) return 3;
+  workers = header().workers;
   if (worker >= workers) return 4;
-  clusters = load<u32>(H_CLUSTERS * 4);
-  endpoints = load<u32>(H_ENDPOINTS * 4);
-  requestsPerWorker = load<u32>(H_REQUESTS * 4);
-  buckets = load<u32>(H_BUCKETS * 4);
-  maxChunks = load<u32>(H_CHUNKS * 4);
-  cells = load<u32>(H_CELLS * 4);
-  ringWords = load<u32>(H_RING * 4);
-  pinBuckets = load<u32>(H_PINS * 4);
-  predictors = load<u32>(H_PREDICTORS * 4);
-  tenants = load<u32>(H_TENANTS * 4);
+  clusters = header().clusters;
+  endpoints = header().endpoints;
+  requestsPerWorker = header().requests;
+  buckets = header().buckets;
+  maxChunks = header().chunks;
+  cells = header().cells;
+  ringWords = header().ring;
+  pinBuckets = header().pins;
+  predictors = header().predictors;
+  tenants = header().tenants;
   const total = layOut();
-  if (<u32>total != load<u32>(H_TOTAL * 4) || total > (<u64>memory.size() << 16)) return 5;
+  if (<u32>total != header().total || total > (<u64>memory.size() << 16)) return 5;
   scratch = scratchBase + <usize>worker * scratchBytes;
   self = worker;
-  epochAt = ringOffset(worker) + G_EPOCH;
+  epochAt = ringOffset(worker) + RING_EPOCH;
   epoch = atomic.load<u32>(epochAt);
   return 0;
-}
-
-/** A number of late binding out of the header. */
-@inline
-export function parameter(index: u32): f32 {
-  return load<f32>(<usize>index << 2);
 }
 
 /** Byte offset of a worker's save ring. */
@@ -298,14 +294,40 @@ export function requestAt(row: u32): usize {
   return requestBase + <usize>row * REQUEST_BYTES;
 }
 
+@inline
+export function requestRow(row: u32): RequestRow {
+  return changetype<RequestRow>(requestAt(row));
+}
+
+@inline
+export function requestMatch(request: RequestRow, i: u32): Match {
+  return matchAt(changetype<usize>(request) + REQUEST_MATCH, i);
+}
+
 /** Address of a tenant's row. */
 @inline
 export function tenantAt(tenant: u32): usize {
   return tenantBase + <usize>tenant * TENANT_BYTES;
 }
 
+@inline
+export function tenantRow(tenant: u32): TenantRow {
+  return changetype<TenantRow>(tenantAt(tenant));
+}
+
+/** Address of what waits of a cluster in a class of priority: a ClassQueue. */
+@inline
+export function classQueueAt(cluster: u32, itsClass: u32): usize {
+  return clusterAt(cluster) + CLUSTER_CLASSES + <usize>itsClass * offsetof<ClassQueue>();
+}
+
 /** Address of a cluster's row. */
 @inline
 export function clusterAt(cluster: u32): usize {
   return clusterBase + <usize>cluster * CLUSTER_BYTES;
+}
+
+@inline
+export function clusterRow(cluster: u32): ClusterRow {
+  return changetype<ClusterRow>(clusterAt(cluster));
 }

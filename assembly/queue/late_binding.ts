@@ -4,44 +4,24 @@
 // more than `slack`; then it waits. When an endpoint has room again, one of the waiting is granted it, whose turn it is
 // (late_order.ts). A grant costs O(waiting + endpoints). Who decides holds the cluster's lock.
 
-import { C_FIRST_BLOCK, C_WAITING } from "../memory/cluster";
-import { BLOCK_ROWS, E_ELIGIBILITY, SERVING, stampOf, WILLING } from "../memory/endpoint";
-import { H_SLACK } from "../memory/header";
+import { BLOCK_ROWS, ENDPOINT_ELIGIBILITY, SERVING, stampOf, WILLING } from "../memory/endpoint";
+import { header } from "../memory/header";
 import {
   cell,
-  clusterAt,
+  clusterRow,
   nextBlockBase,
-  parameter,
   positionPrompt,
   positionScore,
+  question,
   requestAt,
+  requestRow,
   requestsPerWorker,
   scratch,
-  tenantAt,
+  tenantRow,
   workers,
 } from "../memory/plan";
-import { D_EVERYWHERE, D_MATCH, D_MATCHED, D_MATCHES, D_ROW } from "../memory/question";
-import {
-  PHASE_PREFILLING,
-  PHASE_WAITING,
-  R_ADAPTER,
-  R_BAND,
-  R_CLASS,
-  R_CLUSTER,
-  R_DEADLINE,
-  R_EVERYWHERE,
-  R_GENERATION,
-  R_MASK,
-  R_MATCH,
-  R_MATCHES,
-  R_PHASE,
-  R_PREEMPTED,
-  R_PROMPT,
-  R_QUEUED,
-  R_SENT,
-  R_TENANT,
-  R_WORK,
-} from "../memory/request_row";
+import { QUESTION_MATCH } from "../memory/question";
+import { PHASE_PREFILLING, PHASE_WAITING, REQUEST_MATCH, REQUEST_PHASE, RequestRow } from "../memory/request_row";
 import { requestGrant } from "../request";
 import { flightMs } from "../score/flight";
 import { gather, rowOf } from "../score/gather";
@@ -63,11 +43,11 @@ const SECOND_CLASS: u32 = 1000;
 const MOST_CHOICES: u32 = 16;
 
 // Copies what was looked up for a request into its row.
-function carry(at: usize): void {
-  const matches = load<u32>(scratch, D_MATCHES);
-  store<u32>(at, load<u32>(scratch, D_EVERYWHERE), R_EVERYWHERE);
-  store<u32>(at, matches, R_MATCHES);
-  memory.copy(at + R_MATCH, scratch + D_MATCH, <usize>matches << 3);
+function carry(request: RequestRow): void {
+  const matches = question().matches;
+  request.everywhere = question().everywhere;
+  request.matches = matches;
+  memory.copy(changetype<usize>(request) + REQUEST_MATCH, scratch + QUESTION_MATCH, <usize>matches << 3);
 }
 
 /** Scores the candidates of a request, for `arrive` and for a choice without a queue. Returns their number. */
@@ -94,25 +74,25 @@ export function arrive(
   deadline: f64,
   now: f64,
 ): i32 {
-  const at = requestAt(row);
-  const cluster = load<u32>(at, R_CLUSTER);
-  const prompt = load<u32>(at, R_PROMPT);
-  store<f64>(at, now, R_QUEUED);
-  store<f64>(at, deadline, R_DEADLINE);
-  store<u32>(at, mask, R_MASK);
-  store<u32>(at, adapter, R_ADAPTER);
-  store<u32>(at, band, R_BAND);
-  store<u32>(at, tenant, R_TENANT);
-  store<u32>(at, band <= FIRST_CLASS ? 0 : band <= SECOND_CLASS ? 1 : 2, R_CLASS);
-  carry(at);
+  const request = requestRow(row);
+  const cluster = request.cluster;
+  const prompt = request.prompt;
+  request.queued = now;
+  request.deadline = deadline;
+  request.mask = mask;
+  request.adapter = adapter;
+  request.band = band;
+  request.tenant = tenant;
+  request.priorityClass = band <= FIRST_CLASS ? 0 : band <= SECOND_CLASS ? 1 : 2;
+  carry(request);
   lockCluster(cluster);
-  const result = placeOrQueue(at, row, generation, cluster, mask, prompt, adapter, tenant, now);
+  const result = placeOrQueue(request, row, generation, cluster, mask, prompt, adapter, tenant, now);
   unlockCluster(cluster);
   return result;
 }
 
 function placeOrQueue(
-  at: usize,
+  request: RequestRow,
   row: u32,
   generation: u32,
   cluster: u32,
@@ -129,26 +109,26 @@ function placeOrQueue(
     const best = greatest(scores);
     const free = greatest(roomy);
     const endpoint = rowOf(drawNear(roomy, free));
-    if (free + flightMs(endpoint) < best - parameter(H_SLACK)) {
+    if (free + flightMs(endpoint) < best - header().slack) {
       const home = rowOf(drawNear(scores, best));
-      rejoin(row, cluster, load<u32>(at, R_BAND));
-      const work = uncachedOf(prompt, chunksOn(at, home));
-      store<u32>(at, work, R_WORK);
-      if (tooLate(at, true, now)) return HOPELESS;
+      rejoin(row, cluster, request.band);
+      const work = uncachedOf(prompt, chunksOn(request, home));
+      request.work = work;
+      if (tooLate(request, true, now)) return HOPELESS;
       // While there is an endpoint that does not ask to be left alone, it waits for such a one.
-      if ((load<u32>(cell(E_ELIGIBILITY, home)) & WILLING) != 0) store<u32>(at, mask | WILLING, R_MASK);
-      observeDrain(tenantAt(tenant), 0, now);
-      observeDemand(cluster, load<u32>(at, R_CLASS), work, now);
+      if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, home)) & WILLING) != 0) request.mask = mask | WILLING;
+      observeDrain(tenantRow(tenant), 0, now);
+      observeDemand(cluster, request.priorityClass, work, now);
       enqueue(row, work);
       return QUEUED;
     }
-    const chunks = chunksOn(at, endpoint);
+    const chunks = chunksOn(request, endpoint);
     if (requestGrant(row, generation, endpoint, chunks, now) == 1) {
       const work = uncachedOf(prompt, chunks);
-      observeDemand(cluster, load<u32>(at, R_CLASS), work, now);
+      observeDemand(cluster, request.priorityClass, work, now);
       charge(tenant, prompt, work, false, now);
-      store<u32>(scratch, endpoint, D_ROW);
-      store<u32>(scratch, chunks, D_MATCHED);
+      question().row = endpoint;
+      question().matched = chunks;
       return <i32>endpoint;
     }
   }
@@ -161,14 +141,15 @@ function placeOrQueue(
  */
 export function refresh(row: u32, generation: u32, now: f64): i32 {
   const at = requestAt(row);
-  if (load<u32>(at, R_GENERATION) != generation || atomic.load<u32>(at, R_PHASE) != PHASE_WAITING) return 1;
-  carry(at);
-  const cluster = load<u32>(at, R_CLUSTER);
-  const willing = load<u32>(at, R_MASK) | WILLING;
+  const request = changetype<RequestRow>(at);
+  if (request.generation != generation || atomic.load<u32>(at, REQUEST_PHASE) != PHASE_WAITING) return 1;
+  carry(request);
+  const cluster = request.cluster;
+  const willing = request.mask | WILLING;
   const count = gather(cluster, willing, 0);
-  store<u32>(at, count > 0 ? willing : willing & ~WILLING, R_MASK);
+  request.mask = count > 0 ? willing : willing & ~WILLING;
   const found = count > 0 ? count : gather(cluster, willing & ~WILLING, 0);
-  return found > 0 && tooLate(at, false, now) ? HOPELESS : <i32>found;
+  return found > 0 && tooLate(request, false, now) ? HOPELESS : <i32>found;
 }
 
 /**
@@ -180,15 +161,15 @@ export function preempt(cluster: u32, lowest: u32): i32 {
   let band = lowest;
   let sent: f64 = 0;
   for (let row: u32 = 0; row < workers * requestsPerWorker; row++) {
-    const at = requestAt(row);
-    if (load<u32>(at, R_PHASE) != PHASE_PREFILLING || load<u32>(at, R_CLUSTER) != cluster) continue;
-    if (load<u32>(at, R_BAND) < band || load<u32>(at, R_PREEMPTED) != 0) continue;
-    if (load<u32>(at, R_BAND) == band && load<f64>(at, R_SENT) < sent) continue;
+    const request = requestRow(row);
+    if (request.phase != PHASE_PREFILLING || request.cluster != cluster) continue;
+    if (request.band < band || request.preempted != 0) continue;
+    if (request.band == band && request.sent < sent) continue;
     chosen = row;
-    band = load<u32>(at, R_BAND);
-    sent = load<f64>(at, R_SENT);
+    band = request.band;
+    sent = request.sent;
   }
-  if (chosen >= 0) store<u32>(requestAt(chosen), 1, R_PREEMPTED);
+  if (chosen >= 0) requestRow(chosen).preempted = 1;
   return chosen;
 }
 
@@ -197,7 +178,7 @@ export function preempt(cluster: u32, lowest: u32): i32 {
  * appeared, by any thread. Returns the number of grants.
  */
 export function fill(cluster: u32, endpoint: u32, now: f64): u32 {
-  if (load<u32>(clusterAt(cluster), C_WAITING) == 0) return 0;
+  if (clusterRow(cluster).waiting == 0) return 0;
   lockCluster(cluster);
   const share = remoteShare(cluster);
   let granted: u32 = 0;
@@ -211,12 +192,12 @@ export function fill(cluster: u32, endpoint: u32, now: f64): u32 {
 
 /** `fill` of every endpoint of a cluster with room. */
 export function fillAll(cluster: u32, now: f64): u32 {
-  if (load<u32>(clusterAt(cluster), C_WAITING) == 0) return 0;
+  if (clusterRow(cluster).waiting == 0) return 0;
   lockCluster(cluster);
   const share = remoteShare(cluster);
   survey(cluster, SERVING | WILLING, share, now);
   let granted: u32 = 0;
-  let block = load<u32>(clusterAt(cluster), C_FIRST_BLOCK);
+  let block = clusterRow(cluster).firstBlock;
   while (block != 0) {
     block--;
     for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
@@ -233,7 +214,7 @@ export function fillAll(cluster: u32, now: f64): u32 {
 
 @inline
 function open(endpoint: u32, share: f32, stamp: u32): bool {
-  return (load<u32>(cell(E_ELIGIBILITY, endpoint)) & SERVING) != 0 && hasRoom(endpoint, share, stamp);
+  return (load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & SERVING) != 0 && hasRoom(endpoint, share, stamp);
 }
 
 function fillSurveyed(cluster: u32, endpoint: u32, share: f32, now: f64): u32 {
@@ -241,10 +222,10 @@ function fillSurveyed(cluster: u32, endpoint: u32, share: f32, now: f64): u32 {
   while (hasRoom(endpoint, share, stampOf(now))) {
     const row = next(cluster, endpoint, share, now);
     if (row < 0) break;
-    const at = requestAt(row);
-    const tenant = load<u32>(at, R_TENANT);
-    const prompt = load<u32>(at, R_PROMPT);
-    const chunks = chunksOn(at, endpoint);
+    const request = requestRow(row);
+    const tenant = request.tenant;
+    const prompt = request.prompt;
+    const chunks = chunksOn(request, endpoint);
     const result = requestGrant(row, nextGeneration, endpoint, chunks, now);
     if (result == -1) break;
     if (result == 0) continue; // its owner was faster

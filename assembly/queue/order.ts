@@ -10,39 +10,25 @@
 // tenant's whole backlog takes at the rate at which it was served lately: about as long as first come, first served
 // would have let it wait. From there on its slack grows with time, so that every wait ends.
 
-import { C_FIRST_BLOCK } from "../memory/cluster";
-import { BLOCK_ROWS, E_ELIGIBILITY, E_RATE, stampOf } from "../memory/endpoint";
-import { H_AGEING, H_BURST, H_OVERDUE, H_OVERDUE_BASE, H_SLACK } from "../memory/header";
+import { BLOCK_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_RATE, stampOf } from "../memory/endpoint";
+import { header } from "../memory/header";
 import {
   cell,
-  clusterAt,
+  clusterRow,
   histogram,
   nextBlockBase,
-  parameter,
   requestAt,
+  requestMatch,
+  requestRow,
   requestsPerWorker,
   scratch,
   tenantAt,
+  tenantRow,
   waitingBase,
   workers,
 } from "../memory/plan";
-import {
-  PHASE_WAITING,
-  R_ADAPTER,
-  R_BAND,
-  R_CLUSTER,
-  R_DEADLINE,
-  R_EVERYWHERE,
-  R_GENERATION,
-  R_MASK,
-  R_MATCH,
-  R_MATCHES,
-  R_PHASE,
-  R_PROMPT,
-  R_QUEUED,
-  R_TENANT,
-} from "../memory/request_row";
-import { T_VIRTUAL, T_WAITING, T_WORK } from "../memory/tenant";
+import { PHASE_WAITING, REQUEST_GENERATION, RequestRow } from "../memory/request_row";
+import { TENANT_VIRTUAL, TenantRow } from "../memory/tenant";
 import { adapterMs } from "../score/adapter";
 import { compareFlights, compareRates, flightMs, flightOf, meanRate } from "../score/flight";
 import { aheadOf, baseOf, chargeOf, observeBusy, uncachedOf } from "../score/late";
@@ -56,22 +42,28 @@ const NEAR_MS: f64 = 250;
 const ALTERNATIVES: u32 = 4;
 
 // Leading chunks of a row's prompt that an endpoint is presumed to hold.
-export function chunksOn(at: usize, endpoint: u32): u32 {
-  const matches = load<u32>(at, R_MATCHES);
+export function chunksOn(request: RequestRow, endpoint: u32): u32 {
+  const matches = request.matches;
   for (let m: u32 = 0; m < matches; m++) {
-    const pair = at + R_MATCH + (<usize>m << 3);
-    if (load<u32>(pair) == endpoint) return load<u32>(pair, 4);
+    const match = requestMatch(request, m);
+    if (match.row == endpoint) return match.chunks;
   }
-  return load<u32>(at, R_EVERYWHERE);
+  return request.everywhere;
 }
 
-// The alternatives: pairs of endpoint row (u32) and base (f32), where a pick has its histogram.
+@unmanaged
+class Alternative {
+  endpoint: u32; // row
+  base: f32; // base_i of late.ts
+}
+
+// The alternatives, the cheapest first, where a pick has its histogram.
 @inline
-export function alternative(i: u32): usize {
-  return scratch + histogram + (<usize>i << 3);
+function alternative(i: u32): Alternative {
+  return changetype<Alternative>(scratch + histogram + (<usize>i << 3));
 }
 
-export let alternatives: u32 = 0;
+let alternatives: u32 = 0;
 /** Prompt bytes that all endpoints together prefill in a ms. */
 export let fleetRate: f64 = 0;
 
@@ -85,13 +77,13 @@ export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
     if (pass == 1) compareRates(serving, <f32>fleetRate);
     if (pass == 2) compareFlights(leastFlight);
     alternatives = 0;
-    let block = load<u32>(clusterAt(cluster), C_FIRST_BLOCK);
+    let block = clusterRow(cluster).firstBlock;
     while (block != 0) {
       block--;
       for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
-        if ((load<u32>(cell(E_ELIGIBILITY, row)) & wanted) != wanted) continue;
+        if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, row)) & wanted) != wanted) continue;
         if (pass == 0) {
-          const rate = load<f32>(cell(E_RATE, row));
+          const rate = load<f32>(cell(ENDPOINT_RATE, row));
           serving++;
           fleetRate += 1 / max<f64>(1e-9, <f64>rate);
           if (aheadOf(row, share) > 0) busy++;
@@ -107,43 +99,43 @@ export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
 function keepCheapest(row: u32, base: f32): void {
   let i = alternatives;
   if (i == ALTERNATIVES) {
-    if (base >= load<f32>(alternative(i - 1), 4)) return;
+    if (base >= alternative(i - 1).base) return;
     i--;
   } else alternatives++;
-  for (; i > 0 && load<f32>(alternative(i - 1), 4) > base; i--) {
-    store<u64>(alternative(i), load<u64>(alternative(i - 1)));
+  for (; i > 0 && alternative(i - 1).base > base; i--) {
+    store<u64>(changetype<usize>(alternative(i)), load<u64>(changetype<usize>(alternative(i - 1))));
   }
-  store<u32>(alternative(i), row);
-  store<f32>(alternative(i), base, 4);
+  alternative(i).endpoint = row;
+  alternative(i).base = base;
 }
 
 // Cost of a waiting request on an endpoint with this base, when a byte of capacity is worth `price` ms.
 @inline
 function costOn(endpoint: u32, base: f32, work: u32, price: f32, adapter: u32): f32 {
-  return base + (load<f32>(cell(E_RATE, endpoint)) + price) * <f32>work + adapterMs(endpoint, adapter);
+  return base + (load<f32>(cell(ENDPOINT_RATE, endpoint)) + price) * <f32>work + adapterMs(endpoint, adapter);
 }
 
 /**
  * After `survey`: the least cost of a row's request, on the endpoints that hold it and the cheapest others, when it has
  * `left` of their rate until its turn; 0 when none of these is for it.
  */
-export function leastCost(at: usize, left: f32, share: f32, stamp: u32): f32 {
-  const mask = load<u32>(at, R_MASK);
-  const prompt = load<u32>(at, R_PROMPT);
-  const adapter = load<u32>(at, R_ADAPTER);
-  const matches = load<u32>(at, R_MATCHES);
+export function leastCost(request: RequestRow, left: f32, share: f32, stamp: u32): f32 {
+  const mask = request.mask;
+  const prompt = request.prompt;
+  const adapter = request.adapter;
+  const matches = request.matches;
   let least = f32.MAX_VALUE;
   for (let m: u32 = 0; m < matches; m++) {
-    const pair = at + R_MATCH + (<usize>m << 3);
-    const endpoint = load<u32>(pair);
-    if ((load<u32>(cell(E_ELIGIBILITY, endpoint)) & mask) != mask) continue;
-    const work = uncachedOf(prompt, load<u32>(pair, 4));
+    const match = requestMatch(request, m);
+    const endpoint = match.row;
+    if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) != mask) continue;
+    const work = uncachedOf(prompt, match.chunks);
     least = min(least, costOn(endpoint, baseOf(endpoint, share, stamp) / left, work, 0, adapter));
   }
   for (let i: u32 = 0; i < alternatives; i++) {
-    const endpoint = load<u32>(alternative(i));
-    if ((load<u32>(cell(E_ELIGIBILITY, endpoint)) & mask) != mask) continue;
-    least = min(least, costOn(endpoint, load<f32>(alternative(i), 4) / left, uncachedOf(prompt, chunksOn(at, endpoint)), 0, adapter));
+    const endpoint = alternative(i).endpoint;
+    if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) != mask) continue;
+    least = min(least, costOn(endpoint, alternative(i).base / left, uncachedOf(prompt, chunksOn(request, endpoint)), 0, adapter));
   }
   return least == f32.MAX_VALUE ? 0 : least;
 }
@@ -155,7 +147,7 @@ export let nextGeneration: u32 = 0;
 export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
   const price = chargeOf(cluster) * meanRate;
   const base = baseOf(endpoint, share, stampOf(now));
-  const eligibility = load<u32>(cell(E_ELIGIBILITY, endpoint));
+  const eligibility = load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint));
   const words = (workers * requestsPerWorker + 31) >> 5;
   let chosen: i32 = -1;
   let band: u32 = u32.MAX_VALUE;
@@ -166,27 +158,28 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
     for (; bits != 0; bits &= bits - 1) {
       const row = (word << 5) + ctz<u32>(bits);
       const at = requestAt(row);
+      const request = changetype<RequestRow>(at);
       // First: a row that becomes another request's while it is read is not granted.
-      const generation = atomic.load<u32>(at, R_GENERATION);
-      if (load<u32>(at, R_CLUSTER) != cluster || load<u32>(at, R_PHASE) != PHASE_WAITING) continue;
-      const mask = load<u32>(at, R_MASK);
+      const generation = atomic.load<u32>(at, REQUEST_GENERATION);
+      if (request.cluster != cluster || request.phase != PHASE_WAITING) continue;
+      const mask = request.mask;
       if ((eligibility & mask) != mask) continue;
-      const itsBand = load<u32>(at, R_BAND);
+      const itsBand = request.band;
       if (itsBand > band) continue;
-      const tenant = tenantAt(load<u32>(at, R_TENANT));
-      const itsVirtual = load<u64>(tenant, T_VIRTUAL);
+      const account = tenantRow(request.tenant);
+      const itsVirtual = account.virtual;
       if (itsBand == band && itsVirtual > virtual) continue;
-      const work = uncachedOf(load<u32>(at, R_PROMPT), chunksOn(at, endpoint));
-      const ms = <f64>load<f32>(cell(E_RATE, endpoint)) * <f64>work;
-      const waited = now - load<f64>(at, R_QUEUED);
-      const late = waited - overdueAfter(tenant);
-      const deadline = load<f64>(at, R_DEADLINE);
+      const work = uncachedOf(request.prompt, chunksOn(request, endpoint));
+      const ms = <f64>load<f32>(cell(ENDPOINT_RATE, endpoint)) * <f64>work;
+      const waited = now - request.queued;
+      const late = waited - overdueAfter(account);
+      const deadline = request.deadline;
       const left = deadline > 0 ? deadline - now - ms : Infinity;
       const urgent = late > 0 || left < NEAR_MS;
-      const itsTurn: f64 = urgent ? -1e12 - max(waited, NEAR_MS - left) : ms / (1 + <f64>parameter(H_AGEING) * waited);
+      const itsTurn: f64 = urgent ? -1e12 - max(waited, NEAR_MS - left) : ms / (1 + <f64>header().ageing * waited);
       if (itsBand == band && itsVirtual == virtual && itsTurn >= turn) continue;
-      const slack = <f64>parameter(H_SLACK) + LATE_SLACK * max<f64>(0, late) + max<f64>(0, NEAR_MS - left);
-      if (!wants(at, endpoint, base, work, price, mask, share, slack, stampOf(now), late > 0)) continue;
+      const slack = <f64>header().slack + LATE_SLACK * max<f64>(0, late) + max<f64>(0, NEAR_MS - left);
+      if (!wants(request, endpoint, base, work, price, mask, share, slack, stampOf(now), late > 0)) continue;
       if ((atomic.load<u32>(waitingBase + (<usize>word << 2)) & (1 << (row & 31))) == 0) continue;
       chosen = <i32>row;
       nextGeneration = generation;
@@ -200,33 +193,44 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
 
 // Ms after which a request of this tenant is overdue.
 @inline
-function overdueAfter(tenant: usize): f64 {
-  const backlog = <f64>load<u32>(tenant, T_WORK) / serviceRate(tenant, fleetRate);
-  return <f64>parameter(H_OVERDUE) * backlog + <f64>parameter(H_OVERDUE_BASE);
+function overdueAfter(account: TenantRow): f64 {
+  const backlog = <f64>account.work / serviceRate(account, fleetRate);
+  return <f64>header().overdue * backlog + <f64>header().overdueBase;
 }
 
 // Whether an endpoint suits a request: no other would do it sooner by more than the slack. To one that is overdue only
 // the prefill counts that it would cost more here than there, no longer what is ahead.
-function wants(at: usize, endpoint: u32, base: f32, work: u32, price: f32, mask: u32, share: f32, slack: f64, stamp: u32, overdue: bool): bool {
-  const adapter = load<u32>(at, R_ADAPTER);
+function wants(
+  request: RequestRow,
+  endpoint: u32,
+  base: f32,
+  work: u32,
+  price: f32,
+  mask: u32,
+  share: f32,
+  slack: f64,
+  stamp: u32,
+  overdue: bool,
+): bool {
+  const adapter = request.adapter;
   const most = <f32>(<f64>costOn(endpoint, overdue ? <f32>0 : base - flightMs(endpoint), work, price, adapter) - slack);
   if (most <= 0) return true;
-  const prompt = load<u32>(at, R_PROMPT);
-  const matches = load<u32>(at, R_MATCHES);
+  const prompt = request.prompt;
+  const matches = request.matches;
   for (let m: u32 = 0; m < matches; m++) {
-    const pair = at + R_MATCH + (<usize>m << 3);
-    const other = load<u32>(pair);
-    if (other == endpoint || (load<u32>(cell(E_ELIGIBILITY, other)) & mask) != mask) continue;
-    const its = uncachedOf(prompt, load<u32>(pair, 4));
+    const match = requestMatch(request, m);
+    const other = match.row;
+    if (other == endpoint || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
+    const its = uncachedOf(prompt, match.chunks);
     const otherBase: f32 = overdue ? <f32>0 : baseOf(other, share, stamp);
     if (costOn(other, otherBase, its, price, adapter) < most) return false;
   }
   if (overdue) return true;
   for (let i: u32 = 0; i < alternatives; i++) {
-    const other = load<u32>(alternative(i));
-    if (other == endpoint || (load<u32>(cell(E_ELIGIBILITY, other)) & mask) != mask) continue;
-    const its = uncachedOf(prompt, chunksOn(at, other));
-    if (costOn(other, load<f32>(alternative(i), 4), its, price, adapter) < most) return false;
+    const other = alternative(i).endpoint;
+    if (other == endpoint || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
+    const its = uncachedOf(prompt, chunksOn(request, other));
+    if (costOn(other, alternative(i).base, its, price, adapter) < most) return false;
   }
   return true;
 }
@@ -235,7 +239,7 @@ function wants(at: usize, endpoint: u32, base: f32, work: u32, price: f32, mask:
 export function rebase(endpoint: u32, share: f32, now: f64): void {
   const base = baseOf(endpoint, share, stampOf(now));
   for (let i: u32 = 0; i < alternatives; i++) {
-    if (load<u32>(alternative(i)) == endpoint) store<f32>(alternative(i), base, 4);
+    if (alternative(i).endpoint == endpoint) alternative(i).base = base;
   }
 }
 
@@ -244,24 +248,25 @@ export function rebase(endpoint: u32, share: f32, now: f64): void {
  * did not ask for, and one behind them, for what it was served while there was enough for all.
  */
 export function rejoin(row: u32, cluster: u32, band: u32): void {
-  const books = tenantAt(load<u32>(requestAt(row), R_TENANT));
-  if (load<u32>(books, T_WAITING) > 0) return;
+  const books = tenantAt(requestRow(row).tenant);
+  const account = changetype<TenantRow>(books);
+  if (account.waiting > 0) return;
   let least: u64 = u64.MAX_VALUE;
   let most: u64 = 0;
   const words = (workers * requestsPerWorker + 31) >> 5;
   for (let word: u32 = 0; word < words; word++) {
     for (let bits = atomic.load<u32>(waitingBase + (<usize>word << 2)); bits != 0; bits &= bits - 1) {
-      const at = requestAt((word << 5) + ctz<u32>(bits));
-      if (load<u32>(at, R_CLUSTER) != cluster || load<u32>(at, R_BAND) != band) continue;
-      const virtual = load<u64>(tenantAt(load<u32>(at, R_TENANT)), T_VIRTUAL);
+      const request = requestRow((word << 5) + ctz<u32>(bits));
+      if (request.cluster != cluster || request.band != band) continue;
+      const virtual = tenantRow(request.tenant).virtual;
       least = min(least, virtual);
       most = max(most, virtual);
     }
   }
   if (least > most) return; // nobody waits there
-  const burst = virtualOf(books, <f64>load<f32>(H_BURST * 4));
-  const own = load<u64>(books, T_VIRTUAL);
+  const burst = virtualOf(account, <f64>header().burst);
+  const own = account.virtual;
   const first = least > burst ? least - burst : 0;
-  if (own < first) atomic.store<u64>(books + T_VIRTUAL, first);
-  else if (own > most + burst) atomic.store<u64>(books + T_VIRTUAL, most + burst);
+  if (own < first) atomic.store<u64>(books + TENANT_VIRTUAL, first);
+  else if (own > most + burst) atomic.store<u64>(books + TENANT_VIRTUAL, most + burst);
 }

@@ -6,21 +6,20 @@
 // ahead_ms_i is the prefill work ahead as in late_score.ts, predicted() is the model's learned prefill time, speed_i
 // how the endpoint's learned rate compares with the model's: it stands for the class of its hardware.
 
-import { BLOCK_ROWS, E_RATE, E_REMOTE_PROMPT, stampOf } from "../memory/endpoint";
-import { H_ROOM, H_RUN } from "../memory/header";
+import { BLOCK_ROWS, ENDPOINT_RATE, ENDPOINT_REMOTE_PROMPT, stampOf } from "../memory/endpoint";
+import { header } from "../memory/header";
 import {
   cell,
-  parameter,
   positionBlock,
   positionPrompt,
   positionQueue,
   positionScore,
-  requestAt,
+  question,
+  questionMatch,
+  requestRow,
   scratch,
 } from "../memory/plan";
 import { CHUNK_BYTES } from "../memory/prefix";
-import { D_EVERYWHERE, D_MATCH, D_MATCHES, D_POSITIONS } from "../memory/question";
-import { R_AHEAD, R_CACHED, R_CLUSTER, R_ENDPOINT, R_MODEL, R_PROMPT } from "../memory/request_row";
 import { predictTtft, rateOf } from "../predictor";
 import { positionOf } from "./gather";
 import { aheadMsOfFour, aheadOfFour, remoteShare, sinceOf, sinceOfFour } from "./late";
@@ -35,21 +34,21 @@ export function scoreExpected(cluster: u32, model: u32, promptBytes: u32, stamp:
   const queues = scratch + positionQueue;
   const scores = scratch + positionScore;
   const owns = scratch + positionPrompt;
-  const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
+  const blocks = question().positions / BLOCK_ROWS;
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
   const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
   const share = f32x4.splat(remoteShare(cluster));
-  const run = f32x4.splat(parameter(H_RUN));
-  const room = f32x4.splat(parameter(H_ROOM));
+  const run = f32x4.splat(header().run);
+  const room = f32x4.splat(header().room);
   const mean = max<f32>(1e-9, <f32>rateOf(model));
-  const everywhere = predictTtft(model, promptBytes, load<u32>(scratch, D_EVERYWHERE) * CHUNK_BYTES);
+  const everywhere = predictTtft(model, promptBytes, question().everywhere * CHUNK_BYTES);
   const own = f32x4.splat(<f32>everywhere / mean);
   for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
     for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
       const at = <usize>(ordinal * BLOCK_ROWS + lane) << 2;
       const row = blockRow(ordinal) + lane;
       const q = v128.load(queues + at);
-      const rate = v128.load(cell(E_RATE, row));
+      const rate = v128.load(cell(ENDPOINT_RATE, row));
       const prefill = f32x4.mul(rate, own);
       const ahead = aheadMsOfFour(aheadOfFour(row, share), rate, sinceOfFour(row, stamp), room);
       const ttft = f32x4.add(f32x4.add(ahead, prefill), f32x4.mul(run, q));
@@ -57,13 +56,13 @@ export function scoreExpected(cluster: u32, model: u32, promptBytes: u32, stamp:
       v128.store(owns + at, prefill);
     }
   }
-  const matches = load<u32>(scratch, D_MATCHES);
+  const matches = question().matches;
   for (let m: u32 = 0; m < matches; m++) {
-    const pair = scratch + D_MATCH + (<usize>m << 3);
-    const row = load<u32>(pair);
+    const match = questionMatch(m);
+    const row = match.row;
     const at = <usize>positionOf(row) << 2;
-    const speed = load<f32>(cell(E_RATE, row)) / mean;
-    const prefill = speed * <f32>predictTtft(model, promptBytes, load<u32>(pair, 4) * CHUNK_BYTES);
+    const speed = load<f32>(cell(ENDPOINT_RATE, row)) / mean;
+    const prefill = speed * <f32>predictTtft(model, promptBytes, match.chunks * CHUNK_BYTES);
     store<f32>(scores + at, load<f32>(scores + at) + load<f32>(owns + at) - prefill);
     store<f32>(owns + at, prefill);
   }
@@ -71,14 +70,14 @@ export function scoreExpected(cluster: u32, model: u32, promptBytes: u32, stamp:
 
 /** Predicted ms from now to the first token of a granted request, with what is ahead of it on its endpoint. */
 export function predictRequest(row: u32, now: f64): f64 {
-  const at = requestAt(row);
-  const endpoint = load<u32>(at, R_ENDPOINT);
-  const model = load<u32>(at, R_MODEL);
-  const rate = <f64>load<f32>(cell(E_RATE, endpoint));
-  const remote = remoteShare(load<u32>(at, R_CLUSTER)) * <f32>load<u32>(cell(E_REMOTE_PROMPT, endpoint));
-  const ahead = <f64>load<u32>(at, R_AHEAD) + <f64>remote;
+  const request = requestRow(row);
+  const endpoint = request.endpoint;
+  const model = request.model;
+  const rate = <f64>load<f32>(cell(ENDPOINT_RATE, endpoint));
+  const remote = remoteShare(request.cluster) * <f32>load<u32>(cell(ENDPOINT_REMOTE_PROMPT, endpoint));
+  const ahead = <f64>request.ahead + <f64>remote;
   const since = <f64>sinceOf(endpoint, stampOf(now));
   const speed = rate / max<f64>(1e-9, rateOf(model));
-  const own = speed * predictTtft(model, load<u32>(at, R_PROMPT), load<u32>(at, R_CACHED) * CHUNK_BYTES);
+  const own = speed * predictTtft(model, request.prompt, request.cached * CHUNK_BYTES);
   return own + (ahead > 0 ? max<f64>(0, rate * ahead - since) : 0);
 }

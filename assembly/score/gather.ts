@@ -3,34 +3,26 @@
 // over the cluster's blocks in list order; position p is row 16·block[p / 16] + p % 16. A position that is no candidate has
 // the queue +Inf and the score -Inf.
 
-import { C_FIRST_BLOCK } from "../memory/cluster";
 import {
   BLOCK_ROWS,
-  E_ELIGIBILITY,
-  E_PENALTY,
-  E_REMOTE_PROMPT,
-  E_REMOTE_REQUESTS,
-  E_REQUESTS,
+  ENDPOINT_ELIGIBILITY,
+  ENDPOINT_PENALTY,
+  ENDPOINT_REMOTE_PROMPT,
+  ENDPOINT_REMOTE_REQUESTS,
+  ENDPOINT_REQUESTS,
 } from "../memory/endpoint";
 import {
   cell,
-  clusterAt,
+  clusterRow,
   nextBlockBase,
   ordinalBase,
   positionBlock,
   positionPrompt,
   positionQueue,
+  question,
   scratch,
 } from "../memory/plan";
-import {
-  D_CANDIDATES,
-  D_EXCLUDE,
-  D_EXCLUDED,
-  D_MAX_PROMPT,
-  D_MAX_REQUESTS,
-  D_MIN_REQUESTS,
-  D_POSITIONS,
-} from "../memory/question";
+import { QUESTION_EXCLUDE } from "../memory/question";
 
 @inline
 export function horizontalMin(v: v128): f32 {
@@ -50,13 +42,14 @@ export function horizontalMax(v: v128): f32 {
 
 /**
  * Gathers the loads of the cluster's rows whose eligibility has all bits of `mask` and that are not excluded.
- * The prompt load is that of `promptColumn`: E_PROMPT or E_UNCACHED. Returns the number of candidates; their extremes go to the decision.
+ * The prompt load is that of `promptColumn`: ENDPOINT_PROMPT or ENDPOINT_UNCACHED. Returns the number of candidates; their
+ * extremes go to the question.
  */
 export function gather(cluster: u32, mask: u32, promptColumn: u32): u32 {
   const queues = scratch + positionQueue;
   const prompts = scratch + positionPrompt;
   const blockList = scratch + positionBlock;
-  const excluded = load<u32>(scratch, D_EXCLUDED);
+  const excluded = question().excluded;
   const wanted = i32x4.splat(mask);
   const zero = i32x4.splat(0);
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
@@ -65,7 +58,7 @@ export function gather(cluster: u32, mask: u32, promptColumn: u32): u32 {
   let mostPrompt = f32x4.splat(0);
   let candidates: u32 = 0;
   let ordinal: u32 = 0;
-  let block = load<u32>(clusterAt(cluster), C_FIRST_BLOCK);
+  let block = clusterRow(cluster).firstBlock;
   while (block != 0) {
     block--;
     store<u32>(blockList + (<usize>ordinal << 2), block);
@@ -73,19 +66,19 @@ export function gather(cluster: u32, mask: u32, promptColumn: u32): u32 {
     const out = <usize>ordinal << 6; // 16 positions of 4 bytes
     for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
       const row = first + lane;
-      let fits = i32x4.eq(v128.and(v128.load(cell(E_ELIGIBILITY, row)), wanted), wanted);
+      let fits = i32x4.eq(v128.and(v128.load(cell(ENDPOINT_ELIGIBILITY, row)), wanted), wanted);
       if (excluded != 0) fits = exclude(fits, row, excluded);
       const q = f32x4.convert_i32x4_s(
         i32x4.max_s(
           i32x4.add(
-            i32x4.add(v128.load(cell(E_REQUESTS, row)), v128.load(cell(E_REMOTE_REQUESTS, row))),
-            v128.load(cell(E_PENALTY, row)),
+            i32x4.add(v128.load(cell(ENDPOINT_REQUESTS, row)), v128.load(cell(ENDPOINT_REMOTE_REQUESTS, row))),
+            v128.load(cell(ENDPOINT_PENALTY, row)),
           ),
           zero,
         ),
       );
       const p = f32x4.convert_i32x4_u(
-        i32x4.add(v128.load(cell(promptColumn, row)), v128.load(cell(E_REMOTE_PROMPT, row))),
+        i32x4.add(v128.load(cell(promptColumn, row)), v128.load(cell(ENDPOINT_REMOTE_PROMPT, row))),
       );
       const at = out + (<usize>lane << 2);
       const masked = v128.bitselect(q, infinity, fits);
@@ -99,18 +92,18 @@ export function gather(cluster: u32, mask: u32, promptColumn: u32): u32 {
     ordinal++;
     block = load<u32>(nextBlockBase + (<usize>block << 2));
   }
-  store<u32>(scratch, candidates, D_CANDIDATES);
-  store<u32>(scratch, ordinal * BLOCK_ROWS, D_POSITIONS);
-  store<f32>(scratch, candidates == 0 ? 0 : horizontalMin(least), D_MIN_REQUESTS);
-  store<f32>(scratch, horizontalMax(most), D_MAX_REQUESTS);
-  store<f32>(scratch, horizontalMax(mostPrompt), D_MAX_PROMPT);
+  question().candidates = candidates;
+  question().positions = ordinal * BLOCK_ROWS;
+  question().minRequests = candidates == 0 ? 0 : horizontalMin(least);
+  question().maxRequests = horizontalMax(most);
+  question().maxPrompt = horizontalMax(mostPrompt);
   return candidates;
 }
 
 // Clears the lanes of rows that were tried already. Rare: retries only.
 function exclude(fits: v128, row: u32, count: u32): v128 {
   for (let i: u32 = 0; i < count; i++) {
-    const lane = load<u32>(scratch + (<usize>i << 2), D_EXCLUDE) - row;
+    const lane = load<u32>(scratch + (<usize>i << 2), QUESTION_EXCLUDE) - row;
     if (lane == 0) fits = i32x4.replace_lane(fits, 0, 0);
     else if (lane == 1) fits = i32x4.replace_lane(fits, 1, 0);
     else if (lane == 2) fits = i32x4.replace_lane(fits, 2, 0);

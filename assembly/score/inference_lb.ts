@@ -6,31 +6,21 @@
 //   prefill_i = prompt_i / max(floor, max(prompt))
 //   score_i   = W_cache · cache_i - W_request · ceil(delta / 5) · request_i - W_prefill · prefill_i
 
-import { positionPrompt, positionQueue, positionScore, scratch } from "../memory/plan";
-import {
-  D_CHUNKS,
-  D_EVERYWHERE,
-  D_MATCH,
-  D_MATCHES,
-  D_MAX_PROMPT,
-  D_MAX_REQUESTS,
-  D_MIN_REQUESTS,
-  D_POSITIONS,
-} from "../memory/question";
+import { positionPrompt, positionQueue, positionScore, question, questionMatch, scratch } from "../memory/plan";
 import { positionOf } from "./gather";
 
 /** Scores what `gather` gathered by the inference_lb formula. A weight of 0 leaves its term out. */
 export function scoreInferenceLb(cacheWeight: f32, requestWeight: f32, prefillWeight: f32, promptFloor: f32): void {
-  const positions = load<u32>(scratch, D_POSITIONS);
+  const positions = question().positions;
   const queues = scratch + positionQueue;
   const prompts = scratch + positionPrompt;
   const scores = scratch + positionScore;
-  const chunks = load<u32>(scratch, D_CHUNKS);
-  const leastQueue = load<f32>(scratch, D_MIN_REQUESTS);
-  const delta = max<f32>(2, load<f32>(scratch, D_MAX_REQUESTS) - leastQueue);
-  const promptScale = max<f32>(promptFloor, load<f32>(scratch, D_MAX_PROMPT));
+  const chunks = question().chunks;
+  const leastQueue = question().minRequests;
+  const delta = max<f32>(2, question().maxRequests - leastQueue);
+  const promptScale = max<f32>(promptFloor, question().maxPrompt);
   const requestFactor = requestWeight * ceil<f32>(delta / 5);
-  const shared: f32 = chunks == 0 ? 0 : cacheWeight * (<f32>load<u32>(scratch, D_EVERYWHERE) / <f32>chunks);
+  const shared: f32 = chunks == 0 ? 0 : cacheWeight * (<f32>question().everywhere / <f32>chunks);
 
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
   const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
@@ -50,13 +40,13 @@ export function scoreInferenceLb(cacheWeight: f32, requestWeight: f32, prefillWe
   }
   if (chunks == 0) return;
 
-  const matches = load<u32>(scratch, D_MATCHES);
+  const matches = question().matches;
   for (let m: u32 = 0; m < matches; m++) {
-    const pair = scratch + D_MATCH + (<usize>m << 3);
-    const at = <usize>positionOf(load<u32>(pair)) << 2;
+    const match = questionMatch(m);
+    const at = <usize>positionOf(match.row) << 2;
     const q = load<f32>(queues + at);
     if (q == Infinity) continue;
-    const cache = cacheWeight * (<f32>load<u32>(pair, 4) / <f32>chunks);
+    const cache = cacheWeight * (<f32>match.chunks / <f32>chunks);
     const request = requestFactor * ((q - leastQueue) / delta);
     const prefill = prefillWeight * (load<f32>(prompts + at) / promptScale);
     store<f32>(scores + at, cache - request - prefill);

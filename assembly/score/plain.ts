@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scores that need no more than what was gathered: the shortest queue, and none.
 
-import { positionQueue, positionScore, scratch } from "../memory/plan";
-import { D_POSITIONS } from "../memory/question";
+import { positionQueue, positionScore, question, scratch } from "../memory/plan";
 
 /** Scores by the shortest queue: score = -queue. */
 export function scoreLeastRequest(): void {
-  const positions = load<u32>(scratch, D_POSITIONS);
+  const positions = question().positions;
   const queues = scratch + positionQueue;
   const scores = scratch + positionScore;
   const end = <usize>positions << 2;
@@ -15,7 +14,7 @@ export function scoreLeastRequest(): void {
 
 /** Scores every candidate alike: 0, the rest -Inf. */
 export function scoreAlike(): void {
-  const positions = load<u32>(scratch, D_POSITIONS);
+  const positions = question().positions;
   const queues = scratch + positionQueue;
   const scores = scratch + positionScore;
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);

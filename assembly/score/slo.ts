@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Objectives: which of the endpoints scored by prediction keep them.
 
-import { positionPrompt, positionQueue, positionScore, scratch } from "../memory/plan";
-import { D_POSITIONS, D_SLO_MET, D_TPOT_SLO, D_TTFT_SLO } from "../memory/question";
+import { positionPrompt, positionQueue, positionScore, question, scratch } from "../memory/plan";
 import { stepParameter } from "../predictor";
 
 /** Share of the predicted TTFT that favours the fuller one of two endpoints that keep the objectives. */
@@ -13,19 +12,19 @@ const FULLER: f32 = 0.01;
  * prefill of its own, then the fuller one. When none keeps them, the scores stay those of `scoreExpected`.
  */
 export function scoreSlo(model: u32): void {
-  const ttftSlo = load<f32>(scratch, D_TTFT_SLO);
-  const tpotSlo = load<f32>(scratch, D_TPOT_SLO);
+  const ttftSlo = question().ttftSlo;
+  const tpotSlo = question().tpotSlo;
   const step = <f32>stepParameter(model, 0);
   const perRequest = <f32>stepParameter(model, 1);
   const queues = scratch + positionQueue;
   const scores = scratch + positionScore;
   const owns = scratch + positionPrompt;
-  const end = <usize>load<u32>(scratch, D_POSITIONS) << 2;
+  const end = <usize>question().positions << 2;
   let met: u32 = 0;
   for (let at: usize = 0; at < end; at += 4) {
     if (keeps(scores + at, queues + at, ttftSlo, tpotSlo, step, perRequest)) met++;
   }
-  store<u32>(scratch, met, D_SLO_MET);
+  question().sloMet = met;
   if (met == 0) return;
   for (let at: usize = 0; at < end; at += 4) {
     const score = load<f32>(scores + at);
