@@ -58,7 +58,7 @@ for (const endpoints of ENDPOINTS) {
   const best = Math.max(1, Math.floor(endpoints * 0.05));
   k.lookUpNothing();
   Deno.bench(`score ${endpoints}`, { group: `score ${endpoints}`, baseline: true }, () => {
-    k.gather(0, 1, k.E_UNCACHED);
+    k.gather(0, 1, k.ENDPOINT_UNCACHED);
     k.scoreInferenceLb(2, 1, 3, 1_024);
   });
   Deno.bench(`score ${endpoints}, twin`, { group: `score ${endpoints}` }, () => {

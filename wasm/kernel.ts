@@ -73,8 +73,7 @@ export function createSharedKernel(module: WebAssembly.Module, limits: MemoryLim
     limits.predictors,
     limits.tenants,
   ] as const;
-  const planner = instantiate(module, new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }));
-  const bytes = planner.plan(...arguments_);
+  const bytes = unattached(module).plan(...arguments_);
   if (bytes > MOST_BYTES) {
     const gib = (bytes / 1024 ** 3).toFixed(1);
     throw new RangeError(
@@ -85,7 +84,7 @@ export function createSharedKernel(module: WebAssembly.Module, limits: MemoryLim
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const formatter = instantiate(module, memory);
   formatter.plan(...arguments_);
-  formatter.format();
+  formatter.format(layoutHash(module));
   return { module, memory };
 }
 
@@ -101,10 +100,52 @@ const ATTACH_ERRORS = [
 /** Attaches an instance to a worker block; `seed` feeds its random choices. Throws when the memory is not of this layout. */
 export function attachKernel(shared: SharedKernel, worker: number, seed: number): AttachedKernel {
   const kernel = instantiate(shared.module, shared.memory);
-  const code = kernel.attach(worker);
+  const code = kernel.attach(worker, layoutHash(shared.module));
   if (code !== 0) throw new Error(`Cannot attach to the shared memory as worker ${worker}: ${ATTACH_ERRORS[code]}`);
   kernel.seedRandom(seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0);
   return { exports: kernel, buffer: shared.memory.buffer as unknown as SharedArrayBuffer, worker };
+}
+
+/** Limits of the memory that a layout is looked at with: two of everything. */
+const SAMPLE_LIMITS = [2, 2, 32, 2, 2, 2, 2, 16, 2, 4, 2] as const;
+
+const hashes = new WeakMap<WebAssembly.Module, number>();
+
+/** Hash of a build's layout: two builds that place anything elsewhere have different ones. */
+export function layoutHash(module: WebAssembly.Module): number {
+  const known = hashes.get(module);
+  if (known !== undefined) return known;
+  const hash = hashOf(layoutOf(module));
+  hashes.set(module, hash);
+  return hash;
+}
+
+/** Every exported constant by its name, and where every region and its second row begin. */
+export function layoutOf(module: WebAssembly.Module): Map<string, number> {
+  const kernel = unattached(module);
+  kernel.plan(...SAMPLE_LIMITS);
+  const layout = new Map<string, number>();
+  for (const [name, value] of Object.entries(kernel as Record<string, unknown>)) {
+    if (typeof value === "number") layout.set(name, value);
+    else if (typeof value === "function" && name.endsWith("Offset")) {
+      for (const row of [0, 1]) layout.set(`${name} ${row}`, value(row));
+    }
+  }
+  return layout;
+}
+
+/** FNV-1a over the lines of a layout. */
+export function hashOf(layout: ReadonlyMap<string, number>): number {
+  let hash = 0x811c9dc5;
+  for (const [name, value] of layout) {
+    for (const character of `${name} ${value}\n`) hash = Math.imul(hash ^ character.charCodeAt(0), 0x01000193);
+  }
+  return hash >>> 0;
+}
+
+/** A kernel over a page of its own. */
+function unattached(module: WebAssembly.Module): KernelExports {
+  return instantiate(module, new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }));
 }
 
 function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory): KernelExports {

@@ -40,7 +40,8 @@ export class ClassQueue {
 export const CLASSES: u32 = 3;
 export const CLASS_REQUESTS: u32 = offsetof<ClassQueue>("requests");
 export const CLASS_BYTES: u32 = offsetof<ClassQueue>("bytes");
+export const CLASS_QUEUE_BYTES: u32 = offsetof<ClassQueue>();
 export const CLUSTER_CLASSES: u32 = (offsetof<ClusterRow>() + 7) & ~7;
 /** CLASSES f64: prefill bytes a ms that the classes were let in with lately. */
-export const CLUSTER_DEMAND: u32 = CLUSTER_CLASSES + CLASSES * offsetof<ClassQueue>();
+export const CLUSTER_DEMAND: u32 = CLUSTER_CLASSES + CLASSES * CLASS_QUEUE_BYTES;
 export const CLUSTER_BYTES: u32 = 128;

@@ -14,48 +14,15 @@
 //
 // The fields themselves stand in the files beside this one.
 
-import { ClassQueue, CLUSTER_BYTES, CLUSTER_CLASSES, ClusterRow } from "./cluster";
-import {
-  BLOCK_ROWS,
-  ENDPOINT_ADAPTERS,
-  ENDPOINT_COLUMNS,
-  ENDPOINT_UNCACHED,
-  IDENTITY_BYTES,
-  LABEL_BITS,
-} from "./endpoint";
-import { header, HEADER_BYTES, HEADER_LEAST, HEADER_ROOM_OWN, HEADER_SHARING, LAYOUT_VERSION, MAGIC } from "./header";
-import { AVERAGES, PREDICTOR_BYTES, PREDICTOR_COVARIANCE, PREDICTOR_RATIO } from "./predictor_row";
-import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, HOLDERS, Match, matchAt } from "./prefix";
-import { HISTOGRAM_BYTES, Question, QUESTION_BYTES, QUESTION_EXCLUDE, QUESTION_MATCH } from "./question";
-import {
-  REQUEST_BYTES,
-  REQUEST_CACHED,
-  REQUEST_GENERATION,
-  REQUEST_MATCH,
-  REQUEST_PREEMPTED,
-  REQUEST_UNCACHED,
-  RequestRow,
-} from "./request_row";
-import {
-  PIN_BUCKET_ENTRIES,
-  PIN_BYTES,
-  RING_EPOCH,
-  RING_GRANTS,
-  RING_HEADER_BYTES,
-  SAMPLE_FIELDS,
-  SAMPLE_RING_BYTES,
-} from "./rings";
-import { TENANT_BYTES, TENANT_PRESUMED, TENANT_REMOTE, TENANT_TOTALS, TenantRow } from "./tenant";
-
-export * from "./cluster";
-export * from "./endpoint";
-export * from "./header";
-export * from "./predictor_row";
-export * from "./prefix";
-export * from "./question";
-export * from "./request_row";
-export * from "./rings";
-export * from "./tenant";
+import { CLASS_QUEUE_BYTES, CLUSTER_BYTES, CLUSTER_CLASSES, ClusterRow } from "./cluster";
+import { BLOCK_ROWS, ENDPOINT_COLUMNS, IDENTITY_BYTES } from "./endpoint";
+import { header, HEADER_BYTES, LAYOUT_VERSION, MAGIC } from "./header";
+import { AVERAGES, PREDICTOR_BYTES } from "./predictor_row";
+import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, Match, matchAt } from "./prefix";
+import { HISTOGRAM_BYTES, Question, QUESTION_BYTES, QUESTION_MATCH } from "./question";
+import { REQUEST_BYTES, REQUEST_MATCH, RequestRow } from "./request_row";
+import { PIN_BUCKET_ENTRIES, PIN_BYTES, RING_EPOCH, RING_HEADER_BYTES, SAMPLE_RING_BYTES } from "./rings";
+import { TENANT_BYTES, TenantRow } from "./tenant";
 
 @inline
 function up(bytes: u64): u64 {
@@ -159,29 +126,6 @@ function layOut(): u64 {
   return at;
 }
 
-/** FNV-1a over every constant that places a field: two builds that disagree on one of them have different hashes. */
-export function layoutHash(): u32 {
-  let h: u32 = 2166136261;
-  h = mix(mix(mix(h, HEADER_BYTES), CHUNK_BYTES), CLUSTER_BYTES);
-  h = mix(mix(mix(h, ENDPOINT_COLUMNS), IDENTITY_BYTES), REQUEST_BYTES);
-  h = mix(mix(mix(h, BUCKET_SLOTS), ENTRY_BYTES), HOLDERS);
-  h = mix(mix(mix(h, QUESTION_BYTES), BLOCK_ROWS), HISTOGRAM_BYTES);
-  h = mix(mix(mix(h, RING_HEADER_BYTES), RING_GRANTS), HEADER_SHARING);
-  h = mix(mix(mix(h, REQUEST_CACHED), REQUEST_GENERATION), REQUEST_UNCACHED);
-  h = mix(mix(mix(h, QUESTION_MATCH), QUESTION_EXCLUDE), ENDPOINT_UNCACHED);
-  h = mix(mix(mix(h, ENDPOINT_ADAPTERS), PIN_BYTES), LABEL_BITS);
-  h = mix(mix(mix(h, PREDICTOR_BYTES), PREDICTOR_COVARIANCE), PREDICTOR_RATIO);
-  h = mix(mix(h, SAMPLE_RING_BYTES), SAMPLE_FIELDS);
-  h = mix(mix(mix(h, REQUEST_PREEMPTED), REQUEST_MATCH), TENANT_BYTES);
-  h = mix(mix(mix(mix(h, HEADER_LEAST), HEADER_ROOM_OWN), TENANT_PRESUMED), TENANT_REMOTE);
-  h = mix(mix(h, AVERAGES), TENANT_TOTALS);
-  return h;
-}
-
-function mix(h: u32, value: u32): u32 {
-  return (h ^ value) * 16777619;
-}
-
 /** Bytes that a memory for these limits takes; 0 if they exceed what 32 bits address. */
 export function plan(
   workerBlocks: u32,
@@ -210,12 +154,12 @@ export function plan(
   return <f64>layOut();
 }
 
-/** Writes the header of a fresh, zeroed memory from the limits last given to `plan`. */
-export function format(): void {
+/** Writes the header of a fresh, zeroed memory from the limits last given to `plan`, and the hash of its layout. */
+export function format(hash: u32): void {
   const total = layOut();
   header().magic = MAGIC;
   header().version = LAYOUT_VERSION;
-  header().hash = layoutHash();
+  header().hash = hash;
   header().total = <u32>total;
   header().workers = workers;
   header().clusters = clusters;
@@ -248,13 +192,13 @@ export let epochAt: usize = 0;
 export let epoch: u32 = 0;
 
 /**
- * Binds this instance to a formatted memory and one worker's block.
+ * Binds this instance to a formatted memory, which is to have the layout of this hash, and one worker's block.
  * Returns 0, or what is wrong: 1 magic, 2 version, 3 layout hash, 4 no such worker, 5 size.
  */
-export function attach(worker: u32): i32 {
+export function attach(worker: u32, hash: u32): i32 {
   if (header().magic != MAGIC) return 1;
   if (header().version != LAYOUT_VERSION) return 2;
-  if (header().hash != layoutHash()) return 3;
+  if (header().hash != hash) return 3;
   workers = header().workers;
   if (worker >= workers) return 4;
   clusters = header().clusters;
@@ -318,7 +262,7 @@ export function tenantRow(tenant: u32): TenantRow {
 /** Address of what waits of a cluster in a class of priority: a ClassQueue. */
 @inline
 export function classQueueAt(cluster: u32, itsClass: u32): usize {
-  return clusterAt(cluster) + CLUSTER_CLASSES + <usize>itsClass * offsetof<ClassQueue>();
+  return clusterAt(cluster) + CLUSTER_CLASSES + <usize>itsClass * CLASS_QUEUE_BYTES;
 }
 
 /** Address of a cluster's row. */

@@ -27,8 +27,9 @@ export class Match {
 
 export const MATCH_ROW: u32 = offsetof<Match>("row");
 export const MATCH_CHUNKS: u32 = offsetof<Match>("chunks");
+export const MATCH_BYTES: u32 = offsetof<Match>();
 
 @inline
 export function matchAt(matches: usize, i: u32): Match {
-  return changetype<Match>(matches + (<usize>i << 3));
+  return changetype<Match>(matches + <usize>i * MATCH_BYTES);
 }

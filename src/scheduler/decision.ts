@@ -72,7 +72,7 @@ export class DecisionMaker {
     this.#ring = new SaveRingWriter(kernel);
     this.#words = new Int32Array(kernel.buffer);
     this.#floats = new Float32Array(kernel.buffer);
-    const chunks = this.#words[k.H_CHUNKS];
+    const chunks = this.#words[k.HEADER_CHUNKS];
     this.#textBytes = chunks * k.CHUNK_BYTES;
     this.#text = new Uint8Array(kernel.buffer, k.textOffset(), this.#textBytes);
     this.#hashes = new BigUint64Array(kernel.buffer, k.hashOffset(), chunks);
@@ -137,15 +137,15 @@ export class DecisionMaker {
     k.lookUpNothing();
     if (prompt.chunks === 0) return;
     this.#restore(prompt);
-    this.#words[this.#decision + (k.D_CHUNKS >>> 2)] = prompt.chunks;
+    this.#words[this.#decision + (k.QUESTION_CHUNKS >>> 2)] = prompt.chunks;
     k.indexLookup(prompt.chunks, placement.salt);
   }
 
   #exclude(tried: readonly number[]): void {
     const k = this.#kernel.exports;
     const count = Math.min(tried.length, k.MAX_EXCLUDED);
-    this.#words[this.#decision + (k.D_EXCLUDED >>> 2)] = count;
-    for (let i = 0; i < count; i++) this.#words[this.#decision + (k.D_EXCLUDE >>> 2) + i] = tried[i];
+    this.#words[this.#decision + (k.QUESTION_EXCLUDED >>> 2)] = count;
+    for (let i = 0; i < count; i++) this.#words[this.#decision + (k.QUESTION_EXCLUDE >>> 2) + i] = tried[i];
   }
 
   /** Chooses for the prompt that is up: an endpoint row, or -1 when there is no candidate. */
@@ -163,7 +163,7 @@ export class DecisionMaker {
       policy.cacheWeight,
       policy.requestWeight,
       policy.prefillWeight,
-      policy.uncachedOnly ? this.#kernel.exports.E_UNCACHED : this.#kernel.exports.E_PROMPT,
+      policy.uncachedOnly ? this.#kernel.exports.ENDPOINT_UNCACHED : this.#kernel.exports.ENDPOINT_PROMPT,
       policy.prefillFloorBytes,
       adapter,
       policy.adapterWeight,
@@ -176,13 +176,13 @@ export class DecisionMaker {
   /** Sets the objectives of the prompt that is up, in ms; 0 for none. */
   setObjectives(ttftMs: number, tpotMs: number): void {
     const k = this.#kernel.exports;
-    this.#floats[this.#decision + (k.D_TTFT_SLO >>> 2)] = ttftMs;
-    this.#floats[this.#decision + (k.D_TPOT_SLO >>> 2)] = tpotMs;
+    this.#floats[this.#decision + (k.QUESTION_TTFT_SLO >>> 2)] = ttftMs;
+    this.#floats[this.#decision + (k.QUESTION_TPOT_SLO >>> 2)] = tpotMs;
   }
 
   /** Whether an endpoint keeps the objectives of the last choice by policy slo. */
   get objectivesMet(): boolean {
-    return this.#words[this.#decision + (this.#kernel.exports.D_SLO_MET >>> 2)] > 0;
+    return this.#words[this.#decision + (this.#kernel.exports.QUESTION_SLO_MET >>> 2)] > 0;
   }
 
   /**
@@ -229,14 +229,14 @@ export class DecisionMaker {
   /** What waits in a cluster's queue in a class of priority: requests, prompt bytes. */
   queueOf(cluster: number, itsClass: number): { requests: number; bytes: number } {
     const k = this.#kernel.exports;
-    const at = (k.clusterOffset(cluster) + k.C_CLASSES + 8 * itsClass) >>> 2;
+    const at = (k.clusterOffset(cluster) + k.CLUSTER_CLASSES + k.CLASS_QUEUE_BYTES * itsClass) >>> 2;
     return { requests: Atomics.load(this.#words, at), bytes: Atomics.load(this.#words, at + 1) >>> 0 };
   }
 
   /** Requests of a tenant that wait. */
   waitingOf(tenant: number): number {
     const k = this.#kernel.exports;
-    return Atomics.load(this.#words, (k.tenantOffset(tenant) + k.T_WAITING) >>> 2);
+    return Atomics.load(this.#words, (k.tenantOffset(tenant) + k.TENANT_WAITING) >>> 2);
   }
 
   /** Marks a request of a lower band than `lowest` that is before its first token, to be given up; false without one. */
@@ -247,7 +247,7 @@ export class DecisionMaker {
   /** How full the control plane found a cluster; 1 is full. */
   saturation(cluster: number): number {
     const k = this.#kernel.exports;
-    return this.#floats[(k.clusterOffset(cluster) + k.C_SATURATION) >>> 2];
+    return this.#floats[(k.clusterOffset(cluster) + k.CLUSTER_SATURATION) >>> 2];
   }
 
   /** Ms that what a tenant has waiting takes at the rate at which it was served lately. */
@@ -257,7 +257,7 @@ export class DecisionMaker {
 
   /** Chunks of the prompt that the endpoint last chosen is presumed to hold. */
   get matchedChunks(): number {
-    return this.#words[this.#decision + (this.#kernel.exports.D_MATCHED >>> 2)];
+    return this.#words[this.#decision + (this.#kernel.exports.QUESTION_MATCHED >>> 2)];
   }
 
   /** Prefixes that were not handed on to the metadata center because the ring was full. */
@@ -297,7 +297,7 @@ export class DecisionMaker {
     const chosen = this.choose(placement, prompt.bytes, model, sharedMs);
     const word = (field: number) => this.#words[this.#decision + (field >>> 2)];
     const candidates: Candidate[] = [];
-    for (let position = 0; position < word(k.D_POSITIONS); position++) {
+    for (let position = 0; position < word(k.QUESTION_POSITIONS); position++) {
       const requests = this.#floats[(k.queueOffset() >>> 2) + position];
       if (requests === Infinity) continue;
       const block = this.#words[(k.positionBlockOffset() >>> 2) + Math.floor(position / k.BLOCK_ROWS)];
@@ -311,7 +311,7 @@ export class DecisionMaker {
         room: placement.policy.queued ? this.#floats[(k.promptOffset() >>> 2) + position] !== -Infinity : undefined,
       });
     }
-    return { chosen, chunks: word(k.D_CHUNKS), everywhereChunks: word(k.D_EVERYWHERE), candidates };
+    return { chosen, chunks: word(k.QUESTION_CHUNKS), everywhereChunks: word(k.QUESTION_EVERYWHERE), candidates };
   }
 }
 

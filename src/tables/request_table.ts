@@ -20,7 +20,7 @@ export class RequestTable {
   constructor(kernel: AttachedKernel) {
     this.#kernel = kernel;
     this.#words = new Int32Array(kernel.buffer);
-    const rows = this.#words[kernel.exports.H_REQUESTS];
+    const rows = this.#words[kernel.exports.HEADER_REQUESTS];
     const first = kernel.worker * rows;
     this.#free = new Uint32Array(rows);
     for (let i = 0; i < rows; i++) this.#free[i] = first + rows - 1 - i;
@@ -73,20 +73,20 @@ export class RequestRow {
 
   get phase(): RequestPhase {
     const k = this.kernel.exports;
-    return Atomics.load(this.words, (k.requestOffset(this.row) + k.R_PHASE) >>> 2) as RequestPhase;
+    return Atomics.load(this.words, (k.requestOffset(this.row) + k.REQUEST_PHASE) >>> 2) as RequestPhase;
   }
 
   /** Whether an endpoint was granted and nothing sent yet, and the row still is this request's. */
   get granted(): boolean {
     const k = this.kernel.exports;
-    const generation = Atomics.load(this.words, (k.requestOffset(this.row) + k.R_GENERATION) >>> 2);
+    const generation = Atomics.load(this.words, (k.requestOffset(this.row) + k.REQUEST_GENERATION) >>> 2);
     return this.phase === RequestPhase.granted && generation >>> 0 === this.generation >>> 0;
   }
 
   /** Row of the granted endpoint. */
   get endpoint(): number {
     const k = this.kernel.exports;
-    return this.words[(k.requestOffset(this.row) + k.R_ENDPOINT) >>> 2];
+    return this.words[(k.requestOffset(this.row) + k.REQUEST_ENDPOINT) >>> 2];
   }
 
   /** Counts it in its tenant's concurrency; false when `limit` requests are under way. */
@@ -96,7 +96,8 @@ export class RequestRow {
 
   /** Whether it is to make room for a request of higher priority. */
   get preempted(): boolean {
-    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_PREEMPTED) >>> 2] === 1;
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_PREEMPTED) >>> 2] ===
+      1;
   }
 
   /** Grants this row an endpoint; false when that endpoint stopped serving meanwhile. */
@@ -106,7 +107,7 @@ export class RequestRow {
 
   /** Grows with each grant of its worker, modulo 2^32. */
   get grantNumber(): number {
-    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_GRANT) >>> 2];
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_GRANT) >>> 2];
   }
 
   /** Marks it sent; returns the identity generation of its endpoint. `hidden`: its first token will not be seen. */
@@ -121,16 +122,16 @@ export class RequestRow {
 
   /** Prompt chunks that its endpoint was presumed to hold at the grant. */
   get cachedChunks(): number {
-    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_CACHED) >>> 2];
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_CACHED) >>> 2];
   }
 
   /** Uncached prompt bytes that it brought, and that were ahead of it, at the grant. */
   get uncachedBytes(): number {
-    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_UNCACHED) >>> 2] >>> 0;
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_UNCACHED) >>> 2] >>> 0;
   }
 
   get aheadBytes(): number {
-    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_AHEAD) >>> 2] >>> 0;
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_AHEAD) >>> 2] >>> 0;
   }
 
   /** Takes its prompt bytes off the endpoint; returns the ms that its prefill took the first time, then -1. */

@@ -39,9 +39,9 @@ function waitingIn(
   const words = new Int32Array(kernel.buffer);
   const at = k.clusterOffset(0);
   return {
-    requests: words[(at + k.C_WAITING) >>> 2],
-    work: words[(at + k.C_WORK) >>> 2],
-    byClass: [0, 1, 2].map((i) => words[(at + k.C_CLASSES + 8 * i) >>> 2]),
+    requests: words[(at + k.CLUSTER_WAITING) >>> 2],
+    work: words[(at + k.CLUSTER_WORK) >>> 2],
+    byClass: [0, 1, 2].map((i) => words[(at + k.CLUSTER_CLASSES + 8 * i) >>> 2]),
   };
 }
 
@@ -262,7 +262,7 @@ Deno.test("queue: the lock of a holder that is gone is taken over", () => {
   const { fleet, free } = busyFleet();
   const k = fleet.kernels[0].exports;
   const waits = ask(fleet);
-  new Int32Array(fleet.kernels[0].buffer)[(k.clusterOffset(0) + k.C_LOCK) >>> 2] = 12_345;
+  new Int32Array(fleet.kernels[0].buffer)[(k.clusterOffset(0) + k.CLUSTER_LOCK) >>> 2] = 12_345;
   assertEquals(free(1e12 + 10), 1);
   assertEquals(waits.row.phase, RequestPhase.granted);
 });

@@ -19,7 +19,7 @@ function insert(kernel: AttachedKernel, hashes: bigint[], salt: number, row: num
 function lookUp(kernel: AttachedKernel, hashes: bigint[], salt: number) {
   writeHashes(kernel, hashes);
   kernel.exports.indexLookup(hashes.length, salt);
-  return { everywhere: decisionWord(kernel, kernel.exports.D_EVERYWHERE), matches: readMatches(kernel) };
+  return { everywhere: decisionWord(kernel, kernel.exports.QUESTION_EVERYWHERE), matches: readMatches(kernel) };
 }
 
 Deno.test("prefix index agrees with its twin on random conversations, ageing and overflow included", () => {
@@ -31,11 +31,11 @@ Deno.test("prefix index agrees with its twin on random conversations, ageing and
     const table = new EndpointTable(kernel);
     const usage = new Map(rows.map((row) => [row, random.next() * 0.8]));
     for (const row of rows) table.setGauges(row, { waiting: 0, running: 0, kvUsage: usage.get(row)! });
-    const idle = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.E_IDLE), 64);
+    const idle = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.ENDPOINT_IDLE), 64);
     const twin = new TwinIndex((row) => table.capacityChunks(row), (row) => idle[row]);
     const running: { prompt: bigint[]; salt: number; row: number; pinned: number }[] = [];
     // `add` forgets what a row held before, which moves its clock.
-    const clock = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.E_INSERTED), 64);
+    const clock = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.ENDPOINT_INSERTED), 64);
     for (const row of rows) twin.inserted.set(row, clock[row]);
     for (let step = 0; step < 400; step++) {
       // A tree of prefixes: branch b at depth d is the same for all prompts that share the way there.

@@ -60,9 +60,12 @@ export function decisionWord(kernel: AttachedKernel, field: number): number {
 /** The (row, chunks) pairs of the last lookup. */
 export function readMatches(kernel: AttachedKernel): Map<number, number> {
   const k = kernel.exports;
-  const at = (k.decisionOffset() + k.D_MATCH) >>> 2;
+  const at = (k.decisionOffset() + k.QUESTION_MATCH) >>> 2;
   const words = new Int32Array(kernel.buffer);
   return new Map(
-    Array.from({ length: decisionWord(kernel, k.D_MATCHES) }, (_, m) => [words[at + 2 * m], words[at + 2 * m + 1]]),
+    Array.from(
+      { length: decisionWord(kernel, k.QUESTION_MATCHES) },
+      (_, m) => [words[at + 2 * m], words[at + 2 * m + 1]],
+    ),
   );
 }
