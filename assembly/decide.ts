@@ -3,7 +3,7 @@
 // that `explain` shows is left in scratch.
 
 import { CLUSTER_TURN } from "./memory/cluster";
-import { stampOf, WILLING } from "./memory/endpoint";
+import { WILLING } from "./memory/endpoint";
 import { header } from "./memory/header";
 import { clusterAt, positionPrompt, positionScore, question, questionMatch, scratch } from "./memory/plan";
 import { CHUNK_BYTES } from "./memory/prefix";
@@ -45,45 +45,26 @@ export function lookUpNothing(): void {
 }
 
 /**
- * Chooses among the cluster's rows whose eligibility has all bits of `mask`; those that asked to be left alone only when
- * there is no other. `percent` of the candidates, at least one, are the best that inference_lb draws from; `promptColumn`
- * is what it takes for prompt_i; `adapter` is the number of a LoRA adapter (1 to 64, 0 for none) whose holders score
- * `adapterWeight` more; the other policies take `promptBytes` of `model` at the time `now` and reckon in ms. late_binding is what `arrive`
- * would choose if nobody could wait. Returns the row, or -1 when there is no candidate.
+ * Chooses as the question asks: among the cluster's rows that have all bits of its mask; those that asked to be left alone
+ * only when there is no other. expected_ttft, slo and late_binding reckon in ms; late_binding is what `arrive` would choose
+ * if nobody could wait. Returns the row, or -1 when there is no candidate.
  */
-export function choose(
-  cluster: u32,
-  mask: u32,
-  policy: u32,
-  percent: f32,
-  cacheWeight: f32,
-  requestWeight: f32,
-  prefillWeight: f32,
-  promptColumn: u32,
-  promptFloor: f32,
-  adapter: u32,
-  adapterWeight: f32,
-  promptBytes: u32,
-  model: u32,
-  now: f64,
-): i32 {
-  if (policy == POLICY_LATE_BINDING) return chooseLate(cluster, mask, promptBytes, adapter, now);
-  let candidates = gather(cluster, mask | WILLING, promptColumn);
-  if (candidates == 0) candidates = gather(cluster, mask, promptColumn);
-  if (candidates == 0) {
-    question().row = -1;
-    return -1;
-  }
+export function choose(): i32 {
+  const policy = question().policy;
+  if (policy == POLICY_LATE_BINDING) return chooseLate();
+  let candidates = gather(question().mask | WILLING, question().promptColumn);
+  if (candidates == 0) candidates = gather(question().mask, question().promptColumn);
+  if (candidates == 0) return (question().row = -1);
   let position: u32;
   if (policy == POLICY_INFERENCE_LB) {
-    scoreInferenceLb(cacheWeight, requestWeight, prefillWeight, promptFloor);
-    if (adapter != 0) scoreAdapter(adapter, adapterWeight);
-    const best = <u32>(<f32>candidates * percent / 100);
+    scoreInferenceLb();
+    if (question().adapter != 0) scoreAdapter(question().adapterWeight);
+    const best = <u32>(<f32>candidates * question().percent / 100);
     position = pickBest(min(candidates, max<u32>(1, best)));
   } else if (policy == POLICY_EXPECTED_TTFT || policy == POLICY_SLO) {
-    scoreExpected(cluster, model, promptBytes, stampOf(now));
-    if (adapter != 0) scoreAdapter(adapter, header().adapter);
-    if (policy == POLICY_SLO) scoreSlo(model);
+    scoreExpected();
+    if (question().adapter != 0) scoreAdapter(header().adapter);
+    if (policy == POLICY_SLO) scoreSlo();
     position = drawNear(scratch + positionScore, greatest(scratch + positionScore));
   } else if (policy == POLICY_LEAST_REQUEST) {
     scoreLeastRequest();
@@ -91,7 +72,7 @@ export function choose(
   } else {
     scoreAlike();
     position = policy == POLICY_ROUND_ROBIN
-      ? nthCandidate(atomic.add<u32>(clusterAt(cluster) + CLUSTER_TURN, 1) % candidates)
+      ? nthCandidate(atomic.add<u32>(clusterAt(question().cluster) + CLUSTER_TURN, 1) % candidates)
       : nthCandidate(below(candidates));
   }
   return chosen(position);
@@ -104,11 +85,8 @@ function chosen(position: u32): i32 {
   return <i32>row;
 }
 
-function chooseLate(cluster: u32, mask: u32, promptBytes: u32, adapter: u32, now: f64): i32 {
-  if (scoreCluster(cluster, mask, promptBytes, adapter, now) == 0) {
-    question().row = -1;
-    return -1;
-  }
+function chooseLate(): i32 {
+  if (scoreCluster() == 0) return (question().row = -1);
   const scores = scratch + positionScore;
   const roomy = scratch + positionPrompt;
   const best = greatest(scores);

@@ -9,8 +9,8 @@
 //     │ /worker │ /worker │ /worker │ 16 ea. │ 384 each   │ /worker  │ 128 ea. │
 //     └─────────┴─────────┴─────────┴────────┴────────────┴──────────┴─────────┘
 //
-// Sizes come from the limits in the config: `plan` computes them, `format` writes them into the header, `attach` reads
-// them back and refuses a memory of another layout. The memory never grows. Worker block 0 is the control plane's.
+// Sizes come from the limits in the config, which stand in the header: `plan` computes them, `format` completes the header,
+// `attach` refuses a memory of another layout. The memory never grows. Worker block 0 is the control plane's.
 //
 // The fields themselves stand in the files beside this one.
 
@@ -126,52 +126,37 @@ function layOut(): u64 {
   return at;
 }
 
-/** Bytes that a memory for these limits takes; 0 if they exceed what 32 bits address. */
-export function plan(
-  workerBlocks: u32,
-  clusterRows: u32,
-  endpointRows: u32,
-  requestRows: u32,
-  indexBuckets: u32,
-  chunkLimit: u32,
-  metricCells: u32,
-  ringSize: u32,
-  pinBucketCount: u32,
-  predictorRows: u32,
-  tenantRows: u32,
-): f64 {
-  workers = workerBlocks;
-  clusters = clusterRows;
-  endpoints = (endpointRows + BLOCK_ROWS - 1) & ~(BLOCK_ROWS - 1);
-  requestsPerWorker = requestRows;
-  buckets = indexBuckets;
-  maxChunks = chunkLimit;
-  cells = metricCells;
-  ringWords = ringSize;
-  pinBuckets = pinBucketCount;
-  predictors = predictorRows;
-  tenants = tenantRows;
+// Takes the limits that stand in the header.
+function readLimits(): void {
+  workers = header().workers;
+  clusters = header().clusters;
+  endpoints = (header().endpoints + BLOCK_ROWS - 1) & ~(BLOCK_ROWS - 1);
+  requestsPerWorker = header().requests;
+  buckets = header().buckets;
+  maxChunks = header().chunks;
+  cells = header().cells;
+  ringWords = header().ring;
+  pinBuckets = header().pins;
+  predictors = header().predictors;
+  tenants = header().tenants;
+}
+
+/**
+ * Bytes that a memory takes for the limits that the caller wrote into the header, `workers` to `tenants`. The memory may
+ * be a page that has no more than a header.
+ */
+export function plan(): f64 {
+  readLimits();
   return <f64>layOut();
 }
 
-/** Writes the header of a fresh, zeroed memory from the limits last given to `plan`, and the hash of its layout. */
+/** Completes the header of a fresh, zeroed memory that has the limits already, with the hash of its layout. */
 export function format(hash: u32): void {
-  const total = layOut();
+  header().total = <u32>plan();
   header().magic = MAGIC;
   header().version = LAYOUT_VERSION;
   header().hash = hash;
-  header().total = <u32>total;
-  header().workers = workers;
-  header().clusters = clusters;
   header().endpoints = endpoints;
-  header().requests = requestsPerWorker;
-  header().buckets = buckets;
-  header().chunks = maxChunks;
-  header().cells = cells;
-  header().ring = ringWords;
-  header().pins = pinBuckets;
-  header().predictors = predictors;
-  header().tenants = tenants;
 }
 
 /** This instance's scratch block. */
@@ -199,18 +184,8 @@ export function attach(worker: u32, hash: u32): i32 {
   if (header().magic != MAGIC) return 1;
   if (header().version != LAYOUT_VERSION) return 2;
   if (header().hash != hash) return 3;
-  workers = header().workers;
-  if (worker >= workers) return 4;
-  clusters = header().clusters;
-  endpoints = header().endpoints;
-  requestsPerWorker = header().requests;
-  buckets = header().buckets;
-  maxChunks = header().chunks;
-  cells = header().cells;
-  ringWords = header().ring;
-  pinBuckets = header().pins;
-  predictors = header().predictors;
-  tenants = header().tenants;
+  if (worker >= header().workers) return 4;
+  readLimits();
   const total = layOut();
   if (<u32>total != header().total || total > (<u64>memory.size() << 16)) return 5;
   scratch = scratchBase + <usize>worker * scratchBytes;

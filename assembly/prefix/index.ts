@@ -163,19 +163,19 @@ function stampFor(row: u32, how: u32, comesOut: bool): u32 {
 /** A request with the prompt in scratch is sent to `row`: its chunks are in use there. Returns what `indexUnpinScratch` takes. */
 export function indexPinScratch(count: u32, salt: u32, row: u32): u32 {
   const pinned = load<u32>(cell(ENDPOINT_INSERTED, row));
-  holdAll(scratch + hashes, count, salt, row, PIN, pinned);
+  holdAll(count, salt, row, PIN, pinned);
   return pinned;
 }
 
 /** That request is over: its chunks are the newest out of use. */
 export function indexUnpinScratch(count: u32, pinned: u32, salt: u32, row: u32): void {
-  holdAll(scratch + hashes, count, salt, row, UNPIN, pinned);
+  holdAll(count, salt, row, UNPIN, pinned);
 }
 
-function holdAll(from: usize, count: u32, salt: u32, row: u32, how: u32, pinned: u32): void {
+function holdAll(count: u32, salt: u32, row: u32, how: u32, pinned: u32): void {
   const clock = atomic.add<u32>(HEADER_CLOCK * 4, 1) + 1;
   for (let i = <i32>count - 1; i >= 0; i--) {
-    const slot = claim(keyOf(load<u64>(from + (<usize>i << 3)), salt), clock);
+    const slot = claim(keyOf(load<u64>(scratch + hashes + (<usize>i << 3)), salt), clock);
     if (slot >= 0) hold(<u32>slot, row, clock, how, pinned);
   }
 }
@@ -185,7 +185,7 @@ function holdAll(from: usize, count: u32, salt: u32, row: u32, how: u32, pinned:
  * before its beginning, so the beginning gets the youngest stamp.
  */
 export function indexInsertScratch(count: u32, salt: u32, row: u32): void {
-  holdAll(scratch + hashes, count, salt, row, INSERT, 0);
+  holdAll(count, salt, row, INSERT, 0);
 }
 
 /**

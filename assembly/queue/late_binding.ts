@@ -4,7 +4,7 @@
 // more than `slack`; then it waits. When an endpoint has room again, one of the waiting is granted it, whose turn it is
 // (late_order.ts). A grant costs O(waiting + endpoints). Who decides holds the cluster's lock.
 
-import { BLOCK_ROWS, ENDPOINT_ELIGIBILITY, SERVING, stampOf, WILLING } from "../memory/endpoint";
+import { BLOCK_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_PROMPT, SERVING, stampOf, WILLING } from "../memory/endpoint";
 import { header } from "../memory/header";
 import {
   cell,
@@ -25,7 +25,7 @@ import { PHASE_PREFILLING, PHASE_WAITING, REQUEST_MATCH, REQUEST_PHASE, RequestR
 import { requestGrant } from "../request";
 import { flightMs } from "../score/flight";
 import { gather, rowOf } from "../score/gather";
-import { chargeOf, drawNear, hasRoom, observeBusy, remoteShare, scoreLate, uncachedOf } from "../score/late";
+import { drawNear, hasRoom, observeBusy, remoteShare, scoreLate, uncachedOf } from "../score/late";
 import { greatest } from "../score/pick";
 import { enqueue } from "./enqueue";
 import { charge, observeDrain } from "./fair_share";
@@ -50,89 +50,76 @@ function carry(request: RequestRow): void {
   memory.copy(changetype<usize>(request) + REQUEST_MATCH, scratch + QUESTION_MATCH, <usize>matches << 3);
 }
 
-/** Scores the candidates of a request, for `arrive` and for a choice without a queue. Returns their number. */
-export function scoreCluster(cluster: u32, mask: u32, promptBytes: u32, adapter: u32, now: f64): u32 {
-  const willing = gather(cluster, mask | WILLING, 0);
-  const candidates = willing != 0 ? willing : gather(cluster, mask, 0);
+/** Scores the candidates of the question, for `arrive` and for a choice without a queue. Returns their number. */
+export function scoreCluster(): u32 {
+  const willing = gather(question().mask | WILLING, ENDPOINT_PROMPT);
+  const candidates = willing != 0 ? willing : gather(question().mask, ENDPOINT_PROMPT);
   if (candidates == 0) return 0;
-  const busy = scoreLate(cluster, promptBytes, chargeOf(cluster), adapter, stampOf(now));
-  observeBusy(cluster, <f64>busy / <f64>candidates, now);
+  const busy = scoreLate();
+  observeBusy(question().cluster, <f64>busy / <f64>candidates, question().now);
   return candidates;
 }
 
 /**
- * A request that was opened and looked up asks for an endpoint. Returns its row when one is granted, -1 when there is
- * none, QUEUED when the request waits for a grant.
+ * A request that was opened and looked up asks for an endpoint. The question has what it needs beside its row: mask,
+ * adapter, band, tenant, deadline and now. Returns the endpoint's row when one is granted, -1 when there is none, QUEUED
+ * when the request waits for a grant.
  */
-export function arrive(
-  row: u32,
-  generation: u32,
-  mask: u32,
-  adapter: u32,
-  band: u32,
-  tenant: u32,
-  deadline: f64,
-  now: f64,
-): i32 {
+export function arrive(row: u32, generation: u32): i32 {
   const request = requestRow(row);
   const cluster = request.cluster;
-  const prompt = request.prompt;
-  request.queued = now;
-  request.deadline = deadline;
-  request.mask = mask;
-  request.adapter = adapter;
+  const band = question().band;
+  question().cluster = cluster;
+  question().promptBytes = request.prompt;
+  request.queued = question().now;
+  request.deadline = question().deadline;
+  request.mask = question().mask;
+  request.adapter = question().adapter;
   request.band = band;
-  request.tenant = tenant;
+  request.tenant = question().tenant;
   request.priorityClass = band <= FIRST_CLASS ? 0 : band <= SECOND_CLASS ? 1 : 2;
   carry(request);
   lockCluster(cluster);
-  const result = placeOrQueue(request, row, generation, cluster, mask, prompt, adapter, tenant, now);
+  const result = placeOrQueue(row, generation);
   unlockCluster(cluster);
   return result;
 }
 
-function placeOrQueue(
-  request: RequestRow,
-  row: u32,
-  generation: u32,
-  cluster: u32,
-  mask: u32,
-  prompt: u32,
-  adapter: u32,
-  tenant: u32,
-  now: f64,
-): i32 {
+function placeOrQueue(row: u32, generation: u32): i32 {
   for (let choice: u32 = 0; choice < MOST_CHOICES; choice++) {
-    if (scoreCluster(cluster, mask, prompt, adapter, now) == 0) return -1;
+    if (scoreCluster() == 0) return -1;
     const scores = scratch + positionScore;
     const roomy = scratch + positionPrompt;
     const best = greatest(scores);
     const free = greatest(roomy);
     const endpoint = rowOf(drawNear(roomy, free));
-    if (free + flightMs(endpoint) < best - header().slack) {
-      const home = rowOf(drawNear(scores, best));
-      rejoin(row, cluster, request.band);
-      const work = uncachedOf(prompt, chunksOn(request, home));
-      request.work = work;
-      if (tooLate(request, true, now)) return HOPELESS;
-      // While there is an endpoint that does not ask to be left alone, it waits for such a one.
-      if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, home)) & WILLING) != 0) request.mask = mask | WILLING;
-      observeDrain(tenantRow(tenant), 0, now);
-      observeDemand(cluster, request.priorityClass, work, now);
-      enqueue(row, work);
-      return QUEUED;
-    }
-    const chunks = chunksOn(request, endpoint);
-    if (requestGrant(row, generation, endpoint, chunks, now) == 1) {
-      const work = uncachedOf(prompt, chunks);
-      observeDemand(cluster, request.priorityClass, work, now);
-      charge(tenant, prompt, work, false, now);
-      question().row = endpoint;
-      question().matched = chunks;
+    if (free + flightMs(endpoint) < best - header().slack) return queueFor(row, rowOf(drawNear(scores, best)));
+    question().row = endpoint;
+    question().matched = chunksOn(requestRow(row), endpoint);
+    if (requestGrant(row, generation, question().now) == 1) {
+      const work = uncachedOf(question().promptBytes, question().matched);
+      observeDemand(question().cluster, requestRow(row).priorityClass, work, question().now);
+      charge(question().tenant, question().promptBytes, work, false, question().now);
       return <i32>endpoint;
     }
   }
   return -1;
+}
+
+// Lets the request of the question wait, if there is time: `home` is the endpoint that would be best for it.
+function queueFor(row: u32, home: u32): i32 {
+  const request = requestRow(row);
+  const now = question().now;
+  rejoin(row, request.cluster, request.band);
+  const work = uncachedOf(request.prompt, chunksOn(request, home));
+  request.work = work;
+  if (tooLate(request, true, now)) return HOPELESS;
+  // While there is an endpoint that does not ask to be left alone, it waits for such a one.
+  if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, home)) & WILLING) != 0) request.mask |= WILLING;
+  observeDrain(tenantRow(request.tenant), 0, now);
+  observeDemand(request.cluster, request.priorityClass, work, now);
+  enqueue(row, work);
+  return QUEUED;
 }
 
 /**
@@ -144,11 +131,11 @@ export function refresh(row: u32, generation: u32, now: f64): i32 {
   const request = changetype<RequestRow>(at);
   if (request.generation != generation || atomic.load<u32>(at, REQUEST_PHASE) != PHASE_WAITING) return 1;
   carry(request);
-  const cluster = request.cluster;
+  question().cluster = request.cluster;
   const willing = request.mask | WILLING;
-  const count = gather(cluster, willing, 0);
+  const count = gather(willing, ENDPOINT_PROMPT);
   request.mask = count > 0 ? willing : willing & ~WILLING;
-  const found = count > 0 ? count : gather(cluster, willing & ~WILLING, 0);
+  const found = count > 0 ? count : gather(willing & ~WILLING, ENDPOINT_PROMPT);
   return found > 0 && tooLate(request, false, now) ? HOPELESS : <i32>found;
 }
 
@@ -225,11 +212,12 @@ function fillSurveyed(cluster: u32, endpoint: u32, share: f32, now: f64): u32 {
     const request = requestRow(row);
     const tenant = request.tenant;
     const prompt = request.prompt;
-    const chunks = chunksOn(request, endpoint);
-    const result = requestGrant(row, nextGeneration, endpoint, chunks, now);
+    question().row = endpoint;
+    question().matched = chunksOn(request, endpoint);
+    const result = requestGrant(row, nextGeneration, now);
     if (result == -1) break;
     if (result == 0) continue; // its owner was faster
-    charge(tenant, prompt, uncachedOf(prompt, chunks), true, now);
+    charge(tenant, prompt, uncachedOf(prompt, question().matched), true, now);
     granted++;
     rebase(endpoint, share, now);
   }

@@ -135,7 +135,8 @@ export function leastCost(request: RequestRow, left: f32, share: f32, stamp: u32
   for (let i: u32 = 0; i < alternatives; i++) {
     const endpoint = alternative(i).endpoint;
     if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) != mask) continue;
-    least = min(least, costOn(endpoint, alternative(i).base / left, uncachedOf(prompt, chunksOn(request, endpoint)), 0, adapter));
+    const work = uncachedOf(prompt, chunksOn(request, endpoint));
+    least = min(least, costOn(endpoint, alternative(i).base / left, work, 0, adapter));
   }
   return least == f32.MAX_VALUE ? 0 : least;
 }
@@ -143,10 +144,21 @@ export function leastCost(request: RequestRow, left: f32, share: f32, stamp: u32
 /** Generation of the row that `next` returned. */
 export let nextGeneration: u32 = 0;
 
-// The waiting request whose turn it is on an endpoint, or -1.
+// The endpoint that `next` offers to those who wait: its row and base, what a byte of capacity is worth in ms, the share of
+// remote prompt bytes that is work, the time.
+let offered: u32 = 0;
+let offeredBase: f32 = 0;
+let price: f32 = 0;
+let remote: f32 = 0;
+let stamp: u32 = 0;
+
+/** The waiting request whose turn it is on an endpoint, or -1. */
 export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
-  const price = chargeOf(cluster) * meanRate;
-  const base = baseOf(endpoint, share, stampOf(now));
+  offered = endpoint;
+  remote = share;
+  stamp = stampOf(now);
+  offeredBase = baseOf(endpoint, share, stamp);
+  price = chargeOf(cluster) * meanRate;
   const eligibility = load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint));
   const words = (workers * requestsPerWorker + 31) >> 5;
   let chosen: i32 = -1;
@@ -179,7 +191,7 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
       const itsTurn: f64 = urgent ? -1e12 - max(waited, NEAR_MS - left) : ms / (1 + <f64>header().ageing * waited);
       if (itsBand == band && itsVirtual == virtual && itsTurn >= turn) continue;
       const slack = <f64>header().slack + LATE_SLACK * max<f64>(0, late) + max<f64>(0, NEAR_MS - left);
-      if (!wants(request, endpoint, base, work, price, mask, share, slack, stampOf(now), late > 0)) continue;
+      if (!wants(request, work, slack, late > 0)) continue;
       if ((atomic.load<u32>(waitingBase + (<usize>word << 2)) & (1 << (row & 31))) == 0) continue;
       chosen = <i32>row;
       nextGeneration = generation;
@@ -198,37 +210,29 @@ function overdueAfter(account: TenantRow): f64 {
   return <f64>header().overdue * backlog + <f64>header().overdueBase;
 }
 
-// Whether an endpoint suits a request: no other would do it sooner by more than the slack. To one that is overdue only
-// the prefill counts that it would cost more here than there, no longer what is ahead.
-function wants(
-  request: RequestRow,
-  endpoint: u32,
-  base: f32,
-  work: u32,
-  price: f32,
-  mask: u32,
-  share: f32,
-  slack: f64,
-  stamp: u32,
-  overdue: bool,
-): bool {
+// Whether the offered endpoint suits a request, of which `work` bytes are uncached there: no other would do it sooner by more
+// than the slack. To one that is overdue only the prefill counts that it would cost more here than there, no longer what is
+// ahead.
+function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool {
   const adapter = request.adapter;
-  const most = <f32>(<f64>costOn(endpoint, overdue ? <f32>0 : base - flightMs(endpoint), work, price, adapter) - slack);
+  const base: f32 = overdue ? 0 : offeredBase - flightMs(offered);
+  const most = <f32>(<f64>costOn(offered, base, work, price, adapter) - slack);
   if (most <= 0) return true;
   const prompt = request.prompt;
+  const mask = request.mask;
   const matches = request.matches;
   for (let m: u32 = 0; m < matches; m++) {
     const match = requestMatch(request, m);
     const other = match.row;
-    if (other == endpoint || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
+    if (other == offered || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
     const its = uncachedOf(prompt, match.chunks);
-    const otherBase: f32 = overdue ? <f32>0 : baseOf(other, share, stamp);
+    const otherBase: f32 = overdue ? 0 : baseOf(other, remote, stamp);
     if (costOn(other, otherBase, its, price, adapter) < most) return false;
   }
   if (overdue) return true;
   for (let i: u32 = 0; i < alternatives; i++) {
     const other = alternative(i).endpoint;
-    if (other == endpoint || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
+    if (other == offered || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
     const its = uncachedOf(prompt, chunksOn(request, other));
     if (costOn(other, alternative(i).base, its, price, adapter) < most) return false;
   }

@@ -5,9 +5,9 @@ import { BLOCK_ROWS, ENDPOINT_ADAPTERS } from "../memory/endpoint";
 import { header } from "../memory/header";
 import { cell, positionBlock, positionScore, question, scratch } from "../memory/plan";
 
-/** Adds `weight` to the scores of the endpoints that hold an adapter: bit `adapter` - 1 of ENDPOINT_ADAPTERS. */
-export function scoreAdapter(adapter: u32, weight: f32): void {
-  const bit = adapter - 1;
+/** Adds `weight` to the scores of the endpoints that hold the question's adapter: bit `adapter` - 1 of ENDPOINT_ADAPTERS. */
+export function scoreAdapter(weight: f32): void {
+  const bit = question().adapter - 1;
   const wanted = i32x4.splat(1 << (bit & 31));
   const bonus = f32x4.splat(weight);
   const blocks = question().positions / BLOCK_ROWS;

@@ -30,14 +30,17 @@ function blockRow(ordinal: u32): u32 {
 }
 
 /** Scores the gathered candidates by -ttft_i, and leaves speed_i · predicted() where the prompt loads were. */
-export function scoreExpected(cluster: u32, model: u32, promptBytes: u32, stamp: u32): void {
+export function scoreExpected(): void {
+  const model = question().model;
+  const promptBytes = question().promptBytes;
+  const stamp = stampOf(question().now);
   const queues = scratch + positionQueue;
   const scores = scratch + positionScore;
   const owns = scratch + positionPrompt;
   const blocks = question().positions / BLOCK_ROWS;
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
   const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
-  const share = f32x4.splat(remoteShare(cluster));
+  const share = f32x4.splat(remoteShare(question().cluster));
   const run = f32x4.splat(header().run);
   const room = f32x4.splat(header().room);
   const mean = max<f32>(1e-9, <f32>rateOf(model));

@@ -41,11 +41,11 @@ export function horizontalMax(v: v128): f32 {
 }
 
 /**
- * Gathers the loads of the cluster's rows whose eligibility has all bits of `mask` and that are not excluded.
+ * Gathers the loads of the question's cluster's rows whose eligibility has all bits of `mask` and that are not excluded.
  * The prompt load is that of `promptColumn`: ENDPOINT_PROMPT or ENDPOINT_UNCACHED. Returns the number of candidates; their
  * extremes go to the question.
  */
-export function gather(cluster: u32, mask: u32, promptColumn: u32): u32 {
+export function gather(mask: u32, promptColumn: u32): u32 {
   const queues = scratch + positionQueue;
   const prompts = scratch + positionPrompt;
   const blockList = scratch + positionBlock;
@@ -58,7 +58,7 @@ export function gather(cluster: u32, mask: u32, promptColumn: u32): u32 {
   let mostPrompt = f32x4.splat(0);
   let candidates: u32 = 0;
   let ordinal: u32 = 0;
-  let block = clusterRow(cluster).firstBlock;
+  let block = clusterRow(question().cluster).firstBlock;
   while (block != 0) {
     block--;
     store<u32>(blockList + (<usize>ordinal << 2), block);

@@ -10,7 +10,9 @@ import { positionPrompt, positionQueue, positionScore, question, questionMatch, 
 import { positionOf } from "./gather";
 
 /** Scores what `gather` gathered by the inference_lb formula. A weight of 0 leaves its term out. */
-export function scoreInferenceLb(cacheWeight: f32, requestWeight: f32, prefillWeight: f32, promptFloor: f32): void {
+export function scoreInferenceLb(): void {
+  const cacheWeight = question().cacheWeight;
+  const prefillWeight = question().prefillWeight;
   const positions = question().positions;
   const queues = scratch + positionQueue;
   const prompts = scratch + positionPrompt;
@@ -18,8 +20,8 @@ export function scoreInferenceLb(cacheWeight: f32, requestWeight: f32, prefillWe
   const chunks = question().chunks;
   const leastQueue = question().minRequests;
   const delta = max<f32>(2, question().maxRequests - leastQueue);
-  const promptScale = max<f32>(promptFloor, question().maxPrompt);
-  const requestFactor = requestWeight * ceil<f32>(delta / 5);
+  const promptScale = max<f32>(question().promptFloor, question().maxPrompt);
+  const requestFactor = question().requestWeight * ceil<f32>(delta / 5);
   const shared: f32 = chunks == 0 ? 0 : cacheWeight * (<f32>question().everywhere / <f32>chunks);
 
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);

@@ -24,6 +24,7 @@ import {
   ENDPOINT_REMOTE_PROMPT,
   ENDPOINT_REQUESTS,
   ENDPOINT_UNCACHED,
+  stampOf,
 } from "../memory/endpoint";
 import { header } from "../memory/header";
 import {
@@ -38,7 +39,6 @@ import {
   scratch,
 } from "../memory/plan";
 import { CHUNK_BYTES } from "../memory/prefix";
-import { charge } from "../queue/fair_share";
 import { adapterMs } from "./adapter";
 import { compareGathered, flightMs, leastFlight, meanRate, weightOfFour } from "./flight";
 import { positionOf } from "./gather";
@@ -155,7 +155,10 @@ export function chargeOf(cluster: u32): f32 {
  * Scores the gathered candidates by -cost, and beside it, where the prompt loads were, those that have room; the others
  * are -Inf there. Returns how many of the candidates are busy.
  */
-export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: u32, stamp: u32): u32 {
+export function scoreLate(): u32 {
+  const cluster = question().cluster;
+  const promptBytes = question().promptBytes;
+  const stamp = stampOf(question().now);
   const queues = scratch + positionQueue;
   const scores = scratch + positionScore;
   const roomy = scratch + positionPrompt;
@@ -171,7 +174,7 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
   const least = f32x4.splat(leastFlight);
   const everywhere = question().everywhere;
   const work = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere));
-  const price = charge * meanRate;
+  const price = chargeOf(cluster) * meanRate;
   const zero = f32x4.splat(0);
   const blocks = question().positions / BLOCK_ROWS;
   let busy: u32 = 0;
@@ -210,7 +213,7 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
     const saved = <f32>uncachedOf(promptBytes, everywhere) - <f32>uncachedOf(promptBytes, match.chunks);
     add(<usize>positionOf(row) << 2, (load<f32>(cell(ENDPOINT_RATE, row)) + price) * saved);
   }
-  if (adapter != 0) addAdapter(adapter);
+  if (question().adapter != 0) addAdapter(question().adapter);
   return busy;
 }
 

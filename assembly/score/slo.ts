@@ -11,7 +11,8 @@ const FULLER: f32 = 0.01;
  * Of the endpoints that keep the objectives by prediction, prefers the one that leaves most room for others: the least
  * prefill of its own, then the fuller one. When none keeps them, the scores stay those of `scoreExpected`.
  */
-export function scoreSlo(model: u32): void {
+export function scoreSlo(): void {
+  const model = question().model;
   const ttftSlo = question().ttftSlo;
   const tpotSlo = question().tpotSlo;
   const step = <f32>stepParameter(model, 0);

@@ -3,6 +3,7 @@
 // kernel does the work; this file carries values in and out of its scratch block.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { type QuestionFields, questionFields } from "../tables/question.ts";
 import { SaveRingWriter } from "../tables/save_ring.ts";
 import type { RequestRow } from "../tables/request_table.ts";
 import type { Placement } from "./placement.ts";
@@ -60,8 +61,11 @@ export class DecisionMaker {
   readonly #hashes: BigUint64Array;
   readonly #words: Int32Array;
   readonly #floats: Float32Array;
-  readonly #decision: number;
+  readonly #doubles: Float64Array;
+  readonly #question: QuestionFields;
   readonly #hashWord: number;
+  readonly #promptColumn: number;
+  readonly #uncachedColumn: number;
   readonly #encoder = new TextEncoder();
   readonly #ring: SaveRingWriter;
   readonly #buffers: Int32Array[][] = [];
@@ -72,12 +76,15 @@ export class DecisionMaker {
     this.#ring = new SaveRingWriter(kernel);
     this.#words = new Int32Array(kernel.buffer);
     this.#floats = new Float32Array(kernel.buffer);
+    this.#doubles = new Float64Array(kernel.buffer);
     const chunks = this.#words[k.HEADER_CHUNKS];
     this.#textBytes = chunks * k.CHUNK_BYTES;
     this.#text = new Uint8Array(kernel.buffer, k.textOffset(), this.#textBytes);
     this.#hashes = new BigUint64Array(kernel.buffer, k.hashOffset(), chunks);
-    this.#decision = k.decisionOffset() >>> 2;
+    this.#question = questionFields(kernel);
     this.#hashWord = k.hashOffset() >>> 2;
+    this.#promptColumn = k.ENDPOINT_PROMPT;
+    this.#uncachedColumn = k.ENDPOINT_UNCACHED;
   }
 
   /** 128-bit digest of a text as 32 hex digits. Overwrites the prompt in scratch. */
@@ -137,52 +144,49 @@ export class DecisionMaker {
     k.lookUpNothing();
     if (prompt.chunks === 0) return;
     this.#restore(prompt);
-    this.#words[this.#decision + (k.QUESTION_CHUNKS >>> 2)] = prompt.chunks;
+    this.#words[this.#question.chunks] = prompt.chunks;
     k.indexLookup(prompt.chunks, placement.salt);
   }
 
   #exclude(tried: readonly number[]): void {
     const k = this.#kernel.exports;
     const count = Math.min(tried.length, k.MAX_EXCLUDED);
-    this.#words[this.#decision + (k.QUESTION_EXCLUDED >>> 2)] = count;
-    for (let i = 0; i < count; i++) this.#words[this.#decision + (k.QUESTION_EXCLUDE >>> 2) + i] = tried[i];
+    this.#words[this.#question.excluded] = count;
+    for (let i = 0; i < count; i++) this.#words[this.#question.exclude + i] = tried[i];
   }
 
   /** Chooses for the prompt that is up: an endpoint row, or -1 when there is no candidate. */
-  choose(
-    { cluster, eligibility, adapter, policy }: Placement,
-    promptBytes: number,
-    model: number,
-    sharedMs: number,
-  ): number {
-    return this.#kernel.exports.choose(
-      cluster,
-      eligibility,
-      policy.kernelPolicy,
-      policy.candidatePercent,
-      policy.cacheWeight,
-      policy.requestWeight,
-      policy.prefillWeight,
-      policy.uncachedOnly ? this.#kernel.exports.ENDPOINT_UNCACHED : this.#kernel.exports.ENDPOINT_PROMPT,
-      policy.prefillFloorBytes,
-      adapter,
-      policy.adapterWeight,
-      promptBytes,
-      model,
-      sharedMs,
-    );
+  choose(placement: Placement, promptBytes: number, model: number, sharedMs: number): number {
+    const { policy } = placement;
+    const question = this.#question;
+    const words = this.#words;
+    const floats = this.#floats;
+    words[question.cluster] = placement.cluster;
+    words[question.eligibility] = placement.eligibility;
+    words[question.adapter] = placement.adapter;
+    words[question.policy] = policy.kernelPolicy;
+    floats[question.percent] = policy.candidatePercent;
+    floats[question.cacheWeight] = policy.cacheWeight;
+    floats[question.requestWeight] = policy.requestWeight;
+    floats[question.prefillWeight] = policy.prefillWeight;
+    words[question.promptColumn] = policy.uncachedOnly ? this.#uncachedColumn : this.#promptColumn;
+    floats[question.promptFloor] = policy.prefillFloorBytes;
+    floats[question.adapterWeight] = policy.adapterWeight;
+    words[question.promptBytes] = promptBytes;
+    words[question.model] = model;
+    this.#doubles[question.nowMs] = sharedMs;
+    return this.#kernel.exports.choose();
   }
 
   /** Sets the objectives of the prompt that is up, in ms; 0 for none. */
   setObjectives(ttftMs: number, tpotMs: number): void {
-    const k = this.#kernel.exports;
-    this.#floats[this.#decision + (k.QUESTION_TTFT_SLO >>> 2)] = ttftMs;
-    this.#floats[this.#decision + (k.QUESTION_TPOT_SLO >>> 2)] = tpotMs;
+    this.#floats[this.#question.ttftSlo] = ttftMs;
+    this.#floats[this.#question.tpotSlo] = tpotMs;
   }
 
   /** Whether an endpoint keeps the objectives of the last choice by policy slo. */
   get objectivesMet(): boolean {
-    return this.#words[this.#decision + (this.#kernel.exports.QUESTION_SLO_MET >>> 2)] > 0;
+    return this.#words[this.#question.sloMet] > 0;
   }
 
   /**
@@ -195,16 +199,14 @@ export class DecisionMaker {
     { band, tenant, deadlineMs }: Standing,
     sharedMs: number,
   ): number {
-    return this.#kernel.exports.arrive(
-      row.row,
-      row.generation,
-      eligibility,
-      adapter,
-      band,
-      tenant,
-      deadlineMs,
-      sharedMs,
-    );
+    const question = this.#question;
+    this.#words[question.eligibility] = eligibility;
+    this.#words[question.adapter] = adapter;
+    this.#words[question.band] = band;
+    this.#words[question.tenant] = tenant;
+    this.#doubles[question.deadlineMs] = deadlineMs;
+    this.#doubles[question.nowMs] = sharedMs;
+    return this.#kernel.exports.arrive(row.row, row.generation);
   }
 
   /**
@@ -257,7 +259,7 @@ export class DecisionMaker {
 
   /** Chunks of the prompt that the endpoint last chosen is presumed to hold. */
   get matchedChunks(): number {
-    return this.#words[this.#decision + (this.#kernel.exports.QUESTION_MATCHED >>> 2)];
+    return this.#words[this.#question.matched];
   }
 
   /** Prefixes that were not handed on to the metadata center because the ring was full. */
@@ -295,9 +297,8 @@ export class DecisionMaker {
     const prompt = this.begin(text, placement);
     this.retire(prompt);
     const chosen = this.choose(placement, prompt.bytes, model, sharedMs);
-    const word = (field: number) => this.#words[this.#decision + (field >>> 2)];
     const candidates: Candidate[] = [];
-    for (let position = 0; position < word(k.QUESTION_POSITIONS); position++) {
+    for (let position = 0; position < this.#words[this.#question.positions]; position++) {
       const requests = this.#floats[(k.queueOffset() >>> 2) + position];
       if (requests === Infinity) continue;
       const block = this.#words[(k.positionBlockOffset() >>> 2) + Math.floor(position / k.BLOCK_ROWS)];
@@ -311,7 +312,12 @@ export class DecisionMaker {
         room: placement.policy.queued ? this.#floats[(k.promptOffset() >>> 2) + position] !== -Infinity : undefined,
       });
     }
-    return { chosen, chunks: word(k.QUESTION_CHUNKS), everywhereChunks: word(k.QUESTION_EVERYWHERE), candidates };
+    return {
+      chosen,
+      chunks: this.#words[this.#question.chunks],
+      everywhereChunks: this.#words[this.#question.everywhere],
+      candidates,
+    };
   }
 }
 

@@ -102,7 +102,11 @@ export class RequestRow {
 
   /** Grants this row an endpoint; false when that endpoint stopped serving meanwhile. */
   grant(endpoint: number, cachedChunks: number, sharedMs = systemClock.shared()): boolean {
-    return this.kernel.exports.requestGrant(this.row, this.generation, endpoint, cachedChunks, sharedMs) === 1;
+    const k = this.kernel.exports;
+    const question = k.decisionOffset();
+    this.words[(question + k.QUESTION_ROW) >>> 2] = endpoint;
+    this.words[(question + k.QUESTION_MATCHED) >>> 2] = cachedChunks;
+    return k.requestGrant(this.row, this.generation, sharedMs) === 1;
   }
 
   /** Grows with each grant of its worker, modulo 2^32. */

@@ -8,7 +8,7 @@ import { EndpointState, EndpointTable } from "../../src/tables/endpoint_table.ts
 import { writeQueueParameters } from "../../src/tables/queue_parameters.ts";
 import { RequestPhase, type RequestRow, RequestTable } from "../../src/tables/request_table.ts";
 import { tenantLoad, writeTenant } from "../../src/tables/tenant_table.ts";
-import { freshKernels } from "../support/kernel.ts";
+import { ask as put, freshKernels } from "../support/kernel.ts";
 import { Random, seed } from "../support/seed.ts";
 
 const { queue } = parseConfig({});
@@ -63,7 +63,7 @@ Deno.test("queue: no request is lost or granted twice, nobody waits beside an en
         if (!row) continue;
         const [band, tenant] = [random.pick([900, 1_000, 1_100]), random.below(8)];
         k.lookUpNothing();
-        const result = k.arrive(row.row, row.generation, k.SERVING, 0, band, tenant, 0, now);
+        const result = put(kernels[1 + worker], { band, tenant, now }).arrive(row.row, row.generation);
         assert(result >= 0 || result === k.QUEUED || table.serving(rows[0]) === false, `${result}`);
         if (result === -1) {
           row.release();
@@ -136,7 +136,7 @@ function ask(
   const k = fleet.kernels[1].exports;
   const row = fleet.requests[0].tryOpen(0, 0, bytes)!;
   k.lookUpNothing();
-  return { row, result: k.arrive(row.row, row.generation, k.SERVING, 0, band, tenant, deadline, now) };
+  return { row, result: put(fleet.kernels[1], { band, tenant, deadline, now }).arrive(row.row, row.generation) };
 }
 
 /** Fills one endpoint, so that whoever comes next waits. */

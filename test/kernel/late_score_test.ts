@@ -6,7 +6,7 @@ import { parseConfig } from "../../src/config/load.ts";
 import { EndpointTable } from "../../src/tables/endpoint_table.ts";
 import { PredictorTable } from "../../src/tables/predictor_table.ts";
 import { writeQueueParameters } from "../../src/tables/queue_parameters.ts";
-import { decisionWord, freshKernel, writeHashes } from "../support/kernel.ts";
+import { ask, decisionWord, freshKernel, writeHashes } from "../support/kernel.ts";
 import { Random, seed } from "../support/seed.ts";
 
 const NOW = 1e12;
@@ -83,8 +83,7 @@ function scene(random: Random, round: number) {
     );
     return floats[(k.scoreOffset() >>> 2) + blocks.indexOf(row >> 4) * 16 + row % 16];
   };
-  const choose = (policy: number) =>
-    k.choose(1, k.SERVING, policy, 5, 0, 0, 0, k.ENDPOINT_PROMPT, 1_024, 0, 0, bytes, 0, NOW);
+  const choose = (policy: number) => ask(kernel, { cluster: 1, policy, promptBytes: bytes, now: NOW }).choose();
   return { kernel, k, queue, bytes, endpoints, score, choose, floats };
 }
 

@@ -2,6 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { EndpointState, EndpointTable } from "../../src/tables/endpoint_table.ts";
 import { GrantWatch } from "../../src/tables/grant_watch.ts";
+import { questionFields } from "../../src/tables/question.ts";
 import { RequestPhase, type RequestRow, RequestTable } from "../../src/tables/request_table.ts";
 import { freshKernels } from "../support/kernel.ts";
 import { Random, seed } from "../support/seed.ts";
@@ -110,7 +111,8 @@ Deno.test("a grant by another worker is told to the owner; all are in order", as
   const afterOwn = watch.count;
   const alive = setInterval(() => {}, 1_000); // a pending waitAsync does not keep the event loop alive
   const told = watch.changed(afterOwn);
-  queueMicrotask(() => kernels[2].exports.requestGrant(other.row, other.generation, row, 3, 0));
+  new Int32Array(kernels[2].buffer)[questionFields(kernels[2]).row] = row;
+  queueMicrotask(() => kernels[2].exports.requestGrant(other.row, other.generation, 0));
   await told;
   assertEquals([other.phase, other.endpoint], [RequestPhase.granted, row]);
   assert(count <= own.grantNumber && own.grantNumber < other.grantNumber && other.grantNumber < watch.count);
