@@ -81,7 +81,7 @@ export function choose(): i32 {
 function chosen(position: u32): i32 {
   const row = rowOf(position);
   question().row = row;
-  question().matched = matchedChunks(row);
+  question().matched = matchedBytes(row);
   return <i32>row;
 }
 
@@ -96,12 +96,12 @@ function chooseLate(): i32 {
   return chosen(free + flight < best - header().slack ? drawNear(scores, best) : position);
 }
 
-/** Leading chunks of the looked-up prompt that a row is presumed to hold. */
-export function matchedChunks(row: u32): u32 {
+/** Leading bytes of the looked-up prompt that a row is presumed to hold. */
+export function matchedBytes(row: u32): u32 {
   const matches = question().matches;
   for (let m: u32 = 0; m < matches; m++) {
     const match = questionMatch(m);
-    if (match.row == row) return match.chunks;
+    if (match.row == row) return match.bytes;
   }
   return question().everywhere;
 }

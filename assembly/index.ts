@@ -45,7 +45,7 @@ export { gather } from "./score/gather";
 export { scoreInferenceLb } from "./score/inference_lb";
 export { scoreLeastRequest } from "./score/plain";
 export { pickBest } from "./score/pick";
-export { choose, lookUp, lookUpNothing, matchedChunks } from "./decide";
+export { choose, lookUp, lookUpNothing, matchedBytes } from "./decide";
 // Every constant of the layout: TypeScript places its views by them, and the hash of the layout is made of all of them.
 export {
   MAGIC,
@@ -238,7 +238,7 @@ export {
   ENTRY_HOLDERS,
   ENTRY_BYTES,
   MATCH_ROW,
-  MATCH_CHUNKS,
+  MATCH_LENGTH,
   MATCH_BYTES,
 } from "./memory/prefix";
 export {

@@ -27,7 +27,6 @@ import {
   stampOf,
   TRIAL,
 } from "./memory/endpoint";
-import { header } from "./memory/header";
 import {
   cell,
   clusterAt,
@@ -40,7 +39,6 @@ import {
   self,
   tenantAt,
 } from "./memory/plan";
-import { CHUNK_BYTES } from "./memory/prefix";
 import {
   PHASE_DECODING,
   PHASE_FREE,
@@ -55,6 +53,7 @@ import {
 } from "./memory/request_row";
 import { RING_EPOCH, RING_GRANTS } from "./memory/rings";
 import { TENANT_CONCURRENCY } from "./memory/tenant";
+import { knownOf, uncachedOf } from "./prefix/known";
 import { dequeue, enqueue } from "./queue/enqueue";
 
 /** Weight of a grant in the moving mean of hits. */
@@ -103,7 +102,7 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
  */
 export function requestGrant(row: u32, generation: u32, now: f64): i32 {
   const endpoint = question().row;
-  const cachedChunks = question().matched;
+  const matched = question().matched;
   const at = requestAt(row);
   const request = changetype<RequestRow>(at);
   if (atomic.cmpxchg<u32>(at, PHASE_WAITING, PHASE_GRANTING, REQUEST_PHASE) != PHASE_WAITING) return 0;
@@ -115,10 +114,8 @@ export function requestGrant(row: u32, generation: u32, now: f64): i32 {
   const waited = dequeue(row);
   const prompt = request.prompt;
   request.endpoint = endpoint;
-  request.cached = cachedChunks;
-  // Hashes cannot see into the chunk in which the cached prefix ends: it is taken as cached too.
-  const known = cachedChunks == 0 ? 0 : (cachedChunks + 1) * CHUNK_BYTES;
-  const uncached = max(prompt - min(prompt, known), header().least);
+  request.cached = matched;
+  const uncached = uncachedOf(prompt, matched);
   request.uncached = uncached;
   request.held = 1;
   atomic.add<u32>(cell(ENDPOINT_REQUESTS, endpoint), 1);
@@ -141,7 +138,7 @@ export function requestGrant(row: u32, generation: u32, now: f64): i32 {
     return -1;
   }
   const hits = clusterAt(request.cluster) + CLUSTER_HITS;
-  const share = prompt == 0 ? 0 : <f64>min(prompt, known) / <f64>prompt;
+  const share = prompt == 0 ? 0 : <f64>knownOf(prompt, matched) / <f64>prompt;
   store<f64>(hits, load<f64>(hits) + HIT_PACE * (share - load<f64>(hits)));
   const owner = row / requestsPerWorker;
   const grants = ringOffset(owner) + RING_GRANTS;

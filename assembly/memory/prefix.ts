@@ -22,11 +22,11 @@ export const ENTRY_BYTES: u32 = ENTRY_HOLDERS + HOLDERS * 8;
 @unmanaged
 export class Match {
   row: u32;
-  chunks: u32;
+  bytes: u32;
 }
 
 export const MATCH_ROW: u32 = offsetof<Match>("row");
-export const MATCH_CHUNKS: u32 = offsetof<Match>("chunks");
+export const MATCH_LENGTH: u32 = offsetof<Match>("bytes");
 export const MATCH_BYTES: u32 = offsetof<Match>();
 
 @inline

@@ -26,8 +26,8 @@ export class Question {
   band: u32; // priority band, 0 first
   tenant: u32;
   // Looked up.
-  chunks: u32; // chunks of this prompt
-  everywhere: u32; // leading chunks that every endpoint is presumed to hold
+  chunks: u32; // of this prompt that were hashed
+  everywhere: u32; // leading bytes that every endpoint is presumed to hold
   matches: u32; // of QUESTION_MATCH
   // Gathered.
   candidates: u32;
@@ -38,7 +38,7 @@ export class Question {
   // Chosen.
   sloMet: u32; // endpoints that keep the objectives by prediction
   row: i32; // chosen endpoint row, -1 for none
-  matched: u32; // chunks matched there
+  matched: u32; // leading bytes that it is presumed to hold
 }
 
 export const QUESTION_CLUSTER: u32 = offsetof<Question>("cluster");

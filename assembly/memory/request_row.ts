@@ -12,8 +12,8 @@ export class RequestRow {
   held: u32; // 1 while the prompt bytes are on the endpoint
   generation: u32; // bumped each time the row is opened
   model: u32;
-  cached: u32; // chunks matched on the granted endpoint
-  uncached: u32; // prompt bytes beyond them
+  cached: u32; // bytes matched on the granted endpoint
+  uncached: u32; // prompt bytes that it has to compute
   sent: f64; // ms, when it was sent to the endpoint
   hidden: u32; // 1 when its first token will not be seen
   ahead: u32; // uncached bytes that were ahead of it at the grant
@@ -27,7 +27,7 @@ export class RequestRow {
   priorityClass: u32; // class of its band
   admitted: u32; // 1 while it counts in its tenant's concurrency
   preempted: u32; // 1 when it is to make room for one of higher priority
-  everywhere: u32; // leading chunks that every endpoint is presumed to hold
+  everywhere: u32; // leading bytes that every endpoint is presumed to hold
   matches: u32; // of REQUEST_MATCH
 }
 

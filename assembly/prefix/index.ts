@@ -15,7 +15,7 @@
 import { ENDPOINT_CAPACITY, ENDPOINT_IDLE, ENDPOINT_INSERTED, ENDPOINT_TOUCHED } from "../memory/endpoint";
 import { HEADER_CLOCK } from "../memory/header";
 import { buckets, cell, entryBase, hashes, keyBase, question, scratch } from "../memory/plan";
-import { BUCKET_SLOTS, ENTRY_BYTES, ENTRY_HOLDERS, HOLDERS, matchAt, PrefixEntry } from "../memory/prefix";
+import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, ENTRY_HOLDERS, HOLDERS, matchAt, PrefixEntry } from "../memory/prefix";
 import { QUESTION_MATCH } from "../memory/question";
 
 const INSERT: u32 = 0;
@@ -189,8 +189,8 @@ export function indexInsertScratch(count: u32, salt: u32, row: u32): void {
 }
 
 /**
- * Looks the first `count` scratch hashes up. Writes the decision's EVERYWHERE (leading chunks held everywhere), MATCHES
- * and MATCH pairs (row, chunks): the rows that hold a longer unbroken prefix than that, at most 7. After the first chunk
+ * Looks the first `count` scratch hashes up. Writes the decision's EVERYWHERE (leading bytes held everywhere), MATCHES
+ * and MATCH pairs (row, bytes): the rows that hold a longer unbroken prefix than that, at most 7. After the first chunk
  * that is not everywhere the set of rows only shrinks, so the cost is O(chunks), whatever the fleet's size.
  */
 export function indexLookup(count: u32, salt: u32): void {
@@ -203,8 +203,8 @@ export function indexLookup(count: u32, salt: u32): void {
     if (slot < 0) break;
     const entry = entryAt(<u32>slot);
     if (changetype<PrefixEntry>(entry).overflow != 0 && allAlive(entry)) {
-      if (total == 0) everywhere = i + 1;
-      else if (extendAll(matches, total, i) == 0) break;
+      if (total == 0) everywhere = (i + 1) * CHUNK_BYTES;
+      else if (extendAll(matches, total, i * CHUNK_BYTES) == 0) break;
       continue;
     }
     if (total == 0) {
@@ -213,10 +213,10 @@ export function indexLookup(count: u32, salt: u32): void {
         if (holder == 0 || !alive(holder) || listed(matches, total, <u32>holder - 1)) continue;
         const match = matchAt(matches, total++);
         match.row = <u32>holder - 1;
-        match.chunks = i + 1;
+        match.bytes = (i + 1) * CHUNK_BYTES;
       }
       if (total == 0) break;
-    } else if (extend(matches, total, i, entry) == 0) break;
+    } else if (extend(matches, total, i * CHUNK_BYTES, entry) == 0) break;
   }
   question().everywhere = everywhere;
   question().matches = total;
@@ -238,28 +238,30 @@ function allAlive(entry: usize): bool {
   return true;
 }
 
-function extendAll(matches: usize, total: u32, i: u32): u32 {
+// Those that hold the first `bytes` hold a chunk more; the number of them.
+function extendAll(matches: usize, total: u32, bytes: u32): u32 {
   let active: u32 = 0;
   for (let m: u32 = 0; m < total; m++) {
     const match = matchAt(matches, m);
-    if (match.chunks == i) {
-      match.chunks = i + 1;
+    if (match.bytes == bytes) {
+      match.bytes = bytes + CHUNK_BYTES;
       active++;
     }
   }
   return active;
 }
 
-function extend(matches: usize, total: u32, i: u32, entry: usize): u32 {
+// The same of those that hold the chunk of this entry.
+function extend(matches: usize, total: u32, bytes: u32, entry: usize): u32 {
   let active: u32 = 0;
   for (let m: u32 = 0; m < total; m++) {
     const match = matchAt(matches, m);
-    if (match.chunks != i) continue;
+    if (match.bytes != bytes) continue;
     const wanted = match.row + 1;
     for (let k: u32 = 0; k < HOLDERS; k++) {
       const holder = atomic.load<u64>(entry + (<usize>k << 3), ENTRY_HOLDERS);
       if (<u32>holder == wanted && alive(holder)) {
-        match.chunks = i + 1;
+        match.bytes = bytes + CHUNK_BYTES;
         active++;
         break;
       }

@@ -22,16 +22,17 @@ import {
 } from "../memory/plan";
 import { QUESTION_MATCH } from "../memory/question";
 import { PHASE_PREFILLING, PHASE_WAITING, REQUEST_MATCH, REQUEST_PHASE, RequestRow } from "../memory/request_row";
+import { uncachedOf } from "../prefix/known";
 import { requestGrant } from "../request";
 import { flightMs } from "../score/flight";
 import { gather, rowOf } from "../score/gather";
-import { drawNear, hasRoom, observeBusy, remoteShare, scoreLate, uncachedOf } from "../score/late";
+import { drawNear, hasRoom, observeBusy, remoteShare, scoreLate } from "../score/late";
 import { greatest } from "../score/pick";
 import { enqueue } from "./enqueue";
 import { charge, observeDrain } from "./fair_share";
 import { observeDemand, tooLate } from "./forecast";
 import { lockCluster, unlockCluster } from "./lock";
-import { chunksOn, next, nextGeneration, rebase, rejoin, survey } from "./order";
+import { matchedOn, next, nextGeneration, rebase, rejoin, survey } from "./order";
 
 /** `arrive`: the request waits; or it would come too late to its first token, and does not. */
 export const QUEUED: i32 = -2;
@@ -95,7 +96,7 @@ function placeOrQueue(row: u32, generation: u32): i32 {
     const endpoint = rowOf(drawNear(roomy, free));
     if (free + flightMs(endpoint) < best - header().slack) return queueFor(row, rowOf(drawNear(scores, best)));
     question().row = endpoint;
-    question().matched = chunksOn(requestRow(row), endpoint);
+    question().matched = matchedOn(requestRow(row), endpoint);
     if (requestGrant(row, generation, question().now) == 1) {
       const work = uncachedOf(question().promptBytes, question().matched);
       observeDemand(question().cluster, requestRow(row).priorityClass, work, question().now);
@@ -111,7 +112,7 @@ function queueFor(row: u32, home: u32): i32 {
   const request = requestRow(row);
   const now = question().now;
   rejoin(row, request.cluster, request.band);
-  const work = uncachedOf(request.prompt, chunksOn(request, home));
+  const work = uncachedOf(request.prompt, matchedOn(request, home));
   request.work = work;
   if (tooLate(request, true, now)) return HOPELESS;
   // While there is an endpoint that does not ask to be left alone, it waits for such a one.
@@ -213,7 +214,7 @@ function fillSurveyed(cluster: u32, endpoint: u32, share: f32, now: f64): u32 {
     const tenant = request.tenant;
     const prompt = request.prompt;
     question().row = endpoint;
-    question().matched = chunksOn(request, endpoint);
+    question().matched = matchedOn(request, endpoint);
     const result = requestGrant(row, nextGeneration, now);
     if (result == -1) break;
     if (result == 0) continue; // its owner was faster

@@ -29,9 +29,10 @@ import {
 } from "../memory/plan";
 import { PHASE_WAITING, REQUEST_GENERATION, RequestRow } from "../memory/request_row";
 import { TENANT_VIRTUAL, TenantRow } from "../memory/tenant";
+import { uncachedOf } from "../prefix/known";
 import { adapterMs } from "../score/adapter";
 import { compareFlights, compareRates, flightMs, flightOf, meanRate } from "../score/flight";
-import { aheadOf, baseOf, chargeOf, observeBusy, uncachedOf } from "../score/late";
+import { aheadOf, baseOf, chargeOf, observeBusy } from "../score/late";
 import { serviceRate, virtualOf } from "./fair_share";
 
 /** Share of the time that a request is overdue by which its slack grows. */
@@ -41,12 +42,12 @@ const NEAR_MS: f64 = 250;
 /** Endpoints that are kept at hand as the alternatives of requests that nobody holds. */
 const ALTERNATIVES: u32 = 4;
 
-// Leading chunks of a row's prompt that an endpoint is presumed to hold.
-export function chunksOn(request: RequestRow, endpoint: u32): u32 {
+// Leading bytes of a request's prompt that an endpoint is presumed to hold.
+export function matchedOn(request: RequestRow, endpoint: u32): u32 {
   const matches = request.matches;
   for (let m: u32 = 0; m < matches; m++) {
     const match = requestMatch(request, m);
-    if (match.row == endpoint) return match.chunks;
+    if (match.row == endpoint) return match.bytes;
   }
   return request.everywhere;
 }
@@ -129,13 +130,13 @@ export function leastCost(request: RequestRow, left: f32, share: f32, stamp: u32
     const match = requestMatch(request, m);
     const endpoint = match.row;
     if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) != mask) continue;
-    const work = uncachedOf(prompt, match.chunks);
+    const work = uncachedOf(prompt, match.bytes);
     least = min(least, costOn(endpoint, baseOf(endpoint, share, stamp) / left, work, 0, adapter));
   }
   for (let i: u32 = 0; i < alternatives; i++) {
     const endpoint = alternative(i).endpoint;
     if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) != mask) continue;
-    const work = uncachedOf(prompt, chunksOn(request, endpoint));
+    const work = uncachedOf(prompt, matchedOn(request, endpoint));
     least = min(least, costOn(endpoint, alternative(i).base / left, work, 0, adapter));
   }
   return least == f32.MAX_VALUE ? 0 : least;
@@ -181,7 +182,7 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
       const account = tenantRow(request.tenant);
       const itsVirtual = account.virtual;
       if (itsBand == band && itsVirtual > virtual) continue;
-      const work = uncachedOf(request.prompt, chunksOn(request, endpoint));
+      const work = uncachedOf(request.prompt, matchedOn(request, endpoint));
       const ms = <f64>load<f32>(cell(ENDPOINT_RATE, endpoint)) * <f64>work;
       const waited = now - request.queued;
       const late = waited - overdueAfter(account);
@@ -225,7 +226,7 @@ function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool 
     const match = requestMatch(request, m);
     const other = match.row;
     if (other == offered || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
-    const its = uncachedOf(prompt, match.chunks);
+    const its = uncachedOf(prompt, match.bytes);
     const otherBase: f32 = overdue ? 0 : baseOf(other, remote, stamp);
     if (costOn(other, otherBase, its, price, adapter) < most) return false;
   }
@@ -233,7 +234,7 @@ function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool 
   for (let i: u32 = 0; i < alternatives; i++) {
     const other = alternative(i).endpoint;
     if (other == offered || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
-    const its = uncachedOf(prompt, chunksOn(request, other));
+    const its = uncachedOf(prompt, matchedOn(request, other));
     if (costOn(other, alternative(i).base, its, price, adapter) < most) return false;
   }
   return true;

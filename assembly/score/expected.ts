@@ -19,7 +19,6 @@ import {
   requestRow,
   scratch,
 } from "../memory/plan";
-import { CHUNK_BYTES } from "../memory/prefix";
 import { predictTtft, rateOf } from "../predictor";
 import { positionOf } from "./gather";
 import { aheadMsOfFour, aheadOfFour, remoteShare, sinceOf, sinceOfFour } from "./late";
@@ -44,7 +43,7 @@ export function scoreExpected(): void {
   const run = f32x4.splat(header().run);
   const room = f32x4.splat(header().room);
   const mean = max<f32>(1e-9, <f32>rateOf(model));
-  const everywhere = predictTtft(model, promptBytes, question().everywhere * CHUNK_BYTES);
+  const everywhere = predictTtft(model, promptBytes, question().everywhere);
   const own = f32x4.splat(<f32>everywhere / mean);
   for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
     for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
@@ -65,7 +64,7 @@ export function scoreExpected(): void {
     const row = match.row;
     const at = <usize>positionOf(row) << 2;
     const speed = load<f32>(cell(ENDPOINT_RATE, row)) / mean;
-    const prefill = speed * <f32>predictTtft(model, promptBytes, match.chunks * CHUNK_BYTES);
+    const prefill = speed * <f32>predictTtft(model, promptBytes, match.bytes);
     store<f32>(scores + at, load<f32>(scores + at) + load<f32>(owns + at) - prefill);
     store<f32>(owns + at, prefill);
   }
@@ -81,6 +80,6 @@ export function predictRequest(row: u32, now: f64): f64 {
   const ahead = <f64>request.ahead + <f64>remote;
   const since = <f64>sinceOf(endpoint, stampOf(now));
   const speed = rate / max<f64>(1e-9, rateOf(model));
-  const own = speed * predictTtft(model, request.prompt, request.cached * CHUNK_BYTES);
+  const own = speed * predictTtft(model, request.prompt, request.cached);
   return own + (ahead > 0 ? max<f64>(0, rate * ahead - since) : 0);
 }

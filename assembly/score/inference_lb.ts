@@ -7,6 +7,7 @@
 //   score_i   = W_cache · cache_i - W_request · ceil(delta / 5) · request_i - W_prefill · prefill_i
 
 import { positionPrompt, positionQueue, positionScore, question, questionMatch, scratch } from "../memory/plan";
+import { CHUNK_BYTES } from "../memory/prefix";
 import { positionOf } from "./gather";
 
 /** Scores what `gather` gathered by the inference_lb formula. A weight of 0 leaves its term out. */
@@ -17,12 +18,12 @@ export function scoreInferenceLb(): void {
   const queues = scratch + positionQueue;
   const prompts = scratch + positionPrompt;
   const scores = scratch + positionScore;
-  const chunks = question().chunks;
+  const hashed = <f32>(question().chunks * CHUNK_BYTES);
   const leastQueue = question().minRequests;
   const delta = max<f32>(2, question().maxRequests - leastQueue);
   const promptScale = max<f32>(question().promptFloor, question().maxPrompt);
   const requestFactor = question().requestWeight * ceil<f32>(delta / 5);
-  const shared: f32 = chunks == 0 ? 0 : cacheWeight * (<f32>question().everywhere / <f32>chunks);
+  const shared: f32 = hashed == 0 ? 0 : cacheWeight * (<f32>question().everywhere / hashed);
 
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
   const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
@@ -40,7 +41,7 @@ export function scoreInferenceLb(): void {
     const score = f32x4.sub(f32x4.sub(base, request), prefill);
     v128.store(scores + at, v128.bitselect(nothing, score, f32x4.eq(q, infinity)));
   }
-  if (chunks == 0) return;
+  if (hashed == 0) return;
 
   const matches = question().matches;
   for (let m: u32 = 0; m < matches; m++) {
@@ -48,7 +49,7 @@ export function scoreInferenceLb(): void {
     const at = <usize>positionOf(match.row) << 2;
     const q = load<f32>(queues + at);
     if (q == Infinity) continue;
-    const cache = cacheWeight * (<f32>match.chunks / <f32>chunks);
+    const cache = cacheWeight * (<f32>match.bytes / hashed);
     const request = requestFactor * ((q - leastQueue) / delta);
     const prefill = prefillWeight * (load<f32>(prompts + at) / promptScale);
     store<f32>(scores + at, cache - request - prefill);

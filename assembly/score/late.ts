@@ -38,7 +38,7 @@ import {
   questionMatch,
   scratch,
 } from "../memory/plan";
-import { CHUNK_BYTES } from "../memory/prefix";
+import { uncachedOf } from "../prefix/known";
 import { adapterMs } from "./adapter";
 import { compareGathered, flightMs, leastFlight, meanRate, weightOfFour } from "./flight";
 import { positionOf } from "./gather";
@@ -125,13 +125,6 @@ export function baseOf(row: u32, share: f32, stamp: u32): f32 {
   return aheadMs(row, share, stamp) + flightMs(row);
 }
 
-/** Uncached bytes of a prompt of which an endpoint holds `chunks`. */
-@inline
-export function uncachedOf(promptBytes: u32, chunks: u32): u32 {
-  const known = chunks == 0 ? 0 : (chunks + 1) * CHUNK_BYTES;
-  return max(promptBytes - min(promptBytes, known), header().least);
-}
-
 /** Takes the share of busy endpoints into its moving mean. */
 export function observeBusy(cluster: u32, busy: f64, now: f64): void {
   const books = clusterRow(cluster);
@@ -210,7 +203,7 @@ export function scoreLate(): u32 {
   for (let m: u32 = 0; m < matches; m++) {
     const match = questionMatch(m);
     const row = match.row;
-    const saved = <f32>uncachedOf(promptBytes, everywhere) - <f32>uncachedOf(promptBytes, match.chunks);
+    const saved = <f32>uncachedOf(promptBytes, everywhere) - <f32>uncachedOf(promptBytes, match.bytes);
     add(<usize>positionOf(row) << 2, (load<f32>(cell(ENDPOINT_RATE, row)) + price) * saved);
   }
   if (question().adapter != 0) addAdapter(question().adapter);

@@ -142,7 +142,7 @@ export class GatewayPolicy implements RoutingPolicy {
     if (!this.#placement.policy.queued) {
       this.#decisions.setObjectives(GOOD_TTFT_MS, GOOD_TPOT_MS);
       const endpoint = this.#decisions.choose(this.#placement, prompt.bytes, 0, this.fleet.now);
-      row.grant(endpoint, this.#decisions.matchedChunks, this.fleet.now);
+      row.grant(endpoint, this.#decisions.matchedBytes, this.fleet.now);
       this.#send(open);
       return;
     }
@@ -161,7 +161,7 @@ export class GatewayPolicy implements RoutingPolicy {
     this.fleet.tellOthers((other) => (other as GatewayPolicy).saved(prompt, holder));
     open.pinned = this.#decisions.pin(prompt, this.#placement.salt, row.endpoint);
     this.#open.set(job, open);
-    job.pendingTokens = Math.max(0, job.inputTokens - row.cachedChunks * CHUNK_BYTES / BYTES_PER_TOKEN);
+    job.pendingTokens = Math.max(0, job.inputTokens - row.cachedBytes / BYTES_PER_TOKEN);
     const engine = this.#engineOf.get(row.endpoint)!;
     if (job.hidden) {
       const rate = this.#endpoints.rate(row.endpoint);

@@ -79,7 +79,7 @@ export class Exchange implements Deadline {
   endpoint = "";
   status = 0;
   promptBytes = 0;
-  matchedChunks = 0;
+  matchedBytes = 0;
   tries = 0;
   /** When it was last sent to an endpoint. */
   sentAt = 0;
@@ -243,7 +243,7 @@ export class Exchange implements Deadline {
       "gen_ai.request.model": this.#call?.model ?? "",
       "server.address": this.endpoint,
       "aigw.outcome": outcome,
-      "aigw.cached_chunks": this.matchedChunks,
+      "aigw.cached_bytes": this.matchedBytes,
       "aigw.tries": this.tries,
       ...(this.usage?.promptTokens === undefined ? {} : { "gen_ai.usage.input_tokens": this.usage.promptTokens }),
       ...(this.usage?.completionTokens === undefined
@@ -267,7 +267,7 @@ export class Exchange implements Deadline {
       is_local_error: this.endpoint === "" && outcome !== "ok",
       prompt_bytes: this.promptBytes,
       use_cache: this.#route?.placement.policy.cacheAware ?? false,
-      cached_chunks: this.matchedChunks,
+      cached_bytes: this.matchedBytes,
       tries: this.tries,
       queued_ms: this.queuedMs,
       predicted_ttft: Number.isNaN(this.predictedMs) ? null : this.predictedMs,

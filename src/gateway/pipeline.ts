@@ -159,7 +159,7 @@ export class Pipeline {
       // Dispatch: to that endpoint, or to another if it fails before anything of its answer went on.
       using presumption = call.stream ? undefined : this.#presumeFirstToken(slot);
       const answer = await dispatcher.dispatch(slot, exchange, outgoing, () => presumption?.again());
-      exchange.matchedChunks = slot.matchedChunks;
+      exchange.matchedBytes = slot.matchedBytes;
 
       // Relay: the answer as it comes. From here on the slot belongs to it.
       return relay(answer, slot.keep(), exchange, kind, {

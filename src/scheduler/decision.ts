@@ -35,7 +35,8 @@ export const HOPELESS = -3;
 export interface Candidate {
   row: number;
   requests: number;
-  cachedChunks: number;
+  /** Leading bytes of the prompt that it is presumed to hold. */
+  cachedBytes: number;
   score: number;
   /** Whether it would be granted a request of the queue; undefined where there is none. */
   room: boolean | undefined;
@@ -45,8 +46,8 @@ export interface Candidate {
 export interface Explanation {
   chosen: number;
   chunks: number;
-  /** Leading chunks that every endpoint is presumed to hold. */
-  everywhereChunks: number;
+  /** Leading bytes that every endpoint is presumed to hold. */
+  everywhereBytes: number;
   candidates: Candidate[];
 }
 
@@ -257,8 +258,8 @@ export class DecisionMaker {
     return this.#kernel.exports.backlogMs(cluster, tenant);
   }
 
-  /** Chunks of the prompt that the endpoint last chosen is presumed to hold. */
-  get matchedChunks(): number {
+  /** Leading bytes of the prompt that the endpoint last chosen is presumed to hold. */
+  get matchedBytes(): number {
     return this.#words[this.#question.matched];
   }
 
@@ -291,7 +292,7 @@ export class DecisionMaker {
     this.#kernel.exports.indexUnpinScratch(prompt.chunks, pinned, salt, row);
   }
 
-  /** Decides and tells how: every candidate with its load, cached chunks and score. */
+  /** Decides and tells how: every candidate with its load, cached bytes and score. */
   explain(text: string, placement: Placement, model: number, sharedMs: number): Explanation {
     const k = this.#kernel.exports;
     const prompt = this.begin(text, placement);
@@ -306,7 +307,7 @@ export class DecisionMaker {
       candidates.push({
         row,
         requests,
-        cachedChunks: k.matchedChunks(row),
+        cachedBytes: k.matchedBytes(row) >>> 0,
         score: this.#floats[(k.scoreOffset() >>> 2) + position],
         // There late binding keeps the scores of those with room.
         room: placement.policy.queued ? this.#floats[(k.promptOffset() >>> 2) + position] !== -Infinity : undefined,
@@ -315,7 +316,7 @@ export class DecisionMaker {
     return {
       chosen,
       chunks: this.#words[this.#question.chunks],
-      everywhereChunks: this.#words[this.#question.everywhere],
+      everywhereBytes: this.#words[this.#question.everywhere],
       candidates,
     };
   }

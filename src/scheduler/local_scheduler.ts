@@ -262,7 +262,7 @@ export class LocalScheduler implements Scheduler, SlotOwner {
     for (let i = 0; i < MOST_CHOICES; i++) {
       const endpoint = this.decisions.choose(placement, prompt.bytes, model, this.now());
       if (endpoint < 0) return false;
-      if (row.grant(endpoint, this.decisions.matchedChunks)) return true;
+      if (row.grant(endpoint, this.decisions.matchedBytes)) return true;
     }
     return false;
   }
@@ -278,7 +278,7 @@ export class LocalScheduler implements Scheduler, SlotOwner {
     const endpoint = this.decisions.choose(placement, prompt.bytes, model, this.now());
     if (endpoint < 0) return false;
     row.returnToWaiting();
-    return row.grant(endpoint, this.decisions.matchedChunks) || this.#grant(row, placement, prompt, model);
+    return row.grant(endpoint, this.decisions.matchedBytes) || this.#grant(row, placement, prompt, model);
   }
 
   roomAt(cluster: number, endpoint: number): void {

@@ -99,8 +99,8 @@ export class Slot implements Disposable {
   }
 
   /** Chunks of the prompt that the endpoint was presumed to hold when it was chosen. */
-  get matchedChunks(): number {
-    return this.#parts.row.cachedChunks;
+  get matchedBytes(): number {
+    return this.#parts.row.cachedBytes;
   }
 
   /** Requests on its endpoint, this one included. */

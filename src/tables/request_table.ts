@@ -101,11 +101,11 @@ export class RequestRow {
   }
 
   /** Grants this row an endpoint; false when that endpoint stopped serving meanwhile. */
-  grant(endpoint: number, cachedChunks: number, sharedMs = systemClock.shared()): boolean {
+  grant(endpoint: number, cachedBytes: number, sharedMs = systemClock.shared()): boolean {
     const k = this.kernel.exports;
     const question = k.decisionOffset();
     this.words[(question + k.QUESTION_ROW) >>> 2] = endpoint;
-    this.words[(question + k.QUESTION_MATCHED) >>> 2] = cachedChunks;
+    this.words[(question + k.QUESTION_MATCHED) >>> 2] = cachedBytes;
     return k.requestGrant(this.row, this.generation, sharedMs) === 1;
   }
 
@@ -124,9 +124,9 @@ export class RequestRow {
     return this.kernel.exports.predictRequest(this.row, sharedMs);
   }
 
-  /** Prompt chunks that its endpoint was presumed to hold at the grant. */
-  get cachedChunks(): number {
-    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_CACHED) >>> 2];
+  /** Leading prompt bytes that its endpoint was presumed to hold at the grant. */
+  get cachedBytes(): number {
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_CACHED) >>> 2] >>> 0;
   }
 
   /** Uncached prompt bytes that it brought, and that were ahead of it, at the grant. */

@@ -21,7 +21,7 @@ export interface AccessRecord {
   is_local_error: boolean;
   prompt_bytes: number;
   use_cache: boolean;
-  cached_chunks: number;
+  cached_bytes: number;
   tries: number;
   /** Milliseconds that the request waited for an endpoint, and what was predicted for its first token when it was sent. */
   queued_ms: number;

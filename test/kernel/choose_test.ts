@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { EndpointState, EndpointTable } from "../../src/tables/endpoint_table.ts";
 import { ask, decisionWord, freshKernel, writeHashes } from "../support/kernel.ts";
 import { Random, seed } from "../support/seed.ts";
-import { pickBest, scoreInferenceLb, TwinRandom, type TwinRow } from "./twin.ts";
+import { CHUNK_BYTES, pickBest, scoreInferenceLb, TwinRandom, type TwinRow } from "./twin.ts";
 
 const RANDOM = 1, ROUND_ROBIN = 2, LEAST_REQUEST = 3;
 
@@ -71,7 +71,7 @@ Deno.test("inference_lb scores and picks exactly like its twin", () => {
         const length = 1 + random.below(chunks);
         writeHashes(kernel, hashes);
         k.indexInsertScratch(length, 9, rows[i]);
-        twins[i].matched = length;
+        twins[i].matched = length * CHUNK_BYTES;
       }
       writeHashes(kernel, hashes);
       new Int32Array(kernel.buffer)[(k.decisionOffset() + k.QUESTION_CHUNKS) >>> 2] = chunks;

@@ -32,9 +32,9 @@ Deno.test("request rows and counters agree after random lives, releases repeated
       if (row) open.push({ row, prompt, requests: 0, held: 0, uncached: 0, endpoint: -1 });
     } else if (one && action === 1 && one.row.phase === RequestPhase.waiting) {
       one.endpoint = random.pick(rows);
-      const cached = random.below(200);
+      const cached = random.below(200) * 512;
       assert(one.row.grant(one.endpoint, cached));
-      one.uncached = Math.max(0, one.prompt - (cached === 0 ? 0 : (cached + 1) * 512));
+      one.uncached = Math.max(0, one.prompt - (cached === 0 ? 0 : cached + 512));
       one.requests = 1;
       one.held = one.prompt;
     } else if (one && action === 2 && one.row.phase === RequestPhase.granted) one.row.dispatch(step, false);

@@ -105,7 +105,7 @@ export function decisionWord(kernel: AttachedKernel, field: number): number {
   return new Int32Array(kernel.buffer)[(kernel.exports.decisionOffset() + field) >>> 2];
 }
 
-/** The (row, chunks) pairs of the last lookup. */
+/** The (row, bytes) pairs of the last lookup. */
 export function readMatches(kernel: AttachedKernel): Map<number, number> {
   const k = kernel.exports;
   const at = (k.decisionOffset() + k.QUESTION_MATCH) >>> 2;
