@@ -42,14 +42,11 @@ function setFeature(i: u32, value: f64): void {
   store<f64>(scratch + histogram + (<usize>i << 3), value);
 }
 
-/** Prompt bytes to a token until a model's own ratio is known. */
-const BYTES_PER_TOKEN: f64 = 4;
-
 /** Predicted ms from the beginning of a prefill to the first token, of a prompt of which `cached` bytes are held. */
 export function predictTtft(model: u32, bytes: f64, cached: f64): f64 {
   if (header().averages != 0) return average(model, bytes);
   const known = changetype<PredictorRow>(rowAt(model)).ratio;
-  const thousand: f64 = 1000 * (known > 0 ? known : BYTES_PER_TOKEN);
+  const thousand: f64 = 1000 * (known > 0 ? known : <f64>header().bytesPerToken);
   const input = bytes / thousand;
   const held = min(cached, bytes) / thousand;
   setFeature(0, input * input);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The numbers of late binding, from the config into the header of the shared memory, where the kernel reads them.
+// The numbers of late binding and prediction, from the config into the header of the shared memory, where the kernel reads
+// them.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import type { QueueConfig } from "../config/sections.ts";
@@ -13,6 +14,7 @@ export function predictByAverages(kernel: AttachedKernel): void {
 export function writeQueueParameters(kernel: AttachedKernel, queue: QueueConfig, bytesPerToken: number): void {
   const k = kernel.exports;
   const floats = new Float32Array(kernel.buffer);
+  floats[k.HEADER_BYTES_PER_TOKEN] = bytesPerToken;
   floats[k.HEADER_ROOM] = queue.room_tokens * bytesPerToken;
   floats[k.HEADER_ROOM_SHARED] = Math.max(queue.room_tokens, queue.shared_room_tokens) * bytesPerToken;
   floats[k.HEADER_ROOM_OWN] = queue.shared_own_tokens * bytesPerToken;
