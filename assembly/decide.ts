@@ -5,7 +5,16 @@
 import { CLUSTER_TURN } from "./memory/cluster";
 import { WILLING } from "./memory/endpoint";
 import { header } from "./memory/header";
-import { clusterAt, positionPrompt, positionScore, question, questionMatch, scratch } from "./memory/plan";
+import {
+  clusterAt,
+  enter,
+  leave,
+  positionPrompt,
+  positionScore,
+  question,
+  questionMatch,
+  scratch,
+} from "./memory/plan";
 import { CHUNK_BYTES } from "./memory/prefix";
 import { hashPrompt } from "./prefix/hash";
 import { indexLookup } from "./prefix/index";
@@ -50,6 +59,13 @@ export function lookUpNothing(): void {
  * if nobody could wait. Returns the row, or -1 when there is no candidate.
  */
 export function choose(): i32 {
+  enter(question().cluster);
+  const row = chooseInside();
+  leave();
+  return row;
+}
+
+function chooseInside(): i32 {
   const policy = question().policy;
   if (policy == POLICY_LATE_BINDING) return chooseLate();
   let candidates = gather(question().mask | WILLING, question().promptColumn);

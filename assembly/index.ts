@@ -31,6 +31,7 @@ export { arrive, fill, fillAll, HOPELESS, preempt, QUEUED, refresh } from "./que
 export { backlogMs, clusterBacklogMs } from "./queue/forecast";
 export { learn, learnAverage, predict, predictorReset, predictTtft } from "./predictor";
 export { seedRandom } from "./random";
+export { clusterReset, modelReset, tenantReset } from "./reset";
 export {
   reap,
   requestDispatch,
@@ -259,6 +260,7 @@ export {
   RING_READ,
   RING_EPOCH,
   RING_GRANTS,
+  RING_WALKING,
   RING_HEADER_BYTES,
   PIN_BUCKET_ENTRIES,
   PIN_BYTES,

@@ -89,11 +89,19 @@ export function stepParameter(model: u32, i: u32): f64 {
   return load<f64>(rowAt(predictors / 2 + model) + PREDICTOR_THETA + (<usize>i << 3));
 }
 
+/** Sets a row to 0, unseen by readers: without samples, parameters and covariance. */
+export function predictorClear(row: u32): void {
+  const at = rowAt(row);
+  atomic.add<u32>(at, 1, PREDICTOR_SEQUENCE);
+  memory.fill(at + 4, 0, PREDICTOR_BYTES - 4);
+  atomic.add<u32>(at, 1, PREDICTOR_SEQUENCE);
+}
+
 /** Starts a row anew: no samples, parameters 0, covariance `variance` times the identity. */
 export function predictorReset(row: u32, variance: f64): void {
-  const at = rowAt(row);
-  memory.fill(at + 4, 0, PREDICTOR_BYTES - 4);
-  for (let i: u32 = 0; i < FEATURES; i++) store<f64>(at + PREDICTOR_COVARIANCE + (<usize>(i * FEATURES + i) << 3), variance);
+  predictorClear(row);
+  const covariance = rowAt(row) + PREDICTOR_COVARIANCE;
+  for (let i: u32 = 0; i < FEATURES; i++) store<f64>(covariance + (<usize>(i * FEATURES + i) << 3), variance);
 }
 
 /** θᵀ·x of the features in scratch, by parameters that belong together. */

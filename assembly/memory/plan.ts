@@ -14,14 +14,14 @@
 //
 // The fields themselves stand in the files beside this one.
 
-import { CLASS_QUEUE_BYTES, CLUSTER_BYTES, CLUSTER_CLASSES, ClusterRow } from "./cluster";
+import { CLASS_QUEUE_BYTES, CLUSTER_BYTES, CLUSTER_CLASSES, CLUSTER_FIRST_BLOCK, ClusterRow } from "./cluster";
 import { BLOCK_ROWS, ENDPOINT_COLUMNS, IDENTITY_BYTES } from "./endpoint";
 import { header, HEADER_BYTES, LAYOUT_VERSION, MAGIC } from "./header";
 import { AVERAGES, PREDICTOR_BYTES } from "./predictor_row";
 import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, Match, matchAt } from "./prefix";
 import { HISTOGRAM_BYTES, Question, QUESTION_BYTES, QUESTION_MATCH } from "./question";
 import { REQUEST_BYTES, REQUEST_MATCH, RequestRow } from "./request_row";
-import { PIN_BUCKET_ENTRIES, PIN_BYTES, RING_EPOCH, RING_HEADER_BYTES, SAMPLE_RING_BYTES } from "./rings";
+import { PIN_BUCKET_ENTRIES, PIN_BYTES, RING_EPOCH, RING_HEADER_BYTES, RING_WALKING, SAMPLE_RING_BYTES } from "./rings";
 import { TENANT_BYTES, TenantRow } from "./tenant";
 
 @inline
@@ -175,6 +175,8 @@ export let self: u32 = 0;
 /** Address of the epoch of this instance's block, and its value when the instance attached. */
 export let epochAt: usize = 0;
 export let epoch: u32 = 0;
+/** Address of the word that says whose blocks this instance reads. */
+let walkingAt: usize = 0;
 
 /**
  * Binds this instance to a formatted memory, which is to have the layout of this hash, and one worker's block.
@@ -192,7 +194,36 @@ export function attach(worker: u32, hash: u32): i32 {
   self = worker;
   epochAt = ringOffset(worker) + RING_EPOCH;
   epoch = atomic.load<u32>(epochAt);
+  walkingAt = ringOffset(worker) + RING_WALKING;
+  leave();
   return 0;
+}
+
+/**
+ * Says that this instance may read the blocks of a cluster from now on, until it leaves: whoever takes the blocks away
+ * empties the list first and gives them to another cluster only when nobody is inside any more. The store is sequentially
+ * consistent, and so is `firstBlockOf`: either the reader sees the empty list or the other one sees the reader.
+ */
+@inline
+export function enter(cluster: u32): void {
+  atomic.store<u32>(walkingAt, cluster + 1);
+}
+
+@inline
+export function leave(): void {
+  atomic.store<u32>(walkingAt, 0);
+}
+
+/** Block number + 1 of a cluster's first block, 0 for none. */
+@inline
+export function firstBlockOf(cluster: u32): u32 {
+  return atomic.load<u32>(clusterAt(cluster), CLUSTER_FIRST_BLOCK);
+}
+
+/** Block number + 1 of the block behind one in its cluster's list, 0 for none. */
+@inline
+export function blockAfter(block: u32): u32 {
+  return load<u32>(nextBlockBase + (<usize>block << 2));
 }
 
 /** Byte offset of a worker's save ring. */

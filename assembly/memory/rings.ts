@@ -10,12 +10,14 @@ export class SaveRing {
   // Of the block, bumped when its worker is given up: what the old one still does with requests counts for nothing.
   epoch: u32;
   grants: u32; // to this worker's requests so far; a futex word
+  walking: u32; // cluster + 1 whose list of blocks this worker may be reading, 0 for none
 }
 
 export const RING_WRITTEN: u32 = offsetof<SaveRing>("written");
 export const RING_READ: u32 = offsetof<SaveRing>("read");
 export const RING_EPOCH: u32 = offsetof<SaveRing>("epoch");
 export const RING_GRANTS: u32 = offsetof<SaveRing>("grants");
+export const RING_WALKING: u32 = offsetof<SaveRing>("walking");
 export const RING_HEADER_BYTES: u32 = 64;
 
 /** Pins: buckets of 8 entries of u64 key (0 for none) and u64 value: u32 endpoint row (low), u32 its generation (high). */

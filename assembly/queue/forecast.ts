@@ -4,7 +4,17 @@
 
 import { CLASSES, CLUSTER_DEMAND, ClusterRow } from "../memory/cluster";
 import { SERVING, stampOf } from "../memory/endpoint";
-import { clusterAt, clusterRow, requestRow, requestsPerWorker, tenantRow, waitingBase, workers } from "../memory/plan";
+import {
+  clusterAt,
+  clusterRow,
+  enter,
+  leave,
+  requestRow,
+  requestsPerWorker,
+  tenantRow,
+  waitingBase,
+  workers,
+} from "../memory/plan";
 import { RequestRow } from "../memory/request_row";
 import { remoteShare } from "../score/late";
 import { serviceRate } from "./fair_share";
@@ -70,12 +80,16 @@ export function tooLate(request: RequestRow, arrives: bool, now: f64): bool {
 
 /** Ms that all that waits in a cluster takes its endpoints. */
 export function clusterBacklogMs(cluster: u32): f64 {
+  enter(cluster);
   survey(cluster, SERVING, remoteShare(cluster), clusterRow(cluster).busyAt);
+  leave();
   return <f64>clusterRow(cluster).work / max<f64>(1e-9, fleetRate);
 }
 
 /** Ms that what a tenant has waiting takes at the rate at which it was served lately. */
 export function backlogMs(cluster: u32, tenant: u32): f64 {
+  enter(cluster);
   survey(cluster, SERVING, remoteShare(cluster), clusterRow(cluster).busyAt);
+  leave();
   return <f64>tenantRow(tenant).work / serviceRate(tenantRow(tenant), fleetRate);
 }

@@ -7,9 +7,12 @@
 import { BLOCK_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_PROMPT, SERVING, stampOf, WILLING } from "../memory/endpoint";
 import { header } from "../memory/header";
 import {
+  blockAfter,
   cell,
   clusterRow,
-  nextBlockBase,
+  enter,
+  firstBlockOf,
+  leave,
   positionPrompt,
   positionScore,
   question,
@@ -132,6 +135,13 @@ export function refresh(row: u32, generation: u32, now: f64): i32 {
   const request = changetype<RequestRow>(at);
   if (request.generation != generation || atomic.load<u32>(at, REQUEST_PHASE) != PHASE_WAITING) return 1;
   carry(request);
+  enter(request.cluster);
+  const found = lookAgain(request, now);
+  leave();
+  return found;
+}
+
+function lookAgain(request: RequestRow, now: f64): i32 {
   question().cluster = request.cluster;
   const willing = request.mask | WILLING;
   const count = gather(willing, ENDPOINT_PROMPT);
@@ -185,7 +195,7 @@ export function fillAll(cluster: u32, now: f64): u32 {
   const share = remoteShare(cluster);
   survey(cluster, SERVING | WILLING, share, now);
   let granted: u32 = 0;
-  let block = clusterRow(cluster).firstBlock;
+  let block = firstBlockOf(cluster);
   while (block != 0) {
     block--;
     for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
@@ -194,7 +204,7 @@ export function fillAll(cluster: u32, now: f64): u32 {
       granted += grants;
       if (grants > 0) survey(cluster, SERVING | WILLING, share, now);
     }
-    block = load<u32>(nextBlockBase + (<usize>block << 2));
+    block = blockAfter(block);
   }
   unlockCluster(cluster);
   return granted;

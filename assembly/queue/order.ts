@@ -13,10 +13,10 @@
 import { BLOCK_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_RATE, stampOf } from "../memory/endpoint";
 import { header } from "../memory/header";
 import {
+  blockAfter,
   cell,
-  clusterRow,
+  firstBlockOf,
   histogram,
-  nextBlockBase,
   requestAt,
   requestMatch,
   requestRow,
@@ -78,7 +78,7 @@ export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
     if (pass == 1) compareRates(serving, <f32>fleetRate);
     if (pass == 2) compareFlights(leastFlight);
     alternatives = 0;
-    let block = clusterRow(cluster).firstBlock;
+    let block = firstBlockOf(cluster);
     while (block != 0) {
       block--;
       for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
@@ -91,7 +91,7 @@ export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
         } else if (pass == 1) leastFlight = min(leastFlight, flightOf(row));
         else keepCheapest(row, baseOf(row, share, stampOf(now)));
       }
-      block = load<u32>(nextBlockBase + (<usize>block << 2));
+      block = blockAfter(block);
     }
   }
   if (serving > 0) observeBusy(cluster, <f64>busy / <f64>serving, now);

@@ -20,7 +20,7 @@ import {
   scratch,
 } from "../memory/plan";
 import { predictTtft, rateOf } from "../predictor";
-import { positionOf } from "./gather";
+import { isGathered, positionOf } from "./gather";
 import { aheadMsOfFour, aheadOfFour, remoteShare, sinceOf, sinceOfFour } from "./late";
 
 @inline
@@ -62,6 +62,7 @@ export function scoreExpected(): void {
   for (let m: u32 = 0; m < matches; m++) {
     const match = questionMatch(m);
     const row = match.row;
+    if (!isGathered(row)) continue;
     const at = <usize>positionOf(row) << 2;
     const speed = load<f32>(cell(ENDPOINT_RATE, row)) / mean;
     const prefill = speed * <f32>predictTtft(model, promptBytes, match.bytes);

@@ -12,9 +12,9 @@ import {
   ENDPOINT_REQUESTS,
 } from "../memory/endpoint";
 import {
+  blockAfter,
   cell,
-  clusterRow,
-  nextBlockBase,
+  firstBlockOf,
   ordinalBase,
   positionBlock,
   positionPrompt,
@@ -58,7 +58,7 @@ export function gather(mask: u32, promptColumn: u32): u32 {
   let mostPrompt = f32x4.splat(0);
   let candidates: u32 = 0;
   let ordinal: u32 = 0;
-  let block = clusterRow(question().cluster).firstBlock;
+  let block = firstBlockOf(question().cluster);
   while (block != 0) {
     block--;
     store<u32>(blockList + (<usize>ordinal << 2), block);
@@ -90,7 +90,7 @@ export function gather(mask: u32, promptColumn: u32): u32 {
       candidates += popcnt<u32>(i32x4.bitmask(fits));
     }
     ordinal++;
-    block = load<u32>(nextBlockBase + (<usize>block << 2));
+    block = blockAfter(block);
   }
   question().candidates = candidates;
   question().positions = ordinal * BLOCK_ROWS;
@@ -116,6 +116,13 @@ function exclude(fits: v128, row: u32, count: u32): v128 {
 @inline
 export function positionOf(row: u32): u32 {
   return load<u32>(ordinalBase + (<usize>(row / BLOCK_ROWS) << 2)) * BLOCK_ROWS + row % BLOCK_ROWS;
+}
+
+/** Whether a row is the gathered cluster's: one that the prefix index names may have changed hands. */
+@inline
+export function isGathered(row: u32): bool {
+  const position = positionOf(row);
+  return position < question().positions && rowOf(position) == row;
 }
 
 /** Row at a position. */

@@ -8,7 +8,7 @@
 
 import { positionPrompt, positionQueue, positionScore, question, questionMatch, scratch } from "../memory/plan";
 import { CHUNK_BYTES } from "../memory/prefix";
-import { positionOf } from "./gather";
+import { isGathered, positionOf } from "./gather";
 
 /** Scores what `gather` gathered by the inference_lb formula. A weight of 0 leaves its term out. */
 export function scoreInferenceLb(): void {
@@ -46,6 +46,7 @@ export function scoreInferenceLb(): void {
   const matches = question().matches;
   for (let m: u32 = 0; m < matches; m++) {
     const match = questionMatch(m);
+    if (!isGathered(match.row)) continue;
     const at = <usize>positionOf(match.row) << 2;
     const q = load<f32>(queues + at);
     if (q == Infinity) continue;

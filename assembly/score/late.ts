@@ -41,7 +41,7 @@ import {
 import { uncachedOf } from "../prefix/known";
 import { adapterMs } from "./adapter";
 import { compareGathered, flightMs, leastFlight, meanRate, weightOfFour } from "./flight";
-import { positionOf } from "./gather";
+import { isGathered, positionOf } from "./gather";
 import { drawAbove } from "./pick";
 
 /** Time over which the busy share is averaged, ms. */
@@ -203,6 +203,7 @@ export function scoreLate(): u32 {
   for (let m: u32 = 0; m < matches; m++) {
     const match = questionMatch(m);
     const row = match.row;
+    if (!isGathered(row)) continue;
     const saved = <f32>uncachedOf(promptBytes, everywhere) - <f32>uncachedOf(promptBytes, match.bytes);
     add(<usize>positionOf(row) << 2, (load<f32>(cell(ENDPOINT_RATE, row)) + price) * saved);
   }

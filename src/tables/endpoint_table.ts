@@ -4,6 +4,7 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { assert } from "../base/assert.ts";
+import { EndpointBlocks } from "./endpoint_blocks.ts";
 import { type Address, formatAddress, parseAddress } from "../base/address.ts";
 
 /**
@@ -45,9 +46,7 @@ export class EndpointTable {
   readonly #words: Int32Array;
   readonly #floats: Float32Array;
   readonly #bytes: Uint8Array;
-  readonly #rows: number;
-  readonly #freeBlocks: number[] = [];
-  readonly #freeRows = new Map<number, number[]>();
+  readonly #blocks: EndpointBlocks;
 
   /** @param firstRate Ms that an uncached prompt byte takes on an endpoint that nothing is known of yet. */
   constructor(kernel: AttachedKernel, readonly firstRate = DEFAULT_RATE) {
@@ -55,8 +54,7 @@ export class EndpointTable {
     this.#words = new Int32Array(kernel.buffer);
     this.#floats = new Float32Array(kernel.buffer);
     this.#bytes = new Uint8Array(kernel.buffer);
-    this.#rows = this.#words[kernel.exports.HEADER_ENDPOINTS];
-    for (let block = this.#rows / kernel.exports.BLOCK_ROWS - 1; block >= 0; block--) this.#freeBlocks.push(block);
+    this.#blocks = new EndpointBlocks(kernel);
   }
 
   /** Word index of a row's cell in a column. */
@@ -72,7 +70,7 @@ export class EndpointTable {
    */
   add(cluster: number, address: Address, capacityChunks: number, labelSets: number): number {
     const k = this.#kernel.exports;
-    const row = this.#takeRow(cluster);
+    const row = this.#blocks.take(cluster);
     this.#writeIdentity(row, formatAddress(address));
     const counters = [
       k.ENDPOINT_HEAD_AT,
@@ -100,9 +98,24 @@ export class EndpointTable {
     this.setCapacity(row, capacityChunks);
     this.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
     Atomics.store(this.#words, this.#cell(k.ENDPOINT_STATE, row), EndpointState.available);
-    const own = k.SERVING | k.WILLING;
-    Atomics.store(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), (labelSets & ~k.TRIAL) | own);
+    const labels = labelSets & (-1 << k.LABEL_BITS);
+    Atomics.store(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), labels | k.SERVING | k.WILLING);
     return row;
+  }
+
+  /** Replaces the label sets, as eligibility bits (3 to 31); whether it serves, is willing or on trial stays as it is. */
+  setLabels(row: number, labelSets: number): void {
+    const k = this.#kernel.exports;
+    assert(this.state(row) !== EndpointState.unused, "the row is in use");
+    const labelBits = -1 << k.LABEL_BITS;
+    const eligibility = this.#cell(k.ENDPOINT_ELIGIBILITY, row);
+    let before = Atomics.load(this.#words, eligibility);
+    for (;;) {
+      const after = (before & ~labelBits) | (labelSets & labelBits);
+      const found = Atomics.compareExchange(this.#words, eligibility, before, after);
+      if (found === before) return;
+      before = found;
+    }
   }
 
   /** Changes the state; an available endpoint serves, and one on trial until it has taken its request. */
@@ -125,38 +138,19 @@ export class EndpointTable {
     if (this.requests(row) !== 0) return false;
     Atomics.store(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), 0);
     Atomics.store(this.#words, this.#cell(k.ENDPOINT_STATE, row), EndpointState.unused);
-    const free = this.#freeRows.get(cluster) ?? [];
-    this.#freeRows.set(cluster, free);
-    free.push(row);
+    k.indexForget(row);
+    this.#blocks.free(cluster, row);
     return true;
   }
 
-  #takeRow(cluster: number): number {
-    const k = this.#kernel.exports;
-    const free = this.#freeRows.get(cluster) ?? [];
-    this.#freeRows.set(cluster, free);
-    const row = free.pop();
-    if (row !== undefined) return row;
-    const block = this.#freeBlocks.pop();
-    if (block === undefined) {
-      throw new RangeError(`No row is left for an endpoint: limits.endpoints is ${this.#rows}`);
-    }
-    for (let lane = k.BLOCK_ROWS - 1; lane > 0; lane--) free.push(block * k.BLOCK_ROWS + lane);
-    this.#linkBlock(cluster, block);
-    return block * k.BLOCK_ROWS;
-  }
-
-  // Appends a block to the cluster's list: its own fields first, then the one word that makes it visible.
-  #linkBlock(cluster: number, block: number): void {
-    const k = this.#kernel.exports;
-    const head = k.clusterOffset(cluster) >>> 2;
-    const blocks = this.#words[head + (k.CLUSTER_BLOCKS >>> 2)];
-    this.#words[k.nextBlockOffset(block) >>> 2] = 0;
-    this.#words[k.ordinalOffset(block) >>> 2] = blocks;
-    this.#words[head + (k.CLUSTER_BLOCKS >>> 2)] = blocks + 1;
-    let link = head + (k.CLUSTER_FIRST_BLOCK >>> 2);
-    while (this.#words[link] !== 0) link = k.nextBlockOffset(this.#words[link] - 1) >>> 2;
-    Atomics.store(this.#words, link, block + 1);
+  /**
+   * Gives the blocks of a cluster back whose rows are all unused; false while one is in use. The caller guarantees that no
+   * request of the cluster is open any more.
+   */
+  removeCluster(cluster: number): boolean {
+    if (this.rowsOf(cluster).length > 0) return false;
+    this.#blocks.remove(cluster);
+    return true;
   }
 
   #writeIdentity(row: number, text: string): void {
@@ -192,16 +186,12 @@ export class EndpointTable {
 
   /** Rows of a cluster that are in use, in list order. */
   rowsOf(cluster: number): number[] {
-    const k = this.#kernel.exports;
+    const { BLOCK_ROWS } = this.#kernel.exports;
     const rows: number[] = [];
-    let block = this.#words[(k.clusterOffset(cluster) + k.CLUSTER_FIRST_BLOCK) >>> 2];
-    while (block !== 0) {
-      block--;
-      for (let lane = 0; lane < k.BLOCK_ROWS; lane++) {
-        const row = block * k.BLOCK_ROWS + lane;
+    for (const block of this.#blocks.of(cluster)) {
+      for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
         if (this.state(row) !== EndpointState.unused) rows.push(row);
       }
-      block = this.#words[k.nextBlockOffset(block) >>> 2];
     }
     return rows;
   }
