@@ -54,9 +54,9 @@ export function lookUpNothing(): void {
 }
 
 /**
- * Chooses as the question asks: among the cluster's rows that have all bits of its mask; those that asked to be left alone
- * only when there is no other. expected_ttft, slo and late_binding reckon in ms; late_binding is what `arrive` would choose
- * if nobody could wait. Returns the row, or -1 when there is no candidate.
+ * Chooses as the question asks: among the cluster's rows that have all bits of its mask; those that asked to be left
+ * alone only when there is no other. expected_ttft, slo and late_binding reckon in ms; late_binding is what `arrive` would
+ * choose if nobody could wait. Returns the row, or -1 when there is no candidate.
  */
 export function choose(): i32 {
   enter(question().cluster);

@@ -97,8 +97,8 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
 }
 
 /**
- * Grants a waiting row the endpoint that the question chose, and tells its owner; any worker may. Returns 1, or 0 when the
- * row is no longer waiting, or -1 when the endpoint stopped serving meanwhile (the row still waits: choose again).
+ * Grants a waiting row the endpoint that the question chose, and tells its owner; any worker may. Returns 1, or 0 when
+ * the row is no longer waiting, or -1 when the endpoint stopped serving meanwhile (the row still waits: choose again).
  */
 export function requestGrant(row: u32, generation: u32, now: f64): i32 {
   const endpoint = question().row;

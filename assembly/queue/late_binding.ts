@@ -2,7 +2,7 @@
 // The queue in front of a cluster's endpoints. A request is sent when an endpoint has room: fewer than `room` uncached
 // prompt bytes ahead. One that comes is granted the cheapest endpoint with room, unless waiting for the best one pays by
 // more than `slack`; then it waits. When an endpoint has room again, one of the waiting is granted it, whose turn it is
-// (late_order.ts). A grant costs O(waiting + endpoints). Who decides holds the cluster's lock.
+// (order.ts). A grant costs O(waiting + endpoints). Who decides holds the cluster's lock.
 
 import { BLOCK_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_PROMPT, SERVING, stampOf, WILLING } from "../memory/endpoint";
 import { header } from "../memory/header";

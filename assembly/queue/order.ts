@@ -145,8 +145,8 @@ export function leastCost(request: RequestRow, left: f32, share: f32, stamp: u32
 /** Generation of the row that `next` returned. */
 export let nextGeneration: u32 = 0;
 
-// The endpoint that `next` offers to those who wait: its row and base, what a byte of capacity is worth in ms, the share of
-// remote prompt bytes that is work, the time.
+// The endpoint that `next` offers to those who wait: its row and base; what a byte of capacity is worth in ms, the share
+// of remote prompt bytes that is work, the time.
 let offered: u32 = 0;
 let offeredBase: f32 = 0;
 let price: f32 = 0;
@@ -211,9 +211,9 @@ function overdueAfter(account: TenantRow): f64 {
   return <f64>header().overdue * backlog + <f64>header().overdueBase;
 }
 
-// Whether the offered endpoint suits a request, of which `work` bytes are uncached there: no other would do it sooner by more
-// than the slack. To one that is overdue only the prefill counts that it would cost more here than there, no longer what is
-// ahead.
+// Whether the offered endpoint suits a request, of which `work` bytes are uncached there: no other would do it sooner by
+// more than the slack. To one that is overdue only the prefill counts that it would cost more here than there, no longer
+// what is ahead.
 function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool {
   const adapter = request.adapter;
   const base: f32 = overdue ? 0 : offeredBase - flightMs(offered);

@@ -3,7 +3,7 @@
 //
 //   ttft_i = ahead_ms_i + run · queue_i + speed_i · predicted(prompt, cached_i)
 //
-// ahead_ms_i is the prefill work ahead as in late_score.ts, predicted() is the model's learned prefill time, speed_i
+// ahead_ms_i is the prefill work ahead as in late.ts, predicted() is the model's learned prefill time, speed_i
 // how the endpoint's learned rate compares with the model's: it stands for the class of its hardware.
 
 import { BLOCK_ROWS, ENDPOINT_RATE, ENDPOINT_REMOTE_PROMPT, stampOf } from "../memory/endpoint";

@@ -76,7 +76,7 @@ export function sinceOfFour(row: u32, stamp: u32): v128 {
 
 /** ahead_ms_i of the formula. */
 @inline
-export function aheadMs(row: u32, share: f32, stamp: u32): f32 {
+function aheadMs(row: u32, share: f32, stamp: u32): f32 {
   const rate = load<f32>(cell(ENDPOINT_RATE, row));
   const ahead = aheadOf(row, share);
   if (ahead <= 0) return 0;
