@@ -2,34 +2,33 @@
 // One decision: hash the prompt text in scratch, look its prefixes up, gather the candidates, score, pick. Everything
 // that `explain` shows is left in scratch.
 
+import { CLUSTER_TURN } from "./memory/cluster";
+import { WILLING } from "./memory/endpoint";
+import { header } from "./memory/header";
 import {
-  CHUNK_BYTES,
-  C_TURN,
-  D_CHUNKS,
-  D_EVERYWHERE,
-  D_MATCH,
-  D_MATCHED,
-  D_MATCHES,
-  D_ROW,
-  H_ADAPTER,
-  H_SLACK,
-  WILLING,
   clusterAt,
+  enter,
+  leave,
   positionPrompt,
   positionScore,
+  question,
+  questionMatch,
   scratch,
-  parameter,
-} from "./layout";
-import { greatest, nthCandidate, pickBest } from "./pick";
-import { hashPrompt } from "./prefix_hash";
-import { indexLookup } from "./prefix_index";
-import { stampOf } from "./request";
+} from "./memory/plan";
+import { CHUNK_BYTES } from "./memory/prefix";
+import { hashPrompt } from "./prefix/hash";
+import { indexLookup } from "./prefix/index";
+import { scoreCluster } from "./queue/late_binding";
 import { below } from "./random";
-import { gather, rowOf, scoreAdapter, scoreAlike, scoreInferenceLb, scoreLeastRequest } from "./score";
-import { scoreExpected, scoreSlo } from "./expected_score";
-import { scoreCluster } from "./late_binding";
-import { flightMs } from "./flight";
-import { drawNear } from "./late_score";
+import { scoreAdapter } from "./score/adapter";
+import { scoreExpected } from "./score/expected";
+import { flightMs } from "./score/flight";
+import { gather, rowOf } from "./score/gather";
+import { scoreInferenceLb } from "./score/inference_lb";
+import { drawNear } from "./score/late";
+import { greatest, nthCandidate, pickBest } from "./score/pick";
+import { scoreAlike, scoreLeastRequest } from "./score/plain";
+import { scoreSlo } from "./score/slo";
 
 export const POLICY_INFERENCE_LB: u32 = 0;
 export const POLICY_RANDOM: u32 = 1;
@@ -42,58 +41,46 @@ export const POLICY_LATE_BINDING: u32 = 6;
 /** Hashes the prompt text in scratch and looks it up: the part of a decision that a retry need not repeat. */
 export function lookUp(promptBytes: u32, salt: u32): u32 {
   const chunks = hashPrompt(promptBytes, CHUNK_BYTES);
-  store<u32>(scratch, chunks, D_CHUNKS);
+  question().chunks = chunks;
   indexLookup(chunks, salt);
   return chunks;
 }
 
 /** Leaves the cache out of the decision that follows. */
 export function lookUpNothing(): void {
-  store<u32>(scratch, 0, D_CHUNKS);
-  store<u32>(scratch, 0, D_EVERYWHERE);
-  store<u32>(scratch, 0, D_MATCHES);
+  question().chunks = 0;
+  question().everywhere = 0;
+  question().matches = 0;
 }
 
 /**
- * Chooses among the cluster's rows whose eligibility has all bits of `mask`; those that asked to be left alone only when
- * there is no other. `percent` of the candidates, at least one, are the best that inference_lb draws from; `promptColumn`
- * is what it takes for prompt_i; `adapter` is the number of a LoRA adapter (1 to 64, 0 for none) whose holders score
- * `adapterWeight` more; the other policies take `promptBytes` of `model` at the time `now` and reckon in ms. late_binding is what `arrive`
- * would choose if nobody could wait. Returns the row, or -1 when there is no candidate.
+ * Chooses as the question asks: among the cluster's rows that have all bits of its mask; those that asked to be left
+ * alone only when there is no other. expected_ttft, slo and late_binding reckon in ms; late_binding is what `arrive` would
+ * choose if nobody could wait. Returns the row, or -1 when there is no candidate.
  */
-export function choose(
-  cluster: u32,
-  mask: u32,
-  policy: u32,
-  percent: f32,
-  cacheWeight: f32,
-  requestWeight: f32,
-  prefillWeight: f32,
-  promptColumn: u32,
-  promptFloor: f32,
-  adapter: u32,
-  adapterWeight: f32,
-  promptBytes: u32,
-  model: u32,
-  now: f64,
-): i32 {
-  if (policy == POLICY_LATE_BINDING) return chooseLate(cluster, mask, promptBytes, adapter, now);
-  let candidates = gather(cluster, mask | WILLING, promptColumn);
-  if (candidates == 0) candidates = gather(cluster, mask, promptColumn);
-  if (candidates == 0) {
-    store<i32>(scratch, -1, D_ROW);
-    return -1;
-  }
+export function choose(): i32 {
+  enter(question().cluster);
+  const row = chooseInside();
+  leave();
+  return row;
+}
+
+function chooseInside(): i32 {
+  const policy = question().policy;
+  if (policy == POLICY_LATE_BINDING) return chooseLate();
+  let candidates = gather(question().mask | WILLING, question().promptColumn);
+  if (candidates == 0) candidates = gather(question().mask, question().promptColumn);
+  if (candidates == 0) return (question().row = -1);
   let position: u32;
   if (policy == POLICY_INFERENCE_LB) {
-    scoreInferenceLb(cacheWeight, requestWeight, prefillWeight, promptFloor);
-    if (adapter != 0) scoreAdapter(adapter, adapterWeight);
-    const best = <u32>(<f32>candidates * percent / 100);
+    scoreInferenceLb();
+    if (question().adapter != 0) scoreAdapter(question().adapterWeight);
+    const best = <u32>(<f32>candidates * question().percent / 100);
     position = pickBest(min(candidates, max<u32>(1, best)));
   } else if (policy == POLICY_EXPECTED_TTFT || policy == POLICY_SLO) {
-    scoreExpected(cluster, model, promptBytes, stampOf(now));
-    if (adapter != 0) scoreAdapter(adapter, parameter(H_ADAPTER));
-    if (policy == POLICY_SLO) scoreSlo(model);
+    scoreExpected();
+    if (question().adapter != 0) scoreAdapter(header().adapter);
+    if (policy == POLICY_SLO) scoreSlo();
     position = drawNear(scratch + positionScore, greatest(scratch + positionScore));
   } else if (policy == POLICY_LEAST_REQUEST) {
     scoreLeastRequest();
@@ -101,7 +88,7 @@ export function choose(
   } else {
     scoreAlike();
     position = policy == POLICY_ROUND_ROBIN
-      ? nthCandidate(atomic.add<u32>(clusterAt(cluster) + C_TURN, 1) % candidates)
+      ? nthCandidate(atomic.add<u32>(clusterAt(question().cluster) + CLUSTER_TURN, 1) % candidates)
       : nthCandidate(below(candidates));
   }
   return chosen(position);
@@ -109,31 +96,28 @@ export function choose(
 
 function chosen(position: u32): i32 {
   const row = rowOf(position);
-  store<u32>(scratch, row, D_ROW);
-  store<u32>(scratch, matchedChunks(row), D_MATCHED);
+  question().row = row;
+  question().matched = matchedBytes(row);
   return <i32>row;
 }
 
-function chooseLate(cluster: u32, mask: u32, promptBytes: u32, adapter: u32, now: f64): i32 {
-  if (scoreCluster(cluster, mask, promptBytes, adapter, now) == 0) {
-    store<i32>(scratch, -1, D_ROW);
-    return -1;
-  }
+function chooseLate(): i32 {
+  if (scoreCluster() == 0) return (question().row = -1);
   const scores = scratch + positionScore;
   const roomy = scratch + positionPrompt;
   const best = greatest(scores);
   const free = greatest(roomy);
   const position = drawNear(roomy, free);
   const flight = flightMs(rowOf(position));
-  return chosen(free + flight < best - parameter(H_SLACK) ? drawNear(scores, best) : position);
+  return chosen(free + flight < best - header().slack ? drawNear(scores, best) : position);
 }
 
-/** Leading chunks of the looked-up prompt that a row is presumed to hold. */
-export function matchedChunks(row: u32): u32 {
-  const matches = load<u32>(scratch, D_MATCHES);
+/** Leading bytes of the looked-up prompt that a row is presumed to hold. */
+export function matchedBytes(row: u32): u32 {
+  const matches = question().matches;
   for (let m: u32 = 0; m < matches; m++) {
-    const pair = scratch + D_MATCH + (<usize>m << 3);
-    if (load<u32>(pair) == row) return load<u32>(pair, 4);
+    const match = questionMatch(m);
+    if (match.row == row) return match.bytes;
   }
-  return load<u32>(scratch, D_EVERYWHERE);
+  return question().everywhere;
 }

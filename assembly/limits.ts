@@ -5,7 +5,8 @@
 //
 // in one 64-bit word, so that a reservation is one compare-and-swap: two requests never both get the last token.
 
-import { R_ADMITTED, R_TENANT, requestAt, T_CONCURRENCY, T_PRESUMED, T_REMOTE, T_TOTALS, T_WINDOWS, tenantAt } from "./layout";
+import { requestRow, tenantAt } from "./memory/plan";
+import { TENANT_CONCURRENCY, TENANT_PRESUMED, TENANT_REMOTE, TENANT_TOTALS, TENANT_WINDOWS } from "./memory/tenant";
 
 const MINUTE_MS: f64 = 60_000;
 /** When other gateways will have told what they use. */
@@ -14,12 +15,12 @@ const MOST: u64 = (1 << 28) - 1;
 
 @inline
 function windowAt(tenant: u32, window: u32): usize {
-  return tenantAt(tenant) + T_WINDOWS + (<usize>window << 3);
+  return tenantAt(tenant) + TENANT_WINDOWS + (<usize>window << 3);
 }
 
 @inline
 function totalAt(tenant: u32, window: u32): usize {
-  return tenantAt(tenant) + T_TOTALS + (<usize>window << 3);
+  return tenantAt(tenant) + TENANT_TOTALS + (<usize>window << 3);
 }
 
 @inline
@@ -44,7 +45,7 @@ function usedIn(word: u64, part: f64): f64 {
 export function limitUsed(tenant: u32, window: u32, now: f64): f64 {
   const minute = <u64>(now / MINUTE_MS);
   const part = now / MINUTE_MS - <f64>minute;
-  const remote = load<u32>(tenantAt(tenant) + T_REMOTE + (<usize>window << 2));
+  const remote = load<u32>(tenantAt(tenant) + TENANT_REMOTE + (<usize>window << 2));
   return usedIn(advanced(atomic.load<u64>(windowAt(tenant, window)), minute), part) + <f64>remote;
 }
 
@@ -57,8 +58,8 @@ export function limitReserve(tenant: u32, window: u32, amount: f64, limit: f64, 
   const at = windowAt(tenant, window);
   const minute = <u64>(now / MINUTE_MS);
   const part = now / MINUTE_MS - <f64>minute;
-  const remote = <f64>load<u32>(tenantAt(tenant) + T_REMOTE + (<usize>window << 2));
-  const presumed = <f64>load<u32>(tenantAt(tenant) + T_PRESUMED + (<usize>window << 2));
+  const remote = <f64>load<u32>(tenantAt(tenant) + TENANT_REMOTE + (<usize>window << 2));
+  const presumed = <f64>load<u32>(tenantAt(tenant) + TENANT_PRESUMED + (<usize>window << 2));
   let before: u64;
   let after: u64;
   do {
@@ -103,12 +104,12 @@ export function limitSettle(tenant: u32, window: u32, amount: f64, now: f64): vo
 
 /** Counts a row in its tenant's concurrency; 0 when `limit` requests are under way already. Its release takes it off. */
 export function admit(row: u32, tenant: u32, limit: u32): u32 {
-  const at = requestAt(row);
-  const count = tenantAt(tenant) + T_CONCURRENCY;
-  store<u32>(at, tenant, R_TENANT);
-  store<u32>(at, 1, R_ADMITTED);
+  const request = requestRow(row);
+  const count = tenantAt(tenant) + TENANT_CONCURRENCY;
+  request.tenant = tenant;
+  request.admitted = 1;
   if (atomic.add<u32>(count, 1) < limit) return 1;
-  store<u32>(at, 0, R_ADMITTED);
+  request.admitted = 0;
   atomic.sub<u32>(count, 1);
   return 0;
 }

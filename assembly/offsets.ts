@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where TypeScript finds each region. The numbers are byte offsets.
 
+import { CLUSTER_BYTES } from "./memory/cluster";
+import { IDENTITY_BYTES } from "./memory/endpoint";
 import {
-  CLUSTER_BYTES,
-  IDENTITY_BYTES,
-  PIN_BUCKET_ENTRIES,
-  PIN_BYTES,
-  PREDICTOR_BYTES,
-  REQUEST_BYTES,
-  SAMPLE_RING_BYTES,
   cells,
   clusterBase,
   endpointBase,
@@ -29,10 +24,12 @@ import {
   requestBase,
   sampleBase,
   scratch,
-  TENANT_BYTES,
   tenantBase,
-  waitingBase,
-} from "./layout";
+} from "./memory/plan";
+import { PREDICTOR_BYTES } from "./memory/predictor_row";
+import { REQUEST_BYTES } from "./memory/request_row";
+import { PIN_BUCKET_ENTRIES, PIN_BYTES, SAMPLE_RING_BYTES } from "./memory/rings";
+import { TENANT_BYTES } from "./memory/tenant";
 
 export function clusterOffset(cluster: u32): usize {
   return clusterBase + <usize>cluster * CLUSTER_BYTES;
@@ -67,9 +64,6 @@ export function predictorOffset(row: u32): usize {
 export function tenantOffset(tenant: u32): usize {
   return tenantBase + <usize>tenant * TENANT_BYTES;
 }
-export function waitingOffset(row: u32): usize {
-  return waitingBase + (<usize>(row >> 5) << 2);
-}
 export function decisionOffset(): usize {
   return scratch;
 }
@@ -94,4 +88,3 @@ export function hashOffset(): usize {
 export function textOffset(): usize {
   return scratch + promptText;
 }
-

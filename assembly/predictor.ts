@@ -7,24 +7,18 @@
 // forgotten only in the direction of new ones (Bittanti, Bolzern and Campi, 1990): P stays bounded where samples tell
 // nothing new, and goes on learning where they do. P stays symmetric because only its upper half is computed.
 
+import { header } from "./memory/header";
+import { averageBase, cell, histogram, predictorBase, predictors, scratch } from "./memory/plan";
 import {
   AVERAGES,
-  averageBase,
   FEATURES,
-  H_AVERAGES,
-  histogram,
-  M_COVARIANCE,
-  M_ERROR,
-  M_RATE,
-  M_RATIO,
-  M_SAMPLES,
-  M_SEQUENCE,
-  M_THETA,
   PREDICTOR_BYTES,
-  predictorBase,
-  predictors,
-  scratch,
-} from "./layout";
+  PREDICTOR_COVARIANCE,
+  PREDICTOR_SEQUENCE,
+  PREDICTOR_THETA,
+  PredictorRow,
+} from "./memory/predictor_row";
+import { next } from "./queue/order";
 
 @inline
 function rowAt(row: u32): usize {
@@ -48,14 +42,11 @@ function setFeature(i: u32, value: f64): void {
   store<f64>(scratch + histogram + (<usize>i << 3), value);
 }
 
-/** Prompt bytes to a token until a model's own ratio is known. */
-const BYTES_PER_TOKEN: f64 = 4;
-
 /** Predicted ms from the beginning of a prefill to the first token, of a prompt of which `cached` bytes are held. */
 export function predictTtft(model: u32, bytes: f64, cached: f64): f64 {
-  if (load<u32>(H_AVERAGES * 4) != 0) return average(model, bytes);
-  const known = load<f64>(rowAt(model), M_RATIO);
-  const thousand: f64 = 1000 * (known > 0 ? known : BYTES_PER_TOKEN);
+  if (header().averages != 0) return average(model, bytes);
+  const known = changetype<PredictorRow>(rowAt(model)).ratio;
+  const thousand: f64 = 1000 * (known > 0 ? known : <f64>header().bytesPerToken);
   const input = bytes / thousand;
   const held = min(cached, bytes) / thousand;
   setFeature(0, input * input);
@@ -90,19 +81,27 @@ export function learnAverage(model: u32, bytes: f64, ms: f64): void {
 
 /** Ms that an uncached prompt byte of a model takes, over all its endpoints. */
 export function rateOf(model: u32): f64 {
-  return load<f64>(rowAt(model), M_RATE);
+  return changetype<PredictorRow>(rowAt(model)).rate;
 }
 
 /** Parameter of a model's decode step: ms = θ₀ + θ₁ · batch + θ₂ · batch · thousands of tokens of context. */
 export function stepParameter(model: u32, i: u32): f64 {
-  return load<f64>(rowAt(predictors / 2 + model) + M_THETA + (<usize>i << 3));
+  return load<f64>(rowAt(predictors / 2 + model) + PREDICTOR_THETA + (<usize>i << 3));
+}
+
+/** Sets a row to 0, unseen by readers: without samples, parameters and covariance. */
+export function predictorClear(row: u32): void {
+  const at = rowAt(row);
+  atomic.add<u32>(at, 1, PREDICTOR_SEQUENCE);
+  memory.fill(at + 4, 0, PREDICTOR_BYTES - 4);
+  atomic.add<u32>(at, 1, PREDICTOR_SEQUENCE);
 }
 
 /** Starts a row anew: no samples, parameters 0, covariance `variance` times the identity. */
 export function predictorReset(row: u32, variance: f64): void {
-  const at = rowAt(row);
-  memory.fill(at + 4, 0, PREDICTOR_BYTES - 4);
-  for (let i: u32 = 0; i < FEATURES; i++) store<f64>(at + M_COVARIANCE + (<usize>(i * FEATURES + i) << 3), variance);
+  predictorClear(row);
+  const covariance = rowAt(row) + PREDICTOR_COVARIANCE;
+  for (let i: u32 = 0; i < FEATURES; i++) store<f64>(covariance + (<usize>(i * FEATURES + i) << 3), variance);
 }
 
 /** θᵀ·x of the features in scratch, by parameters that belong together. */
@@ -111,10 +110,10 @@ export function predict(row: u32): f64 {
   let sum: f64;
   let before: u32;
   do {
-    before = atomic.load<u32>(at, M_SEQUENCE);
+    before = atomic.load<u32>(at, PREDICTOR_SEQUENCE);
     sum = 0;
-    for (let i: u32 = 0; i < FEATURES; i++) sum += feature(i) * load<f64>(at + M_THETA + (<usize>i << 3));
-  } while ((before & 1) != 0 || atomic.load<u32>(at, M_SEQUENCE) != before);
+    for (let i: u32 = 0; i < FEATURES; i++) sum += feature(i) * load<f64>(at + PREDICTOR_THETA + (<usize>i << 3));
+  } while ((before & 1) != 0 || atomic.load<u32>(at, PREDICTOR_SEQUENCE) != before);
   return sum;
 }
 
@@ -124,7 +123,8 @@ export function predict(row: u32): f64 {
  */
 export function learn(row: u32, value: f64, forgetting: f64, pace: f64): f64 {
   const at = rowAt(row);
-  const covariance = at + M_COVARIANCE;
+  const predictor = changetype<PredictorRow>(at);
+  const covariance = at + PREDICTOR_COVARIANCE;
   let spread: f64 = 0;
   for (let i: u32 = 0; i < FEATURES; i++) {
     let sum: f64 = 0;
@@ -139,12 +139,12 @@ export function learn(row: u32, value: f64, forgetting: f64, pace: f64): f64 {
   // Where ε is 0, what is forgotten is just what is learned.
   const shrink: f64 = epsilon == 0 ? 0 : 1 / (1 / epsilon + spread);
 
-  atomic.add<u32>(at, 1, M_SEQUENCE);
+  atomic.add<u32>(at, 1, PREDICTOR_SEQUENCE);
   for (let i: u32 = 0; i < FEATURES; i++) {
-    const theta = at + M_THETA + (<usize>i << 3);
+    const theta = at + PREDICTOR_THETA + (<usize>i << 3);
     store<f64>(theta, load<f64>(theta) + load<f64>(product(i)) * gain * error);
   }
-  atomic.add<u32>(at, 1, M_SEQUENCE);
+  atomic.add<u32>(at, 1, PREDICTOR_SEQUENCE);
 
   for (let i: u32 = 0; i < FEATURES; i++) {
     for (let j: u32 = i; j < FEATURES; j++) {
@@ -154,10 +154,10 @@ export function learn(row: u32, value: f64, forgetting: f64, pace: f64): f64 {
       store<f64>(covariance + (<usize>(j * FEATURES + i) << 3), next);
     }
   }
-  const samples = load<f64>(at, M_SAMPLES);
+  const samples = predictor.samples;
   const relative = abs<f64>(error) / max<f64>(1, abs<f64>(value));
-  const mean = load<f64>(at, M_ERROR);
-  store<f64>(at, samples == 0 ? relative : mean + pace * (relative - mean), M_ERROR);
-  store<f64>(at, samples + 1, M_SAMPLES);
+  const mean = predictor.error;
+  predictor.error = samples == 0 ? relative : mean + pace * (relative - mean);
+  predictor.samples = samples + 1;
   return predicted;
 }

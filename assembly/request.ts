@@ -14,83 +14,60 @@
 // A worker that is given up may live on for a while. Its block's epoch and its rows' generations have moved on by then:
 // it opens nothing more, and what it does to its old rows does nothing.
 
+import { CLUSTER_HITS } from "./memory/cluster";
 import {
-  CHUNK_BYTES,
-  C_CLASSES,
-  C_HITS,
-  C_WAITING,
-  C_WORK,
-  E_DISPATCHED,
-  E_ELIGIBILITY,
-  E_GENERATION,
-  E_HEAD_AT,
-  E_PROMPT,
-  E_REQUESTS,
-  E_UNCACHED,
-  G_EPOCH,
-  G_GRANTS,
-  H_LEAST,
+  ENDPOINT_DISPATCHED,
+  ENDPOINT_ELIGIBILITY,
+  ENDPOINT_GENERATION,
+  ENDPOINT_HEAD_AT,
+  ENDPOINT_PROMPT,
+  ENDPOINT_REQUESTS,
+  ENDPOINT_UNCACHED,
+  SERVING,
+  stampOf,
+  TRIAL,
+} from "./memory/endpoint";
+import {
+  cell,
+  clusterAt,
+  epoch,
+  epochAt,
+  question,
+  requestAt,
+  requestsPerWorker,
+  ringOffset,
+  self,
+  tenantAt,
+} from "./memory/plan";
+import {
   PHASE_DECODING,
   PHASE_FREE,
   PHASE_GRANTED,
   PHASE_GRANTING,
   PHASE_PREFILLING,
   PHASE_WAITING,
-  R_ADMITTED,
-  R_AHEAD,
-  R_BAND,
-  R_CACHED,
-  R_CLASS,
-  R_CLUSTER,
-  R_DEADLINE,
-  R_ENDPOINT,
-  R_GENERATION,
-  R_HELD,
-  R_HIDDEN,
-  R_MODEL,
-  R_PHASE,
-  R_PREEMPTED,
-  R_PROMPT,
-  R_SENT,
-  R_STARTED,
-  R_TENANT,
-  R_UNCACHED,
-  R_GRANT,
-  R_WORK,
-  SERVING,
-  TRIAL,
-  T_CONCURRENCY,
-  T_WAITING,
-  T_WORK,
-  cell,
-  clusterAt,
-  epoch,
-  epochAt,
-  requestAt,
-  requestsPerWorker,
-  ringOffset,
-  self,
-  tenantAt,
-  waitingBase,
-} from "./layout";
+  REQUEST_GENERATION,
+  REQUEST_HELD,
+  REQUEST_PHASE,
+  RequestRow,
+} from "./memory/request_row";
+import { RING_EPOCH, RING_GRANTS } from "./memory/rings";
+import { TENANT_CONCURRENCY } from "./memory/tenant";
+import { knownOf, uncachedOf } from "./prefix/known";
+import { dequeue, enqueue } from "./queue/enqueue";
 
 /** Weight of a grant in the moving mean of hits. */
 const HIT_PACE: f64 = 0.02;
 /** Looks at a row that is being granted before its grant is taken for done: its granter was ended. */
 const PATIENCE: u32 = 10_000_000;
 
-/** A time in 1/16 ms, modulo 2^32. */
-@inline
-export function stampOf(now: f64): u32 {
-  return <u32><i64>(now * 16);
-}
-
 // Takes the prompt's load off, once.
 @inline
 function dropPrompt(at: usize, endpoint: u32): bool {
-  if (atomic.xchg<u32>(at, 0, R_HELD) == 0) return false;
-  atomic.sub<u32>(cell(E_PROMPT, endpoint), load<u32>(at, R_PROMPT));
-  atomic.sub<u32>(cell(E_UNCACHED, endpoint), load<u32>(at, R_UNCACHED));
+  const request = changetype<RequestRow>(at);
+  if (atomic.xchg<u32>(at, 0, REQUEST_HELD) == 0) return false;
+  atomic.sub<u32>(cell(ENDPOINT_PROMPT, endpoint), request.prompt);
+  atomic.sub<u32>(cell(ENDPOINT_UNCACHED, endpoint), request.uncached);
   return true;
 }
 
@@ -98,109 +75,76 @@ function dropPrompt(at: usize, endpoint: u32): bool {
  * Opens a free row of the caller's own block as waiting. Returns its generation, which every later call must name; 0 when
  * this block was taken from the caller.
  */
-export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32, now: f64): u32 {
+export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32): u32 {
   if (atomic.load<u32>(epochAt) != epoch) return 0;
   const at = requestAt(row);
-  store<u32>(at, cluster, R_CLUSTER);
-  store<u32>(at, model, R_MODEL);
-  store<u32>(at, promptBytes, R_PROMPT);
-  store<u32>(at, 0, R_HELD);
-  store<u32>(at, 0, R_CACHED);
-  store<u32>(at, promptBytes, R_UNCACHED);
-  store<u32>(at, 0, R_HIDDEN);
-  store<u32>(at, 0, R_ADMITTED);
-  store<u32>(at, 0, R_PREEMPTED);
-  store<u32>(at, 0, R_TENANT);
-  store<u32>(at, 0, R_BAND);
-  store<f64>(at, 0, R_DEADLINE);
-  store<f64>(at, now, R_STARTED);
-  const generation = atomic.add<u32>(at, 1, R_GENERATION) + 1;
-  atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
+  const request = changetype<RequestRow>(at);
+  request.cluster = cluster;
+  request.model = model;
+  request.prompt = promptBytes;
+  request.held = 0;
+  request.cached = 0;
+  request.uncached = promptBytes;
+  request.hidden = 0;
+  request.admitted = 0;
+  request.preempted = 0;
+  request.tenant = 0;
+  request.band = 0;
+  request.deadline = 0;
+  const generation = atomic.add<u32>(at, 1, REQUEST_GENERATION) + 1;
+  atomic.store<u32>(at, PHASE_WAITING, REQUEST_PHASE);
   return generation;
 }
 
-/** Puts a waiting row into the queue: `work` bytes of the backlog. */
-export function enqueue(row: u32, work: u32): void {
-  const at = requestAt(row);
-  const tenant = tenantAt(load<u32>(at, R_TENANT));
-  store<u32>(at, work, R_WORK);
-  const cluster = clusterAt(load<u32>(at, R_CLUSTER));
-  atomic.add<u32>(cluster + C_WAITING, 1);
-  atomic.add<u32>(cluster + C_WORK, work);
-  const itsClass = cluster + (<usize>load<u32>(at, R_CLASS) << 3);
-  atomic.add<u32>(itsClass + C_CLASSES, 1);
-  atomic.add<u32>(itsClass + C_CLASSES + 4, load<u32>(at, R_PROMPT));
-  atomic.add<u32>(tenant + T_WAITING, 1);
-  atomic.add<u32>(tenant + T_WORK, work);
-  atomic.or<u32>(waitingBase + (<usize>(row >> 5) << 2), 1 << (row & 31));
-}
-
-/** Takes a row out of the queue; false when it was not in it. */
-@inline
-export function dequeue(row: u32): bool {
-  const bit: u32 = 1 << (row & 31);
-  if ((atomic.and<u32>(waitingBase + (<usize>(row >> 5) << 2), ~bit) & bit) == 0) return false;
-  const at = requestAt(row);
-  const tenant = tenantAt(load<u32>(at, R_TENANT));
-  const cluster = clusterAt(load<u32>(at, R_CLUSTER));
-  atomic.sub<u32>(cluster + C_WAITING, 1);
-  atomic.sub<u32>(cluster + C_WORK, load<u32>(at, R_WORK));
-  const itsClass = cluster + (<usize>load<u32>(at, R_CLASS) << 3);
-  atomic.sub<u32>(itsClass + C_CLASSES, 1);
-  atomic.sub<u32>(itsClass + C_CLASSES + 4, load<u32>(at, R_PROMPT));
-  atomic.sub<u32>(tenant + T_WAITING, 1);
-  atomic.sub<u32>(tenant + T_WORK, load<u32>(at, R_WORK));
-  return true;
-}
-
 /**
- * Grants a waiting row its endpoint and tells its owner; any worker may. Returns 1, or 0 when the row is no longer
- * waiting, or -1 when the endpoint stopped serving meanwhile (the row still waits: choose again).
+ * Grants a waiting row the endpoint that the question chose, and tells its owner; any worker may. Returns 1, or 0 when
+ * the row is no longer waiting, or -1 when the endpoint stopped serving meanwhile (the row still waits: choose again).
  */
-export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChunks: u32, now: f64): i32 {
+export function requestGrant(row: u32, generation: u32, now: f64): i32 {
+  const endpoint = question().row;
+  const matched = question().matched;
   const at = requestAt(row);
-  if (atomic.cmpxchg<u32>(at, PHASE_WAITING, PHASE_GRANTING, R_PHASE) != PHASE_WAITING) return 0;
+  const request = changetype<RequestRow>(at);
+  if (atomic.cmpxchg<u32>(at, PHASE_WAITING, PHASE_GRANTING, REQUEST_PHASE) != PHASE_WAITING) return 0;
   // From here on nobody else changes the row. It may have become another request's before.
-  if (atomic.load<u32>(at, R_GENERATION) != generation) {
-    atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
+  if (atomic.load<u32>(at, REQUEST_GENERATION) != generation) {
+    atomic.store<u32>(at, PHASE_WAITING, REQUEST_PHASE);
     return 0;
   }
   const waited = dequeue(row);
-  const prompt = load<u32>(at, R_PROMPT);
-  store<u32>(at, endpoint, R_ENDPOINT);
-  store<u32>(at, cachedChunks, R_CACHED);
-  // Hashes cannot see into the chunk in which the cached prefix ends: it is taken as cached too.
-  const known = cachedChunks == 0 ? 0 : (cachedChunks + 1) * CHUNK_BYTES;
-  const uncached = max(prompt - min(prompt, known), load<u32>(H_LEAST * 4));
-  store<u32>(at, uncached, R_UNCACHED);
-  store<u32>(at, 1, R_HELD);
-  atomic.add<u32>(cell(E_REQUESTS, endpoint), 1);
-  atomic.add<u32>(cell(E_PROMPT, endpoint), prompt);
-  const ahead = atomic.add<u32>(cell(E_UNCACHED, endpoint), uncached);
-  store<u32>(at, ahead, R_AHEAD);
+  const prompt = request.prompt;
+  request.endpoint = endpoint;
+  request.cached = matched;
+  const uncached = uncachedOf(prompt, matched);
+  request.uncached = uncached;
+  request.held = 1;
+  atomic.add<u32>(cell(ENDPOINT_REQUESTS, endpoint), 1);
+  atomic.add<u32>(cell(ENDPOINT_PROMPT, endpoint), prompt);
+  const ahead = atomic.add<u32>(cell(ENDPOINT_UNCACHED, endpoint), uncached);
+  request.ahead = ahead;
   // Nothing is ahead of it: the endpoint is at its prefill from now on.
-  if (ahead == 0) store<u32>(cell(E_HEAD_AT, endpoint), stampOf(now));
+  if (ahead == 0) store<u32>(cell(ENDPOINT_HEAD_AT, endpoint), stampOf(now));
   // The control plane frees a row only when it serves no more and its count is zero, in this order; so after the
   // addition a row that still serves is not being freed.
-  const eligibility = atomic.load<u32>(cell(E_ELIGIBILITY, endpoint));
+  const eligibility = atomic.load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint));
   let serves = (eligibility & SERVING) != 0;
   // An endpoint on trial takes one request: the first to take its serving bit away.
-  if ((eligibility & TRIAL) != 0) serves = (atomic.and<u32>(cell(E_ELIGIBILITY, endpoint), ~SERVING) & SERVING) != 0;
+  if ((eligibility & TRIAL) != 0) serves = (atomic.and<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint), ~SERVING) & SERVING) != 0;
   if (!serves) {
-    atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);
+    atomic.sub<u32>(cell(ENDPOINT_REQUESTS, endpoint), 1);
     dropPrompt(at, endpoint);
-    if (waited) enqueue(row, load<u32>(at, R_WORK));
-    atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
+    if (waited) enqueue(row, request.work);
+    atomic.store<u32>(at, PHASE_WAITING, REQUEST_PHASE);
     return -1;
   }
-  const hits = clusterAt(load<u32>(at, R_CLUSTER)) + C_HITS;
-  const share = prompt == 0 ? 0 : <f64>min(prompt, known) / <f64>prompt;
+  const hits = clusterAt(request.cluster) + CLUSTER_HITS;
+  const share = prompt == 0 ? 0 : <f64>knownOf(prompt, matched) / <f64>prompt;
   store<f64>(hits, load<f64>(hits) + HIT_PACE * (share - load<f64>(hits)));
   const owner = row / requestsPerWorker;
-  const grants = ringOffset(owner) + G_GRANTS;
-  store<u32>(at, atomic.add<u32>(grants, 1), R_GRANT);
+  const grants = ringOffset(owner) + RING_GRANTS;
+  request.grant = atomic.add<u32>(grants, 1);
   // The row is its owner's from here on.
-  atomic.store<u32>(at, PHASE_GRANTED, R_PHASE);
+  atomic.store<u32>(at, PHASE_GRANTED, REQUEST_PHASE);
   // A worker that grants its own request knows. Another one is told: the word changes again, for one that read it after
   // the first change and found nothing, and whoever waits there is woken, also beside what is left of a dead predecessor.
   if (owner != self) {
@@ -216,16 +160,17 @@ export function requestGrant(row: u32, generation: u32, endpoint: u32, cachedChu
  */
 export function requestDispatch(row: u32, generation: u32, now: f64, hidden: u32): u32 {
   const at = requestAt(row);
-  const endpoint = load<u32>(at, R_ENDPOINT);
-  if (atomic.load<u32>(at, R_GENERATION) == generation) {
-    store<f64>(at, now, R_SENT);
-    store<u32>(at, hidden, R_HIDDEN);
+  const request = changetype<RequestRow>(at);
+  const endpoint = request.endpoint;
+  if (atomic.load<u32>(at, REQUEST_GENERATION) == generation) {
+    request.sent = now;
+    request.hidden = hidden;
     // Nothing is ahead of it: its prefill begins now.
-    if (load<u32>(at, R_AHEAD) == 0) store<u32>(cell(E_HEAD_AT, endpoint), stampOf(now));
-    atomic.store<u32>(at, PHASE_PREFILLING, R_PHASE);
-    atomic.add<u32>(cell(E_DISPATCHED, endpoint), 1);
+    if (request.ahead == 0) store<u32>(cell(ENDPOINT_HEAD_AT, endpoint), stampOf(now));
+    atomic.store<u32>(at, PHASE_PREFILLING, REQUEST_PHASE);
+    atomic.add<u32>(cell(ENDPOINT_DISPATCHED, endpoint), 1);
   }
-  return atomic.load<u32>(cell(E_GENERATION, endpoint));
+  return atomic.load<u32>(cell(ENDPOINT_GENERATION, endpoint));
 }
 
 /**
@@ -234,44 +179,47 @@ export function requestDispatch(row: u32, generation: u32, now: f64, hidden: u32
  */
 export function requestFirstToken(row: u32, generation: u32, now: f64): f64 {
   const at = requestAt(row);
-  if (atomic.load<u32>(at, R_GENERATION) != generation) return -1;
-  const endpoint = load<u32>(at, R_ENDPOINT);
+  const request = changetype<RequestRow>(at);
+  if (atomic.load<u32>(at, REQUEST_GENERATION) != generation) return -1;
+  const endpoint = request.endpoint;
   if (!dropPrompt(at, endpoint)) return -1;
-  atomic.cmpxchg<u32>(at, PHASE_PREFILLING, PHASE_DECODING, R_PHASE);
+  atomic.cmpxchg<u32>(at, PHASE_PREFILLING, PHASE_DECODING, REQUEST_PHASE);
   const stamp = stampOf(now);
-  const began = atomic.xchg<u32>(cell(E_HEAD_AT, endpoint), stamp);
-  return min(now - load<f64>(at, R_SENT), <f64>(stamp - began) / 16);
+  const began = atomic.xchg<u32>(cell(ENDPOINT_HEAD_AT, endpoint), stamp);
+  return min(now - request.sent, <f64>(stamp - began) / 16);
 }
 
 /** Takes the load off and puts the row back to waiting: this endpoint failed before any byte of its answer. */
 export function requestReturn(row: u32, generation: u32): void {
   const at = requestAt(row);
-  if (atomic.load<u32>(at, R_GENERATION) != generation) return;
-  const endpoint = load<u32>(at, R_ENDPOINT);
+  const request = changetype<RequestRow>(at);
+  if (atomic.load<u32>(at, REQUEST_GENERATION) != generation) return;
+  const endpoint = request.endpoint;
   dropPrompt(at, endpoint);
-  atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);
-  atomic.store<u32>(at, PHASE_WAITING, R_PHASE);
+  atomic.sub<u32>(cell(ENDPOINT_REQUESTS, endpoint), 1);
+  atomic.store<u32>(at, PHASE_WAITING, REQUEST_PHASE);
 }
 
 /** Ends the request, however it ended. Returns 1, or 0 if the row was free already or is another request's. */
 export function requestRelease(row: u32, generation: u32): i32 {
-  return atomic.load<u32>(requestAt(row), R_GENERATION) == generation ? release(row) : 0;
+  return atomic.load<u32>(requestAt(row), REQUEST_GENERATION) == generation ? release(row) : 0;
 }
 
 function release(row: u32): i32 {
   const at = requestAt(row);
+  const request = changetype<RequestRow>(at);
   dequeue(row);
-  for (let looks: u32 = 0; atomic.load<u32>(at, R_PHASE) == PHASE_GRANTING && looks < PATIENCE; looks++);
-  let phase = atomic.load<u32>(at, R_PHASE);
-  while (atomic.cmpxchg<u32>(at, phase, PHASE_FREE, R_PHASE) != phase) phase = atomic.load<u32>(at, R_PHASE);
+  for (let looks: u32 = 0; atomic.load<u32>(at, REQUEST_PHASE) == PHASE_GRANTING && looks < PATIENCE; looks++);
+  let phase = atomic.load<u32>(at, REQUEST_PHASE);
+  while (atomic.cmpxchg<u32>(at, phase, PHASE_FREE, REQUEST_PHASE) != phase) phase = atomic.load<u32>(at, REQUEST_PHASE);
   if (phase == PHASE_FREE) return 0;
-  if (load<u32>(at, R_ADMITTED) != 0) {
-    store<u32>(at, 0, R_ADMITTED);
-    atomic.sub<u32>(tenantAt(load<u32>(at, R_TENANT)) + T_CONCURRENCY, 1);
+  if (request.admitted != 0) {
+    request.admitted = 0;
+    atomic.sub<u32>(tenantAt(request.tenant) + TENANT_CONCURRENCY, 1);
   }
-  const endpoint = load<u32>(at, R_ENDPOINT);
+  const endpoint = request.endpoint;
   dropPrompt(at, endpoint);
-  if (phase >= PHASE_GRANTED) atomic.sub<u32>(cell(E_REQUESTS, endpoint), 1);
+  if (phase >= PHASE_GRANTED) atomic.sub<u32>(cell(ENDPOINT_REQUESTS, endpoint), 1);
   return 1;
 }
 
@@ -280,11 +228,11 @@ function release(row: u32): i32 {
  * given away, for what the old worker was in the middle of.
  */
 export function reap(worker: u32): u32 {
-  atomic.add<u32>(ringOffset(worker) + G_EPOCH, 1);
+  atomic.add<u32>(ringOffset(worker) + RING_EPOCH, 1);
   let open: u32 = 0;
   const first = worker * requestsPerWorker;
   for (let i: u32 = 0; i < requestsPerWorker; i++) {
-    atomic.add<u32>(requestAt(first + i), 1, R_GENERATION);
+    atomic.add<u32>(requestAt(first + i), 1, REQUEST_GENERATION);
     open += release(first + i);
   }
   return open;

@@ -36,8 +36,8 @@ export function loadedFleet(endpoints: number) {
     const row = table.add(0, { hostname: "engine", port: 1 + i % 60_000 }, 4_096, 0);
     const requests = random.below(40);
     const promptBytes = random.below(200_000);
-    words[(k.columnOffset(k.E_REQUESTS) >>> 2) + row] = requests;
-    words[(k.columnOffset(k.E_UNCACHED) >>> 2) + row] = promptBytes;
+    words[(k.columnOffset(k.ENDPOINT_REQUESTS) >>> 2) + row] = requests;
+    words[(k.columnOffset(k.ENDPOINT_UNCACHED) >>> 2) + row] = promptBytes;
     rows.push(row);
     twins.push({ eligibility: 1, requests, promptBytes, matched: 0 });
   }

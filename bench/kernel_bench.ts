@@ -6,7 +6,7 @@ import { promptText } from "../src/openai/prompt_text.ts";
 import { decodeRequest } from "../src/openai/request.ts";
 import { DecisionMaker } from "../src/scheduler/decision.ts";
 import { pickBest, prefixHashes, scoreInferenceLb, TwinIndex, TwinRandom } from "../test/kernel/twin.ts";
-import { readHashes, writePrompt } from "../test/support/kernel.ts";
+import { ask, readHashes, writePrompt } from "../test/support/kernel.ts";
 import { ENDPOINTS, loadedFleet, PLACEMENT, PROMPT_KIB, requestBody } from "./fixtures.ts";
 
 const OPTIONS = { digest: () => "", payloadCharacters: 4_194_304 };
@@ -56,10 +56,10 @@ for (const endpoints of ENDPOINTS) {
   const { kernel, twins } = loadedFleet(endpoints);
   const k = kernel.exports;
   const best = Math.max(1, Math.floor(endpoints * 0.05));
-  k.lookUpNothing();
+  ask(kernel, {}).lookUpNothing();
   Deno.bench(`score ${endpoints}`, { group: `score ${endpoints}`, baseline: true }, () => {
-    k.gather(0, 1, k.E_UNCACHED);
-    k.scoreInferenceLb(2, 1, 3, 1_024);
+    k.gather(1, k.ENDPOINT_UNCACHED);
+    k.scoreInferenceLb();
   });
   Deno.bench(`score ${endpoints}, twin`, { group: `score ${endpoints}` }, () => {
     scoreInferenceLb(twins, 1, 0, [2, 1, 3]);

@@ -9,12 +9,13 @@ import { parseConfig } from "../src/config/load.ts";
 import { DecisionMaker } from "../src/scheduler/decision.ts";
 import { EndpointTable } from "../src/tables/endpoint_table.ts";
 import { PredictorTable } from "../src/tables/predictor_table.ts";
+import { questionFields } from "../src/tables/question.ts";
 import { writeQueueParameters } from "../src/tables/queue_parameters.ts";
 import { RequestPhase, type RequestRow, RequestTable } from "../src/tables/request_table.ts";
 import { writeOwnShare, writeTenant } from "../src/tables/tenant_table.ts";
 import { TwinRls } from "../test/kernel/twin_rls.ts";
 import { tenantRowsOf } from "../test/support/snapshot.ts";
-import { freshKernel } from "../test/support/kernel.ts";
+import { ask, freshKernel } from "../test/support/kernel.ts";
 import { loadedFleet, PLACEMENT } from "./fixtures.ts";
 
 const WAITING = 1_000;
@@ -30,10 +31,14 @@ function crowd() {
   const requests = new RequestTable(kernel);
   const k = kernel.exports;
   let now = 1e12;
+  const fields = questionFields(kernel);
+  const doubles = new Float64Array(kernel.buffer);
+  ask(kernel, {});
   const arrive = (bytes: number): RequestRow => {
-    const row = requests.tryOpen(0, 0, bytes, now)!;
+    const row = requests.tryOpen(0, 0, bytes)!;
     k.lookUpNothing();
-    k.arrive(row.row, row.generation, k.SERVING, 0, 1_000, 0, 0, now);
+    doubles[fields.nowMs] = now;
+    k.arrive(row.row, row.generation);
     return row;
   };
   const busy = rows.map(() => {

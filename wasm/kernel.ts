@@ -59,22 +59,7 @@ export async function compileKernel(): Promise<WebAssembly.Module> {
 
 /** Creates a zeroed shared memory for the limits and writes its header. Throws RangeError when they exceed 4 GiB. */
 export function createSharedKernel(module: WebAssembly.Module, limits: MemoryLimits): SharedKernel {
-  const buckets = 2 ** Math.ceil(Math.log2(Math.max(1, limits.prefixes / 8)));
-  const arguments_ = [
-    limits.workers,
-    limits.clusters,
-    limits.endpoints,
-    limits.requestsPerWorker,
-    buckets,
-    limits.promptChunks,
-    limits.metricCells,
-    limits.ringWords,
-    2 ** Math.ceil(Math.log2(Math.max(1, limits.pins / 8))),
-    limits.predictors,
-    limits.tenants,
-  ] as const;
-  const planner = instantiate(module, new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }));
-  const bytes = planner.plan(...arguments_);
+  const bytes = planned(unattached(module), limits);
   if (bytes > MOST_BYTES) {
     const gib = (bytes / 1024 ** 3).toFixed(1);
     throw new RangeError(
@@ -84,9 +69,29 @@ export function createSharedKernel(module: WebAssembly.Module, limits: MemoryLim
   const pages = Math.ceil(bytes / PAGE_BYTES);
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const formatter = instantiate(module, memory);
-  formatter.plan(...arguments_);
-  formatter.format();
+  writeLimits(formatter, memory, limits);
+  formatter.format(layoutHash(module));
   return { module, memory };
+}
+
+// The header of a memory is what the kernel reads its limits from.
+function writeLimits(k: KernelExports, memory: WebAssembly.Memory, limits: MemoryLimits): void {
+  const words = new Uint32Array(memory.buffer);
+  words[k.HEADER_WORKERS] = limits.workers;
+  words[k.HEADER_CLUSTERS] = limits.clusters;
+  words[k.HEADER_ENDPOINTS] = limits.endpoints;
+  words[k.HEADER_REQUESTS] = limits.requestsPerWorker;
+  words[k.HEADER_BUCKETS] = bucketsOf(limits.prefixes, k.BUCKET_SLOTS);
+  words[k.HEADER_CHUNKS] = limits.promptChunks;
+  words[k.HEADER_CELLS] = limits.metricCells;
+  words[k.HEADER_RING] = limits.ringWords;
+  words[k.HEADER_PINS] = bucketsOf(limits.pins, k.PIN_BUCKET_ENTRIES);
+  words[k.HEADER_PREDICTORS] = limits.predictors;
+  words[k.HEADER_TENANTS] = limits.tenants;
+}
+
+function bucketsOf(entries: number, each: number): number {
+  return 2 ** Math.ceil(Math.log2(Math.max(1, entries / each)));
 }
 
 const ATTACH_ERRORS = [
@@ -101,10 +106,76 @@ const ATTACH_ERRORS = [
 /** Attaches an instance to a worker block; `seed` feeds its random choices. Throws when the memory is not of this layout. */
 export function attachKernel(shared: SharedKernel, worker: number, seed: number): AttachedKernel {
   const kernel = instantiate(shared.module, shared.memory);
-  const code = kernel.attach(worker);
+  const code = kernel.attach(worker, layoutHash(shared.module));
   if (code !== 0) throw new Error(`Cannot attach to the shared memory as worker ${worker}: ${ATTACH_ERRORS[code]}`);
   kernel.seedRandom(seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0);
   return { exports: kernel, buffer: shared.memory.buffer as unknown as SharedArrayBuffer, worker };
+}
+
+/** Limits of the memory that a layout is looked at with. */
+const SAMPLE_LIMITS: MemoryLimits = {
+  workers: 2,
+  clusters: 2,
+  endpoints: 32,
+  requestsPerWorker: 2,
+  prefixes: 16,
+  promptChunks: 2,
+  metricCells: 2,
+  ringWords: 16,
+  pins: 16,
+  predictors: 4,
+  tenants: 2,
+};
+
+const hashes = new WeakMap<WebAssembly.Module, number>();
+
+/** Hash of a build's layout: two builds that place anything elsewhere have different ones. */
+export function layoutHash(module: WebAssembly.Module): number {
+  const known = hashes.get(module);
+  if (known !== undefined) return known;
+  const hash = hashOf(layoutOf(module));
+  hashes.set(module, hash);
+  return hash;
+}
+
+/** Every exported constant by its name, and where every region and its second row begin. */
+export function layoutOf(module: WebAssembly.Module): Map<string, number> {
+  const kernel = unattached(module);
+  planned(kernel, SAMPLE_LIMITS);
+  const layout = new Map<string, number>();
+  for (const [name, value] of Object.entries(kernel.exports as Record<string, unknown>)) {
+    if (typeof value === "number") layout.set(name, value);
+    else if (typeof value === "function" && name.endsWith("Offset")) {
+      for (const row of [0, 1]) layout.set(`${name} ${row}`, value(row));
+    }
+  }
+  return layout;
+}
+
+/** FNV-1a over the lines of a layout. */
+export function hashOf(layout: ReadonlyMap<string, number>): number {
+  let hash = 0x811c9dc5;
+  for (const [name, value] of layout) {
+    for (const character of `${name} ${value}\n`) hash = Math.imul(hash ^ character.charCodeAt(0), 0x01000193);
+  }
+  return hash >>> 0;
+}
+
+interface Unattached {
+  exports: KernelExports;
+  memory: WebAssembly.Memory;
+}
+
+/** A kernel over a page of its own. */
+function unattached(module: WebAssembly.Module): Unattached {
+  const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
+  return { exports: instantiate(module, memory), memory };
+}
+
+/** Bytes that a memory of these limits takes; the kernel's offsets are those of such a memory. */
+function planned({ exports, memory }: Unattached, limits: MemoryLimits): number {
+  writeLimits(exports, memory, limits);
+  return exports.plan();
 }
 
 function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory): KernelExports {

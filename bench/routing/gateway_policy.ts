@@ -138,13 +138,13 @@ export class GatewayPolicy implements RoutingPolicy {
 
   arrive(job: Job): void {
     const prompt = promptOf(job, this.#placement.policy.cacheAware);
-    const row = this.#requests.tryOpen(0, 0, prompt.bytes, this.fleet.now)!;
+    const row = this.#requests.tryOpen(0, 0, prompt.bytes)!;
     this.#decisions.resume(prompt, this.#placement, []);
     const open = { job, row, prompt, pinned: 0 };
     if (!this.#placement.policy.queued) {
       this.#decisions.setObjectives(GOOD_TTFT_MS, GOOD_TPOT_MS);
       const endpoint = this.#decisions.choose(this.#placement, prompt.bytes, 0, this.fleet.now);
-      row.grant(endpoint, this.#decisions.matchedChunks, this.fleet.now);
+      row.grant(endpoint, this.#decisions.matchedBytes, this.fleet.now);
       this.#send(open);
       return;
     }
@@ -163,7 +163,7 @@ export class GatewayPolicy implements RoutingPolicy {
     this.fleet.tellOthers((other) => (other as GatewayPolicy).saved(prompt, holder));
     open.pinned = this.#decisions.pin(prompt, this.#placement.salt, row.endpoint);
     this.#open.set(job, open);
-    job.pendingTokens = Math.max(0, job.inputTokens - row.cachedChunks * CHUNK_BYTES / BYTES_PER_TOKEN);
+    job.pendingTokens = Math.max(0, job.inputTokens - row.cachedBytes / BYTES_PER_TOKEN);
     const engine = this.#engineOf.get(row.endpoint)!;
     if (job.hidden) {
       const rate = this.#endpoints.rate(row.endpoint);

@@ -156,7 +156,7 @@ function explain(
     digest: decisions.digest,
     payloadCharacters: config().limits.payload_characters,
   });
-  const { chosen, chunks, everywhereChunks, candidates } = decisions.explain(
+  const { chosen, chunks, everywhereBytes, candidates } = decisions.explain(
     text,
     route.placement,
     route.model,
@@ -178,9 +178,9 @@ function explain(
       cache_aware: policy.cacheAware,
       ...(policy.name === "inference_lb" ? weights : {}),
     },
-    prompt: { bytes: new TextEncoder().encode(text).length, chunks, chunks_held_everywhere: everywhereChunks },
+    prompt: { bytes: new TextEncoder().encode(text).length, chunks, bytes_held_everywhere: everywhereBytes },
     candidates: candidates.sort((a, b) => b.score - a.score).map((
-      { row, requests, cachedChunks, score, room },
+      { row, requests, cachedBytes, score, room },
     ) => {
       const { promptBytes, uncachedBytes, rate } = loadOf(row);
       return {
@@ -190,7 +190,7 @@ function explain(
         prompt_bytes: promptBytes,
         uncached_bytes: uncachedBytes,
         prefill_ms_per_kib: rate * 1_024,
-        cached_chunks: cachedChunks,
+        cached_bytes: cachedBytes,
         has_room: room,
       };
     }),

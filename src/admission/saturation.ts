@@ -53,6 +53,6 @@ export class Saturation {
 
   #cell(cluster: number): number {
     const k = this.kernel.exports;
-    return (k.clusterOffset(cluster) + k.C_SATURATION) >>> 2;
+    return (k.clusterOffset(cluster) + k.CLUSTER_SATURATION) >>> 2;
   }
 }

@@ -220,21 +220,20 @@ export class ControlPlane {
 
   #reclaim(): void {
     const { kernel, fleet, trainer, sync } = this.#parts;
-    const shim = { clusterReset: (_: number) => 1, modelReset: (_: number) => 1, tenantReset: (_: number) => 1 };
+    const k = kernel.exports;
     const { limits } = this.#config;
     const clusters = this.rows.clusters.retiredCount;
     if (clusters + this.rows.models.retiredCount + this.rows.tenants.retiredCount > 0) this.#drainRings();
     this.rows.reclaim(this.#parts.oldestInUse(), {
-      cluster: (row, name) => fleet.forget(name) && fleet.table.removeCluster(row) && shim.clusterReset(row) === 1,
+      cluster: (row, name) => fleet.forget(name) && fleet.table.removeCluster(row) && k.clusterReset(row) === 1,
       model(row) {
         trainer.forgetModel(row);
-        shim.modelReset(row);
+        k.modelReset(row);
         clearCells(kernel, ...modelCells(row));
         return true;
       },
       tenant(row) {
-        if (!fleet.tenantIdle(row)) return false;
-        shim.tenantReset(row);
+        if (k.tenantReset(row) !== 1) return false;
         clearCells(kernel, ...tenantCells(limits.models, row));
         return true;
       },

@@ -19,7 +19,6 @@ import type { ProbePages } from "../engines/engine.ts";
 import { Prober } from "../engines/prober.ts";
 import { memberships } from "../scheduler/eligibility.ts";
 import { EndpointState, EndpointTable } from "../tables/endpoint_table.ts";
-import { tenantLoad } from "../tables/tenant_table.ts";
 import type { Log } from "../telemetry/log.ts";
 import { PageReader } from "../upstream/page_reader.ts";
 import { poolLimits } from "../upstream/pool_limits.ts";
@@ -278,12 +277,6 @@ export class Fleet {
     if (state && state.members.size > 0) return false;
     this.#clusters.delete(cluster);
     return true;
-  }
-
-  /** Whether no request of a tenant is under way. */
-  tenantIdle(tenant: number): boolean {
-    const { concurrency, waiting } = tenantLoad(this.kernel, tenant);
-    return concurrency === 0 && waiting === 0;
   }
 
   /** How full a cluster is; 1 is full. */

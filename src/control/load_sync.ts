@@ -114,7 +114,7 @@ export class LoadSync implements LinkListener {
   report(): void {
     setSharing(this.kernel, this.config.cache_enable && this.link.wantsSaves());
     for (const [cluster, events] of this.#events(this.#scan.changes())) this.link.send(cluster, events);
-    const workers = new Int32Array(this.kernel.buffer)[this.kernel.exports.H_WORKERS];
+    const workers = new Int32Array(this.kernel.buffer)[this.kernel.exports.HEADER_WORKERS];
     for (let worker = 1; worker < workers; worker++) {
       for (const { row, salt, hashes } of readSaves(this.kernel, worker)) {
         const member = this.fleet.memberOf(row);
@@ -184,7 +184,7 @@ export class LoadSync implements LinkListener {
     const scratch = new BigUint64Array(
       this.kernel.buffer,
       k.hashOffset(),
-      new Int32Array(this.kernel.buffer)[k.H_CHUNKS],
+      new Int32Array(this.kernel.buffer)[k.HEADER_CHUNKS],
     );
     const count = Math.min(hashes.length, scratch.length);
     for (const { row, address: { hostname, port } } of this.fleet.membersOf(cluster)) {

@@ -3,7 +3,9 @@
 // kernel does the work; this file carries values in and out of its scratch block.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { type QuestionFields, questionFields } from "../tables/question.ts";
 import { SaveRingWriter } from "../tables/save_ring.ts";
+import { utf8Length } from "../base/utf8.ts";
 import type { RequestRow } from "../tables/request_table.ts";
 import type { Placement } from "./placement.ts";
 
@@ -34,7 +36,8 @@ export const HOPELESS = -3;
 export interface Candidate {
   row: number;
   requests: number;
-  cachedChunks: number;
+  /** Leading bytes of the prompt that it is presumed to hold. */
+  cachedBytes: number;
   score: number;
   /** Whether it would be granted a request of the queue; undefined where there is none. */
   room: boolean | undefined;
@@ -44,8 +47,8 @@ export interface Candidate {
 export interface Explanation {
   chosen: number;
   chunks: number;
-  /** Leading chunks that every endpoint is presumed to hold. */
-  everywhereChunks: number;
+  /** Leading bytes that every endpoint is presumed to hold. */
+  everywhereBytes: number;
   candidates: Candidate[];
 }
 
@@ -60,8 +63,11 @@ export class DecisionMaker {
   readonly #hashes: BigUint64Array;
   readonly #words: Int32Array;
   readonly #floats: Float32Array;
-  readonly #decision: number;
+  readonly #doubles: Float64Array;
+  readonly #question: QuestionFields;
   readonly #hashWord: number;
+  readonly #promptColumn: number;
+  readonly #uncachedColumn: number;
   readonly #encoder = new TextEncoder();
   readonly #ring: SaveRingWriter;
   readonly #buffers: Int32Array[][] = [];
@@ -72,12 +78,15 @@ export class DecisionMaker {
     this.#ring = new SaveRingWriter(kernel);
     this.#words = new Int32Array(kernel.buffer);
     this.#floats = new Float32Array(kernel.buffer);
-    const chunks = this.#words[k.H_CHUNKS];
+    this.#doubles = new Float64Array(kernel.buffer);
+    const chunks = this.#words[k.HEADER_CHUNKS];
     this.#textBytes = chunks * k.CHUNK_BYTES;
     this.#text = new Uint8Array(kernel.buffer, k.textOffset(), this.#textBytes);
     this.#hashes = new BigUint64Array(kernel.buffer, k.hashOffset(), chunks);
-    this.#decision = k.decisionOffset() >>> 2;
+    this.#question = questionFields(kernel);
     this.#hashWord = k.hashOffset() >>> 2;
+    this.#promptColumn = k.ENDPOINT_PROMPT;
+    this.#uncachedColumn = k.ENDPOINT_UNCACHED;
   }
 
   /** 128-bit digest of a text as 32 hex digits. Overwrites the prompt in scratch. */
@@ -102,7 +111,7 @@ export class DecisionMaker {
     const k = this.#kernel.exports;
     this.#exclude([]);
     const { read, written } = this.#encoder.encodeInto(text, this.#text);
-    const bytes = written + (read === text.length ? 0 : utf8Bytes(text, read));
+    const bytes = written + (read === text.length ? 0 : utf8Length(text, read));
     if (!placement.policy.cacheAware) {
       k.lookUpNothing();
       return { bytes, chunks: 0, hashes: NO_HASHES };
@@ -137,52 +146,49 @@ export class DecisionMaker {
     k.lookUpNothing();
     if (prompt.chunks === 0) return;
     this.#restore(prompt);
-    this.#words[this.#decision + (k.D_CHUNKS >>> 2)] = prompt.chunks;
+    this.#words[this.#question.chunks] = prompt.chunks;
     k.indexLookup(prompt.chunks, placement.salt);
   }
 
   #exclude(tried: readonly number[]): void {
     const k = this.#kernel.exports;
     const count = Math.min(tried.length, k.MAX_EXCLUDED);
-    this.#words[this.#decision + (k.D_EXCLUDED >>> 2)] = count;
-    for (let i = 0; i < count; i++) this.#words[this.#decision + (k.D_EXCLUDE >>> 2) + i] = tried[i];
+    this.#words[this.#question.excluded] = count;
+    for (let i = 0; i < count; i++) this.#words[this.#question.exclude + i] = tried[i];
   }
 
   /** Chooses for the prompt that is up: an endpoint row, or -1 when there is no candidate. */
-  choose(
-    { cluster, eligibility, adapter, policy }: Placement,
-    promptBytes: number,
-    model: number,
-    sharedMs: number,
-  ): number {
-    return this.#kernel.exports.choose(
-      cluster,
-      eligibility,
-      policy.kernelPolicy,
-      policy.candidatePercent,
-      policy.cacheWeight,
-      policy.requestWeight,
-      policy.prefillWeight,
-      policy.uncachedOnly ? this.#kernel.exports.E_UNCACHED : this.#kernel.exports.E_PROMPT,
-      policy.prefillFloorBytes,
-      adapter,
-      policy.adapterWeight,
-      promptBytes,
-      model,
-      sharedMs,
-    );
+  choose(placement: Placement, promptBytes: number, model: number, sharedMs: number): number {
+    const { policy } = placement;
+    const question = this.#question;
+    const words = this.#words;
+    const floats = this.#floats;
+    words[question.cluster] = placement.cluster;
+    words[question.eligibility] = placement.eligibility;
+    words[question.adapter] = placement.adapter;
+    words[question.policy] = policy.kernelPolicy;
+    floats[question.percent] = policy.candidatePercent;
+    floats[question.cacheWeight] = policy.cacheWeight;
+    floats[question.requestWeight] = policy.requestWeight;
+    floats[question.prefillWeight] = policy.prefillWeight;
+    words[question.promptColumn] = policy.uncachedOnly ? this.#uncachedColumn : this.#promptColumn;
+    floats[question.promptFloor] = policy.prefillFloorBytes;
+    floats[question.adapterWeight] = policy.adapterWeight;
+    words[question.promptBytes] = promptBytes;
+    words[question.model] = model;
+    this.#doubles[question.nowMs] = sharedMs;
+    return this.#kernel.exports.choose();
   }
 
   /** Sets the objectives of the prompt that is up, in ms; 0 for none. */
   setObjectives(ttftMs: number, tpotMs: number): void {
-    const k = this.#kernel.exports;
-    this.#floats[this.#decision + (k.D_TTFT_SLO >>> 2)] = ttftMs;
-    this.#floats[this.#decision + (k.D_TPOT_SLO >>> 2)] = tpotMs;
+    this.#floats[this.#question.ttftSlo] = ttftMs;
+    this.#floats[this.#question.tpotSlo] = tpotMs;
   }
 
   /** Whether an endpoint keeps the objectives of the last choice by policy slo. */
   get objectivesMet(): boolean {
-    return this.#words[this.#decision + (this.#kernel.exports.D_SLO_MET >>> 2)] > 0;
+    return this.#words[this.#question.sloMet] > 0;
   }
 
   /**
@@ -195,16 +201,14 @@ export class DecisionMaker {
     { band, tenant, deadlineMs }: Standing,
     sharedMs: number,
   ): number {
-    return this.#kernel.exports.arrive(
-      row.row,
-      row.generation,
-      eligibility,
-      adapter,
-      band,
-      tenant,
-      deadlineMs,
-      sharedMs,
-    );
+    const question = this.#question;
+    this.#words[question.eligibility] = eligibility;
+    this.#words[question.adapter] = adapter;
+    this.#words[question.band] = band;
+    this.#words[question.tenant] = tenant;
+    this.#doubles[question.deadlineMs] = deadlineMs;
+    this.#doubles[question.nowMs] = sharedMs;
+    return this.#kernel.exports.arrive(row.row, row.generation);
   }
 
   /**
@@ -229,14 +233,14 @@ export class DecisionMaker {
   /** What waits in a cluster's queue in a class of priority: requests, prompt bytes. */
   queueOf(cluster: number, itsClass: number): { requests: number; bytes: number } {
     const k = this.#kernel.exports;
-    const at = (k.clusterOffset(cluster) + k.C_CLASSES + 8 * itsClass) >>> 2;
+    const at = (k.clusterOffset(cluster) + k.CLUSTER_CLASSES + k.CLASS_QUEUE_BYTES * itsClass) >>> 2;
     return { requests: Atomics.load(this.#words, at), bytes: Atomics.load(this.#words, at + 1) >>> 0 };
   }
 
   /** Requests of a tenant that wait. */
   waitingOf(tenant: number): number {
     const k = this.#kernel.exports;
-    return Atomics.load(this.#words, (k.tenantOffset(tenant) + k.T_WAITING) >>> 2);
+    return Atomics.load(this.#words, (k.tenantOffset(tenant) + k.TENANT_WAITING) >>> 2);
   }
 
   /** Marks a request of a lower band than `lowest` that is before its first token, to be given up; false without one. */
@@ -247,7 +251,7 @@ export class DecisionMaker {
   /** How full the control plane found a cluster; 1 is full. */
   saturation(cluster: number): number {
     const k = this.#kernel.exports;
-    return this.#floats[(k.clusterOffset(cluster) + k.C_SATURATION) >>> 2];
+    return this.#floats[(k.clusterOffset(cluster) + k.CLUSTER_SATURATION) >>> 2];
   }
 
   /** Ms that what a tenant has waiting takes at the rate at which it was served lately. */
@@ -255,9 +259,9 @@ export class DecisionMaker {
     return this.#kernel.exports.backlogMs(cluster, tenant);
   }
 
-  /** Chunks of the prompt that the endpoint last chosen is presumed to hold. */
-  get matchedChunks(): number {
-    return this.#words[this.#decision + (this.#kernel.exports.D_MATCHED >>> 2)];
+  /** Leading bytes of the prompt that the endpoint last chosen is presumed to hold. */
+  get matchedBytes(): number {
+    return this.#words[this.#question.matched];
   }
 
   /** Prefixes that were not handed on to the metadata center because the ring was full. */
@@ -289,15 +293,14 @@ export class DecisionMaker {
     this.#kernel.exports.indexUnpinScratch(prompt.chunks, pinned, salt, row);
   }
 
-  /** Decides and tells how: every candidate with its load, cached chunks and score. */
+  /** Decides and tells how: every candidate with its load, cached bytes and score. */
   explain(text: string, placement: Placement, model: number, sharedMs: number): Explanation {
     const k = this.#kernel.exports;
     const prompt = this.begin(text, placement);
     this.retire(prompt);
     const chosen = this.choose(placement, prompt.bytes, model, sharedMs);
-    const word = (field: number) => this.#words[this.#decision + (field >>> 2)];
     const candidates: Candidate[] = [];
-    for (let position = 0; position < word(k.D_POSITIONS); position++) {
+    for (let position = 0; position < this.#words[this.#question.positions]; position++) {
       const requests = this.#floats[(k.queueOffset() >>> 2) + position];
       if (requests === Infinity) continue;
       const block = this.#words[(k.positionBlockOffset() >>> 2) + Math.floor(position / k.BLOCK_ROWS)];
@@ -305,23 +308,17 @@ export class DecisionMaker {
       candidates.push({
         row,
         requests,
-        cachedChunks: k.matchedChunks(row),
+        cachedBytes: k.matchedBytes(row) >>> 0,
         score: this.#floats[(k.scoreOffset() >>> 2) + position],
         // There late binding keeps the scores of those with room.
         room: placement.policy.queued ? this.#floats[(k.promptOffset() >>> 2) + position] !== -Infinity : undefined,
       });
     }
-    return { chosen, chunks: word(k.D_CHUNKS), everywhereChunks: word(k.D_EVERYWHERE), candidates };
+    return {
+      chosen,
+      chunks: this.#words[this.#question.chunks],
+      everywhereBytes: this.#words[this.#question.everywhere],
+      candidates,
+    };
   }
-}
-
-// UTF-8 length of text from index `from`: what did not fit into scratch is counted, not hashed.
-function utf8Bytes(text: string, from: number): number {
-  let bytes = 0;
-  for (let i = from; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    // A surrogate is half of a pair of four bytes.
-    bytes += code < 0x80 ? 1 : code < 0x800 ? 2 : code >= 0xd800 && code < 0xe000 ? 2 : 3;
-  }
-  return bytes;
 }

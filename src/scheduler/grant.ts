@@ -118,7 +118,7 @@ class WholeLeg implements Leg {
   }
 
   get matchedBytes(): number {
-    return 512 * this.#parts.row.cachedChunks;
+    return this.#parts.row.cachedBytes;
   }
 
   get batch(): number {

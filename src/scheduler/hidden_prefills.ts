@@ -32,8 +32,8 @@ export class HiddenPrefills {
     this.#words = new Int32Array(kernel.buffer);
     this.#floats = new Float64Array(kernel.buffer);
     this.#rates = new Float32Array(kernel.buffer);
-    this.#rows = this.#words[kernel.exports.H_REQUESTS];
-    this.#workers = this.#words[kernel.exports.H_WORKERS];
+    this.#rows = this.#words[kernel.exports.HEADER_REQUESTS];
+    this.#workers = this.#words[kernel.exports.HEADER_WORKERS];
   }
 
   /**
@@ -57,9 +57,9 @@ export class HiddenPrefills {
 
   #mostly(endpoint: number, row: number, nowMs: number): boolean {
     const k = this.kernel.exports;
-    const rate = this.#rates[(k.columnOffset(k.E_RATE) >>> 2) + endpoint];
-    const bytes = this.#words[(k.requestOffset(row) + k.R_UNCACHED) >>> 2] >>> 0;
-    const began = this.#words[(k.columnOffset(k.E_HEAD_AT) >>> 2) + endpoint];
+    const rate = this.#rates[(k.columnOffset(k.ENDPOINT_RATE) >>> 2) + endpoint];
+    const bytes = this.#words[(k.requestOffset(row) + k.REQUEST_UNCACHED) >>> 2] >>> 0;
+    const began = this.#words[(k.columnOffset(k.ENDPOINT_HEAD_AT) >>> 2) + endpoint];
     const sinceMs = ((Number(BigInt.asIntN(32, BigInt(Math.floor(nowMs * 16)))) - began) | 0) / 16;
     return sinceMs >= MOST * rate * bytes;
   }
@@ -68,11 +68,11 @@ export class HiddenPrefills {
   #prefillsOf(endpoint: number, atMs: number, nowMs: number): Prefill[] {
     const k = this.kernel.exports;
     // Most endpoints have none at most times.
-    if (this.#words[(k.columnOffset(k.E_UNCACHED) >>> 2) + endpoint] === 0) return [];
+    if (this.#words[(k.columnOffset(k.ENDPOINT_UNCACHED) >>> 2) + endpoint] === 0) return [];
     if (nowMs - this.#scannedAt >= SCAN_MS || nowMs < this.#scannedAt) this.#scan(nowMs);
     const list = this.#prefills.get(endpoint) ?? [];
     return list.filter(({ row, sentAt }) =>
-      sentAt < atMs && this.#words[k.requestOffset(row) >>> 2] === RequestPhase.prefilling
+      sentAt < atMs && this.#words[(k.requestOffset(row) + k.REQUEST_PHASE) >>> 2] === RequestPhase.prefilling
     );
   }
 
@@ -85,15 +85,15 @@ export class HiddenPrefills {
       const last = readCell(this.kernel, worker, HIGH_ROW_CELL);
       for (let row = worker * this.#rows; row <= last; row++) {
         const at = k.requestOffset(row) >>> 2;
-        if (this.#words[at] !== RequestPhase.prefilling) continue;
-        const endpoint = this.#words[at + (k.R_ENDPOINT >>> 2)];
+        if (this.#words[at + (k.REQUEST_PHASE >>> 2)] !== RequestPhase.prefilling) continue;
+        const endpoint = this.#words[at + (k.REQUEST_ENDPOINT >>> 2)];
         const list = this.#prefills.get(endpoint) ?? [];
         this.#prefills.set(endpoint, list);
         list.push({
           row,
-          generation: this.#words[at + (k.R_GENERATION >>> 2)],
-          sentAt: this.#floats[(k.requestOffset(row) + k.R_SENT) >>> 3],
-          hidden: this.#words[at + (k.R_HIDDEN >>> 2)] === 1,
+          generation: this.#words[at + (k.REQUEST_GENERATION >>> 2)],
+          sentAt: this.#floats[(k.requestOffset(row) + k.REQUEST_SENT) >>> 3],
+          hidden: this.#words[at + (k.REQUEST_HIDDEN >>> 2)] === 1,
         });
       }
     }

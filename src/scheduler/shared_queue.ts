@@ -97,7 +97,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
   async acquire(ask: Ask, onCancel: OnCancel): Promise<Grant> {
     const { placement, promptText, model, pinned, hidden } = ask;
     const prompt = this.decisions.begin(promptText, placement);
-    const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes, this.clock.wall());
+    const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes);
     if (!row) {
       this.decisions.retire(prompt);
       throw new GatewayError(
@@ -256,7 +256,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
     for (let i = 0; i < MOST_CHOICES; i++) {
       const endpoint = this.decisions.choose(placement, prompt.bytes, model, this.now());
       if (endpoint < 0) return false;
-      if (row.grant(endpoint, this.decisions.matchedChunks)) return true;
+      if (row.grant(endpoint, this.decisions.matchedBytes)) return true;
     }
     return false;
   }
@@ -266,7 +266,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
     const endpoint = this.decisions.choose(placement, prompt.bytes, model, this.now());
     if (endpoint < 0) return false;
     row.returnToWaiting();
-    return row.grant(endpoint, this.decisions.matchedChunks) || this.#grant(row, placement, prompt, model);
+    return row.grant(endpoint, this.decisions.matchedBytes) || this.#grant(row, placement, prompt, model);
   }
 
   roomAt(cluster: number, endpoint: number): void {

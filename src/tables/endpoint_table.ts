@@ -4,6 +4,7 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { assert } from "../base/assert.ts";
+import { EndpointBlocks } from "./endpoint_blocks.ts";
 import { type Address, formatAddress, parseAddress } from "../base/address.ts";
 
 /**
@@ -45,9 +46,7 @@ export class EndpointTable {
   readonly #words: Int32Array;
   readonly #floats: Float32Array;
   readonly #bytes: Uint8Array;
-  readonly #rows: number;
-  readonly #freeBlocks: number[] = [];
-  readonly #freeRows = new Map<number, number[]>();
+  readonly #blocks: EndpointBlocks;
 
   /** @param firstRate Ms that an uncached prompt byte takes on an endpoint that nothing is known of yet. */
   constructor(kernel: AttachedKernel, readonly firstRate = DEFAULT_RATE) {
@@ -55,8 +54,7 @@ export class EndpointTable {
     this.#words = new Int32Array(kernel.buffer);
     this.#floats = new Float32Array(kernel.buffer);
     this.#bytes = new Uint8Array(kernel.buffer);
-    this.#rows = this.#words[kernel.exports.H_ENDPOINTS];
-    for (let block = this.#rows / kernel.exports.BLOCK_ROWS - 1; block >= 0; block--) this.#freeBlocks.push(block);
+    this.#blocks = new EndpointBlocks(kernel);
   }
 
   /** Word index of a row's cell in a column. */
@@ -72,18 +70,26 @@ export class EndpointTable {
    */
   add(cluster: number, address: Address, capacityChunks: number, labelSets: number): number {
     const k = this.#kernel.exports;
-    const row = this.#takeRow(cluster);
+    const row = this.#blocks.take(cluster);
     this.#writeIdentity(row, formatAddress(address));
     const counters = [
-      k.E_HEAD_AT,
-      k.E_TOUCHED,
-      k.E_FAILURES,
-      k.E_SUCCESSES,
-      k.E_DISPATCHED,
-      k.E_PENALTY,
-      k.E_RELUCTANT,
+      k.ENDPOINT_HEAD_AT,
+      k.ENDPOINT_TOUCHED,
+      k.ENDPOINT_FAILURES,
+      k.ENDPOINT_SUCCESSES,
+      k.ENDPOINT_DISPATCHED,
+      k.ENDPOINT_PENALTY,
+      k.ENDPOINT_RELUCTANT,
     ];
-    for (const column of [...counters, k.E_REMOTE_REQUESTS, k.E_REMOTE_PROMPT, k.E_ADAPTERS, k.E_ADAPTERS + 1]) {
+    for (
+      const column of [
+        ...counters,
+        k.ENDPOINT_REMOTE_REQUESTS,
+        k.ENDPOINT_REMOTE_PROMPT,
+        k.ENDPOINT_ADAPTERS,
+        k.ENDPOINT_ADAPTERS + 1,
+      ]
+    ) {
       Atomics.store(this.#words, this.#cell(column, row), 0);
     }
     this.setRate(row, this.firstRate);
@@ -91,85 +97,65 @@ export class EndpointTable {
     k.indexForget(row);
     this.setCapacity(row, capacityChunks);
     this.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
-    Atomics.store(this.#words, this.#cell(k.E_STATE, row), EndpointState.available);
-    const own = k.SERVING | k.WILLING;
-    Atomics.store(this.#words, this.#cell(k.E_ELIGIBILITY, row), (labelSets & ~k.TRIAL) | own);
+    Atomics.store(this.#words, this.#cell(k.ENDPOINT_STATE, row), EndpointState.available);
+    const labels = labelSets & (-1 << k.LABEL_BITS);
+    Atomics.store(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), labels | k.SERVING | k.WILLING);
     return row;
+  }
+
+  /** Replaces the label sets, as eligibility bits (3 to 31); whether it serves, is willing or on trial stays as it is. */
+  setLabels(row: number, labelSets: number): void {
+    const k = this.#kernel.exports;
+    assert(this.state(row) !== EndpointState.unused, "the row is in use");
+    const labelBits = -1 << k.LABEL_BITS;
+    const eligibility = this.#cell(k.ENDPOINT_ELIGIBILITY, row);
+    let before = Atomics.load(this.#words, eligibility);
+    for (;;) {
+      const after = (before & ~labelBits) | (labelSets & labelBits);
+      const found = Atomics.compareExchange(this.#words, eligibility, before, after);
+      if (found === before) return;
+      before = found;
+    }
   }
 
   /** Changes the state; an available endpoint serves, and one on trial until it has taken its request. */
   setState(row: number, state: EndpointState): void {
     const k = this.#kernel.exports;
     assert(this.state(row) !== EndpointState.unused && state !== EndpointState.unused, "the row is in use");
-    const eligibility = this.#cell(k.E_ELIGIBILITY, row);
+    const eligibility = this.#cell(k.ENDPOINT_ELIGIBILITY, row);
     if (state === EndpointState.trial) Atomics.or(this.#words, eligibility, k.TRIAL);
     if (state === EndpointState.available || state === EndpointState.trial) {
       Atomics.or(this.#words, eligibility, k.SERVING);
     } else Atomics.and(this.#words, eligibility, ~k.SERVING);
     if (state !== EndpointState.trial) Atomics.and(this.#words, eligibility, ~k.TRIAL);
-    Atomics.store(this.#words, this.#cell(k.E_STATE, row), state);
+    Atomics.store(this.#words, this.#cell(k.ENDPOINT_STATE, row), state);
   }
-
-  // TEMP-SHIM-BEGIN
-  setLabels(row: number, bits: number): void {
-    const k = this.#kernel.exports;
-    const cell = this.#cell(k.E_ELIGIBILITY, row);
-    for (;;) {
-      const before = Atomics.load(this.#words, cell);
-      const own = k.SERVING | k.WILLING | k.TRIAL;
-      if (Atomics.compareExchange(this.#words, cell, before, (before & own) | (bits & ~own)) === before) return;
-    }
-  }
-
-  removeCluster(_cluster: number): boolean {
-    return true;
-  }
-  // TEMP-SHIM-END
 
   /** Frees a row that no longer serves; false while it still carries requests. */
   remove(cluster: number, row: number): boolean {
     const k = this.#kernel.exports;
     assert(this.state(row) !== EndpointState.available, "a serving row is drained before it is removed");
     if (this.requests(row) !== 0) return false;
-    Atomics.store(this.#words, this.#cell(k.E_ELIGIBILITY, row), 0);
-    Atomics.store(this.#words, this.#cell(k.E_STATE, row), EndpointState.unused);
-    const free = this.#freeRows.get(cluster) ?? [];
-    this.#freeRows.set(cluster, free);
-    free.push(row);
+    Atomics.store(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), 0);
+    Atomics.store(this.#words, this.#cell(k.ENDPOINT_STATE, row), EndpointState.unused);
+    k.indexForget(row);
+    this.#blocks.free(cluster, row);
     return true;
   }
 
-  #takeRow(cluster: number): number {
-    const k = this.#kernel.exports;
-    const free = this.#freeRows.get(cluster) ?? [];
-    this.#freeRows.set(cluster, free);
-    const row = free.pop();
-    if (row !== undefined) return row;
-    const block = this.#freeBlocks.pop();
-    if (block === undefined) {
-      throw new RangeError(`No row is left for an endpoint: limits.endpoints is ${this.#rows}`);
-    }
-    for (let lane = k.BLOCK_ROWS - 1; lane > 0; lane--) free.push(block * k.BLOCK_ROWS + lane);
-    this.#linkBlock(cluster, block);
-    return block * k.BLOCK_ROWS;
-  }
-
-  // Appends a block to the cluster's list: its own fields first, then the one word that makes it visible.
-  #linkBlock(cluster: number, block: number): void {
-    const k = this.#kernel.exports;
-    const head = k.clusterOffset(cluster) >>> 2;
-    const blocks = this.#words[head + (k.C_BLOCKS >>> 2)];
-    this.#words[k.nextBlockOffset(block) >>> 2] = 0;
-    this.#words[k.ordinalOffset(block) >>> 2] = blocks;
-    this.#words[head + (k.C_BLOCKS >>> 2)] = blocks + 1;
-    let link = head + (k.C_FIRST_BLOCK >>> 2);
-    while (this.#words[link] !== 0) link = k.nextBlockOffset(this.#words[link] - 1) >>> 2;
-    Atomics.store(this.#words, link, block + 1);
+  /**
+   * Gives the blocks of a cluster back whose rows are all unused; false while one is in use. The caller guarantees that no
+   * request of the cluster is open any more.
+   */
+  removeCluster(cluster: number): boolean {
+    if (this.rowsOf(cluster).length > 0) return false;
+    this.#blocks.remove(cluster);
+    return true;
   }
 
   #writeIdentity(row: number, text: string): void {
     const k = this.#kernel.exports;
-    const generation = this.#cell(k.E_GENERATION, row);
+    const generation = this.#cell(k.ENDPOINT_GENERATION, row);
     const offset = k.identityOffset(row);
     const encoded = new TextEncoder().encode(text);
     assert(encoded.length <= k.IDENTITY_BYTES - 4, "a host name has at most 253 characters");
@@ -181,7 +167,7 @@ export class EndpointTable {
 
   /** Identity generation: changes when the row is given to another address, odd while that happens. */
   generation(row: number): number {
-    return Atomics.load(this.#words, this.#cell(this.#kernel.exports.E_GENERATION, row));
+    return Atomics.load(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_GENERATION, row));
   }
 
   /** The endpoint's address, read under its generation. */
@@ -200,127 +186,123 @@ export class EndpointTable {
 
   /** Rows of a cluster that are in use, in list order. */
   rowsOf(cluster: number): number[] {
-    const k = this.#kernel.exports;
+    const { BLOCK_ROWS } = this.#kernel.exports;
     const rows: number[] = [];
-    let block = this.#words[(k.clusterOffset(cluster) + k.C_FIRST_BLOCK) >>> 2];
-    while (block !== 0) {
-      block--;
-      for (let lane = 0; lane < k.BLOCK_ROWS; lane++) {
-        const row = block * k.BLOCK_ROWS + lane;
+    for (const block of this.#blocks.of(cluster)) {
+      for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
         if (this.state(row) !== EndpointState.unused) rows.push(row);
       }
-      block = this.#words[k.nextBlockOffset(block) >>> 2];
     }
     return rows;
   }
 
   state(row: number): EndpointState {
-    return this.#load(this.#kernel.exports.E_STATE, row) as EndpointState;
+    return this.#load(this.#kernel.exports.ENDPOINT_STATE, row) as EndpointState;
   }
 
   /** Unfinished requests of this gateway on the endpoint. */
   requests(row: number): number {
-    return this.#load(this.#kernel.exports.E_REQUESTS, row);
+    return this.#load(this.#kernel.exports.ENDPOINT_REQUESTS, row);
   }
 
   /** Prompt bytes of this gateway on the endpoint that are still before their first token. */
   promptBytes(row: number): number {
-    return this.#load(this.#kernel.exports.E_PROMPT, row) >>> 0;
+    return this.#load(this.#kernel.exports.ENDPOINT_PROMPT, row) >>> 0;
   }
 
   /** Of these, the bytes that it was not presumed to hold: its prefill work. */
   uncachedBytes(row: number): number {
-    return this.#load(this.#kernel.exports.E_UNCACHED, row) >>> 0;
+    return this.#load(this.#kernel.exports.ENDPOINT_UNCACHED, row) >>> 0;
   }
 
   remoteRequests(row: number): number {
-    return this.#load(this.#kernel.exports.E_REMOTE_REQUESTS, row);
+    return this.#load(this.#kernel.exports.ENDPOINT_REMOTE_REQUESTS, row);
   }
 
   remotePromptBytes(row: number): number {
-    return this.#load(this.#kernel.exports.E_REMOTE_PROMPT, row) >>> 0;
+    return this.#load(this.#kernel.exports.ENDPOINT_REMOTE_PROMPT, row) >>> 0;
   }
 
   /** Sets the load that other gateways cause. */
   setRemote(row: number, requests: number, promptBytes: number): void {
     const k = this.#kernel.exports;
-    Atomics.store(this.#words, this.#cell(k.E_REMOTE_REQUESTS, row), requests);
-    Atomics.store(this.#words, this.#cell(k.E_REMOTE_PROMPT, row), promptBytes);
+    Atomics.store(this.#words, this.#cell(k.ENDPOINT_REMOTE_REQUESTS, row), requests);
+    Atomics.store(this.#words, this.#cell(k.ENDPOINT_REMOTE_PROMPT, row), promptBytes);
   }
 
   /** Requests ever sent to the endpoint. */
   dispatched(row: number): number {
-    return this.#load(this.#kernel.exports.E_DISPATCHED, row) >>> 0;
+    return this.#load(this.#kernel.exports.ENDPOINT_DISPATCHED, row) >>> 0;
   }
 
   /** Failures that workers met since the last success. */
   failures(row: number): number {
-    return this.#load(this.#kernel.exports.E_FAILURES, row);
+    return this.#load(this.#kernel.exports.ENDPOINT_FAILURES, row);
   }
 
   countFailure(row: number): void {
-    Atomics.add(this.#words, this.#cell(this.#kernel.exports.E_FAILURES, row), 1);
+    Atomics.add(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_FAILURES, row), 1);
   }
 
   clearFailures(row: number): void {
-    const cell = this.#cell(this.#kernel.exports.E_FAILURES, row);
+    const cell = this.#cell(this.#kernel.exports.ENDPOINT_FAILURES, row);
     if (this.#words[cell] !== 0) Atomics.store(this.#words, cell, 0);
   }
 
   /** The endpoint has begun to answer as it should; a run of failures ends with `clearFailures`, when it is done. */
   countSuccess(row: number): void {
-    Atomics.add(this.#words, this.#cell(this.#kernel.exports.E_SUCCESSES, row), 1);
+    Atomics.add(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_SUCCESSES, row), 1);
   }
 
   successes(row: number): number {
-    return this.#load(this.#kernel.exports.E_SUCCESSES, row);
+    return this.#load(this.#kernel.exports.ENDPOINT_SUCCESSES, row);
   }
 
   /** The endpoint asked to be left alone for a while: it is chosen when nobody else is. */
   setReluctant(row: number, ms: number): void {
     const k = this.#kernel.exports;
     // The wish first: who sees an unwilling row without one makes it willing again.
-    const wish = this.#cell(k.E_RELUCTANT, row);
+    const wish = this.#cell(k.ENDPOINT_RELUCTANT, row);
     Atomics.store(this.#words, wish, Math.max(1, Math.ceil(ms), Atomics.load(this.#words, wish)));
-    Atomics.and(this.#words, this.#cell(k.E_ELIGIBILITY, row), ~k.WILLING);
+    Atomics.and(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), ~k.WILLING);
   }
 
   /** Takes the milliseconds that an endpoint has asked for since the last call; 0 for none. Control plane only. */
   takeReluctance(row: number): number {
-    const cell = this.#cell(this.#kernel.exports.E_RELUCTANT, row);
+    const cell = this.#cell(this.#kernel.exports.ENDPOINT_RELUCTANT, row);
     return this.#words[cell] === 0 ? 0 : Atomics.exchange(this.#words, cell, 0);
   }
 
   setWilling(row: number): void {
     const k = this.#kernel.exports;
-    Atomics.or(this.#words, this.#cell(k.E_ELIGIBILITY, row), k.WILLING);
+    Atomics.or(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), k.WILLING);
   }
 
   willing(row: number): boolean {
     const k = this.#kernel.exports;
-    return (this.#load(k.E_ELIGIBILITY, row) & k.WILLING) !== 0;
+    return (this.#load(k.ENDPOINT_ELIGIBILITY, row) & k.WILLING) !== 0;
   }
 
   /** Whether a row is the cluster's and has the label sets of these eligibility bits. */
   belongs(row: number, cluster: number, eligibility: number): boolean {
     const k = this.#kernel.exports;
     const labels = eligibility & (-1 << k.LABEL_BITS);
-    return (this.#load(k.E_ELIGIBILITY, row) & labels) === labels && this.rowsOf(cluster).includes(row);
+    return (this.#load(k.ENDPOINT_ELIGIBILITY, row) & labels) === labels && this.rowsOf(cluster).includes(row);
   }
 
   /** Whether it may be chosen right now. */
   serving(row: number): boolean {
     const k = this.#kernel.exports;
-    return (this.#load(k.E_ELIGIBILITY, row) & k.SERVING) !== 0;
+    return (this.#load(k.ENDPOINT_ELIGIBILITY, row) & k.SERVING) !== 0;
   }
 
   /** Requests that it is scored to have beyond its own. */
   setPenalty(row: number, requests: number): void {
-    Atomics.store(this.#words, this.#cell(this.#kernel.exports.E_PENALTY, row), requests);
+    Atomics.store(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_PENALTY, row), requests);
   }
 
   penalty(row: number): number {
-    return this.#load(this.#kernel.exports.E_PENALTY, row);
+    return this.#load(this.#kernel.exports.ENDPOINT_PENALTY, row);
   }
 
   /** Sets the LoRA adapters that it holds, as numbers of 1 to 64. */
@@ -328,12 +310,12 @@ export class EndpointTable {
     const k = this.#kernel.exports;
     const sets = [0, 0];
     for (const adapter of adapters) sets[(adapter - 1) >> 5] |= 1 << ((adapter - 1) & 31);
-    for (const i of [0, 1]) Atomics.store(this.#words, this.#cell(k.E_ADAPTERS + i, row), sets[i]);
+    for (const i of [0, 1]) Atomics.store(this.#words, this.#cell(k.ENDPOINT_ADAPTERS + i, row), sets[i]);
   }
 
   /** Ms that an uncached prompt byte takes there. */
   rate(row: number): number {
-    return this.#floats[this.#cell(this.#kernel.exports.E_RATE, row)];
+    return this.#floats[this.#cell(this.#kernel.exports.ENDPOINT_RATE, row)];
   }
 
   /** What a decision looks at beside the requests in flight. */
@@ -346,7 +328,7 @@ export class EndpointTable {
   }
 
   setRate(row: number, msPerByte: number): void {
-    this.#floats[this.#cell(this.#kernel.exports.E_RATE, row)] = Math.min(
+    this.#floats[this.#cell(this.#kernel.exports.ENDPOINT_RATE, row)] = Math.min(
       SLOWEST_BYTE_MS,
       Math.max(FASTEST_BYTE_MS, msPerByte),
     );
@@ -354,20 +336,20 @@ export class EndpointTable {
 
   /** Most requests in flight there; undefined for no limit. */
   setLimit(row: number, requests: number | undefined): void {
-    Atomics.store(this.#words, this.#cell(this.#kernel.exports.E_LIMIT, row), requests ?? NO_LIMIT);
+    Atomics.store(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_LIMIT, row), requests ?? NO_LIMIT);
   }
 
   limit(row: number): number | undefined {
-    const limit = this.#load(this.#kernel.exports.E_LIMIT, row);
+    const limit = this.#load(this.#kernel.exports.ENDPOINT_LIMIT, row);
     return limit === NO_LIMIT ? undefined : limit;
   }
 
   capacityChunks(row: number): number {
-    return this.#load(this.#kernel.exports.E_CAPACITY, row) >>> 0;
+    return this.#load(this.#kernel.exports.ENDPOINT_CAPACITY, row) >>> 0;
   }
 
   setCapacity(row: number, chunks: number): void {
-    Atomics.store(this.#words, this.#cell(this.#kernel.exports.E_CAPACITY, row), chunks);
+    Atomics.store(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_CAPACITY, row), chunks);
     this.#setIdle(row);
   }
 
@@ -375,23 +357,23 @@ export class EndpointTable {
   #setIdle(row: number): void {
     const { kvUsage } = this.gauges(row);
     const idle = this.capacityChunks(row) * (1 - (Number.isNaN(kvUsage) ? 0 : Math.max(0, Math.min(1, kvUsage))));
-    Atomics.store(this.#words, this.#cell(this.#kernel.exports.E_IDLE, row), Math.floor(idle));
+    Atomics.store(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_IDLE, row), Math.floor(idle));
   }
 
   gauges(row: number): Gauges {
     const k = this.#kernel.exports;
     return {
-      waiting: this.#floats[this.#cell(k.E_WAITING, row)],
-      running: this.#floats[this.#cell(k.E_RUNNING, row)],
-      kvUsage: this.#floats[this.#cell(k.E_KV_USAGE, row)],
+      waiting: this.#floats[this.#cell(k.ENDPOINT_WAITING, row)],
+      running: this.#floats[this.#cell(k.ENDPOINT_RUNNING, row)],
+      kvUsage: this.#floats[this.#cell(k.ENDPOINT_KV_USAGE, row)],
     };
   }
 
   setGauges(row: number, { waiting, running, kvUsage }: Gauges): void {
     const k = this.#kernel.exports;
-    this.#floats[this.#cell(k.E_WAITING, row)] = waiting;
-    this.#floats[this.#cell(k.E_RUNNING, row)] = running;
-    this.#floats[this.#cell(k.E_KV_USAGE, row)] = kvUsage;
+    this.#floats[this.#cell(k.ENDPOINT_WAITING, row)] = waiting;
+    this.#floats[this.#cell(k.ENDPOINT_RUNNING, row)] = running;
+    this.#floats[this.#cell(k.ENDPOINT_KV_USAGE, row)] = kvUsage;
     this.#setIdle(row);
   }
 

@@ -10,7 +10,7 @@ export class GrantWatch {
 
   constructor({ exports: k, buffer, worker }: AttachedKernel) {
     this.#words = new Int32Array(buffer);
-    this.#word = (k.ringOffset(worker) + k.G_GRANTS) >>> 2;
+    this.#word = (k.ringOffset(worker) + k.RING_GRANTS) >>> 2;
   }
 
   /** Changes with every grant, modulo 2^32. */

@@ -15,8 +15,8 @@ export function ownCells(kernel: AttachedKernel): Float64Array {
 /** Sum of one cell over all workers. */
 export function sumCells(kernel: AttachedKernel): Float64Array {
   const words = new Int32Array(kernel.buffer);
-  const workers = words[kernel.exports.H_WORKERS];
-  const total = new Float64Array(words[kernel.exports.H_CELLS]);
+  const workers = words[kernel.exports.HEADER_WORKERS];
+  const total = new Float64Array(words[kernel.exports.HEADER_CELLS]);
   for (let worker = 0; worker < workers; worker++) {
     const cells = cellsOf(kernel, worker);
     for (let i = 0; i < total.length; i++) total[i] += cells[i];
@@ -31,11 +31,11 @@ export function readCell(kernel: AttachedKernel, worker: number, cell: number): 
 
 /** Sets cells of every worker to 0: their row becomes another name's. Control plane only, when no worker counts there. */
 export function clearCells(kernel: AttachedKernel, first: number, count: number): void {
-  const workers = new Int32Array(kernel.buffer)[kernel.exports.H_WORKERS];
+  const workers = new Int32Array(kernel.buffer)[kernel.exports.HEADER_WORKERS];
   for (let worker = 0; worker < workers; worker++) cellsOf(kernel, worker).fill(0, first, first + count);
 }
 
 function cellsOf(kernel: AttachedKernel, worker: number): Float64Array {
-  const count = new Int32Array(kernel.buffer)[kernel.exports.H_CELLS];
+  const count = new Int32Array(kernel.buffer)[kernel.exports.HEADER_CELLS];
   return new Float64Array(kernel.buffer, kernel.exports.metricOffset(worker), count);
 }

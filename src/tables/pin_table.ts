@@ -19,7 +19,7 @@ export class PinTable {
     const k = kernel.exports;
     this.#entries = new BigUint64Array(kernel.buffer);
     this.#first = k.pinOffset(0) >>> 3;
-    this.#buckets = new Int32Array(kernel.buffer)[k.H_PINS];
+    this.#buckets = new Int32Array(kernel.buffer)[k.HEADER_PINS];
     this.#slots = k.PIN_BUCKET_ENTRIES;
   }
 

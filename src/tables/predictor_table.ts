@@ -28,7 +28,7 @@ export class PredictorTable {
     this.#kernel = kernel;
     this.#floats = new Float64Array(kernel.buffer);
     this.#features = kernel.exports.featureOffset() >>> 3;
-    this.#rows = new Int32Array(kernel.buffer)[kernel.exports.H_PREDICTORS];
+    this.#rows = new Int32Array(kernel.buffer)[kernel.exports.HEADER_PREDICTORS];
   }
 
   #put(inputTokens: number, cachedTokens: number): void {
@@ -66,26 +66,26 @@ export class PredictorTable {
   }
 
   samples(row: number): number {
-    return this.#floats[this.#cell(row, this.#kernel.exports.M_SAMPLES)];
+    return this.#floats[this.#cell(row, this.#kernel.exports.PREDICTOR_SAMPLES)];
   }
 
   /** Moving mean of |error| / value of the predictions. */
   error(row: number): number {
-    return this.#floats[this.#cell(row, this.#kernel.exports.M_ERROR)];
+    return this.#floats[this.#cell(row, this.#kernel.exports.PREDICTOR_ERROR)];
   }
 
   /** Prompt bytes to a token, 0 when not known. */
   bytesPerToken(row: number): number {
-    return this.#floats[this.#cell(row, this.#kernel.exports.M_RATIO)];
+    return this.#floats[this.#cell(row, this.#kernel.exports.PREDICTOR_RATIO)];
   }
 
   /** Ms that an uncached prompt byte takes over all endpoints of the model. */
   rate(row: number): number {
-    return this.#floats[this.#cell(row, this.#kernel.exports.M_RATE)];
+    return this.#floats[this.#cell(row, this.#kernel.exports.PREDICTOR_RATE)];
   }
 
   setRate(row: number, msPerByte: number): void {
-    this.#floats[this.#cell(row, this.#kernel.exports.M_RATE)] = msPerByte;
+    this.#floats[this.#cell(row, this.#kernel.exports.PREDICTOR_RATE)] = msPerByte;
   }
 
   /** Takes a prefill time into the moving average of its prompt's KiB. */
@@ -107,12 +107,6 @@ export class PredictorTable {
     return this.#kernel.exports.learn(this.stepRow(model), ms, forgetting, pace);
   }
 
-  /** Predicted ms of a decode step. */
-  predictStep(model: number, batch: number, contextTokens: number): number {
-    this.#putStep(batch, contextTokens);
-    return this.#kernel.exports.predict(this.stepRow(model));
-  }
-
   #putStep(batch: number, contextTokens: number): void {
     const at = this.#features;
     this.#floats.fill(0, at, at + this.#kernel.exports.FEATURES);
@@ -122,29 +116,29 @@ export class PredictorTable {
   }
 
   setBytesPerToken(row: number, ratio: number): void {
-    this.#floats[this.#cell(row, this.#kernel.exports.M_RATIO)] = ratio;
+    this.#floats[this.#cell(row, this.#kernel.exports.PREDICTOR_RATIO)] = ratio;
   }
 
   /** What a row has learned, to be kept over a restart. */
   save(row: number): PredictorState {
-    const { M_THETA, M_COVARIANCE, FEATURES } = this.#kernel.exports;
+    const { PREDICTOR_THETA, PREDICTOR_COVARIANCE, FEATURES } = this.#kernel.exports;
     const slice = (field: number, count: number) => [
       ...this.#floats.subarray(this.#cell(row, field), this.#cell(row, field) + count),
     ];
     return {
       samples: this.samples(row),
-      theta: slice(M_THETA, FEATURES),
-      covariance: slice(M_COVARIANCE, FEATURES * FEATURES),
+      theta: slice(PREDICTOR_THETA, FEATURES),
+      covariance: slice(PREDICTOR_COVARIANCE, FEATURES * FEATURES),
       bytesPerToken: this.bytesPerToken(row),
     };
   }
 
   /** Takes a saved model over, before anybody reads the row. */
   restore(row: number, { samples, theta, covariance, bytesPerToken }: PredictorState): void {
-    const { M_SAMPLES, M_THETA, M_COVARIANCE } = this.#kernel.exports;
-    this.#floats.set(theta, this.#cell(row, M_THETA));
-    this.#floats.set(covariance, this.#cell(row, M_COVARIANCE));
-    this.#floats[this.#cell(row, M_SAMPLES)] = samples;
+    const { PREDICTOR_SAMPLES, PREDICTOR_THETA, PREDICTOR_COVARIANCE } = this.#kernel.exports;
+    this.#floats.set(theta, this.#cell(row, PREDICTOR_THETA));
+    this.#floats.set(covariance, this.#cell(row, PREDICTOR_COVARIANCE));
+    this.#floats[this.#cell(row, PREDICTOR_SAMPLES)] = samples;
     this.setBytesPerToken(row, bytesPerToken);
   }
 }

@@ -1,31 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-// The numbers of late binding, from the config into the header of the shared memory, where the kernel reads them.
+// The numbers of late binding and prediction, from the config into the header of the shared memory, where the kernel reads
+// them.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import type { QueueConfig } from "../config/sections.ts";
 
 /** Predicts prefill times by moving averages instead of least squares. Once, before any worker starts. */
 export function predictByAverages(kernel: AttachedKernel): void {
-  new Uint32Array(kernel.buffer)[kernel.exports.H_AVERAGES] = 1;
+  new Uint32Array(kernel.buffer)[kernel.exports.HEADER_AVERAGES] = 1;
 }
 
 /** Writes them once, before any worker starts. */
 export function writeQueueParameters(kernel: AttachedKernel, queue: QueueConfig, bytesPerToken: number): void {
   const k = kernel.exports;
   const floats = new Float32Array(kernel.buffer);
-  floats[k.H_ROOM] = queue.room_tokens * bytesPerToken;
-  floats[k.H_ROOM_SHARED] = Math.max(queue.room_tokens, queue.shared_room_tokens) * bytesPerToken;
-  floats[k.H_ROOM_OWN] = queue.shared_own_tokens * bytesPerToken;
-  floats[k.H_SLACK] = queue.slack_ms;
-  floats[k.H_CHARGE] = queue.charge;
-  floats[k.H_MAX_CHARGE] = queue.max_charge;
-  floats[k.H_AGEING] = queue.ageing_per_s / 1_000;
-  floats[k.H_OVERDUE] = queue.overdue_factor;
-  floats[k.H_OVERDUE_BASE] = queue.overdue_base_ms;
-  floats[k.H_RUN] = queue.request_ms;
-  floats[k.H_RUN_SQUARE] = queue.imbalance_ms;
-  floats[k.H_ADAPTER] = queue.adapter_ms;
-  floats[k.H_BURST] = queue.burst_tokens * bytesPerToken;
-  floats[k.H_TIE] = queue.tie_ms;
-  new Uint32Array(kernel.buffer)[k.H_LEAST] = Math.round(queue.least_tokens * bytesPerToken);
+  floats[k.HEADER_BYTES_PER_TOKEN] = bytesPerToken;
+  floats[k.HEADER_ROOM] = queue.room_tokens * bytesPerToken;
+  floats[k.HEADER_ROOM_SHARED] = Math.max(queue.room_tokens, queue.shared_room_tokens) * bytesPerToken;
+  floats[k.HEADER_ROOM_OWN] = queue.shared_own_tokens * bytesPerToken;
+  floats[k.HEADER_SLACK] = queue.slack_ms;
+  floats[k.HEADER_CHARGE] = queue.charge;
+  floats[k.HEADER_MAX_CHARGE] = queue.max_charge;
+  floats[k.HEADER_AGEING] = queue.ageing_per_s / 1_000;
+  floats[k.HEADER_OVERDUE] = queue.overdue_factor;
+  floats[k.HEADER_OVERDUE_BASE] = queue.overdue_base_ms;
+  floats[k.HEADER_RUN] = queue.request_ms;
+  floats[k.HEADER_RUN_SQUARE] = queue.imbalance_ms;
+  floats[k.HEADER_ADAPTER] = queue.adapter_ms;
+  floats[k.HEADER_BURST] = queue.burst_tokens * bytesPerToken;
+  floats[k.HEADER_TIE] = queue.tie_ms;
+  new Uint32Array(kernel.buffer)[k.HEADER_LEAST] = Math.round(queue.least_tokens * bytesPerToken);
 }

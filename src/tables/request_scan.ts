@@ -35,8 +35,8 @@ export class RequestScan {
     this.#words = new Int32Array(kernel.buffer);
     this.#first = k.requestOffset(0) >>> 2;
     this.#stride = k.REQUEST_BYTES >>> 2;
-    this.#rows = this.#words[k.H_REQUESTS];
-    this.#workers = this.#words[k.H_WORKERS];
+    this.#rows = this.#words[k.HEADER_REQUESTS];
+    this.#workers = this.#words[k.HEADER_WORKERS];
   }
 
   /** Every change since the last call, in an order in which they can be applied. */
@@ -52,15 +52,15 @@ export class RequestScan {
   #look(row: number, changes: RequestChange[]): void {
     const k = this.kernel.exports;
     const at = this.#first + row * this.#stride;
-    const phase = this.#words[at];
+    const phase = this.#words[at + (k.REQUEST_PHASE >>> 2)];
     const seen = this.#seen.size > 0 ? this.#seen.get(row) : undefined;
     if (seen === undefined && phase < RequestPhase.granted) return;
-    const generation = this.#words[at + (k.R_GENERATION >>> 2)];
-    const grants = this.#words[at + (k.R_GRANT >>> 2)];
-    const endpoint = this.#words[at + (k.R_ENDPOINT >>> 2)];
-    const promptBytes = this.#words[at + (k.R_PROMPT >>> 2)] >>> 0;
-    const held = this.#words[at + (k.R_HELD >>> 2)] === 1;
-    const carries = Atomics.load(this.#words, at) >= RequestPhase.granted;
+    const generation = this.#words[at + (k.REQUEST_GENERATION >>> 2)];
+    const grants = this.#words[at + (k.REQUEST_GRANT >>> 2)];
+    const endpoint = this.#words[at + (k.REQUEST_ENDPOINT >>> 2)];
+    const promptBytes = this.#words[at + (k.REQUEST_PROMPT >>> 2)] >>> 0;
+    const held = this.#words[at + (k.REQUEST_HELD >>> 2)] === 1;
+    const carries = Atomics.load(this.#words, at + (k.REQUEST_PHASE >>> 2)) >= RequestPhase.granted;
     const same = seen !== undefined && carries && seen.generation === generation && seen.grants === grants;
     if (seen !== undefined && !same) {
       changes.push({ kind: "ended", id: seen.id });

@@ -20,7 +20,7 @@ export class RequestTable {
   constructor(kernel: AttachedKernel) {
     this.#kernel = kernel;
     this.#words = new Int32Array(kernel.buffer);
-    const rows = this.#words[kernel.exports.H_REQUESTS];
+    const rows = this.#words[kernel.exports.HEADER_REQUESTS];
     const first = kernel.worker * rows;
     this.#free = new Uint32Array(rows);
     for (let i = 0; i < rows; i++) this.#free[i] = first + rows - 1 - i;
@@ -38,10 +38,10 @@ export class RequestTable {
   }
 
   /** Opens a row in phase waiting; undefined when limits.requests_in_flight is used up. */
-  tryOpen(cluster: number, model: number, promptBytes: number, wallMs: number): RequestRow | undefined {
+  tryOpen(cluster: number, model: number, promptBytes: number): RequestRow | undefined {
     if (this.#freeCount === 0) return undefined;
     const row = this.#free[this.#freeCount - 1];
-    const generation = this.#kernel.exports.requestOpen(row, cluster, model, promptBytes, wallMs);
+    const generation = this.#kernel.exports.requestOpen(row, cluster, model, promptBytes);
     if (generation === 0) return undefined; // the supervisor has given this worker up
     this.#freeCount--;
     if (row > this.#cells[HIGH_ROW_CELL]) this.#cells[HIGH_ROW_CELL] = row;
@@ -73,20 +73,20 @@ export class RequestRow {
 
   get phase(): RequestPhase {
     const k = this.kernel.exports;
-    return Atomics.load(this.words, (k.requestOffset(this.row) + k.R_PHASE) >>> 2) as RequestPhase;
+    return Atomics.load(this.words, (k.requestOffset(this.row) + k.REQUEST_PHASE) >>> 2) as RequestPhase;
   }
 
   /** Whether an endpoint was granted and nothing sent yet, and the row still is this request's. */
   get granted(): boolean {
     const k = this.kernel.exports;
-    const generation = Atomics.load(this.words, (k.requestOffset(this.row) + k.R_GENERATION) >>> 2);
+    const generation = Atomics.load(this.words, (k.requestOffset(this.row) + k.REQUEST_GENERATION) >>> 2);
     return this.phase === RequestPhase.granted && generation >>> 0 === this.generation >>> 0;
   }
 
   /** Row of the granted endpoint. */
   get endpoint(): number {
     const k = this.kernel.exports;
-    return this.words[(k.requestOffset(this.row) + k.R_ENDPOINT) >>> 2];
+    return this.words[(k.requestOffset(this.row) + k.REQUEST_ENDPOINT) >>> 2];
   }
 
   /** Counts it in its tenant's concurrency; false when `limit` requests are under way. */
@@ -96,17 +96,22 @@ export class RequestRow {
 
   /** Whether it is to make room for a request of higher priority. */
   get preempted(): boolean {
-    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_PREEMPTED) >>> 2] === 1;
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_PREEMPTED) >>> 2] ===
+      1;
   }
 
   /** Grants this row an endpoint; false when that endpoint stopped serving meanwhile. */
-  grant(endpoint: number, cachedChunks: number, sharedMs = systemClock.shared()): boolean {
-    return this.kernel.exports.requestGrant(this.row, this.generation, endpoint, cachedChunks, sharedMs) === 1;
+  grant(endpoint: number, cachedBytes: number, sharedMs = systemClock.shared()): boolean {
+    const k = this.kernel.exports;
+    const question = k.decisionOffset();
+    this.words[(question + k.QUESTION_ROW) >>> 2] = endpoint;
+    this.words[(question + k.QUESTION_MATCHED) >>> 2] = cachedBytes;
+    return k.requestGrant(this.row, this.generation, sharedMs) === 1;
   }
 
   /** Grows with each grant of its worker, modulo 2^32. */
   get grantNumber(): number {
-    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_GRANT) >>> 2];
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_GRANT) >>> 2];
   }
 
   /** Marks it sent; returns the identity generation of its endpoint. `hidden`: its first token will not be seen. */
@@ -119,18 +124,18 @@ export class RequestRow {
     return this.kernel.exports.predictRequest(this.row, sharedMs);
   }
 
-  /** Prompt chunks that its endpoint was presumed to hold at the grant. */
-  get cachedChunks(): number {
-    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_CACHED) >>> 2];
+  /** Leading prompt bytes that its endpoint was presumed to hold at the grant. */
+  get cachedBytes(): number {
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_CACHED) >>> 2] >>> 0;
   }
 
   /** Uncached prompt bytes that it brought, and that were ahead of it, at the grant. */
   get uncachedBytes(): number {
-    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_UNCACHED) >>> 2] >>> 0;
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_UNCACHED) >>> 2] >>> 0;
   }
 
   get aheadBytes(): number {
-    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.R_AHEAD) >>> 2] >>> 0;
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_AHEAD) >>> 2] >>> 0;
   }
 
   /** Takes its prompt bytes off the endpoint; returns the ms that its prefill took the first time, then -1. */

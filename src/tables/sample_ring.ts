@@ -37,7 +37,6 @@ const FIELDS: readonly (keyof Sample)[] = [
 ];
 const WRITTEN = 0;
 const READ = 1;
-const HEADER_FLOATS = 8;
 
 class Ring {
   readonly counts: Int32Array;
@@ -48,7 +47,7 @@ class Ring {
     const offset = k.sampleOffset(worker);
     this.counts = new Int32Array(buffer, offset, 2);
     this.capacity = k.SAMPLES;
-    this.floats = new Float64Array(buffer, offset + HEADER_FLOATS * 8, this.capacity * FIELDS.length);
+    this.floats = new Float64Array(buffer, offset + k.SAMPLE_HEADER_BYTES, this.capacity * FIELDS.length);
   }
 
   at(count: number): number {
@@ -81,7 +80,7 @@ export class SampleReader {
   readonly #rings: Ring[];
 
   constructor(kernel: AttachedKernel) {
-    const workers = new Int32Array(kernel.buffer)[kernel.exports.H_WORKERS];
+    const workers = new Int32Array(kernel.buffer)[kernel.exports.HEADER_WORKERS];
     this.#rings = Array.from({ length: workers }, (_, worker) => new Ring(kernel, worker));
   }
 

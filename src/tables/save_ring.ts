@@ -8,18 +8,18 @@ import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { assert } from "../base/assert.ts";
 
 const HEADER_WORDS = 3;
-const WRITTEN = 0;
-const READ = 1;
 
 /** Switches the rings on or off for all workers; the control plane's to call. */
 export function setSharing(kernel: AttachedKernel, on: boolean): void {
-  Atomics.store(new Int32Array(kernel.buffer), kernel.exports.H_SHARING, on ? 1 : 0);
+  Atomics.store(new Int32Array(kernel.buffer), kernel.exports.HEADER_SHARING, on ? 1 : 0);
 }
 
 /** A worker's end. */
 export class SaveRingWriter {
   readonly #words: Int32Array;
-  readonly #ring: number;
+  readonly #written: number;
+  readonly #read: number;
+  readonly #body: number;
   readonly #mask: number;
   readonly #sharing: number;
   dropped = 0;
@@ -27,18 +27,21 @@ export class SaveRingWriter {
   constructor(kernel: AttachedKernel) {
     const k = kernel.exports;
     this.#words = new Int32Array(kernel.buffer);
-    this.#ring = k.ringOffset(kernel.worker) >>> 2;
-    this.#mask = this.#words[k.H_RING] - 1;
+    const ring = k.ringOffset(kernel.worker);
+    this.#written = (ring + k.RING_WRITTEN) >>> 2;
+    this.#read = (ring + k.RING_READ) >>> 2;
+    this.#body = (ring + k.RING_HEADER_BYTES) >>> 2;
+    this.#mask = this.#words[k.HEADER_RING] - 1;
     assert((this.#mask & (this.#mask + 1)) === 0, "a ring has a power of two words");
-    this.#sharing = k.H_SHARING;
+    this.#sharing = k.HEADER_SHARING;
   }
 
   /** Hands on that `row` holds the prompt with these hashes, if anybody wants to know. */
   write(row: number, salt: number, chunks: number, hashes: Int32Array): void {
     if (this.#words[this.#sharing] === 0) return;
-    const body = this.#ring + 16;
-    const written = Atomics.load(this.#words, this.#ring + WRITTEN);
-    const free = this.#mask + 1 - ((written - Atomics.load(this.#words, this.#ring + READ)) | 0);
+    const body = this.#body;
+    const written = Atomics.load(this.#words, this.#written);
+    const free = this.#mask + 1 - ((written - Atomics.load(this.#words, this.#read)) | 0);
     if (HEADER_WORDS + 2 * chunks > free) {
       this.dropped++;
       return;
@@ -48,7 +51,7 @@ export class SaveRingWriter {
     this.#words[body + ((written + 2) & this.#mask)] = salt;
     const first = written + HEADER_WORDS;
     for (let i = 0; i < 2 * chunks; i++) this.#words[body + ((first + i) & this.#mask)] = hashes[i];
-    Atomics.store(this.#words, this.#ring + WRITTEN, (first + 2 * chunks) | 0);
+    Atomics.store(this.#words, this.#written, (first + 2 * chunks) | 0);
   }
 }
 
@@ -62,11 +65,13 @@ export interface SaveRecord {
 export function readSaves(kernel: AttachedKernel, worker: number, most = 1_000): SaveRecord[] {
   const k = kernel.exports;
   const words = new Int32Array(kernel.buffer);
-  const ring = k.ringOffset(worker) >>> 2;
-  const mask = words[k.H_RING] - 1;
-  const at = (i: number) => words[ring + 16 + (i & mask)];
-  const written = Atomics.load(words, ring + WRITTEN);
-  let read = Atomics.load(words, ring + READ);
+  const ring = k.ringOffset(worker);
+  const body = (ring + k.RING_HEADER_BYTES) >>> 2;
+  const readAt = (ring + k.RING_READ) >>> 2;
+  const mask = words[k.HEADER_RING] - 1;
+  const at = (i: number) => words[body + (i & mask)];
+  const written = Atomics.load(words, (ring + k.RING_WRITTEN) >>> 2);
+  let read = Atomics.load(words, readAt);
   const records: SaveRecord[] = [];
   while (read !== written && records.length < most) {
     const chunks = at(read);
@@ -77,6 +82,6 @@ export function readSaves(kernel: AttachedKernel, worker: number, most = 1_000):
     records.push({ row: at(read + 1), salt: at(read + 2) >>> 0, hashes });
     read = (read + HEADER_WORDS + 2 * chunks) | 0;
   }
-  Atomics.store(words, ring + READ, read);
+  Atomics.store(words, readAt, read);
   return records;
 }

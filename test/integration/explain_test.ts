@@ -11,7 +11,7 @@ Deno.test("explain tells why: candidates, scores and the choice, and dispatches 
   const explained = await (await fetch(`${gateway.admin}/explain`, { method: "POST", body })).json();
   assertEquals(explained.chosen, first.headers.get("x-mock-engine"));
   assertEquals(explained.candidates.length, 3);
-  assertEquals(explained.candidates[0].cached_chunks, explained.prompt.chunks);
+  assertEquals(explained.candidates[0].cached_bytes, explained.prompt.chunks * 512);
   assert(explained.candidates[0].score > explained.candidates[1].score);
   assert(
     explained.candidates.every(({ has_room, prefill_ms_per_kib }: { has_room: boolean; prefill_ms_per_kib: number }) =>

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals } from "@std/assert";
 import { EndpointState, EndpointTable } from "../../src/tables/endpoint_table.ts";
-import { decisionWord, freshKernel, writeHashes } from "../support/kernel.ts";
+import { ask, decisionWord, freshKernel, writeHashes } from "../support/kernel.ts";
 import { Random, seed } from "../support/seed.ts";
-import { pickBest, scoreInferenceLb, TwinRandom, type TwinRow } from "./twin.ts";
+import { CHUNK_BYTES, pickBest, scoreInferenceLb, TwinRandom, type TwinRow } from "./twin.ts";
 
-const INFERENCE_LB = 0, RANDOM = 1, ROUND_ROBIN = 2, LEAST_REQUEST = 3;
+const RANDOM = 1, ROUND_ROBIN = 2, LEAST_REQUEST = 3;
 
 /** A kernel whose cluster 1 has `count` rows with random loads, and the same rows for the twin. */
 function randomFleet(random: Random, count: number, kernelSeed: number) {
@@ -32,8 +32,8 @@ function randomFleet(random: Random, count: number, kernelSeed: number) {
     const local = random.below(heavy ? 5_000 : 5);
     const remote = random.below(3);
     const localPrompt = random.below(heavy ? 2 ** 31 : 4_000);
-    words[(k.columnOffset(k.E_REQUESTS) >>> 2) + row] = local;
-    words[(k.columnOffset(k.E_PROMPT) >>> 2) + row] = localPrompt;
+    words[(k.columnOffset(k.ENDPOINT_REQUESTS) >>> 2) + row] = local;
+    words[(k.columnOffset(k.ENDPOINT_PROMPT) >>> 2) + row] = localPrompt;
     table.setRemote(row, remote, 100);
     const reluctant = random.chance(0.2);
     if (reluctant) table.setReluctant(row, 1_000);
@@ -71,25 +71,27 @@ Deno.test("inference_lb scores and picks exactly like its twin", () => {
         const length = 1 + random.below(chunks);
         writeHashes(kernel, hashes);
         k.indexInsertScratch(length, 9, rows[i]);
-        twins[i].matched = length;
+        twins[i].matched = length * CHUNK_BYTES;
       }
       writeHashes(kernel, hashes);
-      new Int32Array(kernel.buffer)[(k.decisionOffset() + k.D_CHUNKS) >>> 2] = chunks;
+      new Int32Array(kernel.buffer)[(k.decisionOffset() + k.QUESTION_CHUNKS) >>> 2] = chunks;
       k.indexLookup(chunks, 9);
     }
-    const chosen = k.choose(1, mask, INFERENCE_LB, percent, ...weights, k.E_PROMPT, 1_024, adapter, 1.5, 0, 0, 0);
+    const [cacheWeight, requestWeight, prefillWeight] = weights;
+    const asked = { cluster: 1, mask, percent, cacheWeight, requestWeight, prefillWeight, adapter, adapterWeight: 1.5 };
+    const chosen = ask(kernel, asked).choose();
     // Those that want to be left alone are candidates only when nobody else is.
     const fits = (bits: number) => twins.some(({ eligibility }) => (eligibility & bits) === bits);
     const wanted = fits(mask | k.WILLING) ? mask | k.WILLING : mask;
     const expected = scoreInferenceLb(twins, wanted, chunks, weights, adapter, 1.5);
     const candidates = expected.filter((score) => score !== -Infinity).length;
-    assertEquals(decisionWord(kernel, k.D_CANDIDATES), candidates);
+    assertEquals(decisionWord(kernel, k.QUESTION_CANDIDATES), candidates);
     if (candidates === 0) {
       assertEquals(chosen, -1);
       continue;
     }
     // Position order is row order within the cluster's list.
-    const positions = decisionWord(kernel, k.D_POSITIONS);
+    const positions = decisionWord(kernel, k.QUESTION_POSITIONS);
     const scores = new Float32Array(kernel.buffer, k.scoreOffset(), positions);
     const blocks = new Int32Array(kernel.buffer, k.positionBlockOffset(), positions / 16);
     const position = (row: number) => blocks.indexOf(row >> 4) * 16 + row % 16;
@@ -98,7 +100,7 @@ Deno.test("inference_lb scores and picks exactly like its twin", () => {
     const inOrder = rows.map((row, i) => ({ row, i })).sort((a, b) => position(a.row) - position(b.row));
     const picked = pickBest(Float32Array.from(inOrder, ({ i }) => expected[i]), best, new TwinRandom(round));
     assertEquals(chosen, inOrder[picked].row);
-    assertEquals(decisionWord(kernel, k.D_MATCHED), twins[inOrder[picked].i].matched);
+    assertEquals(decisionWord(kernel, k.QUESTION_MATCHED), twins[inOrder[picked].i].matched);
   }
 });
 
@@ -110,10 +112,10 @@ Deno.test("pickBest draws evenly from the k best, ties at the border by lot", ()
   // Queues 0 1 1 1 2 2: the two best are the first and one of three.
   const rows = [0, 1, 1, 1, 2, 2].map((queue, i) => {
     const row = table.add(0, { hostname: "e", port: 1 + i }, 1, 0);
-    words[(k.columnOffset(k.E_REQUESTS) >>> 2) + row] = queue;
+    words[(k.columnOffset(k.ENDPOINT_REQUESTS) >>> 2) + row] = queue;
     return row;
   });
-  k.gather(0, 1, k.E_PROMPT);
+  ask(kernel, {}).gather(k.SERVING, k.ENDPOINT_PROMPT);
   k.scoreLeastRequest();
   const counts = new Map<number, number>();
   for (let i = 0; i < 60_000; i++) {
@@ -136,15 +138,15 @@ Deno.test("random, round_robin and least_request choose among the candidates onl
     const candidates = willing.length > 0 ? willing : serving;
     const seen = new Set<number>();
     for (let i = 0; i < candidates.length; i++) {
-      seen.add(k.choose(1, 1, ROUND_ROBIN, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0, 0, 0, 0));
+      seen.add(ask(kernel, { cluster: 1, policy: ROUND_ROBIN }).choose());
     }
     assertEquals(seen, new Set(candidates.length === 0 ? [] : candidates), "each one once in a round");
     if (candidates.length === 0) continue;
     for (let i = 0; i < 10; i++) {
-      assert(candidates.includes(k.choose(1, 1, RANDOM, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0, 0, 0, 0)));
+      assert(candidates.includes(ask(kernel, { cluster: 1, policy: RANDOM }).choose()));
     }
     const least = Math.min(...candidates.map((row) => twins[rows.indexOf(row)].requests));
-    const chosen = k.choose(1, 1, LEAST_REQUEST, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0, 0, 0, 0);
+    const chosen = ask(kernel, { cluster: 1, policy: LEAST_REQUEST }).choose();
     assertEquals(twins[rows.indexOf(chosen)].requests, least);
   }
 });
@@ -156,16 +158,16 @@ Deno.test("excluded rows are no candidates and do not count in the extremes", ()
   const words = new Int32Array(kernel.buffer);
   const rows = [0, 50, 60].map((queue, i) => {
     const row = table.add(0, { hostname: "e", port: 1 + i }, 1, 0);
-    words[(k.columnOffset(k.E_REQUESTS) >>> 2) + row] = queue;
+    words[(k.columnOffset(k.ENDPOINT_REQUESTS) >>> 2) + row] = queue;
     return row;
   });
   const decision = k.decisionOffset() >>> 2;
-  words[decision + (k.D_EXCLUDED >>> 2)] = 1;
-  words[decision + (k.D_EXCLUDE >>> 2)] = rows[0];
+  words[decision + (k.QUESTION_EXCLUDED >>> 2)] = 1;
+  words[decision + (k.QUESTION_EXCLUDE >>> 2)] = rows[0];
   k.lookUpNothing();
-  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT, 1_024, 0, 0, 0, 0, 0), rows[1]);
-  assertEquals(new Float32Array(kernel.buffer)[decision + (k.D_MIN_REQUESTS >>> 2)], 50);
-  words[decision + (k.D_EXCLUDED >>> 2)] = 3;
-  rows.forEach((row, i) => words[decision + (k.D_EXCLUDE >>> 2) + i] = row);
-  assertEquals(k.choose(0, 1, INFERENCE_LB, 5, 2, 1, 3, k.E_PROMPT, 1_024, 0, 0, 0, 0, 0), -1);
+  assertEquals(ask(kernel, {}).choose(), rows[1]);
+  assertEquals(new Float32Array(kernel.buffer)[decision + (k.QUESTION_MIN_REQUESTS >>> 2)], 50);
+  words[decision + (k.QUESTION_EXCLUDED >>> 2)] = 3;
+  rows.forEach((row, i) => words[decision + (k.QUESTION_EXCLUDE >>> 2) + i] = row);
+  assertEquals(ask(kernel, {}).choose(), -1);
 });

@@ -8,7 +8,7 @@ import { EndpointState, EndpointTable } from "../../src/tables/endpoint_table.ts
 import { writeQueueParameters } from "../../src/tables/queue_parameters.ts";
 import { RequestPhase, type RequestRow, RequestTable } from "../../src/tables/request_table.ts";
 import { tenantLoad, writeTenant } from "../../src/tables/tenant_table.ts";
-import { freshKernels } from "../support/kernel.ts";
+import { ask as put, freshKernels } from "../support/kernel.ts";
 import { Random, seed } from "../support/seed.ts";
 
 const { queue } = parseConfig({});
@@ -39,9 +39,9 @@ function waitingIn(
   const words = new Int32Array(kernel.buffer);
   const at = k.clusterOffset(0);
   return {
-    requests: words[(at + k.C_WAITING) >>> 2],
-    work: words[(at + k.C_WORK) >>> 2],
-    byClass: [0, 1, 2].map((i) => words[(at + k.C_CLASSES + 8 * i) >>> 2]),
+    requests: words[(at + k.CLUSTER_WAITING) >>> 2],
+    work: words[(at + k.CLUSTER_WORK) >>> 2],
+    byClass: [0, 1, 2].map((i) => words[(at + k.CLUSTER_CLASSES + 8 * i) >>> 2]),
   };
 }
 
@@ -59,11 +59,11 @@ Deno.test("queue: no request is lost or granted twice, nobody waits beside an en
       const one = open.length > 0 ? random.pick(open) : undefined;
       const action = random.below(8);
       if (action < 3) {
-        const row = requests[worker].tryOpen(0, 0, 1 + random.below(random.chance(0.1) ? 200_000 : 8_000), now);
+        const row = requests[worker].tryOpen(0, 0, 1 + random.below(random.chance(0.1) ? 200_000 : 8_000));
         if (!row) continue;
         const [band, tenant] = [random.pick([900, 1_000, 1_100]), random.below(8)];
         k.lookUpNothing();
-        const result = k.arrive(row.row, row.generation, k.SERVING, 0, band, tenant, 0, now);
+        const result = put(kernels[1 + worker], { band, tenant, now }).arrive(row.row, row.generation);
         assert(result >= 0 || result === k.QUEUED || table.serving(rows[0]) === false, `${result}`);
         if (result === -1) {
           row.release();
@@ -134,9 +134,9 @@ function ask(
   { bytes = 4_000, band = 1_000, tenant = 0, deadline = 0, now = 1e12 } = {},
 ) {
   const k = fleet.kernels[1].exports;
-  const row = fleet.requests[0].tryOpen(0, 0, bytes, now)!;
+  const row = fleet.requests[0].tryOpen(0, 0, bytes)!;
   k.lookUpNothing();
-  return { row, result: k.arrive(row.row, row.generation, k.SERVING, 0, band, tenant, deadline, now) };
+  return { row, result: put(fleet.kernels[1], { band, tenant, deadline, now }).arrive(row.row, row.generation) };
 }
 
 /** Fills one endpoint, so that whoever comes next waits. */
@@ -262,7 +262,7 @@ Deno.test("queue: the lock of a holder that is gone is taken over", () => {
   const { fleet, free } = busyFleet();
   const k = fleet.kernels[0].exports;
   const waits = ask(fleet);
-  new Int32Array(fleet.kernels[0].buffer)[(k.clusterOffset(0) + k.C_LOCK) >>> 2] = 12_345;
+  new Int32Array(fleet.kernels[0].buffer)[(k.clusterOffset(0) + k.CLUSTER_LOCK) >>> 2] = 12_345;
   assertEquals(free(1e12 + 10), 1);
   assertEquals(waits.row.phase, RequestPhase.granted);
 });

@@ -6,7 +6,7 @@ import { parseConfig } from "../../src/config/load.ts";
 import { EndpointTable } from "../../src/tables/endpoint_table.ts";
 import { PredictorTable } from "../../src/tables/predictor_table.ts";
 import { writeQueueParameters } from "../../src/tables/queue_parameters.ts";
-import { decisionWord, freshKernel, writeHashes } from "../support/kernel.ts";
+import { ask, decisionWord, freshKernel, writeHashes } from "../support/kernel.ts";
 import { Random, seed } from "../support/seed.ts";
 
 const NOW = 1e12;
@@ -54,9 +54,11 @@ function scene(random: Random, round: number) {
       sinceMs: random.below(3_000),
       matched: 0,
     };
-    words[(k.columnOffset(k.E_REQUESTS) >>> 2) + row] = one.requests;
-    words[(k.columnOffset(k.E_UNCACHED) >>> 2) + row] = one.uncached;
-    words[(k.columnOffset(k.E_HEAD_AT) >>> 2) + row] = Number(BigInt.asIntN(32, BigInt((NOW - one.sinceMs) * 16)));
+    words[(k.columnOffset(k.ENDPOINT_REQUESTS) >>> 2) + row] = one.requests;
+    words[(k.columnOffset(k.ENDPOINT_UNCACHED) >>> 2) + row] = one.uncached;
+    words[(k.columnOffset(k.ENDPOINT_HEAD_AT) >>> 2) + row] = Number(
+      BigInt.asIntN(32, BigInt((NOW - one.sinceMs) * 16)),
+    );
     table.setRate(row, one.rate);
     table.setRemote(row, 0, one.remote);
     return one;
@@ -69,15 +71,19 @@ function scene(random: Random, round: number) {
       k.indexInsertScratch(one.matched, 9, one.row);
     }
     writeHashes(kernel, hashes);
-    words[(k.decisionOffset() + k.D_CHUNKS) >>> 2] = chunks;
+    words[(k.decisionOffset() + k.QUESTION_CHUNKS) >>> 2] = chunks;
     k.indexLookup(chunks, 9);
   }
   const floats = new Float32Array(kernel.buffer);
   const score = (row: number) => {
-    const blocks = new Int32Array(kernel.buffer, k.positionBlockOffset(), decisionWord(kernel, k.D_POSITIONS) / 16);
+    const blocks = new Int32Array(
+      kernel.buffer,
+      k.positionBlockOffset(),
+      decisionWord(kernel, k.QUESTION_POSITIONS) / 16,
+    );
     return floats[(k.scoreOffset() >>> 2) + blocks.indexOf(row >> 4) * 16 + row % 16];
   };
-  const choose = (policy: number) => k.choose(1, k.SERVING, policy, 5, 0, 0, 0, k.E_PROMPT, 1_024, 0, 0, bytes, 0, NOW);
+  const choose = (policy: number) => ask(kernel, { cluster: 1, policy, promptBytes: bytes, now: NOW }).choose();
   return { kernel, k, queue, bytes, endpoints, score, choose, floats };
 }
 
@@ -108,8 +114,8 @@ Deno.test("late_binding scores by work ahead, flight and recomputation; it takes
     const { kernel, k, queue, bytes, endpoints, score, choose } = scene(random, round);
     const busy = random.pick([0, 0.3, 0.6, 0.99]);
     const cluster = new Float64Array(kernel.buffer, k.clusterOffset(1), 16);
-    cluster[k.C_BUSY >>> 3] = busy;
-    cluster[k.C_BUSY_AT >>> 3] = NOW;
+    cluster[k.CLUSTER_BUSY >>> 3] = busy;
+    cluster[k.CLUSTER_BUSY_AT >>> 3] = NOW;
     const charge = Math.min(queue.max_charge, queue.charge * busy / (1 - busy));
     // The mean speed, as ms a byte.
     const mean = endpoints.length / endpoints.reduce((sum, { rate }) => sum + 1 / rate, 0);
@@ -153,12 +159,12 @@ Deno.test("expected_ttft scores by prediction; slo packs where the objectives ar
     nearBest(endpoints.find(({ row }) => row === first)!);
 
     const [ttftMs, tpotMs] = [best * random.pick([0.5, 1.5, 4]), random.pick([0, 12, 20])];
-    floats[(k.decisionOffset() + k.D_TTFT_SLO) >>> 2] = ttftMs;
-    floats[(k.decisionOffset() + k.D_TPOT_SLO) >>> 2] = tpotMs;
+    floats[(k.decisionOffset() + k.QUESTION_TTFT_SLO) >>> 2] = ttftMs;
+    floats[(k.decisionOffset() + k.QUESTION_TPOT_SLO) >>> 2] = tpotMs;
     const second = choose(k.POLICY_SLO);
     const packed = endpoints.find(({ row }) => row === second)!;
     const keeps = (one: Endpoint) => ttft(one) <= ttftMs && (tpotMs === 0 || 10 + 0.5 * (one.requests + 1) <= tpotMs);
-    assertEquals(decisionWord(kernel, k.D_SLO_MET) > 0, endpoints.some(keeps), `round ${round}`);
+    assertEquals(decisionWord(kernel, k.QUESTION_SLO_MET) > 0, endpoints.some(keeps), `round ${round}`);
     if (!endpoints.some(keeps)) nearBest(packed);
     else {
       assert(keeps(packed), `round ${round}`);

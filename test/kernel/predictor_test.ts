@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
+import { parseConfig } from "../../src/config/load.ts";
 import { PredictorTable } from "../../src/tables/predictor_table.ts";
-import { predictByAverages } from "../../src/tables/queue_parameters.ts";
+import { predictByAverages, writeQueueParameters } from "../../src/tables/queue_parameters.ts";
 import { freshKernel, freshKernels } from "../support/kernel.ts";
 import { Random, seed } from "../support/seed.ts";
 import { sharedText } from "../support/shared.ts";
@@ -103,4 +104,22 @@ Deno.test("moving averages: by KiB of the prompt, 0.9 of the old and 0.1 of the 
   assertAlmostEquals(k.predictTtft(0, 2_500, 0), 110, 1e-3);
   k.learnAverage(0, 1e9, 70);
   assertEquals(k.predictTtft(0, 2e9, 0), 70);
+});
+
+Deno.test("predictTtft takes the config's bytes to a token until the model's own ratio is known", () => {
+  const predictMs = (configured: number, learned: number, bytes: number) => {
+    const kernel = freshKernel();
+    writeQueueParameters(kernel, parseConfig({}).queue, configured);
+    const state = {
+      samples: 9,
+      theta: [4, -8, -3, 280, -50, 37],
+      covariance: Array(36).fill(0),
+      bytesPerToken: learned,
+    };
+    new PredictorTable(kernel).restore(0, state);
+    return kernel.exports.predictTtft(0, bytes, bytes / 4);
+  };
+  assertEquals(predictMs(4, 0, 16_000), 4 * 16 - 8 - 3 * 4 + 280 * 4 - 50 + 37);
+  assertEquals(predictMs(2, 0, 8_000), predictMs(4, 0, 16_000));
+  assertEquals(predictMs(2, 4, 16_000), predictMs(4, 0, 16_000), "what was learned counts more");
 });

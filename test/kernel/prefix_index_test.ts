@@ -4,7 +4,7 @@ import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { EndpointTable } from "../../src/tables/endpoint_table.ts";
 import { decisionWord, freshKernel, freshKernels, readMatches, writeHashes } from "../support/kernel.ts";
 import { Random, seed } from "../support/seed.ts";
-import { TwinIndex } from "./twin.ts";
+import { CHUNK_BYTES, TwinIndex } from "./twin.ts";
 
 function fleet(kernel: AttachedKernel, endpoints: number, capacity: (i: number) => number): number[] {
   const table = new EndpointTable(kernel);
@@ -19,7 +19,7 @@ function insert(kernel: AttachedKernel, hashes: bigint[], salt: number, row: num
 function lookUp(kernel: AttachedKernel, hashes: bigint[], salt: number) {
   writeHashes(kernel, hashes);
   kernel.exports.indexLookup(hashes.length, salt);
-  return { everywhere: decisionWord(kernel, kernel.exports.D_EVERYWHERE), matches: readMatches(kernel) };
+  return { everywhere: decisionWord(kernel, kernel.exports.QUESTION_EVERYWHERE), matches: readMatches(kernel) };
 }
 
 Deno.test("prefix index agrees with its twin on random conversations, ageing and overflow included", () => {
@@ -31,11 +31,11 @@ Deno.test("prefix index agrees with its twin on random conversations, ageing and
     const table = new EndpointTable(kernel);
     const usage = new Map(rows.map((row) => [row, random.next() * 0.8]));
     for (const row of rows) table.setGauges(row, { waiting: 0, running: 0, kvUsage: usage.get(row)! });
-    const idle = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.E_IDLE), 64);
+    const idle = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.ENDPOINT_IDLE), 64);
     const twin = new TwinIndex((row) => table.capacityChunks(row), (row) => idle[row]);
     const running: { prompt: bigint[]; salt: number; row: number; pinned: number }[] = [];
     // `add` forgets what a row held before, which moves its clock.
-    const clock = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.E_INSERTED), 64);
+    const clock = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.ENDPOINT_INSERTED), 64);
     for (const row of rows) twin.inserted.set(row, clock[row]);
     for (let step = 0; step < 400; step++) {
       // A tree of prefixes: branch b at depth d is the same for all prompts that share the way there.
@@ -73,11 +73,11 @@ Deno.test("prefix index: what is in use is held whatever comes, and ages from wh
   writeHashes(kernel, [1n, 2n]);
   const pinned = kernel.exports.indexPinScratch(2, 0, row);
   for (let i = 0; i < 15; i++) insert(kernel, [100n + BigInt(i)], 0, row);
-  assertEquals(lookUp(kernel, [1n, 2n], 0).matches.get(row), 2, "in use");
+  assertEquals(lookUp(kernel, [1n, 2n], 0).matches.get(row), 2 * CHUNK_BYTES, "in use");
   writeHashes(kernel, [1n, 2n]);
   kernel.exports.indexUnpinScratch(2, pinned, 0, row);
   for (let i = 0; i < 9; i++) insert(kernel, [200n + BigInt(i)], 0, row);
-  assertEquals(lookUp(kernel, [1n, 2n], 0).matches.get(row), 2, "the newest out of use");
+  assertEquals(lookUp(kernel, [1n, 2n], 0).matches.get(row), 2 * CHUNK_BYTES, "the newest out of use");
   for (let i = 0; i < 9; i++) insert(kernel, [300n + BigInt(i)], 0, row);
   assertEquals(lookUp(kernel, [1n, 2n], 0).matches.size, 0);
 });
@@ -88,9 +88,9 @@ Deno.test("prefix index: a cache full of running requests holds nothing else", (
   const table = new EndpointTable(kernel);
   insert(kernel, [1n, 2n, 3n, 4n], 0, row);
   table.setGauges(row, { waiting: 0, running: 9, kvUsage: 0.75 });
-  assertEquals(lookUp(kernel, [1n, 2n, 3n, 4n], 0).matches.get(row), 3);
+  assertEquals(lookUp(kernel, [1n, 2n, 3n, 4n], 0).matches.get(row), 3 * CHUNK_BYTES);
   table.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
-  assertEquals(lookUp(kernel, [1n, 2n, 3n, 4n], 0).matches.get(row), 4, "not known is not full");
+  assertEquals(lookUp(kernel, [1n, 2n, 3n, 4n], 0).matches.get(row), 4 * CHUNK_BYTES, "not known is not full");
 });
 
 Deno.test("prefix index forgets what an engine can no longer hold", () => {
@@ -98,9 +98,9 @@ Deno.test("prefix index forgets what an engine can no longer hold", () => {
   const [row] = fleet(kernel, 1, () => 10);
   const first = [1n, 2n, 3n];
   insert(kernel, first, 0, row);
-  assertEquals(lookUp(kernel, first, 0).matches.get(row), 3);
+  assertEquals(lookUp(kernel, first, 0).matches.get(row), 3 * CHUNK_BYTES);
   for (let i = 0; i < 9; i++) insert(kernel, [400n + BigInt(i)], 0, row);
-  assertEquals(lookUp(kernel, first, 0).matches.get(row), 2, "the tail goes first");
+  assertEquals(lookUp(kernel, first, 0).matches.get(row), 2 * CHUNK_BYTES, "the tail goes first");
   for (let i = 0; i < 8; i++) insert(kernel, [200n + BigInt(i)], 0, row);
   assertEquals(lookUp(kernel, first, 0).matches.size, 0);
 });
@@ -109,7 +109,7 @@ Deno.test("prefix index: a block that all hold says nothing, and speaks again wh
   const kernel = freshKernel();
   const rows = fleet(kernel, 8, () => 10);
   for (const row of rows) insert(kernel, [7n], 0, row);
-  assertEquals(lookUp(kernel, [7n], 0), { everywhere: 1, matches: new Map() });
+  assertEquals(lookUp(kernel, [7n], 0), { everywhere: CHUNK_BYTES, matches: new Map() });
   // One holder ages out: the others are known again.
   for (let i = 0; i < 20; i++) insert(kernel, [1000n + BigInt(i)], 0, rows[7]);
   const { everywhere, matches } = lookUp(kernel, [7n], 0);
@@ -123,7 +123,7 @@ Deno.test("prefix index: forget empties an endpoint, and only that", () => {
   insert(kernel, [1n, 2n], 0, a);
   insert(kernel, [1n, 2n], 0, b);
   kernel.exports.indexForget(a);
-  assertEquals(lookUp(kernel, [1n, 2n], 0).matches, new Map([[b, 2]]));
+  assertEquals(lookUp(kernel, [1n, 2n], 0).matches, new Map([[b, 2 * CHUNK_BYTES]]));
 });
 
 Deno.test("prefix index is bounded: far more prompts than slots leave the newest findable", () => {
@@ -149,6 +149,6 @@ Deno.test("prefix index survives two instances writing the same buckets in turn"
     const prompt = Array.from({ length: 1 + random.below(5) }, (_, i) => BigInt(1 + random.below(50) * 10 + i));
     insert(kernel, prompt, 0, random.pick(rows));
     const { matches } = lookUp(random.pick(kernels), prompt, 0);
-    for (const [row, length] of matches) assert(rows.includes(row) && length <= prompt.length);
+    for (const [row, bytes] of matches) assert(rows.includes(row) && bytes <= prompt.length * CHUNK_BYTES);
   }
 });

@@ -8,6 +8,9 @@ const mul = (a: bigint, b: bigint) => (a * b) & MASK;
 const C1 = 0x87c37b91114253d5n;
 const C2 = 0x4cf5ad432745937fn;
 
+/** Prompt bytes to a hash. */
+export const CHUNK_BYTES = 512;
+
 function finalMix(k: bigint): bigint {
   k = mul(k ^ (k >> 33n), 0xff51afd7ed558ccdn);
   k = mul(k ^ (k >> 33n), 0xc4ceb9fe1a85ec53n);
@@ -167,22 +170,23 @@ export class TwinIndex {
     let everywhere = 0;
     const matches = new Map<number, number>();
     for (let i = 0; i < hashes.length; i++) {
+      const bytes = (i + 1) * CHUNK_BYTES;
       const entry = this.#entries.get(`${salt}:${hashes[i]}`);
       if (!entry) break;
       const live = entry.holders.filter((holder) => holder && this.#alive(holder)) as Holder[];
       if (entry.overflow && live.length === 7) {
-        if (matches.size === 0) everywhere = i + 1;
-        else for (const [row, length] of matches) if (length === i) matches.set(row, i + 1);
+        if (matches.size === 0) everywhere = bytes;
+        else for (const [row, length] of matches) if (length === bytes - CHUNK_BYTES) matches.set(row, bytes);
         continue;
       }
       if (matches.size === 0) {
-        for (const { row } of live) matches.set(row, i + 1);
+        for (const { row } of live) matches.set(row, bytes);
         if (matches.size === 0) break;
       } else {
         let active = 0;
         for (const { row } of live) {
-          if (matches.get(row) === i) {
-            matches.set(row, i + 1);
+          if (matches.get(row) === bytes - CHUNK_BYTES) {
+            matches.set(row, bytes);
             active++;
           }
         }
@@ -198,6 +202,7 @@ export interface TwinRow {
   eligibility: number;
   requests: number;
   promptBytes: number;
+  /** Leading bytes of the prompt that it holds. */
   matched: number;
   /** Numbers of the LoRA adapters that it holds. */
   adapters?: number[];
@@ -222,7 +227,7 @@ export function scoreInferenceLb(
   const factor = f(f(requestWeight) * f(Math.ceil(f(delta / 5))));
   return Float32Array.from(rows, (row) => {
     if ((row.eligibility & mask) !== mask) return -Infinity;
-    const cache = chunks === 0 ? 0 : f(f(cacheWeight) * f(row.matched / chunks));
+    const cache = chunks === 0 ? 0 : f(f(cacheWeight) * f(row.matched / (chunks * CHUNK_BYTES)));
     const request = f(factor * f(f(f(Math.max(0, row.requests)) - least) / delta));
     const prefill = f(f(prefillWeight) * f(f(row.promptBytes) / scale));
     const score = f(f(cache - request) - prefill);

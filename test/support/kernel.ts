@@ -6,8 +6,10 @@ import {
   attachKernel,
   compileKernel,
   createSharedKernel,
+  type KernelExports,
   type MemoryLimits,
 } from "../../wasm/kernel.ts";
+import { questionFields } from "../../src/tables/question.ts";
 
 const module = await compileKernel();
 
@@ -52,17 +54,66 @@ export function writeHashes(kernel: AttachedKernel, hashes: bigint[]): void {
   new BigUint64Array(kernel.buffer, kernel.exports.hashOffset(), hashes.length).set(hashes);
 }
 
+/** A question, and what `choose` and `arrive` take when they are asked nothing else. */
+export interface Asked {
+  cluster?: number;
+  mask?: number;
+  policy?: number;
+  percent?: number;
+  cacheWeight?: number;
+  requestWeight?: number;
+  prefillWeight?: number;
+  promptColumn?: number;
+  promptFloor?: number;
+  adapter?: number;
+  adapterWeight?: number;
+  promptBytes?: number;
+  model?: number;
+  now?: number;
+  deadline?: number;
+  band?: number;
+  tenant?: number;
+}
+
+/** Writes a question; returns the kernel to be asked. */
+export function ask(kernel: AttachedKernel, asked: Asked): KernelExports {
+  const { exports: k, buffer } = kernel;
+  const fields = questionFields(kernel);
+  const [words, floats, doubles] = [new Int32Array(buffer), new Float32Array(buffer), new Float64Array(buffer)];
+  words[fields.cluster] = asked.cluster ?? 0;
+  words[fields.eligibility] = asked.mask ?? k.SERVING;
+  words[fields.policy] = asked.policy ?? k.POLICY_INFERENCE_LB;
+  floats[fields.percent] = asked.percent ?? 5;
+  floats[fields.cacheWeight] = asked.cacheWeight ?? 2;
+  floats[fields.requestWeight] = asked.requestWeight ?? 1;
+  floats[fields.prefillWeight] = asked.prefillWeight ?? 3;
+  words[fields.promptColumn] = asked.promptColumn ?? k.ENDPOINT_PROMPT;
+  floats[fields.promptFloor] = asked.promptFloor ?? 1_024;
+  words[fields.adapter] = asked.adapter ?? 0;
+  floats[fields.adapterWeight] = asked.adapterWeight ?? 0;
+  words[fields.promptBytes] = asked.promptBytes ?? 0;
+  words[fields.model] = asked.model ?? 0;
+  doubles[fields.nowMs] = asked.now ?? 0;
+  doubles[fields.deadlineMs] = asked.deadline ?? 0;
+  words[fields.band] = asked.band ?? 1_000;
+  words[fields.tenant] = asked.tenant ?? 0;
+  return k;
+}
+
 /** Word of the decision in scratch. */
 export function decisionWord(kernel: AttachedKernel, field: number): number {
   return new Int32Array(kernel.buffer)[(kernel.exports.decisionOffset() + field) >>> 2];
 }
 
-/** The (row, chunks) pairs of the last lookup. */
+/** The (row, bytes) pairs of the last lookup. */
 export function readMatches(kernel: AttachedKernel): Map<number, number> {
   const k = kernel.exports;
-  const at = (k.decisionOffset() + k.D_MATCH) >>> 2;
+  const at = (k.decisionOffset() + k.QUESTION_MATCH) >>> 2;
   const words = new Int32Array(kernel.buffer);
   return new Map(
-    Array.from({ length: decisionWord(kernel, k.D_MATCHES) }, (_, m) => [words[at + 2 * m], words[at + 2 * m + 1]]),
+    Array.from(
+      { length: decisionWord(kernel, k.QUESTION_MATCHES) },
+      (_, m) => [words[at + 2 * m], words[at + 2 * m + 1]],
+    ),
   );
 }

@@ -3,17 +3,19 @@
 // ends need not fall on 16-byte blocks: the state holds whole blocks only, and what lies between the last whole block
 // and the chunk's end is hashed as a tail that the next chunk absorbs again.
 
+import { hashes, maxChunks, promptText, scratch } from "../memory/plan";
 import { absorb, peek, reset, second } from "./murmur3";
-import { hashes, maxChunks, promptText, scratch } from "./layout";
 
-/** Hashes `length` bytes at `text` in chunks of `chunkBytes` into u64 at `out`, at most `most`; returns how many. */
-export function hashPrefixes(text: usize, length: u32, chunkBytes: u32, out: usize, most: u32): u32 {
+/** Hashes the first `length` bytes of this worker's prompt text in chunks; returns how many there are. */
+export function hashPrompt(length: u32, chunkBytes: u32): u32 {
   if (length == 0 || chunkBytes == 0) return 0;
+  const text = scratch + promptText;
+  const out = scratch + hashes;
   reset();
   let absorbed: u32 = 0;
   let end: u32 = 0;
   let count: u32 = 0;
-  while (end < length && count < most) {
+  while (end < length && count < maxChunks) {
     end = min(length, end + chunkBytes);
     const blocks = (end - absorbed) >> 4;
     absorb(text + absorbed, blocks);
@@ -22,11 +24,6 @@ export function hashPrefixes(text: usize, length: u32, chunkBytes: u32, out: usi
     count++;
   }
   return count;
-}
-
-/** Hashes the first `length` bytes of this worker's prompt text; returns the number of chunks. */
-export function hashPrompt(length: u32, chunkBytes: u32): u32 {
-  return hashPrefixes(scratch + promptText, length, chunkBytes, scratch + hashes, maxChunks);
 }
 
 /** Starts a digest of any length over pieces put into the prompt text; every piece but the last is a multiple of 16. */

@@ -5,34 +5,18 @@
 // Ageing: an engine gives up the chunks first that were in use longest ago, and those in use never. An endpoint counts the
 // chunks that come out of use; a holder is stamped with that count when it does, and is presumed to hold the chunk while
 // count - stamp <= idle, the chunks that its cache holds beside those in use. While a request runs, its chunks are pinned:
-// stamped a whole capacity ahead. A chunk that comes into use again is no longer before those that are older. A chunk with more live holders than places overflows: it
-// is held everywhere and says nothing about where to go, until one of its holders ages out.
+// stamped a whole capacity ahead. A chunk that comes into use again is no longer before those that are older. A chunk with
+// more live holders than places overflows: it is held everywhere and says nothing about where to go, until one of its
+// holders ages out.
 //
 // Any worker writes at any time. Keys are published by compare-and-swap, holders are single 64-bit words; a lost update
 // is a lost hint, and a reader that meets a slot while it changes hands sees a hint that may be wrong, never a fault.
 
-import {
-  BUCKET_SLOTS,
-  buckets,
-  cell,
-  D_EVERYWHERE,
-  D_MATCH,
-  D_MATCHES,
-  E_CAPACITY,
-  E_IDLE,
-  E_INSERTED,
-  E_TOUCHED,
-  ENTRY_BYTES,
-  entryBase,
-  H_CLOCK,
-  hashes,
-  HOLDERS,
-  keyBase,
-  N_HOLDERS,
-  N_OVERFLOW,
-  N_TOUCHED,
-  scratch,
-} from "./layout";
+import { ENDPOINT_CAPACITY, ENDPOINT_IDLE, ENDPOINT_INSERTED, ENDPOINT_TOUCHED } from "../memory/endpoint";
+import { HEADER_CLOCK } from "../memory/header";
+import { buckets, cell, entryBase, hashes, keyBase, question, scratch } from "../memory/plan";
+import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, ENTRY_HOLDERS, HOLDERS, matchAt, PrefixEntry } from "../memory/prefix";
+import { QUESTION_MATCH } from "../memory/question";
 
 const INSERT: u32 = 0;
 const PIN: u32 = 1;
@@ -65,13 +49,13 @@ function find(key: u64): i32 {
 @inline
 function alive(holder: u64): bool {
   const row = <u32>holder - 1;
-  return ageOf(row, <u32>(holder >> 32)) <= load<i32>(cell(E_IDLE, row));
+  return ageOf(row, <u32>(holder >> 32)) <= load<i32>(cell(ENDPOINT_IDLE, row));
 }
 
 // Below 0 while it is pinned.
 @inline
 function ageOf(row: u32, stamp: u32): i32 {
-  return <i32>(load<u32>(cell(E_INSERTED, row)) - stamp);
+  return <i32>(load<u32>(cell(ENDPOINT_INSERTED, row)) - stamp);
 }
 
 @inline
@@ -92,7 +76,7 @@ function claim(key: u64, clock: u32): i32 {
       victim = slot;
       break;
     }
-    const age = clock - load<u32>(entryAt(slot), N_TOUCHED);
+    const age = clock - changetype<PrefixEntry>(entryAt(slot)).touched;
     if (age >= oldest) {
       oldest = age;
       victim = slot;
@@ -103,9 +87,10 @@ function claim(key: u64, clock: u32): i32 {
   // Nobody finds the slot by either key while its holders are wiped; whoever loses this race gives up its hint.
   if (atomic.cmpxchg<u64>(at, before, 0) != before) return -1;
   const entry = entryAt(victim);
-  store<u32>(entry, 0, N_OVERFLOW);
-  store<u32>(entry, clock, N_TOUCHED);
-  for (let i: u32 = 0; i < HOLDERS; i++) atomic.store<u64>(entry + (<usize>i << 3), 0, N_HOLDERS);
+  const fields = changetype<PrefixEntry>(entry);
+  fields.overflow = 0;
+  fields.touched = clock;
+  for (let i: u32 = 0; i < HOLDERS; i++) atomic.store<u64>(entry + (<usize>i << 3), 0, ENTRY_HOLDERS);
   return atomic.cmpxchg<u64>(at, 0, key) == 0 ? <i32>victim : -1;
 }
 
@@ -114,23 +99,24 @@ function claim(key: u64, clock: u32): i32 {
 function taken(row: u32, stamp: u32): void {
   const age = ageOf(row, stamp);
   if (age < 0) return; // in use already
-  const whole = load<u32>(cell(E_IDLE, row)) + 1;
+  const whole = load<u32>(cell(ENDPOINT_IDLE, row)) + 1;
   const older = whole - min(whole, <u32>age);
-  const before = atomic.add<u32>(cell(E_TOUCHED, row), older) % whole;
-  if (before + older >= whole) atomic.sub<u32>(cell(E_INSERTED, row), 1);
+  const before = atomic.add<u32>(cell(ENDPOINT_TOUCHED, row), older) % whole;
+  if (before + older >= whole) atomic.sub<u32>(cell(ENDPOINT_INSERTED, row), 1);
 }
 
 // Records that an endpoint holds the chunk of this slot: inserted by others now, pinned, or out of use with the count.
 // `pinned` is the count when the request that ends was pinned.
 function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
   const entry = entryAt(slot);
-  store<u32>(entry, clock, N_TOUCHED);
+  const fields = changetype<PrefixEntry>(entry);
+  fields.touched = clock;
   let place: i32 = -1;
   let dead = false;
   let stalest: u32 = 0;
   let stalestAge: i32 = i32.MIN_VALUE;
   for (let i: u32 = 0; i < HOLDERS; i++) {
-    const holder = atomic.load<u64>(entry + (<usize>i << 3), N_HOLDERS);
+    const holder = atomic.load<u64>(entry + (<usize>i << 3), ENTRY_HOLDERS);
     if (holder == 0) {
       if (place < 0) place = <i32>i;
       continue;
@@ -140,11 +126,11 @@ function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
       const stamp = <u32>(holder >> 32);
       if (how == UNPIN) {
         // Another request took it later, and has it in use.
-        if (<i32>(stamp - load<u32>(cell(E_CAPACITY, row)) - pinned) > 0) return;
+        if (<i32>(stamp - load<u32>(cell(ENDPOINT_CAPACITY, row)) - pinned) > 0) return;
       } else if (lives) taken(row, stamp);
-      if (!lives) store<u32>(entry, 0, N_OVERFLOW);
+      if (!lives) fields.overflow = 0;
       const comesOut = how == UNPIN ? ageOf(row, stamp) < 0 : true;
-      atomic.store<u64>(entry + (<usize>i << 3), (<u64>stampFor(row, how, comesOut) << 32) | (row + 1), N_HOLDERS);
+      atomic.store<u64>(entry + (<usize>i << 3), (<u64>stampFor(row, how, comesOut) << 32) | (row + 1), ENTRY_HOLDERS);
       return;
     }
     if (!lives) {
@@ -158,62 +144,57 @@ function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
       }
     }
   }
-  if (dead) store<u32>(entry, 0, N_OVERFLOW);
+  if (dead) fields.overflow = 0;
   if (place < 0) {
     place = <i32>stalest;
-    store<u32>(entry, 1, N_OVERFLOW);
+    fields.overflow = 1;
   }
-  atomic.store<u64>(entry + (<usize>place << 3), (<u64>stampFor(row, how, true) << 32) | (row + 1), N_HOLDERS);
+  atomic.store<u64>(entry + (<usize>place << 3), (<u64>stampFor(row, how, true) << 32) | (row + 1), ENTRY_HOLDERS);
 }
 
 // The count goes on by one for a chunk that comes out of use.
 @inline
 function stampFor(row: u32, how: u32, comesOut: bool): u32 {
-  const inserted = cell(E_INSERTED, row);
-  if (how == PIN) return load<u32>(inserted) + load<u32>(cell(E_CAPACITY, row));
+  const inserted = cell(ENDPOINT_INSERTED, row);
+  if (how == PIN) return load<u32>(inserted) + load<u32>(cell(ENDPOINT_CAPACITY, row));
   return comesOut ? atomic.add<u32>(inserted, 1) + 1 : load<u32>(inserted);
 }
 
 /** A request with the prompt in scratch is sent to `row`: its chunks are in use there. Returns what `indexUnpinScratch` takes. */
 export function indexPinScratch(count: u32, salt: u32, row: u32): u32 {
-  const pinned = load<u32>(cell(E_INSERTED, row));
-  holdAll(scratch + hashes, count, salt, row, PIN, pinned);
+  const pinned = load<u32>(cell(ENDPOINT_INSERTED, row));
+  holdAll(count, salt, row, PIN, pinned);
   return pinned;
 }
 
 /** That request is over: its chunks are the newest out of use. */
 export function indexUnpinScratch(count: u32, pinned: u32, salt: u32, row: u32): void {
-  holdAll(scratch + hashes, count, salt, row, UNPIN, pinned);
+  holdAll(count, salt, row, UNPIN, pinned);
 }
 
-function holdAll(from: usize, count: u32, salt: u32, row: u32, how: u32, pinned: u32): void {
-  const clock = atomic.add<u32>(H_CLOCK * 4, 1) + 1;
+function holdAll(count: u32, salt: u32, row: u32, how: u32, pinned: u32): void {
+  const clock = atomic.add<u32>(HEADER_CLOCK * 4, 1) + 1;
   for (let i = <i32>count - 1; i >= 0; i--) {
-    const slot = claim(keyOf(load<u64>(from + (<usize>i << 3)), salt), clock);
+    const slot = claim(keyOf(load<u64>(scratch + hashes + (<usize>i << 3)), salt), clock);
     if (slot >= 0) hold(<u32>slot, row, clock, how, pinned);
   }
 }
 
 /**
- * Records that endpoint `row` holds the first `count` hashes at `from` (u64 each). Tail first: engines evict the end of
- * a prefix before its beginning, so the beginning gets the youngest stamp.
+ * Records that endpoint `row` holds the first `count` hashes in scratch. Tail first: engines evict the end of a prefix
+ * before its beginning, so the beginning gets the youngest stamp.
  */
-export function indexInsert(from: usize, count: u32, salt: u32, row: u32): void {
-  holdAll(from, count, salt, row, INSERT, 0);
-}
-
-/** `indexInsert` of the hashes in this worker's scratch. */
 export function indexInsertScratch(count: u32, salt: u32, row: u32): void {
-  indexInsert(scratch + hashes, count, salt, row);
+  holdAll(count, salt, row, INSERT, 0);
 }
 
 /**
- * Looks the first `count` scratch hashes up. Writes the decision's EVERYWHERE (leading chunks held everywhere), MATCHES
- * and MATCH pairs (row, chunks): the rows that hold a longer unbroken prefix than that, at most 7. After the first chunk
+ * Looks the first `count` scratch hashes up. Writes the decision's EVERYWHERE (leading bytes held everywhere), MATCHES
+ * and MATCH pairs (row, bytes): the rows that hold a longer unbroken prefix than that, at most 7. After the first chunk
  * that is not everywhere the set of rows only shrinks, so the cost is O(chunks), whatever the fleet's size.
  */
 export function indexLookup(count: u32, salt: u32): void {
-  const matches = scratch + D_MATCH;
+  const matches = scratch + QUESTION_MATCH;
   let everywhere: u32 = 0;
   let total: u32 = 0;
   let i: u32 = 0;
@@ -221,64 +202,66 @@ export function indexLookup(count: u32, salt: u32): void {
     const slot = find(keyOf(load<u64>(scratch + hashes + (<usize>i << 3)), salt));
     if (slot < 0) break;
     const entry = entryAt(<u32>slot);
-    if (load<u32>(entry, N_OVERFLOW) != 0 && allAlive(entry)) {
-      if (total == 0) everywhere = i + 1;
-      else if (extendAll(matches, total, i) == 0) break;
+    if (changetype<PrefixEntry>(entry).overflow != 0 && allAlive(entry)) {
+      if (total == 0) everywhere = (i + 1) * CHUNK_BYTES;
+      else if (extendAll(matches, total, i * CHUNK_BYTES) == 0) break;
       continue;
     }
     if (total == 0) {
       for (let k: u32 = 0; k < HOLDERS; k++) {
-        const holder = atomic.load<u64>(entry + (<usize>k << 3), N_HOLDERS);
+        const holder = atomic.load<u64>(entry + (<usize>k << 3), ENTRY_HOLDERS);
         if (holder == 0 || !alive(holder) || listed(matches, total, <u32>holder - 1)) continue;
-        store<u32>(matches + (<usize>total << 3), <u32>holder - 1);
-        store<u32>(matches + (<usize>total << 3), i + 1, 4);
-        total++;
+        const match = matchAt(matches, total++);
+        match.row = <u32>holder - 1;
+        match.bytes = (i + 1) * CHUNK_BYTES;
       }
       if (total == 0) break;
-    } else if (extend(matches, total, i, entry) == 0) break;
+    } else if (extend(matches, total, i * CHUNK_BYTES, entry) == 0) break;
   }
-  store<u32>(scratch, everywhere, D_EVERYWHERE);
-  store<u32>(scratch, total, D_MATCHES);
+  question().everywhere = everywhere;
+  question().matches = total;
 }
 
 // A racing writer may have put a row twice into an entry.
 function listed(matches: usize, total: u32, row: u32): bool {
   for (let m: u32 = 0; m < total; m++) {
-    if (load<u32>(matches + (<usize>m << 3)) == row) return true;
+    if (matchAt(matches, m).row == row) return true;
   }
   return false;
 }
 
 function allAlive(entry: usize): bool {
   for (let k: u32 = 0; k < HOLDERS; k++) {
-    const holder = atomic.load<u64>(entry + (<usize>k << 3), N_HOLDERS);
+    const holder = atomic.load<u64>(entry + (<usize>k << 3), ENTRY_HOLDERS);
     if (holder == 0 || !alive(holder)) return false;
   }
   return true;
 }
 
-function extendAll(matches: usize, total: u32, i: u32): u32 {
+// Those that hold the first `bytes` hold a chunk more; the number of them.
+function extendAll(matches: usize, total: u32, bytes: u32): u32 {
   let active: u32 = 0;
   for (let m: u32 = 0; m < total; m++) {
-    const at = matches + (<usize>m << 3);
-    if (load<u32>(at, 4) == i) {
-      store<u32>(at, i + 1, 4);
+    const match = matchAt(matches, m);
+    if (match.bytes == bytes) {
+      match.bytes = bytes + CHUNK_BYTES;
       active++;
     }
   }
   return active;
 }
 
-function extend(matches: usize, total: u32, i: u32, entry: usize): u32 {
+// The same of those that hold the chunk of this entry.
+function extend(matches: usize, total: u32, bytes: u32, entry: usize): u32 {
   let active: u32 = 0;
   for (let m: u32 = 0; m < total; m++) {
-    const at = matches + (<usize>m << 3);
-    if (load<u32>(at, 4) != i) continue;
-    const wanted = load<u32>(at) + 1;
+    const match = matchAt(matches, m);
+    if (match.bytes != bytes) continue;
+    const wanted = match.row + 1;
     for (let k: u32 = 0; k < HOLDERS; k++) {
-      const holder = atomic.load<u64>(entry + (<usize>k << 3), N_HOLDERS);
+      const holder = atomic.load<u64>(entry + (<usize>k << 3), ENTRY_HOLDERS);
       if (<u32>holder == wanted && alive(holder)) {
-        store<u32>(at, i + 1, 4);
+        match.bytes = bytes + CHUNK_BYTES;
         active++;
         break;
       }
@@ -289,5 +272,5 @@ function extend(matches: usize, total: u32, i: u32, entry: usize): u32 {
 
 /** Forgets what an endpoint held, pinned or not: it restarted, or its row changed hands. */
 export function indexForget(row: u32): void {
-  atomic.add<u32>(cell(E_INSERTED, row), 2 * load<u32>(cell(E_CAPACITY, row)) + 1);
+  atomic.add<u32>(cell(ENDPOINT_INSERTED, row), 2 * load<u32>(cell(ENDPOINT_CAPACITY, row)) + 1);
 }

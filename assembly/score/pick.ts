@@ -3,9 +3,10 @@
 // [0, k) and find the score at that rank: a histogram over the upper 11 bits of the order-preserving integer form of the
 // float narrows it to one bin, two more passes to one value; among equals each is as likely. O(positions).
 
-import { D_POSITIONS, histogram, HISTOGRAM_BYTES, positionQueue, positionScore, scratch } from "./layout";
-import { below } from "./random";
-import { horizontalMax } from "./score";
+import { histogram, positionQueue, positionScore, question, scratch } from "../memory/plan";
+import { HISTOGRAM_BYTES } from "../memory/question";
+import { below } from "../random";
+import { horizontalMax } from "./gather";
 
 @inline
 function ordered(bits: i32): u32 {
@@ -24,7 +25,7 @@ function pickMaximum(): u32 {
 
 /** The greatest of the scores at `scores`, -Inf when there is none. */
 export function greatest(scores: usize): f32 {
-  const end = <usize>load<u32>(scratch, D_POSITIONS) << 2;
+  const end = <usize>question().positions << 2;
   let best = f32x4.splat(-f32.MAX_VALUE * 2);
   for (let at: usize = 0; at < end; at += 16) best = f32x4.pmax(best, v128.load(scores + at));
   return horizontalMax(best);
@@ -32,7 +33,7 @@ export function greatest(scores: usize): f32 {
 
 /** One of the positions whose score is at least `least`, drawn at random. */
 export function drawAbove(scores: usize, least: f32): u32 {
-  const end = <usize>load<u32>(scratch, D_POSITIONS) << 2;
+  const end = <usize>question().positions << 2;
   const wanted = f32x4.splat(least);
   let fits: u32 = 0;
   for (let at: usize = 0; at < end; at += 16) {
@@ -55,7 +56,7 @@ export function drawAbove(scores: usize, least: f32): u32 {
 // Position of the n-th score that equals `wanted`.
 function nthEqual(wanted: v128, n: u32): u32 {
   const scores = scratch + positionScore;
-  const positions = load<u32>(scratch, D_POSITIONS);
+  const positions = question().positions;
   for (let position: u32 = 0; position < positions; position += 4) {
     let bits = i32x4.bitmask(f32x4.eq(v128.load(scores + (<usize>position << 2)), wanted));
     const here = popcnt<u32>(bits);
@@ -72,7 +73,7 @@ function nthEqual(wanted: v128, n: u32): u32 {
 function pickRank(rank: u32): u32 {
   const scores = scratch + positionScore;
   const bins = scratch + histogram;
-  const end = scores + (<usize>load<u32>(scratch, D_POSITIONS) << 2);
+  const end = scores + (<usize>question().positions << 2);
 
   memory.fill(bins, 0, HISTOGRAM_BYTES);
   for (let at = scores; at < end; at += 4) {
@@ -126,7 +127,7 @@ function pickRank(rank: u32): u32 {
 /** Position of the n-th candidate, n below their number. */
 export function nthCandidate(n: u32): u32 {
   const queues = scratch + positionQueue;
-  const positions = load<u32>(scratch, D_POSITIONS);
+  const positions = question().positions;
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
   for (let position: u32 = 0; position < positions; position += 4) {
     let bits = i32x4.bitmask(f32x4.ne(v128.load(queues + (<usize>position << 2)), infinity));

@@ -3,13 +3,16 @@
 // at once. Nothing is corrupted without it (grants and counters are atomic on their own), so nobody waits for long: a
 // holder that was ended or descheduled is passed by after `PATIENCE` looks, and its lock is taken over.
 
-import { C_LOCK, clusterAt, scratch } from "./layout";
+import { CLUSTER_LOCK } from "../memory/cluster";
+import { clusterAt, enter, leave, scratch } from "../memory/plan";
 
 /** Looks before the lock is taken from its holder: some hundred microseconds, longer than any decision. */
 const PATIENCE: u32 = 200_000;
 
+/** Enters a cluster, and locks its queue. */
 export function lockCluster(cluster: u32): void {
-  const at = clusterAt(cluster) + C_LOCK;
+  enter(cluster);
+  const at = clusterAt(cluster) + CLUSTER_LOCK;
   for (let looks: u32 = 0; looks < PATIENCE; looks++) {
     if (atomic.load<u32>(at) == 0 && atomic.cmpxchg<u32>(at, 0, <u32>scratch) == 0) return;
   }
@@ -17,6 +20,7 @@ export function lockCluster(cluster: u32): void {
 }
 
 export function unlockCluster(cluster: u32): void {
-  const at = clusterAt(cluster) + C_LOCK;
+  const at = clusterAt(cluster) + CLUSTER_LOCK;
   atomic.cmpxchg<u32>(at, <u32>scratch, 0);
+  leave();
 }

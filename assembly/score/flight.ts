@@ -5,26 +5,20 @@
 
 import {
   BLOCK_ROWS,
-  D_CANDIDATES,
-  D_POSITIONS,
-  E_PENALTY,
-  E_RATE,
-  E_REMOTE_REQUESTS,
-  E_REQUESTS,
-  H_RUN,
-  H_RUN_SQUARE,
-  cell,
-  parameter,
-  positionBlock,
-  positionQueue,
-  scratch,
-} from "./layout";
-import { horizontalMin } from "./score";
+  ENDPOINT_PENALTY,
+  ENDPOINT_RATE,
+  ENDPOINT_REMOTE_REQUESTS,
+  ENDPOINT_REQUESTS,
+} from "../memory/endpoint";
+import { header } from "../memory/header";
+import { cell, endpoints, positionBlock, positionQueue, question, scratch } from "../memory/plan";
+import { horizontalMin } from "./gather";
 
 // Requests in flight on an endpoint through any gateway, and its slow start.
 @inline
 function queueOf(row: u32): f32 {
-  const requests = load<i32>(cell(E_REQUESTS, row)) + load<i32>(cell(E_REMOTE_REQUESTS, row)) + load<i32>(cell(E_PENALTY, row));
+  const own = load<i32>(cell(ENDPOINT_REQUESTS, row));
+  const requests = own + load<i32>(cell(ENDPOINT_REMOTE_REQUESTS, row)) + load<i32>(cell(ENDPOINT_PENALTY, row));
   return <f32>max(0, requests);
 }
 
@@ -57,7 +51,7 @@ export function compareFlights(least: f32): void {
 /** flight_i of the formula. */
 @inline
 export function flightOf(row: u32): f32 {
-  const scaled = rateScale * load<f32>(cell(E_RATE, row));
+  const scaled = rateScale * load<f32>(cell(ENDPOINT_RATE, row));
   if (scaled > ALIKE_FROM && scaled < ALIKE_TO) return queueOf(row);
   return queueOf(row) * reinterpret<f32>(reinterpret<u32>(scaled) & EXPONENT);
 }
@@ -75,32 +69,32 @@ export function weightOfFour(rate: v128): v128 {
 export function flightMs(row: u32): f32 {
   const flight = flightOf(row);
   const more = flight - leastFlight;
-  return parameter(H_RUN) * flight + parameter(H_RUN_SQUARE) * more * more;
+  return header().run * flight + header().runSquare * more * more;
 }
 
 /** `compareRates` and `compareFlights` of the gathered candidates. */
 export function compareGathered(): void {
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
-  const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
+  const blocks = question().positions / BLOCK_ROWS;
   const one = f32x4.splat(1);
   let speeds = f32x4.splat(0);
   for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
     const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
     for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
       const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
-      const speed = f32x4.div(one, v128.load(cell(E_RATE, first + lane)));
+      const speed = f32x4.div(one, v128.load(cell(ENDPOINT_RATE, first + lane)));
       speeds = f32x4.add(speeds, v128.andnot(speed, f32x4.eq(q, infinity)));
     }
   }
   const sum = f32x4.extract_lane(speeds, 0) + f32x4.extract_lane(speeds, 1) + f32x4.extract_lane(speeds, 2) +
     f32x4.extract_lane(speeds, 3);
-  compareRates(load<u32>(scratch, D_CANDIDATES), sum);
+  compareRates(question().candidates, sum);
   let least = infinity;
   for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
     const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
     for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
       const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
-      const flight = f32x4.mul(q, weightOfFour(v128.load(cell(E_RATE, first + lane))));
+      const flight = f32x4.mul(q, weightOfFour(v128.load(cell(ENDPOINT_RATE, first + lane))));
       least = f32x4.pmin(least, v128.bitselect(infinity, flight, f32x4.eq(q, infinity)));
     }
   }

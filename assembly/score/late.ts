@@ -18,44 +18,31 @@
 
 import {
   BLOCK_ROWS,
-  CHUNK_BYTES,
-  C_BUSY,
-  C_BUSY_AT,
-  C_BUSY_NOW,
-  C_HITS,
-  D_EVERYWHERE,
-  D_MATCH,
-  D_MATCHES,
-  D_POSITIONS,
-  E_ADAPTERS,
-  E_HEAD_AT,
-  E_LIMIT,
-  E_RATE,
-  E_REMOTE_PROMPT,
-  E_REQUESTS,
-  E_UNCACHED,
-  H_ADAPTER,
-  H_CHARGE,
-  H_LEAST,
-  H_MAX_CHARGE,
-  H_ROOM,
-  H_ROOM_OWN,
-  H_ROOM_SHARED,
-  H_RUN,
-  H_RUN_SQUARE,
-  H_TIE,
+  ENDPOINT_HEAD_AT,
+  ENDPOINT_LIMIT,
+  ENDPOINT_RATE,
+  ENDPOINT_REMOTE_PROMPT,
+  ENDPOINT_REQUESTS,
+  ENDPOINT_UNCACHED,
+  stampOf,
+} from "../memory/endpoint";
+import { header } from "../memory/header";
+import {
   cell,
-  clusterAt,
-  parameter,
+  clusterRow,
   positionBlock,
   positionPrompt,
   positionQueue,
   positionScore,
+  question,
+  questionMatch,
   scratch,
-} from "./layout";
+} from "../memory/plan";
+import { uncachedOf } from "../prefix/known";
+import { adapterMs } from "./adapter";
 import { compareGathered, flightMs, leastFlight, meanRate, weightOfFour } from "./flight";
+import { isGathered, positionOf } from "./gather";
 import { drawAbove } from "./pick";
-import { positionOf } from "./score";
 
 /** Time over which the busy share is averaged, ms. */
 const BUSY_MS: f64 = 10_000;
@@ -63,46 +50,46 @@ const BUSY_MS: f64 = 10_000;
 /** Share of the remote prompt bytes that is prefill work. */
 @inline
 export function remoteShare(cluster: u32): f32 {
-  return 1 - <f32>load<f64>(clusterAt(cluster), C_HITS);
+  return 1 - <f32>clusterRow(cluster).hits;
 }
 
 /** Uncached prompt bytes ahead of an endpoint. */
 @inline
 export function aheadOf(row: u32, share: f32): f32 {
-  return <f32>load<u32>(cell(E_UNCACHED, row)) + share * <f32>load<u32>(cell(E_REMOTE_PROMPT, row));
+  return <f32>load<u32>(cell(ENDPOINT_UNCACHED, row)) + share * <f32>load<u32>(cell(ENDPOINT_REMOTE_PROMPT, row));
 }
 
 /** Ms that an endpoint is at the prefill that it is at: 0 when this gateway has none there. Another thread may be ahead. */
 @inline
 export function sinceOf(row: u32, stamp: u32): f32 {
-  if (load<u32>(cell(E_UNCACHED, row)) == 0) return 0;
-  return <f32>max<i32>(0, <i32>(stamp - load<u32>(cell(E_HEAD_AT, row)))) / 16;
+  if (load<u32>(cell(ENDPOINT_UNCACHED, row)) == 0) return 0;
+  return <f32>max<i32>(0, <i32>(stamp - load<u32>(cell(ENDPOINT_HEAD_AT, row)))) / 16;
 }
 
 /** The same of four rows. */
 @inline
 export function sinceOfFour(row: u32, stamp: u32): v128 {
-  const passed = i32x4.sub(i32x4.splat(stamp), v128.load(cell(E_HEAD_AT, row)));
+  const passed = i32x4.sub(i32x4.splat(stamp), v128.load(cell(ENDPOINT_HEAD_AT, row)));
   const since = f32x4.mul(f32x4.convert_i32x4_s(i32x4.max_s(passed, i32x4.splat(0))), f32x4.splat(0.0625));
-  return v128.andnot(since, i32x4.eq(v128.load(cell(E_UNCACHED, row)), i32x4.splat(0)));
+  return v128.andnot(since, i32x4.eq(v128.load(cell(ENDPOINT_UNCACHED, row)), i32x4.splat(0)));
 }
 
 /** ahead_ms_i of the formula. */
 @inline
-export function aheadMs(row: u32, share: f32, stamp: u32): f32 {
-  const rate = load<f32>(cell(E_RATE, row));
+function aheadMs(row: u32, share: f32, stamp: u32): f32 {
+  const rate = load<f32>(cell(ENDPOINT_RATE, row));
   const ahead = aheadOf(row, share);
   if (ahead <= 0) return 0;
   const left = rate * ahead - sinceOf(row, stamp);
-  return max(left, rate * min(ahead, parameter(H_ROOM))) + max<f32>(-left, 0);
+  return max(left, rate * min(ahead, header().room)) + max<f32>(-left, 0);
 }
 
 /** Uncached prompt bytes ahead of four endpoints. */
 @inline
 export function aheadOfFour(row: u32, share: v128): v128 {
   return f32x4.add(
-    f32x4.convert_i32x4_u(v128.load(cell(E_UNCACHED, row))),
-    f32x4.mul(share, f32x4.convert_i32x4_u(v128.load(cell(E_REMOTE_PROMPT, row)))),
+    f32x4.convert_i32x4_u(v128.load(cell(ENDPOINT_UNCACHED, row))),
+    f32x4.mul(share, f32x4.convert_i32x4_u(v128.load(cell(ENDPOINT_REMOTE_PROMPT, row)))),
   );
 }
 
@@ -122,14 +109,14 @@ export function aheadMsOfFour(ahead: v128, rate: v128, since: v128, room: v128):
  */
 @inline
 export function hasRoom(row: u32, share: f32, stamp: u32): bool {
-  if (load<i32>(cell(E_REQUESTS, row)) >= load<i32>(cell(E_LIMIT, row))) return false;
+  if (load<i32>(cell(ENDPOINT_REQUESTS, row)) >= load<i32>(cell(ENDPOINT_LIMIT, row))) return false;
   const ahead = aheadOf(row, share);
-  const own = load<u32>(cell(E_UNCACHED, row));
-  if (own == 0) return ahead < parameter(H_ROOM_SHARED);
-  if (ahead > <f32>own && <f32>own >= parameter(H_ROOM_OWN)) return false;
-  const rate = load<f32>(cell(E_RATE, row));
+  const own = load<u32>(cell(ENDPOINT_UNCACHED, row));
+  if (own == 0) return ahead < header().roomShared;
+  if (ahead > <f32>own && <f32>own >= header().roomOwn) return false;
+  const rate = load<f32>(cell(ENDPOINT_RATE, row));
   const late = sinceOf(row, stamp) - rate * ahead;
-  return ahead < parameter(H_ROOM) && late < rate * parameter(H_ROOM);
+  return ahead < header().room && late < rate * header().room;
 }
 
 /** base_i of the formula. */
@@ -138,62 +125,51 @@ export function baseOf(row: u32, share: f32, stamp: u32): f32 {
   return aheadMs(row, share, stamp) + flightMs(row);
 }
 
-/** Uncached bytes of a prompt of which an endpoint holds `chunks`. */
-@inline
-export function uncachedOf(promptBytes: u32, chunks: u32): u32 {
-  const known = chunks == 0 ? 0 : (chunks + 1) * CHUNK_BYTES;
-  return max(promptBytes - min(promptBytes, known), load<u32>(H_LEAST * 4));
-}
-
-@inline
-export function adapterMs(row: u32, adapter: u32): f32 {
-  if (adapter == 0) return 0;
-  const bit = adapter - 1;
-  return (load<u32>(cell(E_ADAPTERS + (bit >> 5), row)) & (1 << (bit & 31))) != 0 ? 0 : parameter(H_ADAPTER);
-}
-
 /** Takes the share of busy endpoints into its moving mean. */
 export function observeBusy(cluster: u32, busy: f64, now: f64): void {
-  const at = clusterAt(cluster);
-  const passed = now - load<f64>(at, C_BUSY_AT);
+  const books = clusterRow(cluster);
+  const passed = now - books.busyAt;
   if (passed > 0) {
-    const mean = load<f64>(at, C_BUSY);
+    const mean = books.busy;
     const weight = passed / (passed + BUSY_MS);
-    store<f64>(at, mean + weight * (load<f64>(at, C_BUSY_NOW) - mean), C_BUSY);
-    store<f64>(at, now, C_BUSY_AT);
+    books.busy = mean + weight * (books.busyNow - mean);
+    books.busyAt = now;
   }
-  store<f64>(at, busy, C_BUSY_NOW);
+  books.busyNow = busy;
 }
 
 /** The price of prefill capacity. */
 export function chargeOf(cluster: u32): f32 {
-  const busy = <f32>load<f64>(clusterAt(cluster), C_BUSY);
-  return min(parameter(H_MAX_CHARGE), parameter(H_CHARGE) * busy / max<f32>(1e-6, 1 - busy));
+  const busy = <f32>clusterRow(cluster).busy;
+  return min(header().maxCharge, header().charge * busy / max<f32>(1e-6, 1 - busy));
 }
 
 /**
  * Scores the gathered candidates by -cost, and beside it, where the prompt loads were, those that have room; the others
  * are -Inf there. Returns how many of the candidates are busy.
  */
-export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: u32, stamp: u32): u32 {
+export function scoreLate(): u32 {
+  const cluster = question().cluster;
+  const promptBytes = question().promptBytes;
+  const stamp = stampOf(question().now);
   const queues = scratch + positionQueue;
   const scores = scratch + positionScore;
   const roomy = scratch + positionPrompt;
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
   const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
   const share = f32x4.splat(remoteShare(cluster));
-  const room = f32x4.splat(parameter(H_ROOM));
-  const sharedRoom = f32x4.splat(parameter(H_ROOM_SHARED));
-  const ownRoom = f32x4.splat(parameter(H_ROOM_OWN));
+  const room = f32x4.splat(header().room);
+  const sharedRoom = f32x4.splat(header().roomShared);
+  const ownRoom = f32x4.splat(header().roomOwn);
   compareGathered();
-  const run = f32x4.splat(parameter(H_RUN));
-  const square = f32x4.splat(parameter(H_RUN_SQUARE));
+  const run = f32x4.splat(header().run);
+  const square = f32x4.splat(header().runSquare);
   const least = f32x4.splat(leastFlight);
-  const everywhere = load<u32>(scratch, D_EVERYWHERE);
+  const everywhere = question().everywhere;
   const work = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere));
-  const price = charge * meanRate;
+  const price = chargeOf(cluster) * meanRate;
   const zero = f32x4.splat(0);
-  const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
+  const blocks = question().positions / BLOCK_ROWS;
   let busy: u32 = 0;
   for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
     const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
@@ -202,7 +178,7 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
       const row = first + lane;
       const q = v128.load(queues + at);
       const ahead = aheadOfFour(row, share);
-      const rate = v128.load(cell(E_RATE, row));
+      const rate = v128.load(cell(ENDPOINT_RATE, row));
       const flight = f32x4.mul(q, weightOfFour(rate));
       const more = f32x4.sub(flight, least);
       const since = sinceOfFour(row, stamp);
@@ -212,25 +188,26 @@ export function scoreLate(cluster: u32, promptBytes: u32, charge: f32, adapter: 
       const score = v128.bitselect(nothing, f32x4.neg(cost), none);
       v128.store(scores + at, score);
       const late = f32x4.sub(since, f32x4.mul(rate, ahead));
-      const own = f32x4.convert_i32x4_u(v128.load(cell(E_UNCACHED, row)));
+      const own = f32x4.convert_i32x4_u(v128.load(cell(ENDPOINT_UNCACHED, row)));
       const few = v128.or(f32x4.le(ahead, own), f32x4.lt(own, ownRoom));
       const another = v128.and(v128.and(f32x4.lt(ahead, room), f32x4.lt(late, f32x4.mul(rate, room))), few);
       const roomLeft = v128.and(
         v128.bitselect(f32x4.lt(ahead, sharedRoom), another, f32x4.eq(own, zero)),
-        i32x4.lt_s(v128.load(cell(E_REQUESTS, row)), v128.load(cell(E_LIMIT, row))),
+        i32x4.lt_s(v128.load(cell(ENDPOINT_REQUESTS, row)), v128.load(cell(ENDPOINT_LIMIT, row))),
       );
       v128.store(roomy + at, v128.bitselect(score, nothing, roomLeft));
       busy += popcnt<u32>(i32x4.bitmask(v128.andnot(f32x4.gt(ahead, zero), none)));
     }
   }
-  const matches = load<u32>(scratch, D_MATCHES);
+  const matches = question().matches;
   for (let m: u32 = 0; m < matches; m++) {
-    const pair = scratch + D_MATCH + (<usize>m << 3);
-    const row = load<u32>(pair);
-    const saved = <f32>uncachedOf(promptBytes, everywhere) - <f32>uncachedOf(promptBytes, load<u32>(pair, 4));
-    add(<usize>positionOf(row) << 2, (load<f32>(cell(E_RATE, row)) + price) * saved);
+    const match = questionMatch(m);
+    const row = match.row;
+    if (!isGathered(row)) continue;
+    const saved = <f32>uncachedOf(promptBytes, everywhere) - <f32>uncachedOf(promptBytes, match.bytes);
+    add(<usize>positionOf(row) << 2, (load<f32>(cell(ENDPOINT_RATE, row)) + price) * saved);
   }
-  if (adapter != 0) addAdapter(adapter);
+  if (question().adapter != 0) addAdapter(question().adapter);
   return busy;
 }
 
@@ -242,7 +219,7 @@ function add(at: usize, ms: f32): void {
 }
 
 function addAdapter(adapter: u32): void {
-  const blocks = load<u32>(scratch, D_POSITIONS) / BLOCK_ROWS;
+  const blocks = question().positions / BLOCK_ROWS;
   for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
     const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
     for (let lane: u32 = 0; lane < BLOCK_ROWS; lane++) {
@@ -256,5 +233,5 @@ function addAdapter(adapter: u32): void {
  * figures do not all choose the same endpoint.
  */
 export function drawNear(scores: usize, best: f32): u32 {
-  return drawAbove(scores, best - parameter(H_TIE));
+  return drawAbove(scores, best - header().tie);
 }

@@ -6,75 +6,23 @@
 //     │ 256 B  │ 128 each │ 4 × rows each    │ 272 each   │ 192 each │ bits    │ index  │
 //     ├────────┴┬─────────┼─────────┬────────┬┴───────────┬──────────┼─────────┼────────┘
 //     │ scratch │ metric  │ save    │ pins   │ predictors │ samples  │ tenants │
-//     │ /worker │ /worker │ /worker │ 16 ea. │ 512 each   │ /worker  │ 192 ea. │
+//     │ /worker │ /worker │ /worker │ 16 ea. │ 384 each   │ /worker  │ 128 ea. │
 //     └─────────┴─────────┴─────────┴────────┴────────────┴──────────┴─────────┘
 //
-// Sizes come from the limits in the config: `plan` computes them, `format` writes them into the header, `attach` reads
-// them back and refuses a memory of another layout. The memory never grows. Worker block 0 is the control plane's.
+// Sizes come from the limits in the config, which stand in the header: `plan` computes them, `format` completes the header,
+// `attach` refuses a memory of another layout. The memory never grows. Worker block 0 is the control plane's.
 //
-// The fields themselves stand in fields.ts.
+// The fields themselves stand in the files beside this one.
 
-import {
-  AVERAGES,
-  BLOCK_ROWS,
-  BUCKET_SLOTS,
-  CHUNK_BYTES,
-  CLUSTER_BYTES,
-  DECISION_BYTES,
-  D_EXCLUDE,
-  D_MATCH,
-  ENDPOINT_COLUMNS,
-  ENTRY_BYTES,
-  E_ADAPTERS,
-  E_UNCACHED,
-  G_EPOCH,
-  G_GRANTS,
-  HEADER_BYTES,
-  HISTOGRAM_BYTES,
-  HOLDERS,
-  H_BUCKETS,
-  H_CELLS,
-  H_CHUNKS,
-  H_CLUSTERS,
-  H_ENDPOINTS,
-  H_HASH,
-  H_LEAST,
-  H_MAGIC,
-  H_PINS,
-  H_PREDICTORS,
-  H_REQUESTS,
-  H_RING,
-  H_SHARING,
-  H_TENANTS,
-  H_TOTAL,
-  H_VERSION,
-  H_WORKERS,
-  IDENTITY_BYTES,
-  LABEL_BITS,
-  LAYOUT_VERSION,
-  MAGIC,
-  M_COVARIANCE,
-  M_RATIO,
-  PIN_BUCKET_ENTRIES,
-  PIN_BYTES,
-  PREDICTOR_BYTES,
-  REQUEST_BYTES,
-  RING_HEADER_BYTES,
-  R_CACHED,
-  R_GENERATION,
-  R_MATCH,
-  R_PREEMPTED,
-  R_STARTED,
-  R_UNCACHED,
-  SAMPLE_FIELDS,
-  SAMPLE_RING_BYTES,
-  TENANT_BYTES,
-  T_TOTALS,
-  T_PRESUMED,
-  T_REMOTE,
-} from "./fields";
-
-export * from "./fields";
+import { CLASS_QUEUE_BYTES, CLUSTER_BYTES, CLUSTER_CLASSES, CLUSTER_FIRST_BLOCK, ClusterRow } from "./cluster";
+import { BLOCK_ROWS, ENDPOINT_COLUMNS, IDENTITY_BYTES } from "./endpoint";
+import { header, HEADER_BYTES, LAYOUT_VERSION, MAGIC } from "./header";
+import { AVERAGES, PREDICTOR_BYTES } from "./predictor_row";
+import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, Match, matchAt } from "./prefix";
+import { HISTOGRAM_BYTES, Question, QUESTION_BYTES, QUESTION_MATCH } from "./question";
+import { REQUEST_BYTES, REQUEST_MATCH, RequestRow } from "./request_row";
+import { PIN_BUCKET_ENTRIES, PIN_BYTES, RING_EPOCH, RING_HEADER_BYTES, RING_WALKING, SAMPLE_RING_BYTES } from "./rings";
+import { TENANT_BYTES, TenantRow } from "./tenant";
 
 @inline
 function up(bytes: u64): u64 {
@@ -143,7 +91,7 @@ function layOut(): u64 {
   at = up(at + <u64>buckets * BUCKET_SLOTS * 8);
   entryBase = <usize>at;
   at = up(at + <u64>buckets * BUCKET_SLOTS * ENTRY_BYTES);
-  let s: u64 = DECISION_BYTES;
+  let s: u64 = QUESTION_BYTES;
   positionQueue = <usize>s;
   s = up(s + <u64>endpoints * 4);
   positionPrompt = <usize>s;
@@ -178,118 +126,104 @@ function layOut(): u64 {
   return at;
 }
 
-/** FNV-1a over every constant that places a field: two builds that disagree on one of them have different hashes. */
-export function layoutHash(): u32 {
-  let h: u32 = 2166136261;
-  h = mix(mix(mix(h, HEADER_BYTES), CHUNK_BYTES), CLUSTER_BYTES);
-  h = mix(mix(mix(h, ENDPOINT_COLUMNS), IDENTITY_BYTES), REQUEST_BYTES);
-  h = mix(mix(mix(h, BUCKET_SLOTS), ENTRY_BYTES), HOLDERS);
-  h = mix(mix(mix(h, DECISION_BYTES), BLOCK_ROWS), HISTOGRAM_BYTES);
-  h = mix(mix(mix(h, RING_HEADER_BYTES), G_GRANTS), H_SHARING);
-  h = mix(mix(mix(mix(h, R_STARTED), R_CACHED), R_GENERATION), R_UNCACHED);
-  h = mix(mix(mix(h, D_MATCH), D_EXCLUDE), E_UNCACHED);
-  h = mix(mix(mix(h, E_ADAPTERS), PIN_BYTES), LABEL_BITS);
-  h = mix(mix(mix(h, PREDICTOR_BYTES), M_COVARIANCE), M_RATIO);
-  h = mix(mix(h, SAMPLE_RING_BYTES), SAMPLE_FIELDS);
-  h = mix(mix(mix(h, R_PREEMPTED), R_MATCH), TENANT_BYTES);
-  h = mix(mix(mix(mix(h, H_LEAST), H_ROOM_OWN), T_PRESUMED), T_REMOTE);
-  h = mix(mix(h, AVERAGES), T_TOTALS);
-  return h;
+// Takes the limits that stand in the header.
+function readLimits(): void {
+  workers = header().workers;
+  clusters = header().clusters;
+  endpoints = (header().endpoints + BLOCK_ROWS - 1) & ~(BLOCK_ROWS - 1);
+  requestsPerWorker = header().requests;
+  buckets = header().buckets;
+  maxChunks = header().chunks;
+  cells = header().cells;
+  ringWords = header().ring;
+  pinBuckets = header().pins;
+  predictors = header().predictors;
+  tenants = header().tenants;
 }
 
-function mix(h: u32, value: u32): u32 {
-  return (h ^ value) * 16777619;
-}
-
-/** Bytes that a memory for these limits takes; 0 if they exceed what 32 bits address. */
-export function plan(
-  workerBlocks: u32,
-  clusterRows: u32,
-  endpointRows: u32,
-  requestRows: u32,
-  indexBuckets: u32,
-  chunkLimit: u32,
-  metricCells: u32,
-  ringSize: u32,
-  pinBucketCount: u32,
-  predictorRows: u32,
-  tenantRows: u32,
-): f64 {
-  workers = workerBlocks;
-  clusters = clusterRows;
-  endpoints = (endpointRows + BLOCK_ROWS - 1) & ~(BLOCK_ROWS - 1);
-  requestsPerWorker = requestRows;
-  buckets = indexBuckets;
-  maxChunks = chunkLimit;
-  cells = metricCells;
-  ringWords = ringSize;
-  pinBuckets = pinBucketCount;
-  predictors = predictorRows;
-  tenants = tenantRows;
+/**
+ * Bytes that a memory takes for the limits that the caller wrote into the header, `workers` to `tenants`. The memory may
+ * be a page that has no more than a header.
+ */
+export function plan(): f64 {
+  readLimits();
   return <f64>layOut();
 }
 
-/** Writes the header of a fresh, zeroed memory from the limits last given to `plan`. */
-export function format(): void {
-  const total = layOut();
-  store<u32>(H_MAGIC * 4, MAGIC);
-  store<u32>(H_VERSION * 4, LAYOUT_VERSION);
-  store<u32>(H_HASH * 4, layoutHash());
-  store<u32>(H_TOTAL * 4, <u32>total);
-  store<u32>(H_WORKERS * 4, workers);
-  store<u32>(H_CLUSTERS * 4, clusters);
-  store<u32>(H_ENDPOINTS * 4, endpoints);
-  store<u32>(H_REQUESTS * 4, requestsPerWorker);
-  store<u32>(H_BUCKETS * 4, buckets);
-  store<u32>(H_CHUNKS * 4, maxChunks);
-  store<u32>(H_CELLS * 4, cells);
-  store<u32>(H_RING * 4, ringWords);
-  store<u32>(H_PINS * 4, pinBuckets);
-  store<u32>(H_PREDICTORS * 4, predictors);
-  store<u32>(H_TENANTS * 4, tenants);
+/** Completes the header of a fresh, zeroed memory that has the limits already, with the hash of its layout. */
+export function format(hash: u32): void {
+  header().total = <u32>plan();
+  header().magic = MAGIC;
+  header().version = LAYOUT_VERSION;
+  header().hash = hash;
+  header().endpoints = endpoints;
 }
 
 /** This instance's scratch block. */
 export let scratch: usize = 0;
+/** The decision at its beginning. */
+@inline
+export function question(): Question {
+  return changetype<Question>(scratch);
+}
+@inline
+export function questionMatch(i: u32): Match {
+  return matchAt(scratch + QUESTION_MATCH, i);
+}
 /** This instance's block. */
 export let self: u32 = 0;
 /** Address of the epoch of this instance's block, and its value when the instance attached. */
 export let epochAt: usize = 0;
 export let epoch: u32 = 0;
+/** Address of the word that says whose blocks this instance reads. */
+let walkingAt: usize = 0;
 
 /**
- * Binds this instance to a formatted memory and one worker's block.
+ * Binds this instance to a formatted memory, which is to have the layout of this hash, and one worker's block.
  * Returns 0, or what is wrong: 1 magic, 2 version, 3 layout hash, 4 no such worker, 5 size.
  */
-export function attach(worker: u32): i32 {
-  if (load<u32>(H_MAGIC * 4) != MAGIC) return 1;
-  if (load<u32>(H_VERSION * 4) != LAYOUT_VERSION) return 2;
-  if (load<u32>(H_HASH * 4) != layoutHash()) return 3;
-  workers = load<u32>(H_WORKERS * 4);
-  if (worker >= workers) return 4;
-  clusters = load<u32>(H_CLUSTERS * 4);
-  endpoints = load<u32>(H_ENDPOINTS * 4);
-  requestsPerWorker = load<u32>(H_REQUESTS * 4);
-  buckets = load<u32>(H_BUCKETS * 4);
-  maxChunks = load<u32>(H_CHUNKS * 4);
-  cells = load<u32>(H_CELLS * 4);
-  ringWords = load<u32>(H_RING * 4);
-  pinBuckets = load<u32>(H_PINS * 4);
-  predictors = load<u32>(H_PREDICTORS * 4);
-  tenants = load<u32>(H_TENANTS * 4);
+export function attach(worker: u32, hash: u32): i32 {
+  if (header().magic != MAGIC) return 1;
+  if (header().version != LAYOUT_VERSION) return 2;
+  if (header().hash != hash) return 3;
+  if (worker >= header().workers) return 4;
+  readLimits();
   const total = layOut();
-  if (<u32>total != load<u32>(H_TOTAL * 4) || total > (<u64>memory.size() << 16)) return 5;
+  if (<u32>total != header().total || total > (<u64>memory.size() << 16)) return 5;
   scratch = scratchBase + <usize>worker * scratchBytes;
   self = worker;
-  epochAt = ringOffset(worker) + G_EPOCH;
+  epochAt = ringOffset(worker) + RING_EPOCH;
   epoch = atomic.load<u32>(epochAt);
+  walkingAt = ringOffset(worker) + RING_WALKING;
+  leave();
   return 0;
 }
 
-/** A number of late binding out of the header. */
+/**
+ * Says that this instance may read the blocks of a cluster from now on, until it leaves: whoever takes the blocks away
+ * empties the list first and gives them to another cluster only when nobody is inside any more. The store is sequentially
+ * consistent, and so is `firstBlockOf`: either the reader sees the empty list or the other one sees the reader.
+ */
 @inline
-export function parameter(index: u32): f32 {
-  return load<f32>(<usize>index << 2);
+export function enter(cluster: u32): void {
+  atomic.store<u32>(walkingAt, cluster + 1);
+}
+
+@inline
+export function leave(): void {
+  atomic.store<u32>(walkingAt, 0);
+}
+
+/** Block number + 1 of a cluster's first block, 0 for none. */
+@inline
+export function firstBlockOf(cluster: u32): u32 {
+  return atomic.load<u32>(clusterAt(cluster), CLUSTER_FIRST_BLOCK);
+}
+
+/** Block number + 1 of the block behind one in its cluster's list, 0 for none. */
+@inline
+export function blockAfter(block: u32): u32 {
+  return load<u32>(nextBlockBase + (<usize>block << 2));
 }
 
 /** Byte offset of a worker's save ring. */
@@ -310,14 +244,40 @@ export function requestAt(row: u32): usize {
   return requestBase + <usize>row * REQUEST_BYTES;
 }
 
+@inline
+export function requestRow(row: u32): RequestRow {
+  return changetype<RequestRow>(requestAt(row));
+}
+
+@inline
+export function requestMatch(request: RequestRow, i: u32): Match {
+  return matchAt(changetype<usize>(request) + REQUEST_MATCH, i);
+}
+
 /** Address of a tenant's row. */
 @inline
 export function tenantAt(tenant: u32): usize {
   return tenantBase + <usize>tenant * TENANT_BYTES;
 }
 
+@inline
+export function tenantRow(tenant: u32): TenantRow {
+  return changetype<TenantRow>(tenantAt(tenant));
+}
+
+/** Address of what waits of a cluster in a class of priority: a ClassQueue. */
+@inline
+export function classQueueAt(cluster: u32, itsClass: u32): usize {
+  return clusterAt(cluster) + CLUSTER_CLASSES + <usize>itsClass * CLASS_QUEUE_BYTES;
+}
+
 /** Address of a cluster's row. */
 @inline
 export function clusterAt(cluster: u32): usize {
   return clusterBase + <usize>cluster * CLUSTER_BYTES;
+}
+
+@inline
+export function clusterRow(cluster: u32): ClusterRow {
+  return changetype<ClusterRow>(clusterAt(cluster));
 }

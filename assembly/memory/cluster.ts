@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// A row for each cluster: its endpoints' blocks, its queue, how busy it is. The fields are followed by two arrays.
+
+@unmanaged
+export class ClusterRow {
+  firstBlock: u32; // block number + 1, 0 for an empty cluster
+  turn: u32; // round robin counter
+  blocks: u32;
+  lock: u32; // 0, or the scratch of the worker that decides
+  waiting: u32; // requests that wait for an endpoint
+  work: u32; // their prefill work in bytes
+  busy: f64; // share of the endpoints with prefill work, moving mean
+  busyNow: f64; // the share when it was last looked at
+  busyAt: f64; // ms
+  hits: f64; // share of prompt bytes that were held, moving mean
+  demandAt: f64; // ms
+  saturation: f32; // 1 and more when the cluster has no room for what may wait
+}
+
+export const CLUSTER_FIRST_BLOCK: u32 = offsetof<ClusterRow>("firstBlock");
+export const CLUSTER_TURN: u32 = offsetof<ClusterRow>("turn");
+export const CLUSTER_BLOCKS: u32 = offsetof<ClusterRow>("blocks");
+export const CLUSTER_LOCK: u32 = offsetof<ClusterRow>("lock");
+export const CLUSTER_WAITING: u32 = offsetof<ClusterRow>("waiting");
+export const CLUSTER_WORK: u32 = offsetof<ClusterRow>("work");
+export const CLUSTER_BUSY: u32 = offsetof<ClusterRow>("busy");
+export const CLUSTER_BUSY_NOW: u32 = offsetof<ClusterRow>("busyNow");
+export const CLUSTER_BUSY_AT: u32 = offsetof<ClusterRow>("busyAt");
+export const CLUSTER_HITS: u32 = offsetof<ClusterRow>("hits");
+export const CLUSTER_DEMAND_AT: u32 = offsetof<ClusterRow>("demandAt");
+export const CLUSTER_SATURATION: u32 = offsetof<ClusterRow>("saturation");
+
+/** CLASSES of these: what waits in each class of priority. */
+@unmanaged
+export class ClassQueue {
+  requests: u32;
+  bytes: u32; // of their prompts
+}
+
+export const CLASSES: u32 = 3;
+export const CLASS_REQUESTS: u32 = offsetof<ClassQueue>("requests");
+export const CLASS_BYTES: u32 = offsetof<ClassQueue>("bytes");
+export const CLASS_QUEUE_BYTES: u32 = offsetof<ClassQueue>();
+export const CLUSTER_CLASSES: u32 = (offsetof<ClusterRow>() + 7) & ~7;
+/** CLASSES f64: prefill bytes a ms that the classes were let in with lately. */
+export const CLUSTER_DEMAND: u32 = CLUSTER_CLASSES + CLASSES * CLASS_QUEUE_BYTES;
+export const CLUSTER_BYTES: u32 = 128;

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whose turn it is when an endpoint has room:
+//
+//   1. its priority band, the first one first
+//   2. its tenant, the one with the least tokens served over its weight
+//   3. its turn: who is overdue, or has little time left until its deadline, before the others, the longest wait first;
+//      the others by uncached time / (1 + ageing · waited), the least first
+//
+// and only if no other endpoint would do it sooner by more than the slack. Overdue is who has waited longer than the
+// tenant's whole backlog takes at the rate at which it was served lately: about as long as first come, first served
+// would have let it wait. From there on its slack grows with time, so that every wait ends.
+
+import { BLOCK_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_RATE, stampOf } from "../memory/endpoint";
+import { header } from "../memory/header";
+import {
+  blockAfter,
+  cell,
+  firstBlockOf,
+  histogram,
+  requestAt,
+  requestMatch,
+  requestRow,
+  requestsPerWorker,
+  scratch,
+  tenantAt,
+  tenantRow,
+  waitingBase,
+  workers,
+} from "../memory/plan";
+import { PHASE_WAITING, REQUEST_GENERATION, RequestRow } from "../memory/request_row";
+import { TENANT_VIRTUAL, TenantRow } from "../memory/tenant";
+import { uncachedOf } from "../prefix/known";
+import { adapterMs } from "../score/adapter";
+import { compareFlights, compareRates, flightMs, flightOf, meanRate } from "../score/flight";
+import { aheadOf, baseOf, chargeOf, observeBusy } from "../score/late";
+import { serviceRate, virtualOf } from "./fair_share";
+
+/** Share of the time that a request is overdue by which its slack grows. */
+const LATE_SLACK: f64 = 0.1;
+/** A deadline is near when less than this is left beyond the prefill, ms. */
+const NEAR_MS: f64 = 250;
+/** Endpoints that are kept at hand as the alternatives of requests that nobody holds. */
+const ALTERNATIVES: u32 = 4;
+
+// Leading bytes of a request's prompt that an endpoint is presumed to hold.
+export function matchedOn(request: RequestRow, endpoint: u32): u32 {
+  const matches = request.matches;
+  for (let m: u32 = 0; m < matches; m++) {
+    const match = requestMatch(request, m);
+    if (match.row == endpoint) return match.bytes;
+  }
+  return request.everywhere;
+}
+
+@unmanaged
+class Alternative {
+  endpoint: u32; // row
+  base: f32; // base_i of late.ts
+}
+
+// The alternatives, the cheapest first, where a pick has its histogram.
+@inline
+function alternative(i: u32): Alternative {
+  return changetype<Alternative>(scratch + histogram + (<usize>i << 3));
+}
+
+let alternatives: u32 = 0;
+/** Prompt bytes that all endpoints together prefill in a ms. */
+export let fleetRate: f64 = 0;
+
+// Looks at all endpoints once: the shortest queue, and the cheapest bases.
+export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
+  let leastFlight = f32.MAX_VALUE;
+  fleetRate = 0;
+  let serving: u32 = 0;
+  let busy: u32 = 0;
+  for (let pass: u32 = 0; pass < 3; pass++) {
+    if (pass == 1) compareRates(serving, <f32>fleetRate);
+    if (pass == 2) compareFlights(leastFlight);
+    alternatives = 0;
+    let block = firstBlockOf(cluster);
+    while (block != 0) {
+      block--;
+      for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
+        if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, row)) & wanted) != wanted) continue;
+        if (pass == 0) {
+          const rate = load<f32>(cell(ENDPOINT_RATE, row));
+          serving++;
+          fleetRate += 1 / max<f64>(1e-9, <f64>rate);
+          if (aheadOf(row, share) > 0) busy++;
+        } else if (pass == 1) leastFlight = min(leastFlight, flightOf(row));
+        else keepCheapest(row, baseOf(row, share, stampOf(now)));
+      }
+      block = blockAfter(block);
+    }
+  }
+  if (serving > 0) observeBusy(cluster, <f64>busy / <f64>serving, now);
+}
+
+function keepCheapest(row: u32, base: f32): void {
+  let i = alternatives;
+  if (i == ALTERNATIVES) {
+    if (base >= alternative(i - 1).base) return;
+    i--;
+  } else alternatives++;
+  for (; i > 0 && alternative(i - 1).base > base; i--) {
+    store<u64>(changetype<usize>(alternative(i)), load<u64>(changetype<usize>(alternative(i - 1))));
+  }
+  alternative(i).endpoint = row;
+  alternative(i).base = base;
+}
+
+// Cost of a waiting request on an endpoint with this base, when a byte of capacity is worth `price` ms.
+@inline
+function costOn(endpoint: u32, base: f32, work: u32, price: f32, adapter: u32): f32 {
+  return base + (load<f32>(cell(ENDPOINT_RATE, endpoint)) + price) * <f32>work + adapterMs(endpoint, adapter);
+}
+
+/**
+ * After `survey`: the least cost of a row's request, on the endpoints that hold it and the cheapest others, when it has
+ * `left` of their rate until its turn; 0 when none of these is for it.
+ */
+export function leastCost(request: RequestRow, left: f32, share: f32, stamp: u32): f32 {
+  const mask = request.mask;
+  const prompt = request.prompt;
+  const adapter = request.adapter;
+  const matches = request.matches;
+  let least = f32.MAX_VALUE;
+  for (let m: u32 = 0; m < matches; m++) {
+    const match = requestMatch(request, m);
+    const endpoint = match.row;
+    if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) != mask) continue;
+    const work = uncachedOf(prompt, match.bytes);
+    least = min(least, costOn(endpoint, baseOf(endpoint, share, stamp) / left, work, 0, adapter));
+  }
+  for (let i: u32 = 0; i < alternatives; i++) {
+    const endpoint = alternative(i).endpoint;
+    if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) != mask) continue;
+    const work = uncachedOf(prompt, matchedOn(request, endpoint));
+    least = min(least, costOn(endpoint, alternative(i).base / left, work, 0, adapter));
+  }
+  return least == f32.MAX_VALUE ? 0 : least;
+}
+
+/** Generation of the row that `next` returned. */
+export let nextGeneration: u32 = 0;
+
+// The endpoint that `next` offers to those who wait: its row and base; what a byte of capacity is worth in ms, the share
+// of remote prompt bytes that is work, the time.
+let offered: u32 = 0;
+let offeredBase: f32 = 0;
+let price: f32 = 0;
+let remote: f32 = 0;
+let stamp: u32 = 0;
+
+/** The waiting request whose turn it is on an endpoint, or -1. */
+export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
+  offered = endpoint;
+  remote = share;
+  stamp = stampOf(now);
+  offeredBase = baseOf(endpoint, share, stamp);
+  price = chargeOf(cluster) * meanRate;
+  const eligibility = load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint));
+  const words = (workers * requestsPerWorker + 31) >> 5;
+  let chosen: i32 = -1;
+  let band: u32 = u32.MAX_VALUE;
+  let virtual: u64 = u64.MAX_VALUE;
+  let turn: f64 = Infinity;
+  for (let word: u32 = 0; word < words; word++) {
+    let bits = atomic.load<u32>(waitingBase + (<usize>word << 2));
+    for (; bits != 0; bits &= bits - 1) {
+      const row = (word << 5) + ctz<u32>(bits);
+      const at = requestAt(row);
+      const request = changetype<RequestRow>(at);
+      // First: a row that becomes another request's while it is read is not granted.
+      const generation = atomic.load<u32>(at, REQUEST_GENERATION);
+      if (request.cluster != cluster || request.phase != PHASE_WAITING) continue;
+      const mask = request.mask;
+      if ((eligibility & mask) != mask) continue;
+      const itsBand = request.band;
+      if (itsBand > band) continue;
+      const account = tenantRow(request.tenant);
+      const itsVirtual = account.virtual;
+      if (itsBand == band && itsVirtual > virtual) continue;
+      const work = uncachedOf(request.prompt, matchedOn(request, endpoint));
+      const ms = <f64>load<f32>(cell(ENDPOINT_RATE, endpoint)) * <f64>work;
+      const waited = now - request.queued;
+      const late = waited - overdueAfter(account);
+      const deadline = request.deadline;
+      const left = deadline > 0 ? deadline - now - ms : Infinity;
+      const urgent = late > 0 || left < NEAR_MS;
+      const itsTurn: f64 = urgent ? -1e12 - max(waited, NEAR_MS - left) : ms / (1 + <f64>header().ageing * waited);
+      if (itsBand == band && itsVirtual == virtual && itsTurn >= turn) continue;
+      const slack = <f64>header().slack + LATE_SLACK * max<f64>(0, late) + max<f64>(0, NEAR_MS - left);
+      if (!wants(request, work, slack, late > 0)) continue;
+      if ((atomic.load<u32>(waitingBase + (<usize>word << 2)) & (1 << (row & 31))) == 0) continue;
+      chosen = <i32>row;
+      nextGeneration = generation;
+      band = itsBand;
+      virtual = itsVirtual;
+      turn = itsTurn;
+    }
+  }
+  return chosen;
+}
+
+// Ms after which a request of this tenant is overdue.
+@inline
+function overdueAfter(account: TenantRow): f64 {
+  const backlog = <f64>account.work / serviceRate(account, fleetRate);
+  return <f64>header().overdue * backlog + <f64>header().overdueBase;
+}
+
+// Whether the offered endpoint suits a request, of which `work` bytes are uncached there: no other would do it sooner by
+// more than the slack. To one that is overdue only the prefill counts that it would cost more here than there, no longer
+// what is ahead.
+function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool {
+  const adapter = request.adapter;
+  const base: f32 = overdue ? 0 : offeredBase - flightMs(offered);
+  const most = <f32>(<f64>costOn(offered, base, work, price, adapter) - slack);
+  if (most <= 0) return true;
+  const prompt = request.prompt;
+  const mask = request.mask;
+  const matches = request.matches;
+  for (let m: u32 = 0; m < matches; m++) {
+    const match = requestMatch(request, m);
+    const other = match.row;
+    if (other == offered || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
+    const its = uncachedOf(prompt, match.bytes);
+    const otherBase: f32 = overdue ? 0 : baseOf(other, remote, stamp);
+    if (costOn(other, otherBase, its, price, adapter) < most) return false;
+  }
+  if (overdue) return true;
+  for (let i: u32 = 0; i < alternatives; i++) {
+    const other = alternative(i).endpoint;
+    if (other == offered || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
+    const its = uncachedOf(prompt, matchedOn(request, other));
+    if (costOn(other, alternative(i).base, its, price, adapter) < most) return false;
+  }
+  return true;
+}
+
+/** An endpoint was granted a request: what it costs as an alternative. */
+export function rebase(endpoint: u32, share: f32, now: f64): void {
+  const base = baseOf(endpoint, share, stampOf(now));
+  for (let i: u32 = 0; i < alternatives; i++) {
+    if (alternative(i).endpoint == endpoint) alternative(i).base = base;
+  }
+}
+
+/**
+ * A tenant that had nothing waiting asks again. It may be one burst before the others that wait in its band, for what it
+ * did not ask for, and one behind them, for what it was served while there was enough for all.
+ */
+export function rejoin(row: u32, cluster: u32, band: u32): void {
+  const books = tenantAt(requestRow(row).tenant);
+  const account = changetype<TenantRow>(books);
+  if (account.waiting > 0) return;
+  let least: u64 = u64.MAX_VALUE;
+  let most: u64 = 0;
+  const words = (workers * requestsPerWorker + 31) >> 5;
+  for (let word: u32 = 0; word < words; word++) {
+    for (let bits = atomic.load<u32>(waitingBase + (<usize>word << 2)); bits != 0; bits &= bits - 1) {
+      const request = requestRow((word << 5) + ctz<u32>(bits));
+      if (request.cluster != cluster || request.band != band) continue;
+      const virtual = tenantRow(request.tenant).virtual;
+      least = min(least, virtual);
+      most = max(most, virtual);
+    }
+  }
+  if (least > most) return; // nobody waits there
+  const burst = virtualOf(account, <f64>header().burst);
+  const own = account.virtual;
+  const first = least > burst ? least - burst : 0;
+  if (own < first) atomic.store<u64>(books + TENANT_VIRTUAL, first);
+  else if (own > most + burst) atomic.store<u64>(books + TENANT_VIRTUAL, most + burst);
+}
