@@ -8,7 +8,7 @@
 // nothing new, and goes on learning where they do. P stays symmetric because only its upper half is computed.
 
 import { header } from "./memory/header";
-import { averageBase, cell, histogram, predictorBase, predictors, scratch } from "./memory/plan";
+import { averageBase, histogram, predictorBase, predictors, scratch } from "./memory/plan";
 import {
   AVERAGES,
   FEATURES,
@@ -18,7 +18,6 @@ import {
   PREDICTOR_THETA,
   PredictorRow,
 } from "./memory/predictor_row";
-import { next } from "./queue/order";
 
 @inline
 function rowAt(row: u32): usize {

@@ -4,7 +4,6 @@
 
 import { tenantAt, tenantRow } from "../memory/plan";
 import { TENANT_VIRTUAL, TenantRow } from "../memory/tenant";
-import { fleetRate } from "./order";
 
 /** Ms over which the rate of service is averaged. */
 const DRAIN_MS: f64 = 10_000;

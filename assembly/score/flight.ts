@@ -11,7 +11,7 @@ import {
   ENDPOINT_REQUESTS,
 } from "../memory/endpoint";
 import { header } from "../memory/header";
-import { cell, endpoints, positionBlock, positionQueue, question, scratch } from "../memory/plan";
+import { cell, positionBlock, positionQueue, question, scratch } from "../memory/plan";
 import { horizontalMin } from "./gather";
 
 // Requests in flight on an endpoint through any gateway, and its slow start.
