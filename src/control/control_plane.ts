@@ -227,8 +227,7 @@ export class ControlPlane {
     this.rows.reclaim(this.#parts.oldestInUse(), {
       cluster: (row, name) => fleet.forget(name) && fleet.table.removeCluster(row) && k.clusterReset(row) === 1,
       model(row) {
-        trainer.forgetModel(row);
-        k.modelReset(row);
+        if (!trainer.forgetModel(row, () => k.modelReset(row) === 1)) return false;
         clearCells(kernel, ...modelCells(row));
         return true;
       },

@@ -87,11 +87,13 @@ export class Trainer {
     this.#models.set(row, { name, accidents: 0, rate, errors: { error: 0, count: 0 } });
   }
 
-  /** A model's row becomes another's. */
-  forgetModel(row: number): void {
+  /** A model's row becomes another's, if `reset` says so: what was learned is kept by its name. */
+  forgetModel(row: number, reset: () => boolean): boolean {
     const learned = this.#models.get(row);
     if (learned) this.#keepModel(learned.name, row);
+    if (!reset()) return false;
     this.#models.delete(row);
+    return true;
   }
 
   /** Endpoints came or went: those that are new to their row bring along the rate that was learned of them before. */

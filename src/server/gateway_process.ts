@@ -162,6 +162,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     reloader,
     leave() {
       status.leaving = true;
+      supervisor.leave();
     },
     async stop(deadlineMs = control.config.timeouts.drain_ms) {
       status.leaving = true;

@@ -37,6 +37,8 @@ export type ToWorker =
   | { kind: "snapshot"; snapshot: Snapshot }
   /** The HTTPS listener's certificate from now on. */
   | { kind: "certificate"; certificate: Certificate }
+  /** Clients are asked to go elsewhere from now on: it is going to be drained. */
+  | { kind: "leave" }
   | { kind: "drain"; deadlineMs: number };
 
 export type FromWorker =

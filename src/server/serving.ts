@@ -75,6 +75,7 @@ export class Serving {
   /** Older snapshots that requests still use. */
   readonly #older = new Set<Generation>();
   #loopDelayMs = 0;
+  readonly #status = { leaving: false };
 
   constructor(readonly kernel: AttachedKernel, readonly setup: WorkerSetup, snapshot: Snapshot) {
     const { config } = snapshot;
@@ -135,7 +136,8 @@ export class Serving {
     const transports = this.#transports.update(snapshot.access);
     const routes = new RouteTable(snapshot, (cluster) => transports.get(cluster) ?? PLAIN);
     const calls = this.#callContext(config, active, tenants);
-    const context: HttpContext = { calls, via: this.setup.via, origins: config.cors?.origins };
+    const { via } = this.setup;
+    const context: HttpContext = { calls, via, origins: config.cors?.origins, status: this.#status };
     const dispatcher = this.#dispatcher(config);
     const parts = { config, context, deadlines: this.#deadlines };
     const pipeline = this.#pipeline(config, routes, dispatcher, this.#admission(config, tenants));
@@ -274,6 +276,11 @@ export class Serving {
   /** Whether the configuration in force bounds the memory. */
   get boundsMemory(): boolean {
     return this.#current.front.options.inference.config.admission.memory_bytes > 0;
+  }
+
+  /** Clients are asked to come back on another connection: to another process, as this one is about to end. */
+  leave(): void {
+    this.#status.leaving = true;
   }
 
   /** Ends the requests under way with an error of their own; returns how many there were. */

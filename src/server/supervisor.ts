@@ -173,6 +173,11 @@ export class Supervisor {
     this.#tell({ kind: "certificate", certificate });
   }
 
+  /** Asks clients to go elsewhere: a drain is to come. */
+  leave(): void {
+    this.#tell({ kind: "leave" });
+  }
+
   #tell(message: ToWorker): void {
     for (const { thread } of this.#seats) thread?.postMessage(message);
   }

@@ -47,6 +47,8 @@ function start({ shared, worker, seed, snapshot, certificate, ...setup }: StartW
         return serving.take(data.snapshot);
       case "certificate":
         return renew(listeners, data.certificate);
+      case "leave":
+        return serving.leave();
       case "drain":
         return drain(serving, listeners, data.deadlineMs, stopBeating);
     }

@@ -28,22 +28,23 @@ export async function startAigw(args: string[], stderr: "inherit" | "null" = "in
     }
     text += value;
   }
-  reader.releaseLock();
-  let over = false;
-  const kill = async (signal: Deno.Signal = "SIGKILL") => {
-    if (over) return;
-    over = true;
-    child.kill(signal);
-    await child.status;
-    await child.stdout.cancel().catch(() => {});
+  // What else it says is read to its end, so that it never waits for a reader and nothing stays open.
+  const said = (async () => {
+    while (!(await reader.read()).done);
+  })();
+  let ended: Promise<number> | undefined;
+  const end = (signal: Deno.Signal): Promise<number> =>
+    ended ??= (async () => {
+      child.kill(signal);
+      const { code } = await child.status;
+      await said;
+      return code;
+    })();
+  return {
+    port: Number(/:(\d+)(?:\/v1)?\s/.exec(text)![1]),
+    end,
+    signal: (signal) => child.kill(signal),
+    kill: async (signal = "SIGKILL") => void await end(signal),
+    [Symbol.asyncDispose]: async () => void await end("SIGKILL"),
   };
-  const end = async (signal: Deno.Signal): Promise<number> => {
-    over = true;
-    child.kill(signal);
-    const { code } = await child.status;
-    await child.stdout.cancel().catch(() => {});
-    return code;
-  };
-  const signal = (signal: Deno.Signal) => child.kill(signal);
-  return { end, signal, port: Number(/:(\d+)(?:\/v1)?\s/.exec(text)![1]), kill, [Symbol.asyncDispose]: () => kill() };
 }

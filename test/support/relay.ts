@@ -39,7 +39,7 @@ const calls: CallContext = {
   ownFields: { tenant: [], priority: [], keys: false },
   serve: undefined,
 };
-const context = { calls, via: "test", origins: undefined };
+const context = { calls, via: "test", origins: undefined, status: { leaving: false } };
 
 export interface Relayed {
   status: number;

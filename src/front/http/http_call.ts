@@ -14,6 +14,10 @@ export interface HttpContext {
   readonly via: string;
   /** Origins that browsers may call from; undefined without CORS. */
   readonly origins: readonly string[] | undefined;
+  readonly status: {
+    /** Answers end their connections, so that clients come back to another process. */
+    readonly leaving: boolean;
+  };
 }
 
 /** Takes a request up; its client's leaving ends it. */
@@ -26,10 +30,12 @@ export function openCall({ calls }: HttpContext, request: Request, kind?: Kind):
 }
 
 /** Adds the fields that every answer carries. Appending costs less than half of handing a list to Response. */
-export function addHeaders({ via, origins }: HttpContext, call: Call, response: Response): Response {
+export function addHeaders(context: HttpContext, call: Call, response: Response): Response {
+  const { via, origins, status } = context;
   const { headers } = response;
   headers.append("x-request-id", call.requestId);
   headers.append("x-aigw-via", via);
+  if (status.leaving) headers.append("connection", "close");
   if (call.context.exposeEndpoint && call.endpoint !== "") headers.append("x-aigw-endpoint", call.endpoint);
   if (origins !== undefined) addOrigin(origins, call.incoming.fields.origin, headers);
   if (call.account) call.context.limits.addHeaders(call.account.tenant, headers);
