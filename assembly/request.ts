@@ -88,6 +88,8 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
   request.hidden = 0;
   request.admitted = 0;
   request.preempted = 0;
+  request.reservedInput = 0;
+  request.reservedOutput = 0;
   request.tenant = 0;
   request.band = 0;
   request.deadline = 0;

@@ -27,6 +27,8 @@ export class RequestRow {
   priorityClass: u32; // class of its band
   admitted: u32; // 1 while it counts in its tenant's concurrency
   preempted: u32; // 1 when it is to make room for one of higher priority
+  reservedInput: u32; // tokens taken of its tenant's limits by estimate, until they are settled
+  reservedOutput: u32;
   everywhere: u32; // leading bytes that every endpoint is presumed to hold
   matches: u32; // of REQUEST_MATCH
 }
@@ -54,6 +56,8 @@ export const REQUEST_WORK: u32 = offsetof<RequestRow>("work");
 export const REQUEST_PRIORITY_CLASS: u32 = offsetof<RequestRow>("priorityClass");
 export const REQUEST_ADMITTED: u32 = offsetof<RequestRow>("admitted");
 export const REQUEST_PREEMPTED: u32 = offsetof<RequestRow>("preempted");
+export const REQUEST_RESERVED_INPUT: u32 = offsetof<RequestRow>("reservedInput");
+export const REQUEST_RESERVED_OUTPUT: u32 = offsetof<RequestRow>("reservedOutput");
 export const REQUEST_EVERYWHERE: u32 = offsetof<RequestRow>("everywhere");
 export const REQUEST_MATCHES: u32 = offsetof<RequestRow>("matches");
 export const REQUEST_MATCH: u32 = (offsetof<RequestRow>() + 7) & ~7;

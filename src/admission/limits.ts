@@ -4,6 +4,7 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { GatewayError } from "../base/errors.ts";
+import { type LostRequest, RequestPhase } from "../tables/request_table.ts";
 import type { Tenant } from "./tenants.ts";
 
 /** Order of a tenant's windows in the shared memory. */
@@ -14,13 +15,28 @@ const FIELDS = ["requests", "tokens", "output-tokens"];
 
 /** What a request holds of its tenant's limits, until it is settled. */
 export interface Reservation {
+  /** What was taken by estimate; 0 where there is no limit. */
+  readonly tokens: { readonly inputTokens: number; readonly outputTokens: number };
   /** Says what was really used; the first call counts. */
   settle(inputTokens: number | undefined, outputTokens: number | undefined): void;
   /** Gives everything back: the request did not get to an engine. */
   refund(): void;
 }
 
-const NOTHING: Reservation = { settle() {}, refund() {} };
+const NOTHING: Reservation = { tokens: { inputTokens: 0, outputTokens: 0 }, settle() {}, refund() {} };
+
+/**
+ * Settles what a request took whose worker died, and cannot: the engine has computed its prompt if it was sent, and nobody
+ * knows of what else.
+ */
+export function settleLost(kernel: AttachedKernel, lost: LostRequest, now: number): void {
+  const sent = lost.phase >= RequestPhase.prefilling;
+  const back = sent ? [0, 0, lost.outputTokens] : [1, lost.inputTokens, lost.outputTokens];
+  if (lost.inputTokens + lost.outputTokens === 0) return; // no limit of its tenant
+  back.forEach((amount, window) => {
+    if (amount > 0) kernel.exports.limitSettle(lost.tenant, window, -amount, now);
+  });
+}
 
 export class Limits {
   /** Gateways that share the limits when nobody tells what the others used: each takes its part. */
@@ -77,7 +93,9 @@ export class Limits {
         }
       });
     };
+    const [, inputTokens, outputTokens] = amounts;
     return {
+      tokens: { inputTokens, outputTokens },
       settle: (input, output) => settle(1, input ?? amounts[1], output ?? amounts[2]),
       refund: () => settle(0, 0, 0),
     };

@@ -45,8 +45,11 @@ export interface ReloaderParts {
   readonly control: ControlPlane;
   readonly clock: Clock;
   readonly log: Log;
-  /** Is told the configuration after each reload, for what is beside the snapshot: certificates. */
-  applied(config: Config): Promise<void>;
+  /**
+   * Looks at what is beside the snapshot, certificates; returns what puts it into force with the configuration. Throws when
+   * it cannot be used: then nothing of the change applies.
+   */
+  prepare(config: Config): Promise<() => void>;
 }
 
 export class Reloader {
@@ -131,18 +134,19 @@ export class Reloader {
         throw new Error(`it does not fit the running process without a restart (${restart.join(", ")}): ${listed}`);
       }
       const changes = { ...diff(running, kept), restart };
+      const commit = await this.parts.prepare(kept);
       this.#lastSuccess = clock.wall();
       this.#lastError = null;
       this.#restart = restart;
       const same = changes.sections.length === 0 &&
         JSON.stringify([...access]) === JSON.stringify([...control.snapshot.access]);
       if (same) {
-        await this.parts.applied(control.config); // a certificate is no value of the configuration
+        commit(); // a certificate is no value of the configuration
         this.#counts.unchanged++;
         return { result: "unchanged", error: null, changes };
       }
       control.apply(kept, access);
-      await this.parts.applied(control.config);
+      commit();
       this.#since = clock.wall();
       this.#counts.applied++;
       log.info("the configuration was reloaded", { source: source.name, why, sections: changes.sections });

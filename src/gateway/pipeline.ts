@@ -168,6 +168,7 @@ export class Pipeline {
         concurrency: tenant.limits.concurrency,
         queued: tenant.limits.queued,
       },
+      reserved: admitted.reservation.tokens,
       queue,
       objectives: {
         ttftMs: Number(fields.ttftSloMs ?? policy.ttftSloMs),

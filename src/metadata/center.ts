@@ -57,7 +57,7 @@ export interface CenterLimits {
   leaseMs: number;
   /** Requests known at once; more are refused. */
   requests: number;
-  /** Prefix hashes known at once; the oldest go first. */
+  /** Prefix hashes known at once; the oldest of the cluster with most of them go first. */
   prefixes: number;
 }
 
@@ -97,6 +97,8 @@ interface OpenRequest extends LoadRequest {
 export function engineKey({ ip, port }: EngineAddress): string {
   return port === undefined ? ip : `${ip}:${port}`;
 }
+
+const EMPTY: Cluster["prefixes"] = new Map();
 
 export class Center {
   readonly #clusters = new Map<string, Cluster>();
@@ -229,12 +231,24 @@ export class Center {
       else this.#prefixCount++;
       cluster.prefixes.set(hash, (holders ?? new Map()).set(key, { ip, port }));
     }
-    while (this.#prefixCount > this.limits.prefixes) {
-      const [oldest] = cluster.prefixes.keys();
-      cluster.prefixes.delete(oldest);
-      this.#prefixCount--;
-    }
+    this.#evict();
     for (const watcher of cluster.watchers) watcher({ kind: "cache", save });
+  }
+
+  // The cluster with most prefixes gives up its oldest: a busy one takes nothing from those that have less than it.
+  #evict(): void {
+    while (this.#prefixCount > this.limits.prefixes) {
+      let [largest, second] = [EMPTY, 0];
+      for (const { prefixes } of this.#clusters.values()) {
+        if (prefixes.size > largest.size) [largest, second] = [prefixes, largest.size];
+        else second = Math.max(second, prefixes.size);
+      }
+      for (const oldest of largest.keys()) {
+        largest.delete(oldest);
+        this.#prefixCount--;
+        if (this.#prefixCount <= this.limits.prefixes || largest.size < second) break;
+      }
+    }
   }
 
   /** The engines that hold the longest beginnings of a prompt, longest first. */

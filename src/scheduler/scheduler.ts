@@ -23,6 +23,8 @@ export interface Ask {
     readonly concurrency?: number;
     readonly queued?: number;
   };
+  /** Tokens taken of its tenant's limits for it by estimate. */
+  readonly reserved: { readonly inputTokens: number; readonly outputTokens: number };
   /** Bounds of the queue that it may wait in. */
   readonly queue: QueueLimits;
   /** Objectives in ms, 0 for none: for policy slo. */

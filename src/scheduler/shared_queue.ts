@@ -107,6 +107,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
     }
     const parts: GrantParts = { row, placement, prompt, model, hidden, pinned: pinned !== undefined, queuedMs: 0 };
     const { standing, objectives } = ask;
+    row.assign(standing.tenant, ask.reserved);
     try {
       if (standing.concurrency !== undefined && !row.admit(standing.tenant, standing.concurrency)) {
         throw new GatewayError(

@@ -12,6 +12,7 @@ import { fixedConfig } from "../control/config_file.ts";
 import { ControlPlane } from "../control/control_plane.ts";
 import { Fleet } from "../control/fleet.ts";
 import { LoadSync } from "../control/load_sync.ts";
+import { LostRequests } from "../control/lost_requests.ts";
 import { type ConfigSource, Reloader } from "../control/reloader.ts";
 import { Trainer } from "../control/trainer.ts";
 import { TrainerState } from "../control/trainer_state.ts";
@@ -82,7 +83,15 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     via: hostname(),
     started: Math.floor(Date.now() / 1_000),
   };
-  const supervisor = new Supervisor(kernel, shared, setup, log, workers, certificate);
+  const lost = new LostRequests({
+    kernel,
+    clock: systemClock,
+    log,
+    models: config.limits.models,
+    nameOf: (row) => fleet.nameOf(row),
+  });
+  const reap = (block: number) => lost.reap(block);
+  const supervisor = new Supervisor(kernel, shared, setup, log, workers, certificate, reap);
   let sync: LoadSync | undefined;
   const control = new ControlPlane({
     kernel,
@@ -99,9 +108,12 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     control,
     clock: systemClock,
     log,
-    applied: ({ tls, log: { level } }) => {
-      log.level = level;
-      return renewCertificate(supervisor, tls);
+    async prepare({ tls, log: { level } }) {
+      const renew = await certificateChange(supervisor, tls);
+      return () => {
+        log.level = level;
+        renew?.();
+      };
     },
   });
 
@@ -201,10 +213,17 @@ function trainerOf(kernel: AttachedKernel, config: Config, fleet: Fleet, log: Lo
   return new Trainer(new PredictorTable(kernel), new SampleReader(kernel), config, endpoints, systemClock, state);
 }
 
-// The files may be others than before under the same names.
-async function renewCertificate(supervisor: Supervisor, tls: Config["tls"]): Promise<void> {
-  if (!tls || !supervisor.certificate) return;
+// The files may be others than before under the same names; ones that cannot be used are found out before anybody listens
+// with them.
+async function certificateChange(supervisor: Supervisor, tls: Config["tls"]): Promise<(() => void) | undefined> {
+  if (!tls || !supervisor.certificate) return undefined;
   const certificate = await readCertificate(tls);
   const { cert, key } = supervisor.certificate;
-  if (certificate.cert !== cert || certificate.key !== key) supervisor.renew(certificate);
+  if (certificate.cert === cert && certificate.key === key) return undefined;
+  try {
+    Deno.listenTls({ hostname: "127.0.0.1", port: 0, ...certificate }).close();
+  } catch (error) {
+    throw new Error(`tls: the certificate and its key cannot be used: ${(error as Error).message}`, { cause: error });
+  }
+  return () => supervisor.renew(certificate);
 }

@@ -57,6 +57,8 @@ export class Supervisor {
     readonly log: Log,
     workers: number,
     public certificate: Certificate | undefined,
+    /** Takes a block from its worker; returns how many requests were lost. */
+    readonly reap: (block: number) => number = (block) => kernel.exports.reap(block),
   ) {
     this.#spares = Array.from({ length: SPARE_BLOCKS }, (_, i) => workers + 1 + i);
     this.#seats = Array.from({ length: workers }, (_, i) => ({
@@ -128,7 +130,7 @@ export class Supervisor {
     seat.thread = undefined;
     reject(new Error(`Worker ${seat.worker} cannot serve: ${why}`));
     // Termination is a request to the thread, not its end: the block is fenced off and rests while another is used.
-    const released = this.kernel.exports.reap(seat.block);
+    const released = this.reap(seat.block);
     this.#spares.push(seat.block);
     seat.block = this.#spares.shift()!;
     this.log[why === ASKED ? "info" : "error"]("worker lost", { worker: seat.worker, why, released });
@@ -141,7 +143,7 @@ export class Supervisor {
     seat.state = "restarting";
     seat.restarts++;
     seat.timer = setTimeout(() => {
-      this.kernel.exports.reap(seat.block); // what the block's last worker may have been in the middle of
+      this.reap(seat.block); // what the block's last worker may have been in the middle of
       this.#begin(seat).catch(() => {/* logged where it was lost */});
     }, seat.pauseMs);
     seat.pauseMs = Math.min(LONGEST_PAUSE_MS, seat.pauseMs * 2);

@@ -89,6 +89,15 @@ export class RequestRow {
     return this.words[(k.requestOffset(this.row) + k.REQUEST_ENDPOINT) >>> 2];
   }
 
+  /** Says whose it is, and what was taken of that tenant's limits for it: for whoever settles it when its worker dies. */
+  assign(tenant: number, { inputTokens, outputTokens }: { inputTokens: number; outputTokens: number }): void {
+    const { words, kernel: { exports: k } } = this;
+    const at = k.requestOffset(this.row) >>> 2;
+    words[at + (k.REQUEST_TENANT >>> 2)] = tenant;
+    words[at + (k.REQUEST_RESERVED_INPUT >>> 2)] = inputTokens;
+    words[at + (k.REQUEST_RESERVED_OUTPUT >>> 2)] = outputTokens;
+  }
+
   /** Counts it in its tenant's concurrency; false when `limit` requests are under way. */
   admit(tenant: number, limit: number): boolean {
     return this.kernel.exports.admit(this.row, tenant, limit) === 1;
@@ -154,4 +163,41 @@ export class RequestRow {
     this.kernel.exports.requestRelease(this.row, this.generation);
     this.giveBack(this.row);
   }
+}
+
+/** A request whose worker has died. */
+export interface LostRequest {
+  readonly phase: RequestPhase;
+  readonly endpoint: number;
+  readonly cluster: number;
+  readonly model: number;
+  readonly tenant: number;
+  readonly promptBytes: number;
+  /** Tokens taken of its tenant's limits by estimate. */
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+}
+
+/** The open requests of a worker's block, before they are released. Control plane only. */
+export function openRequests({ exports: k, buffer }: AttachedKernel, worker: number): LostRequest[] {
+  const words = new Int32Array(buffer);
+  const rows = words[k.HEADER_REQUESTS];
+  const open: LostRequest[] = [];
+  for (let row = worker * rows; row < (worker + 1) * rows; row++) {
+    const at = k.requestOffset(row) >>> 2;
+    const word = (field: number) => words[at + (field >>> 2)];
+    const phase = Atomics.load(words, at + (k.REQUEST_PHASE >>> 2)) as RequestPhase;
+    if (phase === RequestPhase.free) continue;
+    open.push({
+      phase,
+      endpoint: word(k.REQUEST_ENDPOINT),
+      cluster: word(k.REQUEST_CLUSTER),
+      model: word(k.REQUEST_MODEL),
+      tenant: word(k.REQUEST_TENANT),
+      promptBytes: word(k.REQUEST_PROMPT) >>> 0,
+      inputTokens: word(k.REQUEST_RESERVED_INPUT) >>> 0,
+      outputTokens: word(k.REQUEST_RESERVED_OUTPUT) >>> 0,
+    });
+  }
+  return open;
 }

@@ -101,6 +101,12 @@ export class Instruments {
     this.#observe(base + OUTCOMES.length, seconds);
   }
 
+  /** A request's worker died: when it came is not known. */
+  lost(model: number, tenant: number, sent: boolean): void {
+    this.cells[modelBase(model) + OUTCOMES.indexOf("worker_lost")]++;
+    this.tenantEnded(tenant, sent, undefined);
+  }
+
   /** A tenant's request ended. */
   tenantEnded(tenant: number, sent: boolean, usage: Usage | undefined): void {
     const base = tenantBase(this.models, tenant);

@@ -8,9 +8,17 @@ export type Outcome =
   | "engine_rejected" // the engine answered 4xx
   | "engine_failed" // the engine answered 5xx
   | "stream_broken" // the engine's answer broke off after its beginning
+  | "worker_lost" // the thread that served it died
   | ErrorCode;
 
-export const OUTCOMES: readonly Outcome[] = ["ok", "engine_rejected", "engine_failed", "stream_broken", ...ERROR_CODES];
+export const OUTCOMES: readonly Outcome[] = [
+  "ok",
+  "engine_rejected",
+  "engine_failed",
+  "stream_broken",
+  "worker_lost",
+  ...ERROR_CODES,
+];
 
 /** Outcome of an answer that an engine gave. */
 export function outcomeOfStatus(status: number): Outcome {

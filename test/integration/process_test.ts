@@ -39,6 +39,21 @@ async function withConfig<T>(text: string, body: (path: string) => Promise<T>): 
   }
 }
 
+Deno.test("check-config --against says what changes and what of it needs a restart", async () => {
+  const config = (more: string) =>
+    `clusters: [{name: c}]\nmodel_mapping_rule: {m: {rules: [{backend: vllm, cluster: c}]}}\n${more}`;
+  await withConfig(config(""), async (running) => {
+    const against = async (more: string) =>
+      await withConfig(config(more), async (wanted) => (await run("check-config", wanted, "--against", running)).out);
+    assertStringIncludes(await against(""), "nothing changes\na running gateway takes it on as it is");
+    assertStringIncludes(await against("retries: 3\n"), "changes: retries\na running gateway takes it on as it is");
+    assertStringIncludes(
+      await against("listen: 127.0.0.1:9\nlimits: {prefixes: 1024, url_bytes: 100}\n"),
+      "changes: listen, limits\nneeds a restart: listen, limits.prefixes",
+    );
+  });
+});
+
 Deno.test("help, version, schema, wrong usage", async () => {
   assertStringIncludes((await run("--help")).out, "Commands:");
   assertStringIncludes((await run("serve", "--help")).out, "--mock-engines");

@@ -95,6 +95,20 @@ Deno.test("Center is bounded in requests and prefixes", () => {
   assertEquals([6n, 7n, 8n, 9n].map((hash) => center.queryCache("c", [hash], 10).length), [0, 1, 1, 1]);
 });
 
+Deno.test("Center: a busy cluster takes no prefix from one that has less than it", () => {
+  const center = new Center(new ManualClock(), { ...DEFAULT_CENTER_LIMITS, prefixes: 10 });
+  const save = (cluster: string, ...hashes: bigint[]) => center.saveCache({ cluster, ip: "10.0.0.1", hashes });
+  const holds = (cluster: string, hash: bigint) => center.queryCache(cluster, [hash], 1).length;
+  for (let i = 0n; i < 10n; i++) save("big", i);
+  save("small", 100n, 101n);
+  assertEquals([holds("small", 100n), holds("small", 101n)], [1, 1]);
+  assertEquals([0n, 1n, 2n, 9n].map((hash) => holds("big", hash)), [0, 0, 1, 1], "its own oldest go");
+  for (let i = 10n; i < 200n; i++) save("big", i);
+  assertEquals([holds("small", 100n), holds("small", 101n), holds("big", 199n)], [1, 1, 1]);
+  for (let i = 0n; i < 50n; i++) save("other", 1_000n + i);
+  assertEquals([holds("small", 100n), holds("other", 1_049n)], [1, 1], "none has more than half of what others have");
+});
+
 Deno.test("wire: integers beyond 2^53 are exact both ways, everything else is as JSON has it", () => {
   const random = new Random(seed);
   for (let i = 0; i < 500; i++) {
