@@ -74,7 +74,7 @@ export async function check(file: string, count: number, scale: number): Promise
     const hits = (list: readonly { promptTokens: number; cachedTokens: number }[]) =>
       list.reduce((sum, one) => sum + one.cachedTokens, 0) / list.reduce((sum, one) => sum + one.promptTokens, 0);
     const simulator = new Simulator(Array(ENGINES).fill(HARDWARE.standard), UNDISTURBED);
-    const jobs = simulator.run(
+    const jobs = await simulator.run(
       requests,
       scale,
       (fleet) => new GatewayPolicy(fleet, { algorithm: "late_binding", seed: 1, disturbance: UNDISTURBED }),

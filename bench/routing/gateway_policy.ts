@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-// The gateway's own policies in the simulation: the real kernel, tables, prefix index, queue, trainer and accounting
-// decide, on the virtual clock.
+// The gateway's own policies in the simulation: the product's scheduler on a virtual clock, with its kernel, tables, queue,
+// trainer and accounting. Only the prompts are the simulation's: they have block ids in place of text.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
-import { ManualClock } from "../../src/base/clock.ts";
+import { type Clock, ManualClock } from "../../src/base/clock.ts";
+import { Deadlines } from "../../src/base/deadlines.ts";
 import { parseConfig } from "../../src/config/load.ts";
+import type { Config } from "../../src/config/schema.ts";
 import type { PolicyName } from "../../src/config/sections.ts";
-import { DecisionMaker, type HashedPrompt, QUEUED } from "../../src/scheduler/decision.ts";
+import { Trainer } from "../../src/control/trainer.ts";
+import { TrainerState } from "../../src/control/trainer_state.ts";
+import { DecisionMaker, type HashedPrompt } from "../../src/scheduler/decision.ts";
 import { HiddenPrefills } from "../../src/scheduler/hidden_prefills.ts";
 import { type Placement, placementSalt } from "../../src/scheduler/placement.ts";
 import { policyOf } from "../../src/scheduler/policy.ts";
-import { Trainer } from "../../src/control/trainer.ts";
-import { TrainerState } from "../../src/control/trainer_state.ts";
+import { presumeFirstToken, type Presumption } from "../../src/scheduler/presumption.ts";
+import { queueLimits } from "../../src/scheduler/queue_limits.ts";
+import type { Ask, Grant } from "../../src/scheduler/scheduler.ts";
+import { SharedQueue } from "../../src/scheduler/shared_queue.ts";
 import { EndpointTable } from "../../src/tables/endpoint_table.ts";
+import { GrantWatch } from "../../src/tables/grant_watch.ts";
 import { PredictorTable } from "../../src/tables/predictor_table.ts";
 import { writeQueueParameters } from "../../src/tables/queue_parameters.ts";
-import { RequestPhase, type RequestRow, RequestTable } from "../../src/tables/request_table.ts";
+import { RequestTable } from "../../src/tables/request_table.ts";
 import { SampleReader, SampleWriter } from "../../src/tables/sample_ring.ts";
 import { writeTenant } from "../../src/tables/tenant_table.ts";
 import { Log } from "../../src/telemetry/log.ts";
@@ -30,17 +37,12 @@ const CHUNKS_A_BLOCK = BLOCK_TOKENS * BYTES_PER_TOKEN / CHUNK_BYTES;
 /** How often the trainer looks at its rings, and metrics are scraped. */
 const TRAIN_MS = 100;
 const SCRAPE_MS = 100;
-/** How often waiting requests look their prompts up again. */
-const REFRESH_MS = 50;
-const MARGIN = 1.2;
 /** Band of standard priority. */
 const STANDARD = 1_000;
 
 interface Open {
-  readonly job: Job;
-  readonly row: RequestRow;
-  readonly prompt: HashedPrompt;
-  pinned: number;
+  readonly grant: Grant;
+  readonly presumption: Presumption | undefined;
 }
 
 export interface GatewayOptions {
@@ -53,21 +55,55 @@ export interface GatewayOptions {
   readonly queue?: Record<string, number>;
 }
 
+/** Time as the simulation has it. */
+class FleetClock implements Clock {
+  constructor(readonly fleet: Fleet) {}
+  readonly now = (): number => this.fleet.now;
+  readonly wall = (): number => this.fleet.now;
+  readonly shared = (): number => this.fleet.now;
+  after(ms: number, callback: () => void): () => void {
+    let cancelled = false;
+    this.fleet.after(ms, () => {
+      if (!cancelled) callback();
+    });
+    return () => cancelled = true;
+  }
+}
+
+/** Decisions about prompts that are named by the index of their job. */
+class JobDecisions extends DecisionMaker {
+  readonly #jobs: ReadonlyMap<string, Job>;
+
+  constructor(kernel: AttachedKernel, jobs: ReadonlyMap<string, Job>) {
+    super(kernel);
+    this.#jobs = jobs;
+  }
+
+  override begin(text: string, placement: Placement): HashedPrompt {
+    const prompt = promptOf(this.#jobs.get(text)!, placement.policy.cacheAware);
+    this.resume(prompt, placement, []);
+    return prompt;
+  }
+
+  // Hashes of jobs have arrays of their own.
+  override retire(): void {}
+}
+
 export class GatewayPolicy implements RoutingPolicy {
-  readonly #decisions: DecisionMaker;
-  readonly #requests: RequestTable;
+  readonly #config: Config;
+  readonly #decisions: JobDecisions;
+  readonly #scheduler: SharedQueue;
+  readonly #deadlines: Deadlines;
   readonly #endpoints: EndpointTable;
   readonly #placement: Placement;
   readonly #rows: number[];
   readonly #engineOf = new Map<number, number>();
+  /** Jobs that came and have not ended, by what stands for their prompts. */
+  readonly #jobs = new Map<string, Job>();
   readonly #open = new Map<Job, Open>();
-  readonly #waiting = new Map<Job, Open>();
   readonly #samples: SampleWriter;
   readonly #trainer: Trainer | undefined;
   readonly #hidden: HiddenPrefills;
-  #refreshing = false;
-  #refreshed = 0;
-
   readonly #tenants: boolean;
   readonly #kernel: AttachedKernel;
 
@@ -82,10 +118,15 @@ export class GatewayPolicy implements RoutingPolicy {
       ringWords: 1_024,
       tenants: weights?.length ?? 1,
     }, seed);
-    const config = parseConfig({ algorithm, queue: queue ?? {} });
+    // The bench measures every wait to its end, however long it is.
+    const patient = { requests: 1_048_576, bytes: 4_294_967_295, max_wait_ms: 86_400_000 };
+    const config = this.#config = parseConfig({
+      algorithm,
+      queue: queue ?? {},
+      admission: { critical: patient, standard: patient, batch: patient },
+    });
     writeQueueParameters(control, config.queue, BYTES_PER_TOKEN);
-    const shares = weights ?? [1];
-    shares.forEach((weight, tenant) => writeTenant(control, tenant, { weight }));
+    (weights ?? [1]).forEach((weight, tenant) => writeTenant(control, tenant, { weight }));
     this.#tenants = weights !== undefined;
     this.#kernel = kernel;
     this.#endpoints = new EndpointTable(control);
@@ -93,8 +134,17 @@ export class GatewayPolicy implements RoutingPolicy {
       this.#endpoints.add(0, { hostname: "engine", port: 1 + i }, profile.kvBlocks * CHUNKS_A_BLOCK, 0)
     );
     this.#rows.forEach((row, engine) => this.#engineOf.set(row, engine));
-    this.#decisions = new DecisionMaker(kernel);
-    this.#requests = new RequestTable(kernel);
+    const clock = new FleetClock(fleet);
+    this.#decisions = new JobDecisions(kernel, this.#jobs);
+    this.#deadlines = new Deadlines(clock);
+    this.#scheduler = new SharedQueue({
+      decisions: this.#decisions,
+      requests: new RequestTable(kernel),
+      endpoints: this.#endpoints,
+      clock,
+      deadlines: this.#deadlines,
+      grants: new GrantWatch(kernel),
+    });
     this.#samples = new SampleWriter(kernel);
     this.#hidden = new HiddenPrefills(control);
     this.#placement = {
@@ -137,76 +187,38 @@ export class GatewayPolicy implements RoutingPolicy {
   }
 
   arrive(job: Job): void {
-    const prompt = promptOf(job, this.#placement.policy.cacheAware);
-    const row = this.#requests.tryOpen(0, 0, prompt.bytes)!;
-    this.#decisions.resume(prompt, this.#placement, []);
-    const open = { job, row, prompt, pinned: 0 };
-    if (!this.#placement.policy.queued) {
-      this.#decisions.setObjectives(GOOD_TTFT_MS, GOOD_TPOT_MS);
-      const endpoint = this.#decisions.choose(this.#placement, prompt.bytes, 0, this.fleet.now);
-      row.grant(endpoint, this.#decisions.matchedBytes, this.fleet.now);
-      this.#send(open);
-      return;
-    }
-    const standing = { band: STANDARD, tenant: this.#tenants ? job.tenant : 0, deadlineMs: 0 };
-    if (this.#decisions.arrive(row, this.#placement, standing, this.fleet.now) === QUEUED) {
-      this.#waiting.set(job, open);
-      this.#refresh();
-    } else this.#send(open);
-  }
-
-  #send(open: Open): void {
-    const { job, row, prompt } = open;
-    row.dispatch(this.fleet.now, job.hidden);
-    // The metadata center tells the others which engine holds the prompt.
-    const holder = this.#engineOf.get(row.endpoint)!;
-    this.fleet.tellOthers((other) => (other as GatewayPolicy).saved(prompt, holder));
-    open.pinned = this.#decisions.pin(prompt, this.#placement.salt, row.endpoint);
-    this.#open.set(job, open);
-    job.pendingTokens = Math.max(0, job.inputTokens - row.cachedBytes / BYTES_PER_TOKEN);
-    const engine = this.#engineOf.get(row.endpoint)!;
-    if (job.hidden) {
-      const rate = this.#endpoints.rate(row.endpoint);
-      this.fleet.after(MARGIN * rate * (row.uncachedBytes + row.aheadBytes), () => this.#presume(open));
-    }
-    this.fleet.send(job, engine);
-  }
-
-  #presume({ job, row }: Open): void {
-    if (!this.#open.has(job)) return;
-    row.firstToken(this.fleet.now);
-    this.#fill(row.endpoint);
-  }
-
-  #fill(endpoint: number): void {
-    if (this.#waiting.size > 0) this.#sendGranted(this.#decisions.fill(0, endpoint, this.fleet.now));
-  }
-
-  #sendGranted(count: number): void {
-    if (count === 0) return;
-    for (const [job, open] of this.#waiting) {
-      if (open.row.phase !== RequestPhase.granted) continue;
-      this.#waiting.delete(job);
-      this.#send(open);
-      if (--count === 0) return;
-    }
-  }
-
-  // As the workers do: waiting requests look up again who holds their prompts, and nobody waits for an idle endpoint.
-  #refresh(): void {
-    if (this.#refreshing || this.#waiting.size === 0) return;
-    this.#refreshing = true;
-    this.fleet.after(REFRESH_MS, () => {
-      this.#refreshing = false;
-      const all = [...this.#waiting.values()];
-      for (let i = 0; i < Math.min(64, all.length); i++) {
-        const { row, prompt } = all[(this.#refreshed + i) % all.length];
-        this.#decisions.refresh(row, prompt, this.#placement, this.fleet.now);
-      }
-      this.#refreshed += 64;
-      this.#sendGranted(this.#decisions.fillAll(0, this.fleet.now));
-      this.#refresh();
+    this.#jobs.set(String(job.index), job);
+    const ask: Ask = {
+      placement: this.#placement,
+      promptText: String(job.index),
+      model: 0,
+      standing: { band: STANDARD, tenant: this.#tenants ? job.tenant : 0, deadlineMs: 0 },
+      reserved: { inputTokens: 0, outputTokens: 0 },
+      queue: queueLimits(this.#config),
+      objectives: { ttftMs: GOOD_TTFT_MS, tpotMs: GOOD_TPOT_MS },
+      preempt() {},
+      hidden: job.hidden,
+    };
+    this.#scheduler.acquire(ask, () => {}).then((grant) => this.#send(job, grant), () => {
+      this.#jobs.delete(String(job.index));
+      this.fleet.refuse(job);
     });
+    this.fleet.unsettled();
+  }
+
+  #send(job: Job, grant: Grant): void {
+    const { leg, prompt } = grant;
+    const { row } = leg.endpoint;
+    leg.sent();
+    leg.remember();
+    const engine = this.#engineOf.get(row)!;
+    // The metadata center tells the others which engine holds the prompt.
+    this.fleet.tellOthers((other) => (other as GatewayPolicy).saved(prompt, engine));
+    job.pendingTokens = Math.max(0, job.inputTokens - leg.matchedBytes / BYTES_PER_TOKEN);
+    const { first_token_margin } = this.#config.prediction;
+    const presumption = job.hidden ? presumeFirstToken(grant, this.#deadlines, first_token_margin) : undefined;
+    this.#open.set(job, { grant, presumption });
+    this.fleet.send(job, engine);
   }
 
   // The engines' waiting counts tell which prefills are over whose first token was not seen.
@@ -214,17 +226,20 @@ export class GatewayPolicy implements RoutingPolicy {
     this.fleet.gauges.forEach(({ waiting, kvUsage }, engine) => {
       const row = this.#rows[engine];
       this.#endpoints.setGauges(row, { waiting, running: NaN, kvUsage });
-      if (this.#hidden.observe(row, waiting, this.fleet.now - ageMs, this.fleet.now) > 0) this.#fill(row);
+      if (this.#hidden.observe(row, waiting, this.fleet.now - ageMs, this.fleet.now) > 0) {
+        this.#scheduler.roomAt(this.#placement.cluster, row);
+      }
     });
+    this.fleet.unsettled();
   }
 
   firstToken(job: Job): void {
-    const { row } = this.#open.get(job)!;
-    const prefillMs = row.firstToken(this.fleet.now);
+    const { leg } = this.#open.get(job)!.grant;
+    const prefillMs = leg.firstToken();
     if (this.#trainer) {
       this.#samples.write({
         model: 0,
-        endpoint: row.endpoint,
+        endpoint: leg.endpoint.row,
         promptBytes: job.inputTokens * BYTES_PER_TOKEN,
         promptTokens: job.inputTokens,
         cachedTokens: job.cachedTokens,
@@ -234,17 +249,22 @@ export class GatewayPolicy implements RoutingPolicy {
         predicted: NaN,
       });
     }
-    this.#fill(row.endpoint);
+    this.fleet.unsettled();
   }
 
   end(job: Job): void {
-    const { row, prompt, pinned } = this.#open.get(job)!;
-    const { endpoint } = row;
-    this.#decisions.unpin(prompt, pinned, this.#placement.salt, endpoint);
-    row.release();
+    const { grant, presumption } = this.#open.get(job)!;
+    presumption?.[Symbol.dispose]();
+    grant[Symbol.dispose]();
     if (this.#tenants) this.#kernel.exports.serve(job.tenant, job.outputTokens * BYTES_PER_TOKEN);
     this.#open.delete(job);
-    if (job.hidden) this.#fill(endpoint);
+    this.#jobs.delete(String(job.index));
+    this.fleet.unsettled();
+  }
+
+  close(): void {
+    this.#scheduler.close();
+    this.#deadlines.close();
   }
 
   /** An engine holds a prompt that went there through another gateway. */

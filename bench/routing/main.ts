@@ -94,17 +94,17 @@ const CONTENDERS = [
 ];
 const SATURATED_MS = 10_000;
 
-function simulate(trace: Trace, scale: number, make: Make, disturbance = UNDISTURBED) {
+async function simulate(trace: Trace, scale: number, make: Make, disturbance = UNDISTURBED) {
   const simulator = new Simulator(hardware, disturbance);
-  return { simulator, jobs: simulator.run(trace.requests, scale, (fleet) => make(fleet, disturbance)) };
+  return { simulator, jobs: await simulator.run(trace.requests, scale, (fleet) => make(fleet, disturbance)) };
 }
 
 // Asked first: the rule that was not saturated last.
 let order = CONTENDERS;
 
-function saturated(trace: Trace, scale: number): boolean {
+async function saturated(trace: Trace, scale: number): Promise<boolean> {
   for (const name of order) {
-    const { jobs } = simulate(trace, scale, published[name]);
+    const { jobs } = await simulate(trace, scale, published[name]);
     if (jobs.reduce((sum, { firstTokenAt, at }) => sum + firstTokenAt - at, 0) / jobs.length < SATURATED_MS) {
       order = [name, ...order.filter((other) => other !== name)];
       return false;
@@ -114,13 +114,13 @@ function saturated(trace: Trace, scale: number): boolean {
 }
 
 /** The saturating rate of a trace, as a multiple of its own, to 1 %. */
-function saturatingScale(trace: Trace): number {
+async function saturatingScale(trace: Trace): Promise<number> {
   let low = engines / 64;
-  while (saturated(trace, low)) low /= 2;
+  while (await saturated(trace, low)) low /= 2;
   let high = low * 2;
   // Beyond this everything arrives within a millisecond.
   const most = Math.max(1, trace.requests.at(-1)!.at);
-  while (!saturated(trace, high)) {
+  while (!await saturated(trace, high)) {
     [low, high] = [high, high * 2];
     if (high > most) {
       stop(`${trace.name}: too short to saturate ${engines} engines; use more requests or fewer engines`);
@@ -128,7 +128,7 @@ function saturatingScale(trace: Trace): number {
   }
   while (high / low > 1.01) {
     const middle = Math.sqrt(low * high);
-    if (saturated(trace, middle)) high = middle;
+    if (await saturated(trace, middle)) high = middle;
     else low = middle;
   }
   return low;
@@ -162,7 +162,7 @@ const points: Point[] = [];
 const total = traces.length * scenarios.length * loads.length * chosen.length;
 for (const trace of traces) {
   progress(`${trace.name}: looking for the saturating rate`);
-  const scale = options.scale === undefined ? saturatingScale(trace) : Number(options.scale);
+  const scale = options.scale === undefined ? await saturatingScale(trace) : Number(options.scale);
   if (!(scale > 0)) stop(`--scale: expected a number above 0, found "${options.scale}"`);
   if (!Deno.stderr.isTerminal()) console.error(`${trace.name}: saturates at ${scale.toFixed(3)} times its own rate`);
   for (const disturbance of scenarios) {
@@ -173,7 +173,7 @@ for (const trace of traces) {
       for (const policy of chosen) {
         const bar = "#".repeat(Math.round(30 * points.length / total)).padEnd(30, ".");
         progress(`${bar} ${trace.name} ${disturbance} ${load} ${policy}`);
-        const { jobs, simulator } = simulate(disturbed, scale * load, policies[policy], conditions);
+        const { jobs, simulator } = await simulate(disturbed, scale * load, policies[policy], conditions);
         const about = { trace: trace.name, disturbance, engines, fleet, load, policy, ideal_hit_ratio: ideal };
         points.push(measure(jobs, simulator, about));
       }

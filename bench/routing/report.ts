@@ -31,6 +31,8 @@ export interface Point {
   ideal_hit_ratio: number;
   /** Most prompt tokens of one engine beside the mean. */
   imbalance: number;
+  /** Requests that the gateway refused: the other figures are of the rest, but for goodput. */
+  refused: number;
   /** Share of the requests within 2 s to the first token and 100 ms a token. */
   goodput: number;
 }
@@ -47,10 +49,11 @@ function distribution(values: number[]): Distribution {
 
 /** The figures of a run. */
 export function measure(
-  jobs: readonly Job[],
+  all: readonly Job[],
   { sentTokens, now }: Simulator,
   about: Pick<Point, "trace" | "disturbance" | "engines" | "fleet" | "load" | "policy" | "ideal_hit_ratio">,
 ): Point {
+  const jobs = all.filter(({ refused }) => !refused);
   const ttft = jobs.map(({ firstTokenAt, at }) => firstTokenAt - at);
   const tpot = jobs.map(({ firstTokenAt, endAt, outputTokens }) =>
     (endAt - firstTokenAt) / Math.max(1, outputTokens - 1)
@@ -66,7 +69,8 @@ export function measure(
     requests_per_second: jobs.length / (now / 1_000),
     prefix_hit_ratio: cached / prompt,
     imbalance: Math.max(...sentTokens) * sentTokens.length / prompt,
-    goodput: jobs.filter((_, i) => ttft[i] <= GOOD_TTFT_MS && tpot[i] <= GOOD_TPOT_MS).length / jobs.length,
+    goodput: jobs.filter((_, i) => ttft[i] <= GOOD_TTFT_MS && tpot[i] <= GOOD_TPOT_MS).length / all.length,
+    refused: all.length - jobs.length,
   };
 }
 

@@ -2,6 +2,7 @@
 // A fleet of engines on a virtual clock: the mock engine's own model, driven by events instead of time. A policy is told
 // of arrivals, first tokens and ends, and sends requests to engines whenever it likes.
 
+import { setImmediate } from "node:timers";
 import { EngineModel, type EngineProfile, type Sequence } from "../../src/mock/engine_model.ts";
 import { Random } from "../../src/base/random.ts";
 import type { TraceRequest } from "./trace.ts";
@@ -11,6 +12,8 @@ export interface Job extends TraceRequest {
   readonly index: number;
   /** Its first token is not seen by the gateway. */
   readonly hidden: boolean;
+  /** The gateway refused it. */
+  refused: boolean;
   engine: number;
   sentAt: number;
   firstTokenAt: number;
@@ -39,10 +42,14 @@ export interface Fleet {
   /** As they were when the engines were last asked. */
   readonly gauges: readonly EngineGauges[];
   send(job: Job, engine: number): void;
+  /** A request is not sent at all. */
+  refuse(job: Job): void;
   /** Tells the policies of the other gateways something, when they are told next. */
   tellOthers(call: (other: RoutingPolicy) => void): void;
   /** Calls back after some milliseconds. */
   after(ms: number, call: () => void): void;
+  /** Promises were resolved: what waits for them goes on before time does. */
+  unsettled(): void;
 }
 
 export interface RoutingPolicy {
@@ -50,6 +57,8 @@ export interface RoutingPolicy {
   /** Not called for a job whose first token is hidden. */
   firstToken(job: Job): void;
   end(job: Job): void;
+  /** The run is over. */
+  close?(): void;
   /** What other gateways have on the engines. */
   setRemote?(inFlight: readonly number[], promptTokens: readonly number[]): void;
 }
@@ -115,6 +124,9 @@ class View implements Fleet {
   after(ms: number, call: () => void): void {
     this.simulator.after(ms, call);
   }
+  unsettled(): void {
+    this.simulator.unsettled = true;
+  }
   tellOthers(call: (other: RoutingPolicy) => void): void {
     const { views, disturbance } = this.simulator;
     if (views.length === 1) return;
@@ -134,6 +146,11 @@ class View implements Fleet {
   send(job: Job, engine: number): void {
     this.#add(engine, 1, job.pendingTokens, job.inputTokens);
     this.simulator.submit(job, engine, this);
+  }
+
+  refuse(job: Job): void {
+    job.refused = true;
+    this.simulator.refused();
   }
 
   firstToken(job: Job): void {
@@ -172,6 +189,7 @@ export class Simulator {
   #gauges: readonly EngineGauges[] = [];
   #gaugesAt = -Infinity;
   #open = 0;
+  unsettled = false;
   views: readonly View[] = [];
   sent: number[];
   sentTokens: number[];
@@ -200,6 +218,11 @@ export class Simulator {
 
   after(ms: number, run: () => void): void {
     this.#push(this.now + ms, run);
+  }
+
+  /** One request less to wait for. */
+  refused(): void {
+    this.#open--;
   }
 
   submit(job: Job, engine: number, view: View): void {
@@ -243,7 +266,11 @@ export class Simulator {
   }
 
   /** Runs the trace to the end of its last answer. `scale` is the rate: 2 is twice as fast. */
-  run(requests: readonly TraceRequest[], scale: number, make: (fleet: Fleet) => RoutingPolicy): Job[] {
+  async run(
+    requests: readonly TraceRequest[],
+    scale: number,
+    make: (fleet: Fleet) => RoutingPolicy,
+  ): Promise<Job[]> {
     const { gateways, syncMs, hidden } = this.disturbance;
     const random = new Random(7);
     const jobs = requests.map((request, index): Job => ({
@@ -251,6 +278,7 @@ export class Simulator {
       index,
       hidden: random.next() < hidden,
       at: request.at / scale,
+      refused: false,
       engine: -1,
       sentAt: NaN,
       firstTokenAt: NaN,
@@ -270,6 +298,10 @@ export class Simulator {
     }
     let next = 0;
     for (;;) {
+      if (this.unsettled) {
+        this.unsettled = false;
+        await new Promise((resolve) => setImmediate(resolve));
+      }
       const event = this.#heap[0];
       const job = jobs[next];
       if (job !== undefined && (event === undefined || job.at <= event.at)) {
@@ -280,8 +312,10 @@ export class Simulator {
         this.#pop();
         this.now = event.at;
         event.run();
-      } else return jobs;
+      } else break;
     }
+    for (const { policy } of views) policy.close?.();
+    return jobs;
   }
 
   #push(at: number, run: () => void): void {

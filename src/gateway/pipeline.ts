@@ -10,7 +10,7 @@
 
 import type { Admission, Admitted, UsageEstimate } from "../admission/admission.ts";
 import type { Tenant } from "../admission/tenants.ts";
-import type { Deadline, Deadlines } from "../base/deadlines.ts";
+import type { Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
 import { utf8Length } from "../base/utf8.ts";
 import type { Config } from "../config/schema.ts";
@@ -22,6 +22,7 @@ import { type PromptOptions, promptText } from "../openai/prompt_text.ts";
 import { decodeRequest, type InferenceRequest } from "../openai/request.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
 import { withoutCache } from "../scheduler/placement.ts";
+import { presumeFirstToken } from "../scheduler/presumption.ts";
 import type { Grant, QueueLimits, Scheduler } from "../scheduler/scheduler.ts";
 import type { Log } from "../telemetry/log.ts";
 import { UpstreamError } from "../upstream/errors.ts";
@@ -132,7 +133,9 @@ export class Pipeline {
       call.queuedMs = grant.queuedMs;
 
       // Dispatch: to that endpoint, or to another if it fails before anything of its answer went on.
-      using presumption = request.stream ? undefined : this.#presumeFirstToken(grant);
+      using presumption = request.stream
+        ? undefined
+        : presumeFirstToken(grant, deadlines, config.prediction.first_token_margin);
       const answer = await dispatcher.dispatch(grant, call, prepared, route.transport, () => presumption?.again());
       call.matchedBytes = grant.leg.matchedBytes;
 
@@ -181,22 +184,6 @@ export class Pipeline {
       call.hold(waiter);
       waits();
     });
-  }
-
-  // A non-streaming request shows no first token: its prompt load comes off when the prefill is over by prediction,
-  // counted again from each endpoint that it is sent to.
-  #presumeFirstToken({ leg, predictedMs }: Grant): Disposable & { again(): void } {
-    const { deadlines, config: { prediction } } = this.#parts;
-    const ms = predictedMs * prediction.first_token_margin;
-    const deadline: Deadline = { deadline: deadlines.clock.now() + ms, place: -1, expire: () => leg.firstToken() };
-    deadlines.watch(deadline);
-    return {
-      again() {
-        deadline.deadline = deadlines.clock.now() + ms;
-        deadlines.watch(deadline);
-      },
-      [Symbol.dispose]: () => deadlines.unwatch(deadline),
-    };
   }
 
   /** What a client is told of a failure; what nobody foresaw is logged. */

@@ -60,7 +60,22 @@ class Waiting implements Deadline {
   }
 }
 
+export interface SharedQueueParts {
+  readonly decisions: DecisionMaker;
+  readonly requests: RequestTable;
+  readonly endpoints: EndpointTable;
+  readonly clock: Clock;
+  readonly deadlines: Deadlines;
+  readonly grants: GrantWatch;
+}
+
 export class SharedQueue implements Scheduler, GrantOwner {
+  readonly decisions: DecisionMaker;
+  readonly requests: RequestTable;
+  readonly endpoints: EndpointTable;
+  readonly clock: Clock;
+  readonly deadlines: Deadlines;
+  readonly grants: GrantWatch;
   readonly #waiting: Waiting[] = [];
   /** Batch requests that were sent, and how they are given up. */
   readonly #preemptible = new Map<RequestRow, () => void>();
@@ -70,15 +85,14 @@ export class SharedQueue implements Scheduler, GrantOwner {
   #watching = false;
   #closed = false;
 
-  constructor(
-    readonly decisions: DecisionMaker,
-    readonly requests: RequestTable,
-    readonly endpoints: EndpointTable,
-    readonly clock: Clock,
-    readonly deadlines: Deadlines,
-    readonly grants: GrantWatch,
-  ) {
-    this.#directory = new EndpointDirectory(endpoints);
+  constructor(parts: SharedQueueParts) {
+    this.decisions = parts.decisions;
+    this.requests = parts.requests;
+    this.endpoints = parts.endpoints;
+    this.clock = parts.clock;
+    this.deadlines = parts.deadlines;
+    this.grants = parts.grants;
+    this.#directory = new EndpointDirectory(parts.endpoints);
   }
 
   /** Requests of this worker that wait. */

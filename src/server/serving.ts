@@ -21,7 +21,7 @@ import { Pipeline } from "../gateway/pipeline.ts";
 import { RouteTable } from "../gateway/routes.ts";
 import { StoredResponses } from "../gateway/stored_responses.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
-import type { QueueLimits } from "../scheduler/scheduler.ts";
+import { queueLimits } from "../scheduler/queue_limits.ts";
 import { SharedQueue } from "../scheduler/shared_queue.ts";
 import { EndpointDirectory } from "../tables/endpoint_directory.ts";
 import { EndpointTable } from "../tables/endpoint_table.ts";
@@ -87,7 +87,14 @@ export class Serving {
     this.#limiter = new Limits(kernel, clock.shared, ownShareReader(kernel));
     const grants = new GrantWatch(kernel);
     const requests = new RequestTable(kernel);
-    this.#scheduler = new SharedQueue(this.#decisions, requests, this.#endpoints, clock, this.#deadlines, grants);
+    this.#scheduler = new SharedQueue({
+      decisions: this.#decisions,
+      requests,
+      endpoints: this.#endpoints,
+      clock,
+      deadlines: this.#deadlines,
+      grants,
+    });
     this.#pools = new EndpointPools(this.#deadlines, poolLimits(config));
     this.#kserve = new KserveClients({
       connectMs: config.timeouts.connect_ms,
@@ -304,18 +311,4 @@ export class Serving {
 
 function budgetOf({ retry_budget }: Config) {
   return { percent: retry_budget.percent, minPerSecond: retry_budget.min_per_second };
-}
-
-/** Bounds of the queue by the configuration. */
-export function queueLimits({ admission: { critical, standard, batch, preempt }, queue }: Config): QueueLimits {
-  const classLimits = ({ requests, bytes, max_wait_ms }: Config["admission"]["batch"]) => ({
-    requests,
-    bytes,
-    maxWaitMs: max_wait_ms,
-  });
-  return {
-    classes: [classLimits(critical), classLimits(standard), classLimits(batch)],
-    refreshMs: queue.refresh_ms,
-    preempt,
-  };
 }

@@ -5,7 +5,7 @@
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { GatewayPolicy } from "../../bench/routing/gateway_policy.ts";
 import { PUBLISHED } from "../../bench/routing/published.ts";
-import { measure, plot, table } from "../../bench/routing/report.ts";
+import { measure, plot, type Point, table } from "../../bench/routing/report.ts";
 import { parseFleet } from "../../bench/routing/hardware.ts";
 import { type Fleet, type RoutingPolicy, Simulator, UNDISTURBED } from "../../bench/routing/simulator.ts";
 import { idealHitRatio, makeTrace, readTrace, type Trace, WORKLOADS } from "../../bench/routing/trace.ts";
@@ -25,10 +25,10 @@ const POLICIES: Record<string, (fleet: Fleet) => RoutingPolicy> = {
   ),
 };
 
-function run(trace: Trace, policy: string, { fleet = "small:1,standard:2,large:1", load = 1 } = {}) {
+async function run(trace: Trace, policy: string, { fleet = "small:1,standard:2,large:1", load = 1 } = {}) {
   const hardware = parseFleet(fleet)!;
   const simulator = new Simulator(hardware);
-  const jobs = simulator.run(trace.requests, load, POLICIES[policy]);
+  const jobs = await simulator.run(trace.requests, load, POLICIES[policy]);
   const point = measure(jobs, simulator, {
     trace: trace.name,
     disturbance: "none",
@@ -41,11 +41,11 @@ function run(trace: Trace, policy: string, { fleet = "small:1,standard:2,large:1
   return { jobs, simulator, point };
 }
 
-Deno.test("every policy answers every request of every workload, the same from the same seed", () => {
+Deno.test("every policy answers every request of every workload, the same from the same seed", async () => {
   for (const name of Object.keys(WORKLOADS)) {
     const trace = makeTrace(name, 3, 150);
     for (const policy of Object.keys(POLICIES)) {
-      const { jobs, simulator, point } = run(trace, policy);
+      const { jobs, simulator, point } = await run(trace, policy);
       for (const job of jobs) {
         assert(
           job.at <= job.sentAt && job.sentAt < job.firstTokenAt && job.firstTokenAt <= job.endAt,
@@ -54,7 +54,7 @@ Deno.test("every policy answers every request of every workload, the same from t
       }
       assertEquals(simulator.engines.map(({ idle }) => idle), Array(4).fill(true));
       assert(point.prefix_hit_ratio <= point.ideal_hit_ratio + 1e-9, `${name} ${policy}: more hits than there are`);
-      assertEquals(run(makeTrace(name, 3, 150), policy).point, point);
+      assertEquals((await run(makeTrace(name, 3, 150), policy)).point, point);
     }
   }
 });
@@ -70,11 +70,11 @@ Deno.test("parseFleet: a number, or counts by hardware", () => {
   }
 });
 
-Deno.test("one engine alone answers as its profile says", () => {
+Deno.test("one engine alone answers as its profile says", async () => {
   const blocks = [1, 2, 3, 4];
   const one = { inputTokens: 2_048, outputTokens: 3, blocks, tenant: 0 };
   const trace = { name: "two", requests: [{ ...one, at: 0 }, { ...one, at: 10_000 }] };
-  const { jobs } = run(trace, "round_robin", { fleet: "standard:1" });
+  const { jobs } = await run(trace, "round_robin", { fleet: "standard:1" });
   // A step of 6 ms and 0.35 ms for the request, and 2,048 tokens at 8,000 a second; the second prompt is all but cached.
   assertAlmostEquals(jobs[0].firstTokenAt - jobs[0].at, 6.35 + 256, 1e-6);
   assertAlmostEquals(jobs[0].endAt - jobs[0].firstTokenAt, 2 * 6.35, 1e-6);
@@ -82,20 +82,22 @@ Deno.test("one engine alone answers as its profile says", () => {
   assertAlmostEquals(jobs[1].firstTokenAt - jobs[1].at, 6.35 + 1_000 / 8_000, 1e-6);
 });
 
-Deno.test("beyond saturation late binding answers sooner than the best rule that sends at once", () => {
+Deno.test("beyond saturation late binding answers sooner than the best rule that sends at once", async () => {
   const trace = makeTrace("multi_turn", 1, 1_500);
   const scale = 3;
-  const late = run(trace, "late_binding", { load: scale }).point;
-  const others = ["smg_cache_aware", "llmd_blend", "llmd_sticky", "inference_lb", "expected_ttft"].map((policy) =>
-    run(trace, policy, { load: scale }).point.ttft_ms.mean
-  );
+  const late = (await run(trace, "late_binding", { load: scale })).point;
+  const others: number[] = [];
+  for (const policy of ["smg_cache_aware", "llmd_blend", "llmd_sticky", "inference_lb", "expected_ttft"]) {
+    others.push((await run(trace, policy, { load: scale })).point.ttft_ms.mean);
+  }
   assert(late.ttft_ms.mean < Math.min(...others), `${late.ttft_ms.mean} beside ${others}`);
 });
 
 Deno.test("the trace formats are read; reports hold every policy", async () => {
-  const points = ["random", "late_binding"].flatMap((policy) =>
-    [0.5, 1].map((scale) => run(makeTrace("bursts", 1, 60), policy, { load: scale }).point)
-  );
+  const points: Point[] = [];
+  for (const policy of ["random", "late_binding"]) {
+    for (const load of [0.5, 1]) points.push((await run(makeTrace("bursts", 1, 60), policy, { load })).point);
+  }
   assertEquals(table(points).split("\n").length, 2 + points.length);
   assert(plot(points, "bursts").includes(">late_binding</text>"));
   if (sharedText("data/README.md") === undefined) return;
