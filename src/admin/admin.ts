@@ -16,6 +16,9 @@ import type { DecisionMaker } from "../scheduler/decision.ts";
 import type { EndpointLoad } from "../tables/endpoint_table.ts";
 import { deleteEndpoint, type EndpointParts, putEndpoint } from "./endpoints.ts";
 
+/** Bytes of a prompt that a hash is of. */
+const CHUNK_BYTES = 512;
+
 /** What the admin shows and does; the composition root gives it its sources. */
 export interface AdminParts extends EndpointParts {
   /** What requests are served by. */
@@ -191,6 +194,7 @@ function explain(
         uncached_bytes: uncachedBytes,
         prefill_ms_per_kib: rate * 1_024,
         cached_bytes: cachedBytes,
+        cached_chunks: Math.floor(cachedBytes / CHUNK_BYTES),
         has_room: room,
       };
     }),

@@ -7,6 +7,9 @@ import type { Outcome } from "../telemetry/outcome.ts";
 import type { RequestSpan } from "../telemetry/tracing.ts";
 import type { Call } from "./call.ts";
 
+/** Bytes of a prompt that a hash is of: what the log has always counted cached prefixes in. */
+const CHUNK_BYTES = 512;
+
 /** Ends a request, unless it has ended already. */
 export function end(call: Call, outcome: Outcome): void {
   if (!call.close()) return;
@@ -56,7 +59,7 @@ function trace(call: Call, outcome: Outcome, span: RequestSpan): void {
     "gen_ai.request.model": call.request?.model ?? "",
     "server.address": call.endpoint,
     "aigw.outcome": outcome,
-    "aigw.matched_bytes": call.matchedBytes,
+    "aigw.cached_bytes": call.matchedBytes,
     "aigw.tries": call.tries,
     ...(usage?.promptTokens === undefined ? {} : { "gen_ai.usage.input_tokens": usage.promptTokens }),
     ...(usage?.completionTokens === undefined ? {} : { "gen_ai.usage.output_tokens": usage.completionTokens }),
@@ -84,7 +87,8 @@ function log(call: Call, outcome: Outcome, elapsed: number): void {
     is_local_error: call.endpoint === "" && outcome !== "ok",
     prompt_bytes: call.promptBytes,
     use_cache: route?.placement.policy.cacheAware ?? false,
-    matched_bytes: call.matchedBytes,
+    cached_bytes: call.matchedBytes,
+    cached_chunks: Math.floor(call.matchedBytes / CHUNK_BYTES),
     tries: call.tries,
     queued_ms: call.queuedMs,
     predicted_ttft: Number.isNaN(call.predictedMs) ? null : call.predictedMs,

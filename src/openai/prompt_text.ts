@@ -3,6 +3,9 @@
 // no white space, so that the same conversation gives the same prefix whoever wrote its JSON. Tools stand before the
 // messages, as in the chat templates, and a cache salt before everything.
 //
+// What the engine's chat template does not see is not in it: marks for caches, fields that are null or that only answers
+// have, how arguments of a tool are spaced. One part of text is that text, and a list of one prompt is that prompt.
+//
 // The payload of a multimodal part is replaced by its digest, stretched to a length that reflects its cost: equal images
 // match, different ones do not, and a megabyte of base64 does not swamp the prefix.
 
@@ -61,7 +64,7 @@ function textOf(kind: Kind, body: Readonly<Record<string, unknown>>, options: Pr
       return canonicalMessages(withSystem(body.instructions, input as unknown[]), options);
     }
     case "completion":
-      return typeof body.prompt === "string" ? body.prompt : canonical(body.prompt);
+      return typeof body.prompt === "string" ? body.prompt : promptOf(body.prompt);
     case "embeddings":
       return canonical(body.input ?? body.messages);
     case "rerank":
@@ -73,9 +76,26 @@ function textOf(kind: Kind, body: Readonly<Record<string, unknown>>, options: Pr
   }
 }
 
+// A list of one prompt is that prompt; token ids are written as they are counted.
+function promptOf(prompt: unknown): string {
+  const only = Array.isArray(prompt) && prompt.length === 1 && typeof prompt[0] !== "number" ? prompt[0] : prompt;
+  return typeof only === "string" ? only : canonical(only);
+}
+
 // Instructions beside the messages are what a system message is within them.
 function withSystem(system: unknown, messages: unknown[]): unknown[] {
-  return system === undefined || system === null ? messages : [{ role: "system", content: system }, ...messages];
+  if (system === undefined || system === null) return messages;
+  if (!Array.isArray(system)) return [{ role: "system", content: system }, ...messages];
+  const blocks = system.filter((block) => !isBillingLine(block));
+  return blocks.length === 0 ? messages : [{ role: "system", content: blocks }, ...messages];
+}
+
+/** A block of Claude Code's that changes with every request; engines leave it out of the prompt. */
+const BILLING_LINE = "x-anthropic-billing-header:";
+
+function isBillingLine(block: unknown): boolean {
+  const { text } = (block ?? {}) as { text?: unknown };
+  return typeof text === "string" && text.startsWith(BILLING_LINE);
 }
 
 // Fast path, most chats: every message is {role, content: text} in this order, and JSON.stringify is canonical already.
@@ -86,12 +106,19 @@ function canonicalMessages(messages: unknown[], options: PromptOptions): string 
       if (
         position > 1 || key !== (position === 0 ? "role" : "content") ||
         typeof (message as Record<string, unknown>)[key] !== "string"
-      ) return new MultimodalText(options).messages(messages);
+      ) return new MessageText(options).messages(messages);
       position++;
     }
   }
   return JSON.stringify(messages);
 }
+
+/** Fields that no chat template sees: marks for caches, and what only answers have. */
+const UNSEEN = new Set(["cache_control", "annotations", "refusal", "logprobs"]);
+/** Of the items of the Responses API: their place in the store. */
+const UNSEEN_OF_ITEMS = new Set(["id", "status"]);
+/** Kinds of parts that are text and nothing else. */
+const TEXT_PARTS = new Set(["text", "input_text", "output_text"]);
 
 function canonical(value: unknown): string {
   if (typeof value !== "object" || value === null) return JSON.stringify(value);
@@ -100,31 +127,50 @@ function canonical(value: unknown): string {
 }
 
 function canonicalObject(object: Record<string, unknown>, field: (value: unknown, key: string) => string): string {
-  const fields = Object.keys(object).sort(byCanonicalOrder)
+  const fields = Object.keys(object)
+    .filter((key) => object[key] !== null && object[key] !== undefined && !UNSEEN.has(key))
+    .sort(byCanonicalOrder)
     .map((key) => `${JSON.stringify(key)}:${field(object[key], key)}`);
   return `{${fields.join(",")}}`;
 }
 
-/** The text of one prompt whose messages may have parts with payloads. */
-class MultimodalText {
+/** The text of one prompt whose messages are not all of plain text. */
+class MessageText {
   #stretched = 0;
 
   constructor(readonly options: PromptOptions) {}
 
   messages(messages: unknown[]): string {
-    const texts = messages.map((message) =>
-      typeof message !== "object" || message === null
-        ? canonical(message)
-        : canonicalObject(message as Record<string, unknown>, (value, key) => {
-          if (key !== "content" || !Array.isArray(value)) return canonical(value);
-          return `[${value.map((part) => this.#part(part)).join(",")}]`;
-        })
+    return `[${messages.map((message) => this.#message(message)).join(",")}]`;
+  }
+
+  #message(message: unknown): string {
+    if (typeof message !== "object" || message === null) return canonical(message);
+    const { type, ...fields } = message as Record<string, unknown>;
+    const item = type === "message" || (type === undefined && "role" in fields);
+    // An item of the Responses API is a message unless its type says another thing.
+    const seen = item ? fields : message as Record<string, unknown>;
+    const kept = Object.fromEntries(
+      Object.entries(seen).filter(([key]) => type === undefined || !UNSEEN_OF_ITEMS.has(key)),
     );
-    return `[${texts.join(",")}]`;
+    return canonicalObject(kept, (value, key) => {
+      if (key === "content") return this.#content(value);
+      if (key === "tool_calls" && Array.isArray(value)) return `[${value.map(toolCall).join(",")}]`;
+      return canonical(value);
+    });
+  }
+
+  #content(content: unknown): string {
+    if (!Array.isArray(content)) return canonical(content);
+    const only = content.length === 1 ? textOfPart(content[0]) : undefined;
+    if (only !== undefined) return JSON.stringify(only);
+    return `[${content.map((part) => this.#part(part)).join(",")}]`;
   }
 
   #part(part: unknown): string {
-    const { type, ...payload } = (part ?? {}) as Record<string, unknown>;
+    const text = textOfPart(part);
+    if (text !== undefined) return `{"text":${JSON.stringify(text)}}`;
+    const { type, cache_control: _, ...payload } = (part ?? {}) as Record<string, unknown>;
     const characters = typeof type === "string" ? PAYLOAD_CHARACTERS.get(type) : undefined;
     if (characters === undefined) return canonical(part);
     // Everything of the part but its type goes into the digest.
@@ -134,6 +180,34 @@ class MultimodalText {
       hex = hex.repeat(Math.ceil(characters / hex.length)).slice(0, characters);
     }
     return `{"type":${JSON.stringify(type)},"payload":"${hex}"}`;
+  }
+}
+
+/** The text of a part that is text and nothing else; of a part without a type too, as engines take it. */
+function textOfPart(part: unknown): string | undefined {
+  if (typeof part === "string") return part;
+  if (typeof part !== "object" || part === null) return undefined;
+  const { type, text } = part as { type?: unknown; text?: unknown };
+  return typeof text === "string" && (type === undefined || TEXT_PARTS.has(type as string)) ? text : undefined;
+}
+
+// Engines parse the arguments before the template sees them; a stream's index is the client's leftover.
+function toolCall(call: unknown): string {
+  if (typeof call !== "object" || call === null) return canonical(call);
+  const { index: _, ...seen } = call as Record<string, unknown>;
+  return canonicalObject(seen, (value, key) => {
+    if (key !== "function" || typeof value !== "object" || value === null) return canonical(value);
+    return canonicalObject(value as Record<string, unknown>, (inner, name) => {
+      return name === "arguments" && typeof inner === "string" ? canonical(parsed(inner)) : canonical(inner);
+    });
+  });
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
   }
 }
 

@@ -54,7 +54,9 @@ export function decodeRequest(kind: Kind | undefined, bytes: Uint8Array): Infere
 }
 
 function kindOf(fields: Record<string, unknown>): Kind {
-  return "prompt" in fields ? "completion" : "input" in fields ? "responses" : "chat";
+  if ("prompt" in fields) return "completion";
+  if ("input" in fields) return "responses";
+  return "system" in fields ? "messages" : "chat";
 }
 
 function read(kind: Kind, body: Record<string, unknown>): InferenceRequest {

@@ -21,8 +21,9 @@ export interface AccessRecord {
   is_local_error: boolean;
   prompt_bytes: number;
   use_cache: boolean;
-  /** Leading prompt bytes that the endpoint was presumed to hold. */
-  matched_bytes: number;
+  /** Leading prompt bytes that the endpoint was presumed to hold, and whole chunks of 512 of them. */
+  cached_bytes: number;
+  cached_chunks: number;
   tries: number;
   /** Milliseconds that the request waited for an endpoint, and what was predicted for its first token when it was sent. */
   queued_ms: number;
