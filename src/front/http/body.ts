@@ -4,6 +4,7 @@
 import { concat } from "../../base/bytes.ts";
 import { GatewayError } from "../../base/errors.ts";
 import type { Call } from "../../gateway/call.ts";
+import { codingsOf, decodeBody } from "./content_coding.ts";
 
 /** Bodies up to this size are read in one go. */
 const SMALL_BYTES = 65_536;
@@ -13,8 +14,23 @@ export interface BodyLimits {
   ms: number;
 }
 
-/** Reads within the call's time for its body. Throws GatewayError: body_too_large, request_timeout, client_closed. */
-export function readBody(
+/**
+ * Reads within the call's time for its body, and undoes what the client compressed. Throws GatewayError: body_too_large,
+ * request_timeout, client_closed, unsupported_encoding, invalid_request.
+ */
+export async function readBody(
+  request: Request,
+  call: Call,
+  limits: BodyLimits,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const { contentEncoding } = call.incoming.fields;
+  // Fast path: few clients compress what they send.
+  if (contentEncoding === undefined) return await readPlain(request, call, limits);
+  const codings = codingsOf(contentEncoding);
+  return await decodeBody(await readPlain(request, call, limits), codings, limits.bytes);
+}
+
+function readPlain(
   request: Request,
   call: Call,
   limits: BodyLimits,

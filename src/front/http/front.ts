@@ -76,31 +76,37 @@ export class Front {
     return this.#refuse(request, error, { allow: allowed });
   }
 
-  // Who asks for models has to be known, as who uses them.
-  #known(request: Request, make: () => unknown): Response {
+  // Who asks for models has to be known, as who uses them, and sees what it may use. `make` returns nothing for what there
+  // is not.
+  #known(request: Request, make: (may: (model: ListedModel) => boolean) => unknown): Response {
     const { context } = this.options;
     const call = openCall(context, request);
     try {
-      call.authenticate();
+      const { models } = call.authenticate();
+      const body = make(({ id }) => models === undefined || models.has(id));
+      call.status = 200;
+      const response = addHeaders(context, call, Response.json(body));
+      end(call, "ok");
+      return response;
     } catch (error) {
       return refuse(context, call, error as GatewayError);
     }
-    call.status = 200;
-    const response = addHeaders(context, call, Response.json(make()));
-    end(call, "ok");
-    return response;
   }
 
   #models(request: Request, path: string): Response {
-    const models = this.options.routes.models;
+    const { models } = this.options.routes;
     if (path === MODELS) {
-      return this.#known(request, () => ({ object: "list", data: models.map((model) => this.#model(model)) }));
+      return this.#known(request, (may) => ({
+        object: "list",
+        data: models.filter(may).map((model) => this.#model(model)),
+      }));
     }
     const id = decode(path.slice(MODELS.length + 1));
-    const model = models.find((one) => one.id === id);
-    if (model) return this.#known(request, () => this.#model(model));
-    const message = `The model ${JSON.stringify(id)} does not exist`;
-    return this.#refuse(request, new GatewayError("model_not_found", message, "model"));
+    return this.#known(request, (may) => {
+      const model = models.find((one) => one.id === id && may(one));
+      if (model) return this.#model(model);
+      throw new GatewayError("model_not_found", `The model ${JSON.stringify(id)} does not exist`, "model");
+    });
   }
 
   #model({ id, parent, maxModelLen }: ListedModel) {

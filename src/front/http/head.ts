@@ -14,8 +14,7 @@ export function targetOf(url: string): string {
 }
 
 /**
- * The target of a request whose head is right. Throws GatewayError: invalid_request, url_too_long, headers_too_large,
- * unsupported_encoding.
+ * The target of a request whose head is right. Throws GatewayError: invalid_request, url_too_long, headers_too_large.
  * The runtime hands on what a client wrote as it is: characters that would end a line or a request further on are
  * refused here, and so is a Host that would be taken for a part of the path.
  */
@@ -32,13 +31,6 @@ export function checkHead(call: Call, url: string, limits: Config["limits"]): st
   if (incoming.fields.length > limits.endpoint_header_bytes) {
     const message = `The request headers are larger than ${limits.endpoint_header_bytes} bytes`;
     throw new GatewayError("headers_too_large", message);
-  }
-  if (incoming.contentEncoding !== undefined && incoming.contentEncoding !== "identity") {
-    const coding = JSON.stringify(incoming.contentEncoding);
-    throw new GatewayError(
-      "unsupported_encoding",
-      `A body with the content-encoding ${coding} is not read: send it plain`,
-    );
   }
   call.checkTimes();
   return target;
