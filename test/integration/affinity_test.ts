@@ -2,8 +2,8 @@
 // Where requests go, where it does not depend on time: one at a time, or all in flight at once.
 
 import { assert, assertEquals } from "@std/assert";
-import { post, startEngines, startTestGateway } from "../support/gateway.ts";
-import { bytes, type RawServer, startRawServer } from "../support/raw_server.ts";
+import { post, startTestGateway } from "../support/gateway.ts";
+import { bytes, type RawServer, startRawServer, startTokenEngine } from "../support/raw_server.ts";
 import { Random, seed } from "../support/seed.ts";
 import { gate, until } from "../support/until.ts";
 
@@ -13,8 +13,9 @@ function words(random: Random, count: number): string {
 
 Deno.test("conversations stay where their cache is: every follow-up turn on an idle fleet", async () => {
   const random = new Random(seed);
-  await using engines = startEngines(4, { speed: 50 });
-  await using gateway = await startTestGateway(engines);
+  await using stack = new AsyncDisposableStack();
+  const engines = [0, 1, 2, 3].map(() => stack.use(startTokenEngine()));
+  await using gateway = await startTestGateway(engines, { probes: { enabled: false } });
   const conversations = Array.from({ length: 20 }, () => ({
     messages: [{ role: "user", content: words(random, 4_000) }],
     engine: "",
@@ -26,7 +27,7 @@ Deno.test("conversations stay where their cache is: every follow-up turn on an i
       const { messages } = conversation;
       const body = JSON.stringify({ model: "m", messages, stream: true, max_tokens: 4 });
       const response = await post(gateway.origin, body);
-      const engine = response.headers.get("x-mock-engine")!;
+      const engine = response.headers.get("x-aigw-endpoint")!;
       assert((await response.text()).endsWith("data: [DONE]\n\n"));
       if (engine === conversation.engine) stayed++;
       conversation.engine = engine;

@@ -29,7 +29,7 @@ async function ask(gateway: TestGateway, tenant: string, tokens: number): Promis
 }
 
 Deno.test("limits over two gateways hold within 10 %, whoever the requests come through, and are split without the center", () =>
-  withinOneMinute(async () => {
+  withinOneMinute(async (check) => {
     await using engines = startEngines(2, { speed: 50 });
     await using center = await startCenterProcess();
     const config = {
@@ -51,7 +51,10 @@ Deno.test("limits over two gateways hold within 10 %, whoever the requests come 
       assert(round++ < 300, `in 300 rounds only ${tokens} of ${LIMIT} tokens`);
       refused = 0;
       for (const gateway of [first, second]) {
-        await until(async () => (await ask(gateway, "gold", LIMIT + 1)).left <= LIMIT - heard, "the use is told");
+        await until(async () => {
+          check();
+          return (await ask(gateway, "gold", LIMIT + 1)).left <= LIMIT - heard;
+        }, "the use is told");
         const answers = await Promise.all(Array.from({ length: 10 }, () => ask(gateway, "gold", PER_REQUEST)));
         const taken = answers.filter(({ status }) => status === 200).length;
         tokens += PER_REQUEST * taken;

@@ -110,6 +110,12 @@ async function readRequest(connection: Deno.TcpConn): Promise<string | undefined
   }
 }
 
+/** An engine whose streams are one token, at once; they tell no usage, so nobody learns how fast it is. */
+export function startTokenEngine(): RawServer {
+  const stream = chunkedResponse(['data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n', "data: [DONE]\n\n"]);
+  return startRawServer(() => ({ writes: [stream], then: "keep" }));
+}
+
 /** A response with this body in chunks. */
 export function chunkedResponse(chunks: string[], contentType = "text/event-stream"): Uint8Array<ArrayBuffer> {
   const framed = chunks.map((chunk) => `${bytes(chunk).length.toString(16)}\r\n${chunk}\r\n`).join("");
