@@ -3,6 +3,7 @@
 // released, and another takes its block after a growing pause.
 
 import type { AttachedKernel, SharedKernel } from "../../wasm/kernel.ts";
+import { type Clock, systemClock } from "../base/clock.ts";
 import { readCell } from "../tables/metric_cells.ts";
 import { WORKER_CELLS } from "../telemetry/instruments.ts";
 import type { Log } from "../telemetry/log.ts";
@@ -39,14 +40,21 @@ interface Seat {
   restarts: number;
   pauseMs: number;
   servingSince: number;
-  timer: ReturnType<typeof setTimeout> | undefined;
+  cancelRestart: () => void;
 }
+
+/** Makes the thread of a worker, which begins with the message "start". */
+export type NewThread = (name: string) => Worker;
+
+const newThread: NewThread = (name) => new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name });
 
 export class Supervisor {
   readonly #seats: Seat[];
   readonly #spares: number[];
   #draining = false;
-  #watch: ReturnType<typeof setInterval> | undefined;
+  /** Whether all have served at once. */
+  #started = false;
+  #cancelWatch: () => void = () => {};
   #snapshot: Snapshot | undefined;
   #onDrained: (worker: number, cut: number) => void = () => {};
 
@@ -57,6 +65,8 @@ export class Supervisor {
     readonly log: Log,
     workers: number,
     public certificate: Certificate | undefined,
+    readonly clock: Clock = systemClock,
+    readonly thread: NewThread = newThread,
   ) {
     this.#spares = Array.from({ length: SPARE_BLOCKS }, (_, i) => workers + 1 + i);
     this.#seats = Array.from({ length: workers }, (_, i) => ({
@@ -69,7 +79,7 @@ export class Supervisor {
       restarts: 0,
       pauseMs: FIRST_PAUSE_MS,
       servingSince: 0,
-      timer: undefined,
+      cancelRestart() {},
     }));
   }
 
@@ -78,26 +88,28 @@ export class Supervisor {
     try {
       await Promise.all(this.#seats.map((seat) => this.#begin(seat)));
     } catch (error) {
-      for (const seat of this.#seats) seat.thread?.terminate();
+      for (const seat of this.#seats) {
+        seat.cancelRestart();
+        seat.thread?.terminate();
+      }
       throw error;
     }
-    this.#watch = setInterval(() => this.#watchHearts(), WATCH_MS);
+    this.#started = true;
+    this.#watchHearts();
   }
 
   #begin(seat: Seat): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const thread = new Worker(new URL("./worker.ts", import.meta.url), {
-      type: "module",
-      name: `worker-${seat.worker}`,
-    });
+    const thread = this.thread(`worker-${seat.worker}`);
     seat.thread = thread;
     seat.state = "starting";
     seat.beat = NaN;
-    seat.beatAt = performance.now();
+    seat.beatAt = this.clock.now();
     thread.onmessage = ({ data }: MessageEvent<FromWorker>) => {
+      if (seat.thread !== thread) return; // said before it was lost, and heard after
       if (data.kind === "serving") {
         seat.state = "serving";
-        seat.servingSince = performance.now();
+        seat.servingSince = this.clock.now();
         resolve();
       } else if (data.kind === "drained") this.#onDrained(seat.worker, data.cut);
       else if (data.kind === "certificate") {
@@ -136,19 +148,20 @@ export class Supervisor {
       this.#onDrained(seat.worker, 0);
       return;
     }
-    if (this.#watch === undefined) return; // the first start failed as a whole
-    if (seat.state === "serving" && performance.now() - seat.servingSince > HEALTHY_MS) seat.pauseMs = FIRST_PAUSE_MS;
+    if (!this.#started && seat.state !== "serving" && seat.restarts === 0) return; // the first start fails as a whole
+    if (seat.state === "serving" && this.clock.now() - seat.servingSince > HEALTHY_MS) seat.pauseMs = FIRST_PAUSE_MS;
     seat.state = "restarting";
     seat.restarts++;
-    seat.timer = setTimeout(() => {
+    seat.cancelRestart = this.clock.after(seat.pauseMs, () => {
       this.kernel.exports.reap(seat.block); // what the block's last worker may have been in the middle of
       this.#begin(seat).catch(() => {/* logged where it was lost */});
-    }, seat.pauseMs);
+    });
     seat.pauseMs = Math.min(LONGEST_PAUSE_MS, seat.pauseMs * 2);
   }
 
   #watchHearts(): void {
-    const now = performance.now();
+    this.#cancelWatch = this.clock.after(WATCH_MS, () => this.#watchHearts());
+    const now = this.clock.now();
     for (const seat of this.#seats) {
       if (!seat.thread) continue;
       const beat = readCell(this.kernel, seat.block, WORKER_CELLS.heartbeat);
@@ -189,7 +202,7 @@ export class Supervisor {
   /** Ends a worker at once, as a crash would; another takes its place. False when there is no such worker serving. */
   restart(worker: number): boolean {
     const seat = this.#seats.find((one) => one.worker === worker);
-    if (!seat?.thread) return false;
+    if (!this.#started || !seat?.thread) return false;
     this.#lost(seat, seat.thread, ASKED, () => {});
     return true;
   }
@@ -209,7 +222,7 @@ export class Supervisor {
   /** Stops accepting, waits for what is in flight up to the deadline, ends the workers. Returns how many requests were cut. */
   async drain(deadlineMs: number): Promise<number> {
     this.#draining = true;
-    clearInterval(this.#watch);
+    this.#cancelWatch();
     const waiting = new Set<number>();
     let total = 0;
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -219,14 +232,20 @@ export class Supervisor {
       if (waiting.size === 0) resolve();
     };
     for (const seat of this.#seats) {
-      clearTimeout(seat.timer);
-      if (!seat.thread || seat.state !== "serving") continue;
+      seat.cancelRestart();
+      if (!seat.thread) continue;
+      if (seat.state !== "serving") {
+        // It would begin to accept while the others stop to.
+        seat.thread.terminate();
+        seat.thread = undefined;
+        continue;
+      }
       waiting.add(seat.worker);
       seat.thread.postMessage({ kind: "drain", deadlineMs } satisfies ToWorker);
     }
-    const late = setTimeout(resolve, deadlineMs + 2_000);
+    const cancelLate = this.clock.after(deadlineMs + 2_000, resolve);
     if (waiting.size > 0) await promise;
-    clearTimeout(late);
+    cancelLate();
     for (const seat of this.#seats) seat.thread?.terminate();
     return total;
   }
