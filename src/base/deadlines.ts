@@ -50,10 +50,16 @@ export class Deadlines {
   readonly #tick = (): void => {
     const now = this.clock.now();
     const due = this.#watched.filter((item) => item.deadline <= now);
-    for (const item of due) {
-      this.unwatch(item);
-      item.expire();
+    try {
+      for (const item of due) {
+        // One that expired before it may have let it go, or given it more time.
+        if (item.place < 0 || item.deadline > now) continue;
+        this.unwatch(item);
+        item.expire();
+      }
+    } finally {
+      // Also when one throws: the others still have their time.
+      this.#cancel = this.#watched.length > 0 ? this.clock.after(this.tickMs, this.#tick) : undefined;
     }
-    this.#cancel = this.#watched.length > 0 ? this.clock.after(this.tickMs, this.#tick) : undefined;
   };
 }

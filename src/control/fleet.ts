@@ -68,6 +68,8 @@ export class Fleet {
   readonly #cancels = new Map<string, () => void>();
   /** Endpoints that found no row. */
   #unplaced = 0;
+  /** Whether that was said: it is tried again several times a second. */
+  #toldUnplaced = false;
   #started = false;
 
   constructor(readonly kernel: AttachedKernel, config: Config, readonly clock: Clock, readonly log: Log) {
@@ -184,9 +186,15 @@ export class Fleet {
       } catch (error) {
         if (!(error instanceof RangeError)) throw error;
         if (!again) this.#collect(true);
-        else if (this.#unplaced++ === 0) this.log.error("an endpoint found no row", { error: error.message });
+        else this.#leftOut(error);
       }
     }
+  }
+
+  #leftOut({ message }: RangeError): void {
+    this.#unplaced++;
+    if (!this.#toldUnplaced) this.log.error("an endpoint found no row", { error: message });
+    this.#toldUnplaced = true;
   }
 
   // Gives a member what the configuration says of it now.
@@ -269,6 +277,7 @@ export class Fleet {
     if (this.#unplaced === 0) return;
     this.#unplaced = 0;
     for (const [name, state] of this.#clusters) this.#settle(name, state, state.wanted);
+    this.#toldUnplaced = this.#unplaced > 0;
   }
 
   /** Whether a cluster has no endpoint any more, so that its row may become another's. */

@@ -40,7 +40,7 @@ export class LoadSync implements LinkListener {
   readonly #clusters = new Map<string, ClusterState>();
   readonly #scan: RequestScan;
   readonly #limits: LimitSync;
-  #timers: ReturnType<typeof setInterval>[] = [];
+  readonly #cancels = new Map<string, () => void>();
   #started = false;
 
   constructor(
@@ -92,8 +92,18 @@ export class LoadSync implements LinkListener {
       return this.#events(this.#scan.open()).get(cluster) ?? [];
     });
     this.#limits.start();
-    this.#timers.push(setInterval(() => this.report(), this.config.report_interval_ms));
-    this.#timers.push(setInterval(() => this.#fade(), FADE_TICK_MS));
+    this.#every("report", this.config.report_interval_ms, () => this.report());
+    this.#every("fade", FADE_TICK_MS, () => this.#fade());
+  }
+
+  #every(what: string, ms: number, run: () => void): void {
+    this.#cancels.set(
+      what,
+      this.clock.after(ms, () => {
+        this.#every(what, ms, run);
+        run();
+      }),
+    );
   }
 
   /** A cluster has other endpoints than before, or on other rows. */
@@ -104,7 +114,7 @@ export class LoadSync implements LinkListener {
 
   /** Reports the end of everything and stops. */
   async stop(): Promise<void> {
-    for (const timer of this.#timers) clearInterval(timer);
+    for (const cancel of this.#cancels.values()) cancel();
     this.#limits.stop();
     this.report();
     await this.link.stop();

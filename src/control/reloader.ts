@@ -61,7 +61,8 @@ export class Reloader {
   #lastError: string | null = null;
   #restart: readonly string[] = [];
   #running: Promise<ReloadResult> | undefined;
-  #again = false;
+  /** The reload after the one that is running, for all that asked for one meanwhile. */
+  #next: Promise<ReloadResult> | undefined;
   #cancel: () => void = () => {};
   #stopped = false;
 
@@ -101,23 +102,21 @@ export class Reloader {
     return changes.includes(true);
   }
 
-  /** Reads the configuration and puts it into force; one that comes meanwhile makes it read once more. */
-  async reload(why: string): Promise<ReloadResult> {
-    if (this.#running) {
-      this.#again = true;
-      return await this.#running;
-    }
-    this.#running = this.#reload(why);
-    try {
-      let result = await this.#running;
-      while (this.#again) {
-        this.#again = false;
-        result = await (this.#running = this.#reload(why));
-      }
+  /** Reads the configuration and puts it into force; what is asked for meanwhile is read once more, after that. */
+  reload(why: string): Promise<ReloadResult> {
+    if (this.#running === undefined) return this.#begin(why);
+    return this.#next ??= this.#running.then(() => {
+      this.#next = undefined;
+      return this.#begin(why);
+    });
+  }
+
+  #begin(why: string): Promise<ReloadResult> {
+    const running = this.#reload(why).then((result) => {
+      if (this.#next === undefined) this.#running = undefined;
       return result;
-    } finally {
-      this.#running = undefined;
-    }
+    });
+    return this.#running = running;
   }
 
   async #reload(why: string): Promise<ReloadResult> {
@@ -125,6 +124,7 @@ export class Reloader {
     try {
       const wanted = await source.load();
       const access = await readAccess(wanted, source.name);
+      if (this.#stopped) throw new Error("the gateway is stopping");
       const running = control.config;
       const { restart } = diff(running, wanted);
       const kept = keepFixed(running, wanted);

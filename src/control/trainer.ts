@@ -182,7 +182,12 @@ export class Trainer {
   // The limit of requests in flight on an endpoint, where it is to be learned.
   #limit(endpoint: number, tpotMs: number): void {
     const { enabled, ...options } = this.config.admission.adaptive_concurrency;
-    if (!enabled) return;
+    if (!enabled) {
+      // It may have been on before: what was learned then binds nobody any more.
+      for (const row of this.#limits.keys()) this.endpoints.table.setLimit(row, undefined);
+      this.#limits.clear();
+      return;
+    }
     const limit = this.#limits.get(endpoint) ?? new GradientLimit(options);
     this.#limits.set(endpoint, limit);
     const { table } = this.endpoints;

@@ -13,6 +13,15 @@ const CHUNK_BYTES = 512;
 /** Ends a request, unless it has ended already. */
 export function end(call: Call, outcome: Outcome): void {
   if (!call.close()) return;
+  try {
+    write(call, outcome);
+  } finally {
+    // Last: once the last request under a snapshot has left, the rows that it names may become another's.
+    call.leave();
+  }
+}
+
+function write(call: Call, outcome: Outcome): void {
   const { context: { clock, instruments }, modelRow, usage, started } = call;
   const elapsed = clock.now() - started;
   instruments.ended(modelRow, outcome, elapsed / 1_000);

@@ -141,15 +141,19 @@ export class Call {
     return this.route?.model ?? this.context.unknownModel;
   }
 
-  /** The request is over; false when it was already. */
+  /** The request is over; false when it was already. What has to be written of it is written before `leave`. */
   close(): boolean {
     if (this.#over) return false;
     this.#over = true;
+    this.cancellation.close();
+    return true;
+  }
+
+  /** Nothing of the request uses its snapshot any more. */
+  leave(): void {
     const { active, idle } = this.context;
     active.delete(this);
-    this.cancellation.close();
     if (active.size === 0) idle();
-    return true;
   }
 }
 

@@ -10,6 +10,9 @@ export class EngineDriver {
   #stepEnd = 0;
   #cancelTimer: () => void = () => {};
   #stopped = false;
+  #held = false;
+  /** Whether the step under way has come to its end while the engine was held. */
+  #stuck = false;
 
   constructor(readonly model: EngineModel, readonly clock: Clock, public speed = 1) {}
 
@@ -23,6 +26,19 @@ export class EngineDriver {
 
   cancel(sequence: Sequence): void {
     this.model.cancel(sequence);
+  }
+
+  /** Lets no step end until `release`: requests come in and nothing goes out. */
+  hold(): void {
+    this.#held = true;
+  }
+
+  release(): void {
+    this.#held = false;
+    if (!this.#stuck || this.#stopped) return;
+    this.#stuck = false;
+    this.#stepEnd = this.clock.now();
+    this.#advance();
   }
 
   stop(): void {
@@ -41,6 +57,10 @@ export class EngineDriver {
   }
 
   #advance(): void {
+    if (this.#held) {
+      this.#stuck = true;
+      return;
+    }
     for (let steps = 0; steps < 100; steps++) {
       this.model.endStep();
       const duration = this.model.beginStep();

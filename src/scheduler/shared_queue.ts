@@ -130,7 +130,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
         );
       }
       if (pinned !== undefined) {
-        if (row.grant(pinned, 0)) return new QueueGrant(this, parts);
+        if (row.grant(pinned, 0, this.now())) return new QueueGrant(this, parts);
         throw new GatewayError("no_endpoint", "The engine that holds the previous response is not available");
       }
       if (!placement.policy.queued) {
@@ -271,7 +271,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
     for (let i = 0; i < MOST_CHOICES; i++) {
       const endpoint = this.decisions.choose(placement, prompt.bytes, model, this.now());
       if (endpoint < 0) return false;
-      if (row.grant(endpoint, this.decisions.matchedBytes)) return true;
+      if (row.grant(endpoint, this.decisions.matchedBytes, this.now())) return true;
     }
     return false;
   }
@@ -281,7 +281,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
     const endpoint = this.decisions.choose(placement, prompt.bytes, model, this.now());
     if (endpoint < 0) return false;
     row.returnToWaiting();
-    return row.grant(endpoint, this.decisions.matchedBytes) || this.#grant(row, placement, prompt, model);
+    return row.grant(endpoint, this.decisions.matchedBytes, this.now()) || this.#grant(row, placement, prompt, model);
   }
 
   roomAt(cluster: number, endpoint: number): void {

@@ -91,7 +91,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     nameOf: (row) => fleet.nameOf(row),
   });
   const reap = (block: number) => lost.reap(block);
-  const supervisor = new Supervisor(kernel, shared, setup, log, workers, certificate, reap);
+  const supervisor = new Supervisor({ kernel, shared, setup, log, workers, certificate, reap });
   let sync: LoadSync | undefined;
   const control = new ControlPlane({
     kernel,

@@ -3,6 +3,7 @@
 // released, and another takes its block after a growing pause.
 
 import type { AttachedKernel, SharedKernel } from "../../wasm/kernel.ts";
+import { type Clock, systemClock } from "../base/clock.ts";
 import { readCell } from "../tables/metric_cells.ts";
 import { WORKER_CELLS } from "../telemetry/instruments.ts";
 import type { Log } from "../telemetry/log.ts";
@@ -39,27 +40,49 @@ interface Seat {
   restarts: number;
   pauseMs: number;
   servingSince: number;
-  timer: ReturnType<typeof setTimeout> | undefined;
+  cancelRestart: () => void;
+}
+
+/** Makes the thread of a worker, which begins with the message "start". */
+export type NewThread = (name: string) => Worker;
+
+const newThread: NewThread = (name) => new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name });
+
+export interface SupervisorParts {
+  readonly kernel: AttachedKernel;
+  readonly shared: SharedKernel;
+  readonly setup: WorkerSetup;
+  readonly log: Log;
+  readonly workers: number;
+  readonly certificate: Certificate | undefined;
+  /** Takes a block from its worker; returns how many requests were lost. */
+  reap(block: number): number;
+  /** The system's by default. */
+  readonly clock?: Clock;
+  readonly thread?: NewThread;
 }
 
 export class Supervisor {
   readonly #seats: Seat[];
   readonly #spares: number[];
   #draining = false;
-  #watch: ReturnType<typeof setInterval> | undefined;
+  /** Whether all have served at once. */
+  #started = false;
+  #cancelWatch: () => void = () => {};
   #snapshot: Snapshot | undefined;
   #onDrained: (worker: number, cut: number) => void = () => {};
 
-  constructor(
-    readonly kernel: AttachedKernel,
-    readonly shared: SharedKernel,
-    readonly setup: WorkerSetup,
-    readonly log: Log,
-    workers: number,
-    public certificate: Certificate | undefined,
-    /** Takes a block from its worker; returns how many requests were lost. */
-    readonly reap: (block: number) => number = (block) => kernel.exports.reap(block),
-  ) {
+  readonly kernel: AttachedKernel;
+  readonly log: Log;
+  readonly clock: Clock;
+  certificate: Certificate | undefined;
+
+  constructor(readonly parts: SupervisorParts) {
+    const { workers } = parts;
+    this.kernel = parts.kernel;
+    this.log = parts.log;
+    this.clock = parts.clock ?? systemClock;
+    this.certificate = parts.certificate;
     this.#spares = Array.from({ length: SPARE_BLOCKS }, (_, i) => workers + 1 + i);
     this.#seats = Array.from({ length: workers }, (_, i) => ({
       worker: i + 1,
@@ -71,7 +94,7 @@ export class Supervisor {
       restarts: 0,
       pauseMs: FIRST_PAUSE_MS,
       servingSince: 0,
-      timer: undefined,
+      cancelRestart() {},
     }));
   }
 
@@ -80,26 +103,28 @@ export class Supervisor {
     try {
       await Promise.all(this.#seats.map((seat) => this.#begin(seat)));
     } catch (error) {
-      for (const seat of this.#seats) seat.thread?.terminate();
+      for (const seat of this.#seats) {
+        seat.cancelRestart();
+        seat.thread?.terminate();
+      }
       throw error;
     }
-    this.#watch = setInterval(() => this.#watchHearts(), WATCH_MS);
+    this.#started = true;
+    this.#watchHearts();
   }
 
   #begin(seat: Seat): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const thread = new Worker(new URL("./worker.ts", import.meta.url), {
-      type: "module",
-      name: `worker-${seat.worker}`,
-    });
+    const thread = (this.parts.thread ?? newThread)(`worker-${seat.worker}`);
     seat.thread = thread;
     seat.state = "starting";
     seat.beat = NaN;
-    seat.beatAt = performance.now();
+    seat.beatAt = this.clock.now();
     thread.onmessage = ({ data }: MessageEvent<FromWorker>) => {
+      if (seat.thread !== thread) return; // said before it was lost, and heard after
       if (data.kind === "serving") {
         seat.state = "serving";
-        seat.servingSince = performance.now();
+        seat.servingSince = this.clock.now();
         resolve();
       } else if (data.kind === "drained") this.#onDrained(seat.worker, data.cut);
       else if (data.kind === "certificate") {
@@ -113,12 +138,12 @@ export class Supervisor {
     thread.postMessage(
       {
         kind: "start",
-        shared: this.shared,
+        shared: this.parts.shared,
         worker: seat.block,
         seed: crypto.getRandomValues(new Uint32Array(1))[0],
         snapshot: this.#snapshot!,
         certificate: this.certificate,
-        ...this.setup,
+        ...this.parts.setup,
       } satisfies ToWorker,
     );
     return promise;
@@ -130,7 +155,7 @@ export class Supervisor {
     seat.thread = undefined;
     reject(new Error(`Worker ${seat.worker} cannot serve: ${why}`));
     // Termination is a request to the thread, not its end: the block is fenced off and rests while another is used.
-    const released = this.reap(seat.block);
+    const released = this.parts.reap(seat.block);
     this.#spares.push(seat.block);
     seat.block = this.#spares.shift()!;
     this.log[why === ASKED ? "info" : "error"]("worker lost", { worker: seat.worker, why, released });
@@ -138,19 +163,20 @@ export class Supervisor {
       this.#onDrained(seat.worker, 0);
       return;
     }
-    if (this.#watch === undefined) return; // the first start failed as a whole
-    if (seat.state === "serving" && performance.now() - seat.servingSince > HEALTHY_MS) seat.pauseMs = FIRST_PAUSE_MS;
+    if (!this.#started && seat.state !== "serving" && seat.restarts === 0) return; // the first start fails as a whole
+    if (seat.state === "serving" && this.clock.now() - seat.servingSince > HEALTHY_MS) seat.pauseMs = FIRST_PAUSE_MS;
     seat.state = "restarting";
     seat.restarts++;
-    seat.timer = setTimeout(() => {
-      this.reap(seat.block); // what the block's last worker may have been in the middle of
+    seat.cancelRestart = this.clock.after(seat.pauseMs, () => {
+      this.parts.reap(seat.block); // what the block's last worker may have been in the middle of
       this.#begin(seat).catch(() => {/* logged where it was lost */});
-    }, seat.pauseMs);
+    });
     seat.pauseMs = Math.min(LONGEST_PAUSE_MS, seat.pauseMs * 2);
   }
 
   #watchHearts(): void {
-    const now = performance.now();
+    this.#cancelWatch = this.clock.after(WATCH_MS, () => this.#watchHearts());
+    const now = this.clock.now();
     for (const seat of this.#seats) {
       if (!seat.thread) continue;
       const beat = readCell(this.kernel, seat.block, WORKER_CELLS.heartbeat);
@@ -196,7 +222,7 @@ export class Supervisor {
   /** Ends a worker at once, as a crash would; another takes its place. False when there is no such worker serving. */
   restart(worker: number): boolean {
     const seat = this.#seats.find((one) => one.worker === worker);
-    if (!seat?.thread) return false;
+    if (!this.#started || !seat?.thread) return false;
     this.#lost(seat, seat.thread, ASKED, () => {});
     return true;
   }
@@ -216,7 +242,7 @@ export class Supervisor {
   /** Stops accepting, waits for what is in flight up to the deadline, ends the workers. Returns how many requests were cut. */
   async drain(deadlineMs: number): Promise<number> {
     this.#draining = true;
-    clearInterval(this.#watch);
+    this.#cancelWatch();
     const waiting = new Set<number>();
     let total = 0;
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -226,14 +252,20 @@ export class Supervisor {
       if (waiting.size === 0) resolve();
     };
     for (const seat of this.#seats) {
-      clearTimeout(seat.timer);
-      if (!seat.thread || seat.state !== "serving") continue;
+      seat.cancelRestart();
+      if (!seat.thread) continue;
+      if (seat.state !== "serving") {
+        // It would begin to accept while the others stop to.
+        seat.thread.terminate();
+        seat.thread = undefined;
+        continue;
+      }
       waiting.add(seat.worker);
       seat.thread.postMessage({ kind: "drain", deadlineMs } satisfies ToWorker);
     }
-    const late = setTimeout(resolve, deadlineMs + 2_000);
+    const cancelLate = this.clock.after(deadlineMs + 2_000, resolve);
     if (waiting.size > 0) await promise;
-    clearTimeout(late);
+    cancelLate();
     for (const seat of this.#seats) seat.thread?.terminate();
     return total;
   }

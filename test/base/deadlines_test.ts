@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
 import { ManualClock } from "../../src/base/clock.ts";
 import { type Deadline, Deadlines } from "../../src/base/deadlines.ts";
 import { formatAddress, isLoopback, parseAddress } from "../../src/base/address.ts";
@@ -29,6 +29,46 @@ Deno.test("Deadlines expire once, within a tick, and not at all when unwatched",
     assertEquals(item.expiredAt, expected);
   }
   assertEquals(deadlines.size, 0);
+});
+
+Deno.test("Deadlines: one that expires may let another go, or give it more time, in the same tick", () => {
+  const clock = new ManualClock();
+  const deadlines = new Deadlines(clock, 10);
+  const expired: string[] = [];
+  const item = (name: string): Deadline => ({ deadline: 5, place: -1, expire: () => void expired.push(name) });
+  const [gone, later] = [item("gone"), item("later")];
+  const first: Deadline = {
+    deadline: 5,
+    place: -1,
+    expire() {
+      expired.push("first");
+      deadlines.unwatch(gone);
+      later.deadline = 100;
+    },
+  };
+  for (const one of [first, gone, later]) deadlines.watch(one);
+  clock.advance(90);
+  assertEquals(expired, ["first"]);
+  clock.advance(20);
+  assertEquals([expired, deadlines.size], [["first", "later"], 0]);
+});
+
+Deno.test("Deadlines: one that throws costs the others nothing", () => {
+  const clock = new ManualClock();
+  const deadlines = new Deadlines(clock, 10);
+  let expired = 0;
+  deadlines.watch({
+    deadline: 5,
+    place: -1,
+    expire() {
+      throw new Error("broken");
+    },
+  });
+  deadlines.watch({ deadline: 5, place: -1, expire: () => void expired++ });
+  assertThrows(() => clock.advance(10), Error, "broken");
+  deadlines.watch({ deadline: 25, place: -1, expire: () => void expired++ });
+  clock.advance(50);
+  assertEquals([expired, deadlines.size], [2, 0]);
 });
 
 Deno.test("addresses: HOST:PORT both ways, IPv6 in brackets", () => {

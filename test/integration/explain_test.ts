@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals } from "@std/assert";
-import { chat, post, sleep, startEngines, startTestGateway } from "../support/gateway.ts";
+import { chat, post, startEngines, startTestGateway } from "../support/gateway.ts";
+import { until } from "../support/until.ts";
 
 Deno.test("explain tells why: candidates, scores and the choice, and dispatches nothing", async () => {
   await using engines = startEngines(3, { speed: 5 });
@@ -24,17 +25,19 @@ Deno.test("explain tells why: candidates, scores and the choice, and dispatches 
     0,
   ]);
   // While one prompt is computed there, the next one would wait, or be computed elsewhere.
+  for (const engine of engines) engine.hold();
   const long = post(gateway.origin, chat("word ".repeat(60_000), { stream: true, max_tokens: 1 }));
   let busy: { prompt_bytes: number; uncached_bytes: number; has_room: boolean } | undefined;
-  for (let i = 0; i < 200 && !busy; i++) {
-    await sleep(10);
+  await until(async () => {
     const { candidates } = await (await fetch(`${gateway.admin}/explain`, { method: "POST", body })).json();
     busy = candidates.find(({ prompt_bytes }: { prompt_bytes: number }) => prompt_bytes > 0);
-  }
+    return busy !== undefined;
+  }, "the long prompt is counted");
   assert(
     busy && busy.prompt_bytes >= 300_000 && busy.uncached_bytes >= 300_000 && !busy.has_room,
     JSON.stringify(busy),
   );
+  for (const engine of engines) engine.release();
   await (await long).text();
   assertEquals((await gateway.endpoints()).reduce((sum, { dispatched }) => sum + dispatched, 0), 2);
   const wrong = await fetch(`${gateway.admin}/explain`, { method: "POST", body: '{"model":"x","messages":[{}]}' });

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals } from "@std/assert";
 import { chat, post, sleep, startEngineProcess, startEngines, startTestGateway } from "../support/gateway.ts";
+import { bytes, startRawServer } from "../support/raw_server.ts";
 import { Random, seed } from "../support/seed.ts";
+import { gate, until } from "../support/until.ts";
 
 /** What a streaming client saw. */
 async function streamOf(response: Response): Promise<"complete" | "error event" | "cut"> {
@@ -17,7 +19,11 @@ async function streamOf(response: Response): Promise<"complete" | "error event" 
 Deno.test("64 streams, one of 4 engines killed: unanswered requests move on, cut streams say so, counters return to 0", async () => {
   const engines = await Promise.all(Array.from({ length: 4 }, () => startEngineProcess()));
   // Some 25 retries come at once; how the system shares connections out may leave them all to one worker.
-  await using gateway = await startTestGateway(engines, { retry_budget: { min_per_second: 100 } });
+  await using gateway = await startTestGateway(engines, {
+    retry_budget: { min_per_second: 100 },
+    // The others are alive, however late they answer.
+    probes: { timeout_ms: 10_000 },
+  });
   const random = new Random(seed);
   const results = Array.from({ length: 64 }, async () => {
     await sleep(random.below(1_000));
@@ -36,14 +42,13 @@ Deno.test("64 streams, one of 4 engines killed: unanswered requests move on, cut
     else assert(end === "complete" || end === "error event", end);
   }
   await gateway.settled();
-  for (let i = 0; i < 100; i++) {
-    if ((await gateway.endpoints()).find(({ port }) => port === victim.address.port)?.state === "unhealthy") break;
-    await sleep(50);
-  }
-  const states = (await gateway.endpoints()).map(({ port, state }) =>
-    port === victim.address.port ? state : `other ${state}`
-  );
-  assertEquals(states.sort(), ["other available", "other available", "other available", "unhealthy"]);
+  let states: string[] = [];
+  await until(async () => {
+    states = (await gateway.endpoints()).map(({ port, state }) =>
+      port === victim.address.port ? state : `other ${state}`
+    );
+    return `${states.sort()}` === "other available,other available,other available,unhealthy";
+  }, () => `the killed engine alone is unhealthy, and the states are ${states}`);
   await Promise.all(others.map((engine) => engine.kill()));
 });
 
@@ -53,21 +58,16 @@ Deno.test("an engine that died comes back when it answers its probe", async () =
   await using gateway = await startTestGateway([first], {
     probes: { health_interval_ms: 50, metrics_interval_ms: 50 },
   });
-  const state = async (wanted: string) => {
-    for (let i = 0; i < 100; i++) {
-      if ((await gateway.endpoints())[0].state === wanted) return true;
-      await sleep(50);
-    }
-    return false;
-  };
+  const state = (wanted: string) =>
+    until(async () => (await gateway.endpoints())[0].state === wanted, `the engine is ${wanted}`);
   await first.kill();
-  assert(await state("unhealthy"));
+  await state("unhealthy");
   const ready = await fetch(`${gateway.admin}/readyz`);
   assertEquals([ready.status, await ready.text()], [503, "no endpoint is available\n"]);
   const refused = await post(gateway.origin, chat("x"));
   assertEquals([refused.status, (await refused.json()).error.code], [503, "no_endpoint"]);
   await using _again = await startEngineProcess(["--listen", `127.0.0.1:${port}`]);
-  assert(await state("available"));
+  await state("available");
   const answered = await post(gateway.origin, chat("x"));
   assertEquals(answered.status, 200);
   await answered.text();
@@ -96,41 +96,59 @@ Deno.test("500 clients that leave at random moments leave nothing behind", async
   }));
   assert(left > 100, `${left} left`);
   await gateway.settled();
-  for (let i = 0; i < 100 && engines.some(({ model }) => !model.idle); i++) await sleep(20);
+  await until(() => engines.every(({ model }) => model.idle), "the engines are let go");
   assertEquals(engines.map(({ model }) => [model.waiting, model.running, model.cache.inUse]), Array(4).fill([0, 0, 0]));
 });
 
+/** What the admin address tells of the workers. */
+async function workersOf(gateway: { admin: string }): Promise<{ state: string; restarts: number }[]> {
+  const { workers } = await (await fetch(`${gateway.admin}/workers`)).json();
+  return workers.map(({ state, restarts }: { state: string; restarts: number }) => ({ state, restarts }));
+}
+
 Deno.test("a worker that dies gives its load back and is replaced; the other serves on", async () => {
-  await using engines = startEngines(2);
-  await using gateway = await startTestGateway(engines);
+  const rest = gate();
+  const events = ['data: {"choices":[{"delta":{"content":"a"}}]}\n\n', "data: [DONE]\n\n"];
+  const head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+  const [one, two] = events.map((event) => `${event.length.toString(16)}\r\n${event}\r\n`);
+  const engine = () =>
+    startRawServer(() => ({
+      writes: [bytes(head + one), bytes(`${two}0\r\n\r\n`)],
+      before: (write) => write === 1 ? rest.opened : undefined,
+      then: "keep",
+    }));
+  await using first = engine();
+  await using second = engine();
+  await using gateway = await startTestGateway([first, second], { probes: { enabled: false } });
+  let cut = 0;
   const streams = Array.from({ length: 40 }, async () => {
+    let end = "cut";
     try {
-      return await streamOf(await post(gateway.origin, chat("x", { stream: true, max_tokens: 80 })));
+      end = await streamOf(await post(gateway.origin, chat("x", { stream: true })));
     } catch {
-      return "cut";
+      // its worker died before it had the head
     }
+    if (end === "cut") cut++;
+    return end;
   });
-  await sleep(300);
-  assertEquals((await gateway.endpoints()).reduce((sum, { in_flight }) => sum + in_flight, 0), 40);
+  const load = async () => (await gateway.endpoints()).reduce((sum, { in_flight }) => sum + in_flight, 0);
+  await until(async () => await load() === 40, "all 40 streams are counted");
   const restarted = await fetch(`${gateway.admin}/workers/1/restart`, { method: "POST" });
   assertEquals((await restarted.json()).restarting, true);
+  await until(
+    async () => (await workersOf(gateway)).every(({ state }) => state === "serving") && await load() === 40 - cut,
+    "the worker is replaced, and its streams, which are cut, are counted no more",
+  );
+  assertEquals(await workersOf(gateway), [{ state: "serving", restarts: 1 }, { state: "serving", restarts: 0 }]);
+  const left = await load();
+  rest.open();
   const ends = await Promise.all(streams);
   assert(ends.every((end) => end === "complete" || end === "cut"), `${ends}`);
+  assertEquals(ends.filter((end) => end === "complete").length, left, "what was counted came to its end");
   await gateway.settled();
-  for (let i = 0; i < 100; i++) {
-    const { workers } = await (await fetch(`${gateway.admin}/workers`)).json();
-    if (workers.every(({ state }: { state: string }) => state === "serving")) break;
-    await sleep(50);
-  }
-  const { workers } = await (await fetch(`${gateway.admin}/workers`)).json();
-  assertEquals(workers.map(({ state, restarts }: { state: string; restarts: number }) => [state, restarts]), [[
-    "serving",
-    1,
-  ], ["serving", 0]]);
   for (let i = 0; i < 20; i++) {
-    const response = await post(gateway.origin, chat(`again ${i}`, { max_tokens: 2 }));
-    assertEquals(response.status, 200);
-    await response.text();
+    const response = await post(gateway.origin, chat(`again ${i}`, { stream: true }));
+    assertEquals([response.status, await streamOf(response)], [200, "complete"]);
   }
   await gateway.settled();
 });
@@ -152,28 +170,29 @@ Deno.test("workers that are replaced again and again under load leave no load be
     }
   });
   for (let i = 0; i < 10; i++) {
-    await sleep(300);
+    const before = answered;
+    await until(() => answered >= before + 10, "requests are answered between two restarts");
     await (await fetch(`${gateway.admin}/workers/${1 + i % 2}/restart`, { method: "POST" })).text();
   }
   running = false;
   await Promise.all(clients);
-  assert(answered > 100, `${answered}`);
   await gateway.settled();
 });
 
 Deno.test("mock engine faults: status, delay, stall, error chunk, the first N, a share", async () => {
   await using engines = startEngines(1, { speed: 20 });
-  await using gateway = await startTestGateway(engines, { timeouts: { stream_idle_ms: 300 }, retries: 0 });
+  await using gateway = await startTestGateway(engines, { retries: 0 });
+  await using impatient = await startTestGateway(engines, { timeouts: { stream_idle_ms: 300 }, retries: 0 });
   const fault = (value: unknown) =>
     fetch(`http://127.0.0.1:${engines[0].address.port}/faults`, { method: "POST", body: JSON.stringify(value) });
-  const once = async (more: Record<string, unknown> = {}) => {
-    const response = await post(gateway.origin, chat("x", { max_tokens: 3, ...more }));
+  const once = async (more: Record<string, unknown> = {}, through = gateway) => {
+    const response = await post(through.origin, chat("x", { max_tokens: 3, ...more }));
     return { status: response.status, text: await response.text() };
   };
   await (await fault({ kind: "status", status: 500, first: 2 })).text();
   assertEquals([(await once()).status, (await once()).status, (await once()).status], [500, 500, 200]);
   await (await fault({ kind: "stall", after_tokens: 1 })).text();
-  const stalled = await once({ stream: true });
+  const stalled = await once({ stream: true }, impatient);
   assert(stalled.text.includes('"code":"upstream_timeout"'), stalled.text);
   await (await fault({ kind: "cut", after_tokens: 1 })).text();
   assert((await once({ stream: true })).text.includes('"code":"upstream_failed"'));

@@ -2,6 +2,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { chat, post, sleep, startEngines, startTestGateway } from "../support/gateway.ts";
 import { bytes, chunkedResponse, cut, startRawServer } from "../support/raw_server.ts";
+import { gate, until } from "../support/until.ts";
 
 const OK = bytes("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}");
 const UNAVAILABLE = bytes("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy");
@@ -154,62 +155,49 @@ Deno.test("routes: most matching headers first, labels choose endpoints, a LoRA 
 });
 
 Deno.test("load: prompt bytes until the first token, the request until the end", async () => {
-  let step: (() => void) | undefined;
-  const listener = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, () => {
-    const body = new ReadableStream<Uint8Array>({
-      async start(controller) {
-        await new Promise<void>((resolve) => step = resolve);
-        controller.enqueue(bytes("data: 1\n\n"));
-        await new Promise<void>((resolve) => step = resolve);
-        controller.close();
-      },
-    });
-    return new Response(body, { headers: { "content-type": "text/event-stream" } });
-  });
-  const address = { hostname: "127.0.0.1", port: listener.addr.port };
-  await using gateway = await startTestGateway([{ address }], QUIET);
+  const [token, last] = [gate(), gate()];
+  const head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+  await using server = startRawServer(() => ({
+    writes: [bytes(head), bytes("9\r\ndata: 1\n\n\r\n"), bytes("0\r\n\r\n")],
+    before: (write) => [undefined, token.opened, last.opened][write],
+    then: "keep",
+  }));
+  await using gateway = await startTestGateway([server], QUIET);
   const load = async () => {
     const [{ in_flight, prompt_bytes }] = await gateway.endpoints();
     return [in_flight, prompt_bytes];
   };
-  const advance = async () => {
-    while (!step) await sleep(5);
-    const go = step;
-    step = undefined;
-    go();
-    await sleep(50);
-  };
   const answering = post(gateway.origin, chat("hello", { stream: true }));
-  while (!step) await sleep(5);
+  await until(() => server.requests.length === 1, "the engine has the request");
   assertEquals(await load(), [1, '[{"role":"user","content":"hello"}]'.length]);
-  await advance();
+  token.open();
   const reader = (await answering).body!.getReader();
   await reader.read();
   assertEquals(await load(), [1, 0]);
-  const second = reader.read();
-  await advance();
-  assert((await second).done);
+  last.open();
+  assert((await reader.read()).done);
   await gateway.settled();
-  await listener.shutdown();
 });
 
 Deno.test("load: a non-streaming prompt comes off by prediction, long before a slow answer", async () => {
-  await using slow = startRawServer(() => ({ writes: [], then: "hang" }));
-  await using gateway = await startTestGateway([slow], QUIET);
-  const controller = new AbortController();
-  const pending = post(gateway.origin, chat("hello"), { signal: controller.signal }).catch(() => {});
-  const seen: number[] = [];
-  for (let i = 0; i < 100; i++) {
-    const [{ in_flight, prompt_bytes }] = await gateway.endpoints();
-    seen.push(prompt_bytes);
-    if (in_flight === 1 && prompt_bytes === 0 && seen.some((value) => value > 0)) break;
-    await sleep(10);
+  // By prediction some minutes, or some milliseconds.
+  for (const [margin, comesOff] of [[100, false], [0.1, true]] as const) {
+    const answer = gate();
+    await using slow = startRawServer(() => ({ writes: [OK], before: () => answer.opened, then: "keep" }));
+    await using gateway = await startTestGateway([slow], { ...QUIET, prediction: { first_token_margin: margin } });
+    const pending = post(gateway.origin, chat("hello ".repeat(20_000)));
+    await until(() => slow.requests.length === 1, "the engine has the request");
+    const loaded = async () => {
+      const [{ in_flight, prompt_bytes }] = await gateway.endpoints();
+      assertEquals(in_flight, 1);
+      return prompt_bytes > 0;
+    };
+    if (comesOff) await until(async () => !await loaded(), "the prompt comes off before there is an answer");
+    else assert(await loaded());
+    answer.open();
+    assertEquals(await (await pending).text(), "{}");
+    await gateway.settled();
   }
-  assertEquals(seen.at(-1), 0);
-  assert(seen.some((value) => value > 0));
-  controller.abort();
-  await pending;
-  await gateway.settled();
 });
 
 Deno.test("a client that leaves reaches the engine at once: before the answer, in a stream, in a body", async () => {
@@ -217,11 +205,10 @@ Deno.test("a client that leaves reaches the engine at once: before the answer, i
   await using gateway = await startTestGateway([hanging], QUIET);
   const controller = new AbortController();
   const waiting = post(gateway.origin, chat("x"), { signal: controller.signal }).catch(() => "left");
-  while (hanging.requests.length === 0) await sleep(5);
+  await until(() => hanging.requests.length > 0, "the engine has the request");
   controller.abort();
   assertEquals(await waiting, "left");
-  for (let i = 0; i < 200 && hanging.closedByPeer === 0; i++) await sleep(5);
-  assertEquals(hanging.closedByPeer, 1);
+  await until(() => hanging.closedByPeer === 1, "the engine's connection is closed");
   await gateway.settled();
 
   await using engines = startEngines(1);
@@ -231,8 +218,7 @@ Deno.test("a client that leaves reaches the engine at once: before the answer, i
   await reader.read();
   assertEquals(engines[0].model.running, 1);
   await reader.cancel();
-  for (let i = 0; i < 200 && engines[0].model.running > 0; i++) await sleep(5);
-  assertEquals(engines[0].model.running, 0);
+  await until(() => engines[0].model.running === 0, "the engine stops generating");
   await streaming.settled();
 });
 
@@ -259,10 +245,8 @@ Deno.test("a slow client slows its engine down; nothing piles up in the gateway"
     bytes(`POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: ${body.length}\r\n\r\n${body}`),
   );
   await connection.read(new Uint8Array(1_024));
-  await sleep(500);
-  const stalled = produced;
-  await sleep(300);
-  assertEquals(produced, stalled);
+  // Without an end of it, all of the 200 MB would be produced.
+  for (let before = -1; produced !== before; await sleep(1_000)) before = produced;
   assert(produced < 50_000_000, `${produced} bytes went into a client that does not read`);
   connection.close();
   await gateway.settled();
@@ -271,16 +255,22 @@ Deno.test("a slow client slows its engine down; nothing piles up in the gateway"
 
 Deno.test("a stray answer on an idle connection is nobody's answer", async () => {
   const named = (text: string) => bytes(`HTTP/1.1 200 OK\r\ncontent-length: ${text.length}\r\n\r\n${text}`);
+  const stray = gate();
   await using server = startRawServer((_, n) => ({
     writes: n === 0 ? [named("first"), named("stray")] : [named(`answer ${n}`)],
+    before: (write) => n === 0 && write === 1 ? stray.opened : undefined,
     then: "keep",
-    pauseMs: 50,
   }));
-  await using gateway = await startTestGateway([server], { ...QUIET, workers: 1 });
+  await using gateway = await startTestGateway([server], {
+    ...QUIET,
+    workers: 1,
+    timeouts: { idle_connection_ms: 3_600_000 },
+  });
   assertEquals(await (await post(gateway.origin, chat("x"))).text(), "first");
-  await sleep(150);
+  stray.open();
+  await until(() => server.closedByPeer === 1, "the connection with the stray answer is closed");
   for (let n = 1; n < 4; n++) assertEquals(await (await post(gateway.origin, chat("x"))).text(), `answer ${n}`);
-  await sleep(100); // the server's pause after its last write
+  assertEquals(server.connections, 2);
 });
 
 Deno.test("an engine's control characters, odd statuses and early answers neither crash nor leak", async () => {
@@ -300,12 +290,13 @@ Deno.test("an engine's control characters, odd statuses and early answers neithe
   await gateway.settled();
 
   // Refuses a large body after its head, without reading it.
+  const answered = gate();
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const refusing = (async () => {
     for await (const connection of listener) {
       await connection.read(new Uint8Array(1_024));
       await connection.write(bytes("HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno"));
-      await sleep(300);
+      await answered.opened;
       connection.close();
     }
   })();
@@ -314,6 +305,7 @@ Deno.test("an engine's control characters, odd statuses and early answers neithe
     await using early = await startTestGateway([{ address }], QUIET);
     const response = await post(early.origin, chat("x".repeat(8_000_000)));
     assertEquals([response.status, await response.text()], [401, "no"]);
+    answered.open();
     await early.settled();
   }
   listener.close();
@@ -335,9 +327,10 @@ Deno.test("a client that pauses is not taken for a silent engine; one that takes
   });
   const address = { hostname: "127.0.0.1", port: listener.addr.port };
   {
-    await using gateway = await startTestGateway([{ address }], { ...QUIET, timeouts: { stream_idle_ms: 300 } });
+    await using gateway = await startTestGateway([{ address }], { ...QUIET, timeouts: { stream_idle_ms: 2_000 } });
     const response = await post(gateway.origin, chat("x", { stream: true }));
-    await sleep(1_000);
+    // Longer than an engine may be silent: nothing is awaited here that could come late.
+    await sleep(3_000);
     assertEquals((await response.bytes()).length, 400 * piece.length);
     await gateway.settled();
   }

@@ -4,6 +4,8 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { parseConfig } from "../../src/config/load.ts";
 import { sleep } from "../support/gateway.ts";
+import { bytes, startRawServer } from "../support/raw_server.ts";
+import { gate, until } from "../support/until.ts";
 
 const PERMISSIONS = [
   "--allow-net",
@@ -120,6 +122,18 @@ clusters: [{name: c, endpoints: [{address: 127.0.0.1, port: PORT}]}]
 model_mapping_rule: {m: {rules: [{backend: vllm, cluster: c}]}}
 `;
 
+const STREAM = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+
+/** The small config with a mock engine's port, and a model "slow" whose engine is elsewhere. */
+function withSlow(port: number, slowPort: number): string {
+  return SMALL.replace("PORT", String(port))
+    .replace("cluster: c}]}}", "cluster: c}]}, slow: {rules: [{backend: vllm, cluster: d}]}}")
+    .replace(
+      "}]\nmodel",
+      `}, {name: d, endpoints: [{address: 127.0.0.1, port: ${slowPort}}]}]\nprobes: {enabled: false}\nmodel`,
+    );
+}
+
 async function freePort(): Promise<number> {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr as Deno.NetAddr;
@@ -149,13 +163,19 @@ Deno.test("a port in use is said plainly, for the gateway, the admin and a mock 
 
 for (const signal of ["SIGTERM", "SIGINT"] as const) {
   Deno.test(`serve prints a curl line that works; ${signal} refuses new work, finishes streams and exits 0`, async () => {
-    await withConfig(SMALL.replace("PORT", String(await freePort())), async (path) => {
+    const rest = gate();
+    await using slow = startRawServer(() => ({
+      writes: [bytes(`${STREAM}9\r\ndata: 1\n\n\r\n`), bytes("e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")],
+      before: (write) => write === 1 ? rest.opened : undefined,
+      then: "keep",
+    }));
+    await withConfig(withSlow(await freePort(), slow.address.port), async (path) => {
       const child = command("serve", "--config", path, "--mock-engines", "1").spawn();
       let printed = "";
       const printing = (async () => {
         for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) printed += text;
       })();
-      while (!printed.includes("curl ")) await sleep(20);
+      await until(() => printed.includes("curl "), () => `a curl line is printed: ${printed}`);
       const [, url, body] = /curl (\S+) .* -d '(.*)'/.exec(printed)!;
       const response = await fetch(url, { method: "POST", body });
       assertEquals(response.status, 200);
@@ -163,19 +183,18 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
 
       const stream = await fetch(url, {
         method: "POST",
-        body: JSON.stringify({ model: "m", messages: [{ role: "user", content: "x" }], stream: true, max_tokens: 100 }),
+        body: JSON.stringify({ model: "slow", messages: [{ role: "user", content: "x" }], stream: true }),
       });
       const reader = stream.body!.pipeThrough(new TextDecoderStream()).getReader();
       let text = (await reader.read()).value!;
       child.kill(signal);
-      await sleep(200);
-      const late = await fetch(url, { method: "POST", body }).then(
-        (r) => r.body?.cancel().then(() => r.status),
-        () => "refused",
-      );
-      assertEquals(late, "refused");
+      const late = () =>
+        fetch(url, { method: "POST", body }).then((r) => r.body?.cancel().then(() => false), () => true);
+      // The stream is held: the gateway is there, and refuses.
+      await until(async () => await late() ?? false, "new work is refused");
+      rest.open();
       for (let piece = await reader.read(); !piece.done; piece = await reader.read()) text += piece.value;
-      assert(text.trimEnd().endsWith("data: [DONE]"));
+      assertEquals(text, "data: 1\n\ndata: [DONE]\n\n");
       assertEquals((await child.status).code, 0);
       await printing;
       await child.stderr.cancel();

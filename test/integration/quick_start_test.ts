@@ -127,9 +127,9 @@ Deno.test("discover_models follows what engines list; a rule of the configuratio
   });
   assertEquals(await quick.models(), ["a", "alias"]);
   models.push("b");
-  await until("model b", async () => await statusOf(quick.origin, "b") === 200);
+  await until(async () => await statusOf(quick.origin, "b") === 200, "model b");
   models.shift();
-  await until("the end of model a", async () => await statusOf(quick.origin, "a") === 404);
+  await until(async () => await statusOf(quick.origin, "a") === 404, "the end of model a");
   assertEquals(await quick.models(), ["alias", "b"]);
   assertEquals(await statusOf(quick.origin, "alias"), 200);
 });

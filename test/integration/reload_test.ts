@@ -92,7 +92,7 @@ model_mapping_rule:
       - {backend: sglang, cluster: d, headers: [{key: x-tier, value: gold}]}
   n: {rules: [{backend: vllm, cluster: c}]}
 `);
-  await until("the new configuration", async () => await answeredBy(gateway.origin, "n") === `200 ${names[1]}`);
+  await until(async () => await answeredBy(gateway.origin, "n") === `200 ${names[1]}`, "the new configuration");
   assertEquals(await answeredBy(gateway.origin), `200 ${names[1]}`);
   assertEquals(await answeredBy(gateway.origin, "m", { headers: { "x-tier": "gold" } }), `200 ${names[2]}`);
   assert(gateway.gateway.control.snapshot.version > before);
@@ -100,7 +100,7 @@ model_mapping_rule:
   // Back before that, it has its row and what is known of it.
   const row = gateway.gateway.fleet.members.find(({ name }) => name === names[0])!.row;
   await gateway.write(clusterText([engines[0]]));
-  await until("the old one", async () => await answeredBy(gateway.origin) === `200 ${names[0]}`);
+  await until(async () => await answeredBy(gateway.origin) === `200 ${names[0]}`, "the old one");
   assertEquals(gateway.gateway.fleet.members.find(({ name }) => name === names[0])!.row, row);
 });
 
@@ -126,7 +126,7 @@ Deno.test("a wrong file is refused with its error and the old one stays in force
   ) {
     const { refused } = (await status()).counts;
     await gateway.write(text);
-    await until("its refusal", async () => (await status()).counts.refused > refused);
+    await until(async () => (await status()).counts.refused > refused, "its refusal");
     const now = await status();
     assertMatch(now.last_error, error);
     assertEquals([now.version, now.in_force_since], [first.version, first.in_force_since]);
@@ -139,7 +139,7 @@ Deno.test("a wrong file is refused with its error and the old one stays in force
   assertMatch(metrics, /^aigw_config_reload_total\{result="refused"\} [1-9]/m);
   assertMatch(metrics, /^aigw_config_last_reload_success_timestamp_seconds \d+/m);
   await gateway.write(clusterText(engines, "    labels: {}\n").replace("    labels: {}\n", ""));
-  await until("the good one", async () => (await status()).last_error === null);
+  await until(async () => (await status()).last_error === null, "the good one");
   assertEquals((await gateway.get("/readyz")).text, "ready\n");
 });
 
@@ -149,7 +149,7 @@ Deno.test("what needs a restart is named and left as it is; the rest of the chan
   await gateway.write(
     `${clusterText(engines)}  n: {rules: [{backend: vllm, cluster: c}]}\nlimits: {endpoints: 64, body_bytes: 1000}\n`,
   );
-  await until("the new model", async () => (await answeredBy(gateway.origin, "n")).startsWith("200"));
+  await until(async () => (await answeredBy(gateway.origin, "n")).startsWith("200"), "the new model");
   const { status, config } = JSON.parse((await gateway.get("/config")).text);
   assertEquals(status.restart_needed_for, ["limits.endpoints"]);
   assertEquals([config.limits.endpoints, config.limits.body_bytes], [2_048, 1_000]);
@@ -185,7 +185,7 @@ Deno.test("an endpoint with requests that leaves the fleet finishes what it has 
   await reader.read();
   await gateway.write(clusterText([engines[1]]));
   const name = formatAddress(engines[1].address);
-  await until("the other engine", async () => await answeredBy(gateway.origin) === `200 ${name}`);
+  await until(async () => await answeredBy(gateway.origin) === `200 ${name}`, "the other engine");
   assertEquals((await gateway.states())[formatAddress(engines[0].address)], "draining");
   let text = "";
   for (let next = await reader.read(); !next.done; next = await reader.read()) {
@@ -204,7 +204,7 @@ Deno.test("the admin puts endpoints in and takes them away; those of other sourc
     return { status: response.status, text: await response.text() };
   };
   assertEquals((await call("PUT", `/clusters/c/endpoints/${put}`, '{"labels": {"zone": "b"}}')).status, 200);
-  await until("the new endpoint", async () => (await gateway.states())[put] === "available");
+  await until(async () => (await gateway.states())[put] === "available", "the new endpoint");
   const { endpoints } = JSON.parse((await gateway.get("/endpoints")).text);
   assertEquals(endpoints.find((one: { port: number }) => one.port === engines[1].address.port).labels, { zone: "b" });
   await call("POST", `/endpoints/${fixed}/drain`);
@@ -226,7 +226,7 @@ Deno.test("the admin puts endpoints in and takes them away; those of other sourc
     assertStringIncludes(answer.text, message);
   }
   assertEquals((await call("DELETE", `/clusters/c/endpoints/${put}`)).status, 200);
-  await until("its end", async () => (await gateway.states())[put] === "draining");
+  await until(async () => (await gateway.states())[put] === "draining", "its end");
   assertEquals(await answeredBy(gateway.origin), `200 ${fixed}`);
 });
 
@@ -248,17 +248,17 @@ model_mapping_rule:
   );
   assertEquals(await answeredBy(gateway.origin), `200 127.0.0.1:${ports[0]}`);
   dns.records = srv(1);
-  await until("the other address", async () => await answeredBy(gateway.origin) === `200 127.0.0.1:${ports[1]}`);
+  await until(async () => await answeredBy(gateway.origin) === `200 127.0.0.1:${ports[1]}`, "the other address");
   dns.mood = "failing";
-  await until("word of the failure", async () => (await gateway.get("/readyz")).text.includes("failing: dns"));
+  await until(async () => (await gateway.get("/readyz")).text.includes("failing: dns"), "word of the failure");
   assertEquals((await gateway.get("/readyz")).status, 200);
   assertMatch((await gateway.get("/metrics")).text, /^aigw_discovery_up\{source="dns [^"]+"\} 0$/m);
   assertEquals(await answeredBy(gateway.origin), `200 127.0.0.1:${ports[1]}`);
   dns.mood = "well";
   dns.records = srv(0, 1);
-  await until("both", async () => {
+  await until(async () => {
     const states = Object.values(await gateway.states());
     return states.length === 2 && states.every((state) => state === "available");
-  });
-  await until("ready without more", async () => (await gateway.get("/readyz")).text === "ready\n");
+  }, "both");
+  await until(async () => (await gateway.get("/readyz")).text === "ready\n", "ready without more");
 });

@@ -92,17 +92,17 @@ Deno.test("a second process takes over from the first under load: nothing is ref
   await using stack = new AsyncDisposableStack();
   const loads = Array.from({ length: 4 }, () => stack.use(loadOf(config.origin)));
   const total = () => loads.reduce((sum, { count }) => sum + count, 0);
-  await until("some requests", () => total() > 40);
+  await until(() => total() > 40, "some requests");
   await using second = await startAigw([...serve, "--share-addresses"], "null");
   assert(second.port > 0);
   const overlap = total();
-  await until("requests on both", () => total() > overlap + 40);
+  await until(() => total() > overlap + 40, "requests on both");
   const ended = first.end("SIGTERM");
   const text = await stream.text();
   assert(text.endsWith("data: [DONE]\n\n"), text.slice(-200));
   assertEquals(await ended, 0, "the first ends by itself");
   const alone = total();
-  await until("requests on the second alone", () => total() > alone + 40);
+  await until(() => total() > alone + 40, "requests on the second alone");
   const problems = (await Promise.all(loads.map((load) => load.stop()))).flat();
   assertEquals(problems, []);
 });
@@ -121,16 +121,16 @@ Deno.test("SIGTERM: not ready at once, still accepting for shutdown_delay_ms, th
   await using config = await writeConfig(engines, "timeouts: {shutdown_delay_ms: 1500}\n");
   await using aigw = await startAigw(["serve", "--config", config.path], "null");
   await using load = loadOf(config.origin);
-  await until("some requests", () => load.count > 5);
+  await until(() => load.count > 5, "some requests");
   let over = false;
   const ended = aigw.end("SIGTERM").finally(() => over = true);
-  const ready = await until("/readyz at 503", async () => {
+  const ready = await until(async () => {
     const response = await fetch(`${config.admin}/readyz`);
     return (await response.text()).startsWith("draining") && response.status === 503;
-  });
+  }, "/readyz at 503");
   assertEquals(ready, undefined);
   const before = load.count;
-  await until("requests that came after that", () => load.count > before + 10);
+  await until(() => load.count > before + 10, "requests that came after that");
   assert(!over, "it still accepts");
   assertEquals(await load.stop(), []);
   assertEquals(await ended, 0);
@@ -143,10 +143,10 @@ Deno.test("SIGHUP reads the configuration again, right or wrong, and ends nothin
   const status = async () => (await (await fetch(`${config.admin}/config`)).json()).status;
   await config.write("reload: {watch: false}\nretries: 3\n");
   aigw.signal("SIGHUP");
-  await until("the reload", async () => (await status()).counts.applied === 1);
+  await until(async () => (await status()).counts.applied === 1, "the reload");
   await config.write("retries: many\n");
   aigw.signal("SIGHUP");
-  await until("its refusal", async () => (await status()).counts.refused === 1);
+  await until(async () => (await status()).counts.refused === 1, "its refusal");
   assertStringIncludes((await status()).last_error, "retries");
   const response = await post(config.origin, chat("x"));
   await response.body?.cancel();

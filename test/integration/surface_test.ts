@@ -4,7 +4,8 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import Anthropic from "@anthropic-ai/sdk";
 import OpenAI from "openai";
-import { chat, post, sleep, startEngineProcess, startEngines, startTestGateway } from "../support/gateway.ts";
+import { chat, post, startEngineProcess, startEngines, startTestGateway } from "../support/gateway.ts";
+import { until } from "../support/until.ts";
 import { responseValidator } from "../support/openapi.ts";
 import { bytes, startRawServer } from "../support/raw_server.ts";
 
@@ -173,7 +174,7 @@ Deno.test("LoRA: an adapter is a model by the engines' metrics or the config, an
     method: "POST",
     body: JSON.stringify({ model: "sql", max_tokens: 1, messages: [{ role: "user", content: "warm" }] }),
   })).text();
-  for (let i = 0; i < 100 && !(await list()).includes("sql<m"); i++) await sleep(20);
+  await until(async () => (await list()).includes("sql<m"), "the adapter is listed");
   assertEquals(await list(), ["m<", "sql<m", "poet<m"]);
   for (let i = 0; i < 8; i++) {
     const response = await ask("sql", `question ${i}`);

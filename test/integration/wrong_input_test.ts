@@ -25,7 +25,7 @@ Deno.test("wrong requests get a clear answer each, and the gateway serves on", a
   await using engines = startEngines(1, { speed: 50 });
   await using gateway = await startTestGateway(engines, {
     limits: { body_bytes: 100_000 },
-    timeouts: { request_body_ms: 300 },
+    timeouts: { request_body_ms: 2_000 },
   });
   const { port } = gateway.gateway.listen;
   const errorOf = async (response: Response) => {

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-// deno-lint-ignore-file no-triple-slash-reference -- the types of datagrams
 /// <reference lib="deno.unstable" />
 // A DNS server of the test's own over UDP: A, AAAA and SRV records that the test changes at will (RFC 1035, RFC 2782).
 

@@ -5,6 +5,7 @@ import { type Address, formatAddress } from "../../src/base/address.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import { type MockEngine, type MockEngineOptions, startMockEngine } from "../../src/mock/server.ts";
 import { type AigwProcess, startAigw } from "./process.ts";
+import { until } from "./until.ts";
 import { type GatewayProcess, startGateway } from "../../src/server/gateway_process.ts";
 
 export interface TestGateway extends AsyncDisposable {
@@ -60,12 +61,10 @@ export async function startTestGateway(
     endpoints: status,
     async settled() {
       let left: EndpointStatus[] = [];
-      for (let i = 0; i < 200; i++) {
+      await until(async () => {
         left = (await status()).filter(({ in_flight, prompt_bytes }) => in_flight !== 0 || prompt_bytes !== 0);
-        if (left.length === 0) return;
-        await sleep(25);
-      }
-      throw new Error(`Load was left behind: ${JSON.stringify(left)}`);
+        return left.length === 0;
+      }, () => `no load is left behind, and there is ${JSON.stringify(left)}`);
     },
     async metric(name) {
       const text = await (await fetch(`${admin}/metrics`)).text();

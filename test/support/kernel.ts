@@ -8,6 +8,7 @@ import {
   createSharedKernel,
   type KernelExports,
   type MemoryLimits,
+  type SharedKernel,
 } from "../../wasm/kernel.ts";
 import { questionFields } from "../../src/tables/question.ts";
 
@@ -32,6 +33,12 @@ export function freshKernels(limits: Partial<MemoryLimits> = {}, seed = 1): Atta
   const all = { ...SMALL, ...limits };
   const shared = createSharedKernel(module, all);
   return Array.from({ length: all.workers }, (_, worker) => attachKernel(shared, worker, seed + worker));
+}
+
+/** A fresh memory, and the control plane's instance of it. */
+export function sharedKernel(limits: Partial<MemoryLimits> = {}): { shared: SharedKernel; kernel: AttachedKernel } {
+  const shared = createSharedKernel(module, { ...SMALL, ...limits });
+  return { shared, kernel: attachKernel(shared, 0, 1) };
 }
 
 export function freshKernel(limits: Partial<MemoryLimits> = {}, seed = 1): AttachedKernel {

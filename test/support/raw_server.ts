@@ -2,6 +2,8 @@
 // A TCP server that answers each HTTP request with raw bytes, cut into writes as the test wants: what engines and broken
 // networks do and no HTTP server would.
 
+import { gate } from "./until.ts";
+
 /** What to do with one request: the writes to make, and how to end. */
 export interface RawAnswer {
   writes: Uint8Array[];
@@ -9,6 +11,8 @@ export interface RawAnswer {
   then: "keep" | "close" | "hang";
   /** Pause between the writes. */
   pauseMs?: number;
+  /** What to wait for before a write, by its number, and before the end, by the count of the writes. */
+  before?: (write: number) => Promise<unknown> | undefined;
 }
 
 export interface RawServer extends AsyncDisposable {
@@ -27,6 +31,7 @@ export function startRawServer(answer: (request: string, n: number) => RawAnswer
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const open = new Set<Deno.TcpConn>();
   const state = { requests: [] as string[], connections: 0, closedByPeer: 0 };
+  const over = gate();
   const serve = async (connection: Deno.TcpConn): Promise<void> => {
     open.add(connection);
     connection.setNoDelay(true);
@@ -37,11 +42,13 @@ export function startRawServer(answer: (request: string, n: number) => RawAnswer
           state.closedByPeer++;
           break;
         }
-        const { writes, then, pauseMs } = answer(request, state.requests.push(request) - 1);
+        const { writes, then, pauseMs, before } = answer(request, state.requests.push(request) - 1);
         for (const [i, write] of writes.entries()) {
+          if (before !== undefined) await Promise.race([before(i), over.opened]);
           if (i > 0 && pauseMs !== undefined) await new Promise((resolve) => setTimeout(resolve, pauseMs));
           for (let at = 0; at < write.length;) at += await connection.write(write.subarray(at));
         }
+        if (before !== undefined) await Promise.race([before(writes.length), over.opened]);
         if (then === "close") break;
         if (then === "hang") {
           while (await connection.read(new Uint8Array(1_024)) !== null);
@@ -80,6 +87,7 @@ export function startRawServer(answer: (request: string, n: number) => RawAnswer
     },
     async [Symbol.asyncDispose]() {
       listener.close();
+      over.open();
       for (const connection of open) connection.close();
       await accepting;
       // A test that ends while a connection pauses between two writes would leave its timer behind.
@@ -100,6 +108,12 @@ async function readRequest(connection: Deno.TcpConn): Promise<string | undefined
     if (n === null) return undefined;
     text += decoder.decode(buffer.subarray(0, n));
   }
+}
+
+/** An engine whose streams are one token, at once; they tell no usage, so nobody learns how fast it is. */
+export function startTokenEngine(): RawServer {
+  const stream = chunkedResponse(['data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n', "data: [DONE]\n\n"]);
+  return startRawServer(() => ({ writes: [stream], then: "keep" }));
 }
 
 /** A response with this body in chunks. */

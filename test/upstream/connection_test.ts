@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { systemClock } from "../../src/base/clock.ts";
+import { type Clock, ManualClock, systemClock } from "../../src/base/clock.ts";
 import { Deadlines } from "../../src/base/deadlines.ts";
 import { UpstreamError, type UpstreamFailure } from "../../src/upstream/errors.ts";
 import { Pool, type PoolLimits } from "../../src/upstream/pool.ts";
 import { bytes, chunkedResponse, cut, type RawAnswer, startRawServer } from "../support/raw_server.ts";
+import { until } from "../support/until.ts";
 
 const LIMITS: PoolLimits = {
-  connectMs: 1_000,
-  responseHeaderMs: 5_000,
-  firstByteMs: 5_000,
-  streamIdleMs: 5_000,
+  connectMs: 30_000,
+  responseHeaderMs: 60_000,
+  firstByteMs: 60_000,
+  streamIdleMs: 60_000,
   responseHeaderBytes: 4_096,
   interimAnswers: 16,
   idleConnections: 4,
@@ -18,8 +19,12 @@ const LIMITS: PoolLimits = {
 };
 const HEAD = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n";
 
-function poolOf(address: { hostname: string; port: number }, limits: Partial<PoolLimits> = {}) {
-  const deadlines = new Deadlines(systemClock, 10);
+function poolOf(
+  address: { hostname: string; port: number },
+  limits: Partial<PoolLimits> = {},
+  clock: Clock = systemClock,
+) {
+  const deadlines = new Deadlines(clock, 10);
   const pool = new Pool(address, deadlines, { ...LIMITS, ...limits });
   const dispose = () => {
     pool.close();
@@ -103,15 +108,32 @@ Deno.test("bytes that nobody asked for close the connection", async () => {
 });
 
 Deno.test("each limit has its own failure", async () => {
-  await using silent = startRawServer(() => ({ writes: [], then: "hang" }));
-  using noHead = poolOf(silent.address, { responseHeaderMs: 50 });
-  await assertFails(exchange(noHead), "header_timeout");
-  await using stalling = startRawServer(() => ({
-    writes: [chunkedResponse(["data: x\n\n"]).slice(0, 90)],
-    then: "hang",
-  }));
-  using noMore = poolOf(stalling.address, { streamIdleMs: 50 });
-  await assertFails(exchange(noMore), "idle_timeout");
+  const clock = new ManualClock();
+  // Each limit in force is the only one that falls due: the clock stops right before it, and right after it.
+  const runsOut = async (limits: Partial<PoolLimits>, answer: string, failure: UpstreamFailure) => {
+    await using server = startRawServer(() => ({ writes: answer === "" ? [] : [bytes(answer)], then: "hang" }));
+    using pool = poolOf(server.address, limits, clock);
+    let failed = false;
+    let pieces = 0;
+    const outcome = (async () => {
+      const { connection } = await pool.send(HEAD, bytes("{}"), () => {});
+      pieces++;
+      while (await connection.readBody() !== null) pieces++;
+    })();
+    outcome.catch(() => failed = true);
+    const parts = answer === "" ? 0 : answer.endsWith("\r\n\r\n") ? 1 : 2;
+    await until(() => server.requests.length === 1 && pieces === parts, "the engine has sent what it sends");
+    clock.advance(1_980);
+    await new Promise((resolve) => setTimeout(resolve));
+    assertEquals(failed, false, failure);
+    clock.advance(40);
+    await assertFails(outcome, failure);
+    await until(() => server.closedByPeer === 1, "the connection is closed");
+  };
+  const head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+  await runsOut({ responseHeaderMs: 2_000 }, "", "header_timeout");
+  await runsOut({ firstByteMs: 2_000 }, head, "first_byte_timeout");
+  await runsOut({ streamIdleMs: 2_000 }, `${head}9\r\ndata: x\n\n`, "idle_timeout");
   await using endless = startRawServer(() => ({
     writes: [bytes(`HTTP/1.1 200 OK\r\nx: ${"y".repeat(20_000)}`)],
     then: "hang",
@@ -128,12 +150,14 @@ Deno.test("each limit has its own failure", async () => {
 Deno.test("failing a connection ends its exchange at once and reaches the engine", async () => {
   await using server = startRawServer(() => ({ writes: [], then: "hang" }));
   using pool = poolOf(server.address);
+  let waiting: { fail(error: UpstreamError): void } | undefined;
   const sending = pool.send(HEAD, bytes("{}"), (connection) => {
-    setTimeout(() => connection.fail(new UpstreamError("aborted", "the client left")), 20);
+    waiting = connection;
   });
+  await until(() => server.requests.length === 1, "the engine has the request");
+  waiting!.fail(new UpstreamError("aborted", "the client left"));
   await assertFails(sending, "aborted");
-  for (let i = 0; i < 100 && server.closedByPeer === 0; i++) await new Promise((resolve) => setTimeout(resolve, 5));
-  assertEquals(server.closedByPeer, 1);
+  await until(() => server.closedByPeer === 1, "the connection is closed");
 });
 
 Deno.test("large bodies go out and come back whole", async () => {

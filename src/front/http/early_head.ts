@@ -46,22 +46,23 @@ export class EarlyHead implements Deadline {
       this.deadlines.unwatch(this);
       return first;
     }
-    let body: ReadableStreamDefaultReader<Uint8Array> | undefined;
+    // Opened once: a client may leave while the answer is waited for.
+    let opened: Promise<ReadableStreamDefaultReader<Uint8Array>> | undefined;
+    const body = () => opened ??= this.#bodyOf(answering);
     const stream = new ReadableStream<Uint8Array>({
       start: (controller) => {
         this.#controller = controller;
         this.expire();
       },
       pull: async (controller) => {
-        body ??= await this.#bodyOf(answering);
-        const { value, done } = await body.read();
+        const { value, done } = await (await body()).read();
         if (done) controller.close();
         else controller.enqueue(value);
       },
       cancel: async () => {
         this.#settle();
         this.call.cancellation.leave();
-        await (body ?? await this.#bodyOf(answering)).cancel();
+        await (await body()).cancel();
       },
     }, { highWaterMark: 1 });
     const headers = { "content-type": "text/event-stream;charset=UTF-8", "x-accel-buffering": "no" };

@@ -233,6 +233,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
   }
 
   #finish(controller: ReadableStreamDefaultController<Uint8Array>): void {
+    if (this.#over) return; // the client left first: the grant is another's by now
     const rest = this.answer.boundary?.rest();
     if (rest !== undefined) this.#hand(rest, controller);
     const held = this.#tap?.rest();

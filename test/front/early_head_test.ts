@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+import { assert, assertEquals } from "@std/assert";
+import { EarlyHead } from "../../src/front/http/early_head.ts";
+import { end } from "../../src/gateway/accounting.ts";
+import { callParts, settle } from "../support/parts.ts";
+
+const decoder = new TextDecoder();
+
+function parts() {
+  const { clock, deadlines, context, open, calls } = callParts();
+  const call = open();
+  const early = new EarlyHead(deadlines, context, call, "chat");
+  const { promise: answering, resolve: answer } = Promise.withResolvers<Response>();
+  const left: string[] = [];
+  call.cancellation.hold({ fail: ({ failure }) => left.push(failure) });
+  return { clock, deadlines, call, calls, early, answering, answer, left };
+}
+
+/** A stream of events that tells whether it was cancelled. */
+function events(...pieces: string[]) {
+  const told = { cancelled: 0 };
+  const body = new ReadableStream<Uint8Array>({
+    pull(controller) {
+      const piece = pieces.shift();
+      if (piece === undefined) controller.close();
+      else controller.enqueue(new TextEncoder().encode(piece));
+    },
+    cancel() {
+      told.cancelled++;
+    },
+  }, { highWaterMark: 0 });
+  return Object.assign(told, { response: new Response(body, { headers: { "content-type": "text/event-stream" } }) });
+}
+
+Deno.test("EarlyHead: an answer in time passes as it is, and no deadline is left", async () => {
+  const { clock, deadlines, call, early, answering, answer } = parts();
+  early.wait(100);
+  const racing = early.race(answering);
+  clock.advance(50);
+  const response = new Response("x");
+  answer(response);
+  assertEquals(await racing, response);
+  end(call, "ok");
+  assertEquals(deadlines.size, 0);
+});
+
+Deno.test("EarlyHead: after its time the head goes out, comments every 5 s, then the answer's events", async () => {
+  const { clock, deadlines, call, early, answering, answer } = parts();
+  early.wait(100);
+  const racing = early.race(answering);
+  clock.advance(100);
+  const response = await racing;
+  assertEquals([response.status, response.headers.get("content-type")], [200, "text/event-stream;charset=UTF-8"]);
+  const reader = response.body!.getReader();
+  const read = async () => decoder.decode((await reader.read()).value);
+  assertEquals(await read(), ": waiting\n\n");
+  const second = read();
+  clock.advance(4_980);
+  await settle();
+  clock.advance(40);
+  assertEquals(await second, ": waiting\n\n");
+  answer(events("data: 1\n\n", "data: 2\n\n").response);
+  assertEquals([await read(), await read()], ["data: 1\n\n", "data: 2\n\n"]);
+  assert((await reader.read()).done);
+  end(call, "ok");
+  assertEquals(deadlines.size, 0);
+});
+
+Deno.test("EarlyHead: an error after the head is an event, and the stream is whole", async () => {
+  const { clock, deadlines, call, early, answering, answer } = parts();
+  early.wait(0);
+  const racing = early.race(answering);
+  clock.advance(10);
+  const response = await racing;
+  end(call, "queue_timeout");
+  answer(new Response('{"error":\n{"code":"queue_timeout"}}', { status: 429 }));
+  assertEquals(
+    await response.text(),
+    ': waiting\n\ndata: {"error": {"code":"queue_timeout"}}\n\ndata: [DONE]\n\n',
+  );
+  assertEquals(deadlines.size, 0);
+});
+
+Deno.test("EarlyHead: a client that leaves while the answer is waited for cancels that answer, once", async () => {
+  const { clock, deadlines, call, early, answering, answer, left } = parts();
+  early.wait(0);
+  const racing = early.race(answering);
+  clock.advance(10);
+  const reader = (await racing).body!.getReader();
+  await reader.read();
+  const pending = reader.read();
+  await settle(); // the answer's body is being waited for
+  const leaving = reader.cancel();
+  assertEquals(left, ["aborted"]);
+  const told = events("data: 1\n\n");
+  answer(told.response);
+  await leaving;
+  assert((await pending).done);
+  await settle();
+  assertEquals(told.cancelled, 1);
+  end(call, "client_closed");
+  assertEquals(deadlines.size, 0);
+});
+
+Deno.test("EarlyHead: a client that leaves in the middle of the answer cancels it", async () => {
+  const { clock, call, early, answering, answer, left } = parts();
+  early.wait(0);
+  const racing = early.race(answering);
+  clock.advance(10);
+  const reader = (await racing).body!.getReader();
+  await reader.read();
+  const told = events("data: 1\n\n", "data: 2\n\n", "data: 3\n\n");
+  answer(told.response);
+  assertEquals(decoder.decode((await reader.read()).value), "data: 1\n\n");
+  await reader.cancel();
+  assertEquals([told.cancelled, left], [1, ["aborted"]]);
+  end(call, "client_closed");
+});

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// The supervisor with threads that do what the test says, on a manual clock.
+
+import { assertEquals, assertRejects } from "@std/assert";
+import { ManualClock } from "../../src/base/clock.ts";
+import type { Snapshot } from "../../src/config/snapshot.ts";
+import type { FromWorker, ToWorker } from "../../src/server/protocol.ts";
+import { SPARE_BLOCKS, Supervisor } from "../../src/server/supervisor.ts";
+import { ownCells } from "../../src/tables/metric_cells.ts";
+import { KeptLog, settle } from "../support/parts.ts";
+import { sharedKernel } from "../support/kernel.ts";
+import { WORKER_CELLS } from "../../src/telemetry/instruments.ts";
+
+class FakeThread {
+  readonly heard: ToWorker[] = [];
+  terminated = false;
+  onmessage: (event: { data: FromWorker }) => void = () => {};
+  onerror: (event: { message: string; preventDefault(): void }) => void = () => {};
+  constructor(readonly name: string) {}
+  postMessage(message: ToWorker): void {
+    this.heard.push(message);
+  }
+  terminate(): void {
+    this.terminated = true;
+  }
+  says(data: FromWorker): void {
+    this.onmessage({ data });
+  }
+  crashes(): void {
+    this.onerror({ message: "crash", preventDefault() {} });
+  }
+  get block(): number {
+    const [start] = this.heard;
+    return start.kind === "start" ? start.worker : NaN;
+  }
+  get kinds(): string[] {
+    return this.heard.map(({ kind }) => kind);
+  }
+}
+
+function parts(workers = 2) {
+  const clock = new ManualClock();
+  const log = new KeptLog();
+  const threads: FakeThread[] = [];
+  const { shared, kernel } = sharedKernel({ workers: 1 + workers + SPARE_BLOCKS });
+  const setup = { listen: { hostname: "127.0.0.1", port: 1 }, tls: undefined, via: "test", started: 0 };
+  const supervisor = new Supervisor({
+    kernel,
+    shared,
+    setup,
+    log,
+    workers,
+    certificate: undefined,
+    clock,
+    reap: (block) => kernel.exports.reap(block),
+    thread: (name) => {
+      threads.push(new FakeThread(name));
+      return threads.at(-1) as unknown as Worker;
+    },
+  });
+  supervisor.publish({ version: 1 } as Snapshot);
+  let beats = 0;
+  const beat = (thread: FakeThread) => ownCells({ ...kernel, worker: thread.block })[WORKER_CELLS.heartbeat] = ++beats;
+  return { clock, log, threads, supervisor, kernel, beat };
+}
+
+async function started(workers = 2) {
+  const all = parts(workers);
+  const starting = all.supervisor.start();
+  for (const thread of all.threads) thread.says({ kind: "serving" });
+  await starting;
+  return all;
+}
+
+const end = async ({ supervisor, threads }: { supervisor: Supervisor; threads: FakeThread[] }) => {
+  const draining = supervisor.drain(1_000);
+  for (const thread of threads) if (!thread.terminated) thread.says({ kind: "drained", cut: 0 });
+  return await draining;
+};
+
+Deno.test("Supervisor: start waits for all, each with a block of its own, and rejects when one cannot", async () => {
+  const one = await started(3);
+  assertEquals(one.threads.map(({ name, block }) => [name, block]), [["worker-1", 1], ["worker-2", 2], [
+    "worker-3",
+    3,
+  ]]);
+  assertEquals(one.supervisor.serving, 3);
+  await end(one);
+  const other = parts(2);
+  const starting = other.supervisor.start();
+  other.threads[0].says({ kind: "serving" });
+  other.threads[1].says({ kind: "failed", message: "no port" });
+  await assertRejects(() => starting, Error, "Worker 2 cannot serve: no port");
+  assertEquals(other.threads.map(({ terminated }) => terminated), [true, true]);
+  other.clock.advance(60_000);
+  assertEquals(other.threads.length, 2, "and none is begun again");
+});
+
+Deno.test("Supervisor: a worker that dies is replaced after a pause that grows, on a block that has rested", async () => {
+  const all = await started();
+  const { clock, threads, supervisor } = all;
+  const blocks = new Set([1, 2]);
+  let pauseMs = 100;
+  for (let i = 0; i < 9; i++) {
+    const lost = threads.at(i === 0 ? 0 : -1)!;
+    lost.crashes();
+    assertEquals([lost.terminated, supervisor.serving, supervisor.restarts], [true, 1, i + 1]);
+    const count = threads.length;
+    clock.advance(pauseMs - 1);
+    assertEquals(threads.length, count, `${pauseMs} ms`);
+    clock.advance(1);
+    assertEquals(threads.length, count + 1);
+    const fresh = threads.at(-1)!;
+    if (i < SPARE_BLOCKS) assertEquals(blocks.has(fresh.block), false, "no block is used again while others are spare");
+    blocks.add(fresh.block);
+    fresh.says({ kind: "serving" });
+    pauseMs = Math.min(10_000, 2 * pauseMs);
+    for (const thread of threads) if (!thread.terminated) all.beat(thread);
+  }
+  // One that has served for long begins with the first pause again.
+  for (let i = 0; i < 31; i++) {
+    clock.advance(1_000);
+    for (const thread of threads) if (!thread.terminated) all.beat(thread);
+  }
+  threads.at(-1)!.crashes();
+  const count = threads.length;
+  clock.advance(100);
+  assertEquals(threads.length, count + 1);
+  threads.at(-1)!.says({ kind: "serving" });
+  await end(all);
+});
+
+Deno.test("Supervisor: a worker that dies while others still start is replaced too", async () => {
+  const all = parts();
+  const { clock, threads, supervisor } = all;
+  const starting = supervisor.start();
+  threads[0].says({ kind: "serving" });
+  await settle();
+  threads[0].crashes();
+  threads[1].says({ kind: "serving" });
+  await starting;
+  assertEquals(supervisor.view().map(({ state }) => state), ["restarting", "serving"]);
+  clock.advance(100);
+  assertEquals(threads.length, 3);
+  threads[2].says({ kind: "serving" });
+  assertEquals(supervisor.serving, 2);
+  await end(all);
+});
+
+Deno.test("Supervisor: nobody is restarted on request before all have served", async () => {
+  const all = parts();
+  const starting = all.supervisor.start();
+  all.threads[0].says({ kind: "serving" });
+  assertEquals([all.supervisor.restart(1), all.supervisor.restart(2)], [false, false]);
+  all.threads[1].says({ kind: "serving" });
+  await starting;
+  assertEquals([all.supervisor.restart(2), all.supervisor.restart(2), all.supervisor.restart(9)], [true, false, false]);
+  await end(all);
+});
+
+Deno.test("Supervisor: a worker whose heart stands still for 10 s is replaced, one that beats is not", async () => {
+  const all = await started();
+  const { clock, threads, log } = all;
+  for (let i = 0; i < 13; i++) {
+    clock.advance(1_000);
+    all.beat(threads[1]);
+  }
+  assertEquals([threads[0].terminated, threads[1].terminated, threads.length], [true, false, 3]);
+  assertEquals(log.lines, ["error worker lost"]);
+  await end(all);
+});
+
+Deno.test("Supervisor: what a thread says after it was lost is not heard", async () => {
+  const all = await started();
+  const [first] = all.threads;
+  first.crashes();
+  first.crashes();
+  first.says({ kind: "serving" });
+  assertEquals([all.supervisor.restarts, all.supervisor.serving], [1, 1]);
+  await end(all);
+});
+
+Deno.test("Supervisor: snapshots and certificates go to all there are, and to those that come later", async () => {
+  const all = await started();
+  const { clock, threads, supervisor } = all;
+  threads[0].crashes();
+  const certificate = { cert: "c", key: "k" };
+  supervisor.publish({ version: 2 } as Snapshot);
+  supervisor.renew(certificate);
+  assertEquals(threads[1].kinds, ["start", "snapshot", "certificate"]);
+  clock.advance(100);
+  const [start] = threads[2].heard;
+  assertEquals(start.kind === "start" && [start.snapshot.version, start.certificate], [2, certificate]);
+  await end(all);
+});
+
+Deno.test("Supervisor: drain waits for those that serve, ends those that begin, and leaves no timer", async () => {
+  const all = await started(3);
+  const { clock, threads, supervisor } = all;
+  threads[0].crashes();
+  clock.advance(100); // its replacement begins
+  threads[1].crashes(); // and this one waits to be replaced
+  let cut: number | undefined;
+  const draining = supervisor.drain(5_000).then((count) => cut = count);
+  assertEquals([threads[3].terminated, threads[2].kinds.at(-1)], [true, "drain"]);
+  await settle();
+  assertEquals(cut, undefined);
+  threads[2].says({ kind: "drained", cut: 4 });
+  await draining;
+  assertEquals([cut, threads.length, threads.every(({ terminated }) => terminated)], [4, 4, true]);
+  clock.advance(60_000);
+  assertEquals(threads.length, 4);
+});
+
+Deno.test("Supervisor: drain ends when a worker dies in it, and at the latest 2 s after its deadline", async () => {
+  const dying = await started();
+  const draining = dying.supervisor.drain(5_000);
+  dying.threads[0].crashes();
+  dying.threads[1].says({ kind: "drained", cut: 1 });
+  assertEquals(await draining, 1);
+  const silent = await started();
+  let over = false;
+  const late = silent.supervisor.drain(5_000).then(() => over = true);
+  silent.clock.advance(6_990);
+  await settle();
+  assertEquals(over, false);
+  silent.clock.advance(10);
+  await late;
+});
