@@ -2,13 +2,14 @@
 // `deno task bench:load`: the gateway beside no proxy and two bare ones, in front of the same instant mock engine in the
 // same run, and beside nginx where that is installed. The proxy under test has a core of its own where taskset is installed; engine and load share another. Figures
 // are medians over rounds; processor time is that of the proxy's process, read from /proc.
-// Options: --seconds N (2), --rounds N (3), --chunks N (100), --json FILE.
+// Options: --seconds N (2), --rounds N (3), --chunks N (100), --json FILE, --beside FOLDER (another checkout of this
+// project, measured in the same run), --only NAME,NAME (of the targets).
 
 import { parseArgs } from "@std/cli/parse-args";
 import { GATEWAY_FLAGS, listening, processorMicros, residentKib, root, RUN } from "../process.ts";
 
 const options = parseArgs(Deno.args, {
-  string: ["seconds", "rounds", "chunks", "json"],
+  string: ["seconds", "rounds", "chunks", "json", "beside", "only"],
   default: { seconds: "2", rounds: "3", chunks: "100" },
 });
 const SECONDS = Number(options.seconds);
@@ -101,9 +102,11 @@ await Deno.writeTextFile(
   `${folder}/post.lua`,
   `wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nfunction init(args) wrk.body = io.open(args[1]):read("*a") end\nfunction request() return wrk.format() end\n`,
 );
-/** A gateway's config; `more` is merged over it. Returns the arguments of its process. */
-async function gateway(name: string, port: number, more: Record<string, unknown> = {}): Promise<string[]> {
-  const file = `${folder}/${name}.json`;
+const GATEWAY_PORTS: Record<string, number> = { "aigw": PORT + 8, "aigw, limits": PORT + 7, "aigw, beside": PORT + 6 };
+/** A gateway's config; `more` is merged over it. Returns the arguments of its process, whose code is in `source`. */
+async function gateway(name: string, more: Record<string, unknown> = {}, source = root): Promise<string[]> {
+  const port = GATEWAY_PORTS[name];
+  const file = `${folder}/${port}.json`;
   const config = {
     admin: { listen: `127.0.0.1:${port + 100}` },
     metadata_center: { listen: "127.0.0.1:0" },
@@ -114,7 +117,7 @@ async function gateway(name: string, port: number, more: Record<string, unknown>
   };
   await Deno.writeTextFile(file, JSON.stringify(config));
   const listen = ["--listen", `127.0.0.1:${port}`];
-  return [GATEWAY_FLAGS, `${root}src/main.ts`, "serve", "--config", file, ...listen, "--workers", "1"];
+  return [GATEWAY_FLAGS, `${source}/src/main.ts`, "serve", "--config", file, ...listen, "--workers", "1"];
 }
 
 /** Limits that are counted and never reached. */
@@ -126,7 +129,6 @@ const LIMITS = {
 };
 
 const NGINX_PORT = PORT + 9;
-const GATEWAY_PORTS: Record<string, number> = { "aigw": PORT + 8, "aigw, limits": PORT + 7 };
 await Deno.writeTextFile(
   `${folder}/nginx.conf`,
   `worker_processes 1; daemon off; error_log ${folder}/nginx.log; pid ${folder}/nginx.pid;
@@ -153,11 +155,11 @@ const TARGETS: Record<string, string[] | undefined> = {
   "fetch, piped": [`${root}bench/load/bare_proxy.ts`, "pipe", String(PORT + 1), String(ENGINE)],
   "fetch, read": [`${root}bench/load/bare_proxy.ts`, "read", String(PORT + 2), String(ENGINE)],
   ...(nginx ? { "nginx": ["-c", `${folder}/nginx.conf`] } : {}),
-  "aigw": await gateway("aigw", GATEWAY_PORTS.aigw),
-  "aigw, limits": await gateway("limits", GATEWAY_PORTS["aigw, limits"], {
-    tenancy: { anonymous: { limits: LIMITS } },
-  }),
+  "aigw": await gateway("aigw"),
+  ...(options.beside ? { "aigw, beside": await gateway("aigw, beside", {}, options.beside) } : {}),
+  "aigw, limits": await gateway("aigw, limits", { tenancy: { anonymous: { limits: LIMITS } } }),
 };
+const only = options.only?.split(/,(?! )/);
 
 interface Row {
   target: string;
@@ -203,10 +205,13 @@ const processes = [
 ];
 try {
   await listening(ENGINE);
-  const targets: Target[] = Object.entries(TARGETS).map(([name, args], i) => {
+  const chosen = Object.entries(TARGETS).filter(([name]) => only?.includes(name) ?? true);
+  const targets: Target[] = chosen.map(([name, args]) => {
     const proxy = args && (name === "nginx" ? spawn(1, "nginx", args) : spawn(1, deno, [...RUN, ...args]));
     if (proxy) processes.push(proxy);
-    const port = name === "nginx" ? NGINX_PORT : GATEWAY_PORTS[name] ?? (proxy ? PORT + i : ENGINE);
+    const port = name === "nginx"
+      ? NGINX_PORT
+      : GATEWAY_PORTS[name] ?? (proxy ? PORT + Object.keys(TARGETS).indexOf(name) : ENGINE);
     return { name, port, proxy };
   });
   for (const { port } of targets) {

@@ -69,10 +69,13 @@ export const timeoutsSchema = z.strictObject({
   response_header_ms: positive(86_400_000).default(600_000)
     .describe("Until the engine's response head; a non-streaming answer is generated before it"),
   first_byte_ms: positive(86_400_000).default(600_000)
-    .describe("From the engine's response head to the first byte of the body; a stream waits for its prefill here"),
+    .describe("From the engine's response head to the first byte of the body, of a stream to its first token"),
   first_event_hold_ms: z.int().min(0).max(600_000).default(500)
-    .describe("How long the head of a stream waits for its first event, so that an error there can be a status"),
-  stream_idle_ms: positive(86_400_000).default(120_000).describe("Between two pieces of the engine's answer"),
+    .describe("How long the head of a stream waits for its first token, so that an error before it can be a status"),
+  stream_idle_ms: positive(86_400_000).default(120_000)
+    .describe("Between two pieces of the engine's answer; comments and pings are none"),
+  heartbeat_ms: positive(86_400_000).default(15_000)
+    .describe("A stream that is silent for as long gets a comment: load balancers cut silent connections"),
   request_ms: positive(86_400_000).default(3_600_000)
     .describe("From a request's arrival to the end of its answer; the header x-aigw-timeout-ms may ask for less"),
   client_stall_ms: positive(86_400_000).default(600_000)
@@ -112,6 +115,11 @@ export const outliersSchema = z.strictObject({
   max_ejected_percent: z.number().min(0).max(99).default(50).describe(
     "Of a cluster's endpoints; the last is never ejected",
   ),
+  panic_percent: z.number().min(0).max(100).default(1).describe(
+    "When fewer of a cluster's endpoints are available, those also serve whose probes fail; 0 for never",
+  ),
+  failure_backoff_ms: z.int().min(0).max(600_000).default(1_000)
+    .describe("How long an endpoint that failed once is chosen last"),
   backpressure_ms: z.int().min(0).max(600_000).default(1_000)
     .describe("How long an endpoint that answered 429 or 503 without Retry-After is chosen last"),
   max_backpressure_ms: z.int().min(0).max(3_600_000).default(30_000).describe("The same with Retry-After, at most"),

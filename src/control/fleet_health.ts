@@ -4,6 +4,7 @@
 
 import type { Config } from "../config/schema.ts";
 import type { Clock } from "../base/clock.ts";
+import type { ProbeResult } from "../engines/prober.ts";
 import { EndpointHealth, type Health, type HealthLimits } from "../engines/health.ts";
 import { EndpointState, type EndpointTable } from "../tables/endpoint_table.ts";
 import type { Log } from "../telemetry/log.ts";
@@ -18,9 +19,17 @@ export interface Patient {
 
 interface Chart {
   readonly health: EndpointHealth;
+  /** Requests that it had answered at the last probe. */
+  answered: number;
+  /** Whether nobody listened at the last probe, and at one since it was last healthy. */
+  refused: boolean;
+  wasRefused: boolean;
   /** Until when it wants to be left alone. */
   reluctantUntil: number;
 }
+
+/** What a probe told. */
+export type Probed = Pick<ProbeResult, "failure" | "why"> & { readonly healthy: boolean };
 
 /** How often the counts of the workers are looked at. */
 const WATCH_MS = 50;
@@ -43,6 +52,9 @@ export class FleetHealth<P extends Patient> {
   add(patient: P, joins: boolean): void {
     this.#charts.set(patient, {
       health: new EndpointHealth(limitsOf(this.config), joins ? this.clock.now() : undefined),
+      answered: 0,
+      refused: false,
+      wasRefused: false,
       reluctantUntil: 0,
     });
     this.#clusters.set(patient.cluster, [...this.#clusters.get(patient.cluster) ?? [], patient]);
@@ -85,9 +97,17 @@ export class FleetHealth<P extends Patient> {
     return this.#charts.get(patient)!.health;
   }
 
-  probed(patient: P, healthy: boolean, why = "its probes failed"): void {
-    this.of(patient).probed(healthy, this.clock.now());
-    this.#apply(patient, healthy ? "its probe was answered" : why);
+  /** Takes note of a probe. An engine that answers requests is not unhealthy because it is slow to say so. */
+  probed(patient: P, { healthy, failure, why = "its probes failed" }: Probed): void {
+    const chart = this.#charts.get(patient)!;
+    const answered = this.table.successes(patient.row);
+    const alive = healthy || (failure === "silent" && answered !== chart.answered);
+    chart.answered = answered;
+    chart.refused = failure === "refused";
+    chart.wasRefused ||= chart.refused;
+    chart.health.probed(alive, this.clock.now());
+    this.#apply(patient, healthy ? "its probe was answered" : alive ? "it answered requests" : why);
+    if (alive) chart.wasRefused = false;
   }
 
   drain(patient: P): void {
@@ -105,10 +125,23 @@ export class FleetHealth<P extends Patient> {
     for (const patients of this.#clusters.values()) {
       const ward = this.#count(patients);
       for (const patient of patients) this.#look(patient, ward, now);
+      this.#panic(patients, ward);
       this.#slowStart(patients, now);
     }
     this.#cancel = this.clock.after(WATCH_MS, this.#watch);
   };
+
+  // When so few are left, those are asked too whose probes fail, but who listen: refusing all is no better.
+  #panic(patients: P[], { available, size }: Ward): void {
+    const panics = available * 100 < this.config.outliers.panic_percent * size;
+    for (const patient of patients) {
+      if (this.of(patient).state !== "unhealthy") continue;
+      const serves = panics && !this.#charts.get(patient)!.refused;
+      if (!this.table.setPanic(patient.row, serves)) continue;
+      const { cluster, name } = patient;
+      if (serves) this.log.warn("unhealthy endpoint serves: too few others are left", { cluster, endpoint: name });
+    }
+  }
 
   #count(patients: P[]): Ward {
     const ward: Ward = { size: patients.length, available: 0, out: 0 };
@@ -149,7 +182,7 @@ export class FleetHealth<P extends Patient> {
     if (before === after) return;
     if (after === EndpointState.available) {
       this.table.clearFailures(row);
-      if (before === EndpointState.unhealthy) this.returned(patient);
+      if (before === EndpointState.unhealthy && this.#charts.get(patient)!.wasRefused) this.returned(patient);
     }
     this.table.setState(row, after);
     const level = state === "available" || state === "trial" ? "info" : "warn";

@@ -14,7 +14,8 @@ export class Member implements ProbeTarget, Patient {
   readonly adapters = new HeldAdapters();
   /** What its engine lists in /v1/models; undefined until it does. */
   models: readonly ListedByEngine[] | undefined;
-  promptTokens = 0;
+  promptTokens = NaN;
+  startTime = NaN;
   metricsAt: number | undefined;
   /** Since when it has been out of the fleet, in the clock's ms; undefined while it is in it. */
   leftAt: number | undefined;

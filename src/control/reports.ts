@@ -31,14 +31,20 @@ export class Reports {
     this.#hidden = new HiddenPrefills(parts.kernel);
   }
 
-  readonly probed = (member: Member, { healthy, why, metrics, models, ms }: ProbeResult): void => {
-    if (healthy !== undefined) this.#parts.health.probed(member, healthy, why);
+  readonly probed = (member: Member, result: ProbeResult): void => {
+    const { healthy, metrics, models, ms } = result;
+    if (healthy !== undefined) this.#parts.health.probed(member, { ...result, healthy });
     if (metrics !== undefined) this.#measured(member, metrics, ms);
     if (models !== undefined) this.#listed(member, models);
   };
 
-  /** It may have been restarted: what it held is not known any more. */
+  /** It serves again after nobody had listened: a restart, unless its metrics tell better. */
   returned(member: Member): void {
+    if (Number.isNaN(member.startTime) && Number.isNaN(member.promptTokens)) this.#restarted(member);
+  }
+
+  // What it held is not known any more.
+  #restarted(member: Member): void {
     this.#parts.kernel.exports.indexForget(member.row);
     if (member.adapters.names.length === 0) return;
     member.adapters.forget();
@@ -73,10 +79,11 @@ export class Reports {
     if (signals.kvCapacityTokens !== undefined) {
       table.setCapacity(member.row, this.#parts.chunks(signals.kvCapacityTokens));
     }
-    if (signals.promptTokens !== undefined) {
-      if (signals.promptTokens < member.promptTokens) this.returned(member);
-      member.promptTokens = signals.promptTokens;
-    }
+    const { promptTokens = NaN, startTime = NaN } = signals;
+    // A page that is missing for once tells nothing.
+    if (promptTokens < member.promptTokens || Math.abs(startTime - member.startTime) > 1) this.#restarted(member);
+    if (!Number.isNaN(promptTokens)) member.promptTokens = promptTokens;
+    if (!Number.isNaN(startTime)) member.startTime = startTime;
     if (signals.adapters && member.adapters.seen(signals.adapters)) this.#adaptersChanged(member);
   }
 }

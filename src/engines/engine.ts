@@ -12,8 +12,11 @@ import type { EngineSignals } from "./signals.ts";
 
 /** The body of an answer, wherever it comes from. A connection is one. */
 export interface AnswerBody {
-  /** The next piece, null at the end. Throws UpstreamError, afterwards it is closed. */
-  readBody(): Promise<Uint8Array<ArrayBuffer> | null>;
+  /**
+   * The next piece, null at the end; `silent` says that what came last does not count against the engine's silence.
+   * Throws UpstreamError, afterwards it is closed.
+   */
+  readBody(silent?: boolean): Promise<Uint8Array<ArrayBuffer> | null>;
   /** Ends it; what waits for it fails with `error`. */
   fail(error: UpstreamError): void;
   close(): void;

@@ -3,6 +3,7 @@
 // 5xx counts against an endpoint: an engine without /health or /metrics serves all the same, with unknown gauges.
 
 import type { Clock } from "../base/clock.ts";
+import { UpstreamError } from "../upstream/errors.ts";
 import type { Page } from "../upstream/page_reader.ts";
 import type { ProbePages } from "./engine.ts";
 
@@ -19,11 +20,14 @@ export interface ProbeTarget {
   readonly reader: ProbeReader;
 }
 
+export type ProbeFailure = "refused" | "silent" | "status";
+
 export interface ProbeResult {
   /** undefined: not asked in this round. */
   healthy?: boolean;
-  /** Why not. */
+  /** Why not, and what failed: nobody listens, no answer came in time, or it was one that says so. */
   why?: string;
+  failure?: ProbeFailure;
   /** The metrics text; undefined when not asked, null when the engine gave none. */
   metrics?: string | null;
   /** The list of models; undefined when not asked, or when the engine gave none. */
@@ -106,14 +110,21 @@ export class Prober<T extends ProbeTarget> {
       schedule.healthDue = now + healthIntervalMs;
       if (health === undefined) {
         result.healthy = await reader.connects(port, timeoutMs);
-        if (!result.healthy) result.why = "it accepts no connection";
+        if (!result.healthy) {
+          result.failure = "refused";
+          result.why = "it accepts no connection";
+        }
       } else {
         try {
           const { status } = await reader.get(health.port, health.path, timeoutMs);
           result.healthy = status < 500;
-          if (!result.healthy) result.why = `${health.path} answered ${status}`;
+          if (!result.healthy) {
+            result.failure = "status";
+            result.why = `${health.path} answered ${status}`;
+          }
         } catch (error) {
           result.healthy = false;
+          result.failure = error instanceof UpstreamError && error.failure === "connect_failed" ? "refused" : "silent";
           result.why = `${health.path}: ${(error as Error).message}`;
         }
       }

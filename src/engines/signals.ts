@@ -13,6 +13,8 @@ export interface EngineSignals {
   kvCapacityTokens?: number;
   /** Prompt tokens since it started: a smaller figure than before means that it restarted. */
   promptTokens?: number;
+  /** When its process started, in seconds since 1970. */
+  startTime?: number;
   /** LoRA adapters that requests run or wait on, and how many it can hold. */
   adapters?: { names: string[]; most: number };
 }
@@ -46,7 +48,7 @@ interface Sample {
 /** Reads an engine's signals. Counts of several ranks are added up, usage is that of the fullest. */
 export function readSignals(names: SignalNames, text: string): EngineSignals {
   const { waiting, running, kvUsage, promptTokens, cacheInfo, cacheValues, adapters } = names;
-  const selectors = [waiting, running, kvUsage, promptTokens, cacheInfo?.metric, adapters];
+  const selectors = [waiting, running, kvUsage, promptTokens, cacheInfo?.metric, adapters, START_TIME];
   const wanted = new Set([...selectors, cacheValues?.blockSize, cacheValues?.blocks].map(metricOf));
   const samples = new Map<string, Sample[]>();
   for (const line of text.split("\n")) {
@@ -76,9 +78,13 @@ export function readSignals(names: SignalNames, text: string): EngineSignals {
     kvUsage: usage.length === 0 ? undefined : Math.max(...usage),
     promptTokens: sum(promptTokens),
     kvCapacityTokens: capacity(names, select),
+    startTime: select(START_TIME)[0]?.value,
     adapters: adaptersOf(select(adapters)),
   };
 }
+
+/** As the client libraries of Prometheus name it. */
+const START_TIME = "process_start_time_seconds";
 
 function metricOf(selector: Selector | undefined): string | undefined {
   return typeof selector === "object" ? selector.metric : selector;

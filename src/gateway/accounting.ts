@@ -22,7 +22,8 @@ export function end(call: Call, outcome: Outcome): void {
 }
 
 function write(call: Call, outcome: Outcome): void {
-  const { context: { clock, instruments }, modelRow, usage, started } = call;
+  const { context: { clock, instruments }, modelRow, started } = call;
+  const usage = call.usage = usageOf(call, outcome);
   const elapsed = clock.now() - started;
   instruments.ended(modelRow, outcome, elapsed / 1_000);
   if (call.account) {
@@ -36,6 +37,12 @@ function write(call: Call, outcome: Outcome): void {
   }
   if (call.span) trace(call, outcome, call.span);
   if (call.context.accessLog) log(call, outcome, elapsed);
+}
+
+// What an engine said it used counts; of an answer that was cut, at least the tokens that came.
+function usageOf({ usage, tokens }: Call, outcome: Outcome): Usage | undefined {
+  if (outcome === "ok" || tokens === 0) return usage;
+  return { ...usage, completionTokens: Math.max(usage?.completionTokens ?? 0, tokens) };
 }
 
 // What was seen teaches the latency models, unless the request was moved on the way.

@@ -1,25 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-// An engine's answer as far as it must be known before a byte of it goes on: the head, and either the whole body, or the
-// first events of a stream. Until then the request may still be moved to another endpoint.
+// An engine's answer as far as it must be known before a byte of it goes on: the head, and either the whole body, or of a
+// stream all that comes before its first token, and that. Until then the request may still be moved to another endpoint.
 
 import { concat } from "../base/bytes.ts";
 import type { AnswerBody } from "../engines/engine.ts";
-import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import type { Connection } from "../upstream/connection.ts";
 import type { ResponseHead } from "../upstream/response_head.ts";
-import { errorOf } from "../openai/errors.ts";
+import { statusOfError } from "../openai/errors.ts";
 import { EventBoundary } from "../openai/event_boundary.ts";
-import { eventJson, forEachEvent } from "../openai/events.ts";
-
-type FirstEvents = Promise<Uint8Array<ArrayBuffer> | null>;
+import { type StreamError, StreamProgress } from "../openai/stream_progress.ts";
+import { UpstreamError } from "../upstream/errors.ts";
+import type { Kind } from "../openai/api.ts";
 
 export interface AnswerLimits {
   /** Bodies of known length up to this are read whole. */
   readonly wholeBytes: number;
-  /** Largest event that is held together. */
+  /** Largest event that is held together, and most that is held before the first token. */
   readonly eventBytes: number;
-  /** Waits for the first events of a stream as long as its head may wait for them. */
-  readonly hold: (opening: FirstEvents) => Promise<Uint8Array<ArrayBuffer> | null | "late">;
+}
+
+/** What is known of an answer before it comes. */
+export interface Expected {
+  readonly kind: Kind;
+  /** Whether it is to be a stream of tokens. */
+  readonly tokens: boolean;
+  /** Alternatives that it has. */
+  readonly choices: number;
+  /** Is told when a stream has begun whose first token may be long in coming. */
+  opened(head: ResponseHead): void;
 }
 
 export interface Answer {
@@ -29,17 +37,22 @@ export interface Answer {
   readonly whole: Uint8Array<ArrayBuffer> | undefined;
   /** What of a stream has been read already: whole events, when it has events. */
   readonly first: Uint8Array<ArrayBuffer> | undefined;
-  /** The first events of a stream that lets them wait. */
-  readonly opening?: FirstEvents;
   /** Present for event streams. */
   readonly boundary: EventBoundary | undefined;
+  /** Present for streams of tokens. */
+  readonly progress?: StreamProgress;
 }
 
 const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 const NULL_BODY = new Set([204, 205, 304]);
 
 /** Reads as much as must be known. Throws UpstreamError. */
-export function openAnswer(head: ResponseHead, body: AnswerBody, limits: AnswerLimits): Answer | Promise<Answer> {
+export function openAnswer(
+  head: ResponseHead,
+  body: AnswerBody,
+  expected: Expected,
+  limits: AnswerLimits,
+): Answer | Promise<Answer> {
   const { framing, status } = head;
   if (framing.kind === "none" || NULL_BODY.has(status)) {
     return { head, body, whole: EMPTY, first: undefined, boundary: undefined };
@@ -53,7 +66,7 @@ export function openAnswer(head: ResponseHead, body: AnswerBody, limits: AnswerL
     }
     return readRest(head, body, framing.bytes, arrived);
   }
-  return events ? openStream(head, body, limits) : gather(head, body, isJson(head) ? limits.wholeBytes : 0);
+  return events ? openStream(head, body, expected, limits) : gather(head, body, isJson(head) ? limits.wholeBytes : 0);
 }
 
 async function readRest(
@@ -72,78 +85,49 @@ async function readRest(
   return { head, body, whole, first: undefined, boundary: undefined };
 }
 
-async function openStream(head: ResponseHead, body: AnswerBody, limits: AnswerLimits): Promise<Answer> {
-  const boundary = new EventBoundary(limits.eventBytes);
-  const opening = firstEvents(body, boundary);
-  const held = await limits.hold(opening);
-  if (held === "late") return { head, body, whole: undefined, first: undefined, opening, boundary };
-  if (held === null) return { head, body, whole: boundary.rest() ?? EMPTY, first: undefined, boundary };
-  const error = head.status === 200 ? firstError(held) : undefined;
-  if (error) return refused(head, body, error);
-  return { head, body, whole: undefined, first: held, boundary };
+async function openStream(
+  head: ResponseHead,
+  body: AnswerBody,
+  expected: Expected,
+  { eventBytes }: AnswerLimits,
+): Promise<Answer> {
+  const boundary = new EventBoundary(eventBytes);
+  if (head.status !== 200 || !expected.tokens) return { head, body, whole: undefined, first: undefined, boundary };
+  const progress = new StreamProgress(expected.kind, expected.choices);
+  const held: Uint8Array<ArrayBuffer>[] = [];
+  let bytes = 0;
+  for (let opened = false;;) {
+    // An engine that tells of anything but tokens is as silent as one that tells nothing.
+    const reading = body.readBody(opened);
+    if (!opened) expected.opened(head);
+    opened = true;
+    const piece = await reading;
+    const events = piece === null ? boundary.rest() ?? EMPTY : boundary.push(piece);
+    if (events.length > 0) {
+      held.push(events);
+      bytes += events.length;
+      progress.look(events);
+    }
+    if (progress.error && progress.tokens === 0) return refused(head, body, progress.error);
+    if (progress.begun || bytes > eventBytes) break;
+    if (piece === null) throw new UpstreamError("lost_in_answer", "the engine ended its stream before the first token");
+  }
+  return { head, body, whole: undefined, first: held.length === 1 ? held[0] : concat(held), boundary, progress };
 }
 
-// An error that is the first event of a stream: the request never began. It becomes a status, with the event's error as
-// the body: 400, or the engine's own code where that blames the engine (5xx) or asks for patience (429).
-function refused(head: ResponseHead, body: AnswerBody, error: Record<string, unknown>): Answer {
+// An error before the first token: it becomes a status, with the event's error as the body.
+function refused(head: ResponseHead, body: AnswerBody, { body: error }: StreamError): Answer {
   body.close();
-  const code = Number((error.error as { code?: unknown }).code);
-  const status = code === 429 || (code >= 500 && code <= 599) ? code : 400;
   const whole = encoder.encode(JSON.stringify(error));
   const headers = head.headers.filter(([name]) => !OF_STREAMS.has(name));
   headers.push(["content-type", "application/json"]);
   const framing = { kind: "length" as const, bytes: whole.length };
-  return { head: { status, headers, framing, keepAlive: false }, body, whole, first: undefined, boundary: undefined };
-}
-
-function firstError(events: Uint8Array): Record<string, unknown> | undefined {
-  if (!decoder.decode(events.subarray(0, 1_024)).includes("error")) return undefined;
-  let error: Record<string, unknown> | undefined;
-  let first = true;
-  forEachEvent(events, (start, end) => {
-    const data = first ? eventJson(events, start, end) : undefined;
-    if (data === undefined) return;
-    first = false;
-    error = errorOf(data);
-  });
-  return error;
+  const refusal = { status: statusOfError(error), headers, framing, keepAlive: false };
+  return { head: refusal, body, whole, first: undefined, boundary: undefined };
 }
 
 const encoder = new TextEncoder();
-const decoder = new TextDecoder();
 const OF_STREAMS = new Set(["content-type", "cache-control", "x-accel-buffering"]);
-
-/** The first whole events of a stream; null when it ends before. */
-async function firstEvents(body: AnswerBody, boundary: EventBoundary): Promise<Uint8Array<ArrayBuffer> | null> {
-  for (let piece = await body.readBody(); piece !== null; piece = await body.readBody()) {
-    const events = boundary.push(piece);
-    if (events.length > 0) return events;
-  }
-  return null;
-}
-
-/**
- * Makes the `hold` of AnswerLimits: waits for the first events of a stream, but not longer than `ms`. A client that leaves
- * is noticed only once it has the head of its answer: the runtime does not watch a connection before.
- */
-export function holding(deadlines: Deadlines, ms: number): AnswerLimits["hold"] {
-  return (opening) =>
-    new Promise((resolve, reject) => {
-      const deadline: Deadline = {
-        deadline: deadlines.clock.now() + ms,
-        place: -1,
-        expire: () => resolve("late"),
-      };
-      deadlines.watch(deadline);
-      opening.then((events) => {
-        deadlines.unwatch(deadline);
-        resolve(events);
-      }, (error) => {
-        deadlines.unwatch(deadline);
-        reject(error);
-      });
-    });
-}
 
 // A body of unknown length: JSON is read whole up to the limit, anything else goes on as it comes.
 async function gather(head: ResponseHead, body: AnswerBody, most: number): Promise<Answer> {

@@ -69,6 +69,8 @@ export class Call {
   promptBytes = 0;
   matchedBytes = 0;
   tries = 0;
+  /** Of them, those whose connection was refused. */
+  refusals = 0;
   /** When it was last sent to an endpoint. */
   sentAt = 0;
   /** Row of that endpoint, what was predicted for its first token, and the requests on it then. */
@@ -80,6 +82,8 @@ export class Call {
   /** Ms that it waited for an endpoint. */
   queuedMs = 0;
   firstTokenAt: number | undefined;
+  /** Tokens of a stream that went on to the client, as far as their events tell. */
+  tokens = 0;
   usage: Usage | undefined;
 
   constructor(readonly context: CallContext, readonly incoming: Incoming) {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sends a request to the endpoint of its grant, and to another one when that failed before anything of its answer went on
-// to the client, or said that it is busy: as long as there are tries, a retry budget and time. What an endpoint does is
-// noted on its row: failures in a row, successes, and how long it wants to be left alone.
+// Sends a request to the endpoint of its grant, and to another one when that failed before a token of its answer went on to
+// the client, said that it is busy, or rejected what a peer may answer: as long as there are tries, a retry budget and time.
+// What an endpoint does is noted on its row: failures in a row, successes, and how long it is left alone. A refused
+// connection costs neither a try nor the budget: nothing has been executed.
 
 import { GatewayError } from "../base/errors.ts";
 import type { Opened, OutgoingRequest, PreparedRequest } from "../engines/engine.ts";
-import type { Grant, Leg } from "../scheduler/scheduler.ts";
+import type { Grant } from "../scheduler/scheduler.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import { WORKER_CELLS } from "../telemetry/instruments.ts";
 import type { EndpointPools } from "../upstream/endpoint_pools.ts";
@@ -15,8 +16,9 @@ import type { ResponseHead } from "../upstream/response_head.ts";
 import type { RetryBudget } from "../upstream/retry_budget.ts";
 import type { EndpointRef } from "../tables/endpoint_directory.ts";
 import type { Transport } from "../upstream/transport.ts";
-import { type Answer, type AnswerLimits, openAnswer } from "./answer.ts";
+import { type Answer, type AnswerLimits, type Expected, openAnswer } from "./answer.ts";
 import type { Call } from "./call.ts";
+import { ReplicaJudge } from "./replica_judge.ts";
 
 export interface DispatchOptions {
   /** Further endpoints tried. */
@@ -28,54 +30,71 @@ export interface DispatchOptions {
   readonly maxBackpressureMs: number;
 }
 
+/** A request that is to be sent, wherever its grant says. */
+export interface Dispatched {
+  readonly call: Call;
+  readonly prepared: PreparedRequest;
+  readonly transport: Transport;
+  readonly expected: Expected;
+  /** Another endpoint is tried. */
+  moved(): void;
+}
+
 const BUSY = new Set([429, 503]);
-const RETRIED = new Set([429, 502, 503, 504]);
+const RETRIED = new Set([429, 500, 502, 503, 504]);
 
 export class Dispatcher {
+  readonly #judge = new ReplicaJudge();
+
   constructor(readonly pools: EndpointPools, readonly endpoints: EndpointTable, readonly options: DispatchOptions) {}
 
-  /**
-   * `moved` is called when another endpoint is tried. Throws GatewayError: upstream_failed, upstream_timeout,
-   * deadline_exceeded, client_closed, draining.
-   */
-  async dispatch(
-    grant: Grant,
-    call: Call,
-    prepared: PreparedRequest,
-    transport: Transport,
-    moved: () => void,
-  ): Promise<Answer> {
+  /** Throws GatewayError: upstream_failed, upstream_timeout, deadline_exceeded, client_closed, draining. */
+  async dispatch(grant: Grant, request: Dispatched): Promise<Answer> {
+    const { call, prepared, transport, expected } = request;
     this.options.budget.deposit();
     const { leg } = grant;
+    /** Who rejected it, until a peer tells who was right. */
+    let suspect: EndpointRef | undefined;
     for (;;) {
+      const { endpoint } = leg;
       try {
         call.sending(leg);
         call.predictedMs = grant.predictedMs;
         leg.sent();
         const outgoing = prepared.encode(leg, call.incoming.fields.fields);
-        const { head, body } = await this.#send(leg.endpoint, call, outgoing, transport);
-        const opened = openAnswer(head, body, this.options.answers);
+        const { head, body } = await this.#send(endpoint, call, outgoing, transport);
+        const opened = openAnswer(head, body, expected, this.options.answers);
         const answer = opened instanceof Promise ? await opened : opened;
-        this.#note(leg.endpoint.row, answer);
-        if (!RETRIED.has(answer.head.status) || !this.#another(grant, call, moved)) return answer;
+        this.#note(endpoint.row, answer);
+        const { status } = answer.head;
+        if (suspect !== undefined && status < 500) this.#confront(suspect, status, call);
+        const asksPeer = this.#judge.suspects(endpoint, status) && suspect === undefined;
+        if ((!asksPeer && !RETRIED.has(status)) || !this.#another(grant, request)) return answer;
+        suspect = asksPeer ? endpoint : undefined;
         if (answer.whole === undefined) body.close();
         else body.finish();
       } catch (error) {
         if (!(error instanceof UpstreamError)) throw error;
-        this.#failed(error, leg, call);
-        if (!error.endpointFailed || call.cancellation.gone || !this.#another(grant, call, moved)) {
+        this.#failed(error, endpoint.row, call);
+        if (!error.endpointFailed || call.cancellation.gone || !this.#another(grant, request, error)) {
           throw asGatewayError(error, call);
         }
       }
     }
   }
 
-  #failed(error: UpstreamError, leg: Leg, { context }: Call): void {
+  #failed(error: UpstreamError, endpoint: number, { context }: Call): void {
     if (!error.endpointFailed) return;
-    leg.failed();
+    this.endpoints.countFailure(endpoint);
     if (error.failure === "connect_failed" || error.failure === "connect_timeout") {
       context.instruments.add(WORKER_CELLS.connectFailures);
     }
+  }
+
+  #confront(suspect: EndpointRef, status: number, { context }: Call): void {
+    if (status >= 400) return this.#judge.acquitted(suspect);
+    this.endpoints.countFailure(suspect.row);
+    context.instruments.add(WORKER_CELLS.replicaFaults);
   }
 
   /** Sends a request to one endpoint without a grant: a look at what it holds. Throws as `dispatch` does. */
@@ -83,7 +102,7 @@ export class Dispatcher {
     try {
       call.endpoint = endpoint.name;
       const { head, body } = await this.#send(endpoint, call, outgoing, transport);
-      return await openAnswer(head, body, this.options.answers);
+      return await openAnswer(head, body, NO_TOKENS, this.options.answers);
     } catch (error) {
       throw error instanceof UpstreamError ? asGatewayError(error, call) : error;
     }
@@ -112,20 +131,26 @@ export class Dispatcher {
   }
 
   // Moves the load on, when there are tries left, a budget for them, and an endpoint that was not tried.
-  #another(grant: Grant, { tries, cancellation, context }: Call, moved: () => void): boolean {
-    if (tries > this.options.retries || cancellation.gone) return false;
+  #another(grant: Grant, { call, moved }: Dispatched, error?: UpstreamError): boolean {
+    const { cancellation, context } = call;
+    const free = error?.failure === "connect_failed";
+    if (free) call.refusals++;
+    if (cancellation.gone || call.tries - call.refusals > this.options.retries) return false;
     const { budget } = this.options;
-    if (!budget.available) {
+    if (!free && !budget.available) {
       context.instruments.add(WORKER_CELLS.retriesRefused);
       return false;
     }
     if (!grant.tryAnother()) return false;
-    budget.tryWithdraw();
+    if (!free) budget.tryWithdraw();
     context.instruments.add(WORKER_CELLS.retries);
     moved();
     return true;
   }
 }
+
+/** An answer of which nothing is known before. */
+const NO_TOKENS: Expected = { kind: "chat", tokens: false, choices: 1, opened() {} };
 
 // The key of the cluster's engines in place of what the client sent.
 function credentialsOf({ incoming: { fields } }: Call, { authorization }: Transport): string {

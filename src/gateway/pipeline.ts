@@ -26,6 +26,7 @@ import { presumeFirstToken } from "../scheduler/presumption.ts";
 import type { Grant, QueueLimits, Scheduler } from "../scheduler/scheduler.ts";
 import type { Log } from "../telemetry/log.ts";
 import { UpstreamError } from "../upstream/errors.ts";
+import type { ResponseHead } from "../upstream/response_head.ts";
 import type { Answer } from "./answer.ts";
 import type { Call } from "./call.ts";
 import { asGatewayError, type Dispatcher } from "./dispatch.ts";
@@ -67,6 +68,14 @@ export interface Answered {
   readonly splitReasoning: boolean;
   /** Is told the id of a stored response. */
   readonly stored: ((id: string) => void) | undefined;
+}
+
+/** Is told on the way of an answer what may take long. */
+export interface AnswerWatcher {
+  /** The request has to wait for an endpoint. */
+  queued(): void;
+  /** An engine has begun a stream whose first token may be long in coming. */
+  opened(head: ResponseHead): void;
 }
 
 export class Pipeline {
@@ -115,10 +124,9 @@ export class Pipeline {
   }
 
   /**
-   * The part that waits: for an endpoint, and for its answer. `waits` is told when the request has to wait for an
-   * endpoint. Throws GatewayError.
+   * The part that waits: for an endpoint, and for its answer. Throws GatewayError.
    */
-  async answer(call: Call, admitted: AdmittedRequest, waits: () => void): Promise<Answered> {
+  async answer(call: Call, admitted: AdmittedRequest, watcher: AnswerWatcher): Promise<Answered> {
     const { request, route, prepared } = admitted;
     const { config, deadlines, dispatcher, responses, engines } = this.#parts;
     let waitsSince: number | undefined;
@@ -126,7 +134,7 @@ export class Pipeline {
       // Decide: the endpoint that will answer first, with this request's load counted on it.
       using grant = await this.#decide(call, admitted, () => {
         waitsSince = deadlines.clock.now();
-        waits();
+        watcher.queued();
       });
       waitsSince = undefined;
       call.promptBytes = grant.prompt.bytes;
@@ -136,10 +144,15 @@ export class Pipeline {
       using presumption = request.stream
         ? undefined
         : presumeFirstToken(grant, deadlines, config.prediction.first_token_margin);
-      const answer = await dispatcher.dispatch(grant, call, prepared, route.transport, () => presumption?.again());
+      const { kind, stream, choices } = request;
+      const answer = await dispatcher.dispatch(grant, {
+        call,
+        prepared,
+        transport: route.transport,
+        expected: { kind, tokens: stream, choices, opened: (head) => watcher.opened(head) },
+        moved: () => presumption?.again(),
+      });
       call.matchedBytes = grant.leg.matchedBytes;
-
-      const { kind } = request;
       const { row, generation } = grant.leg.endpoint;
       const tellsUsage = config.usage_accounting || engines[route.rule.backend].alwaysTellsUsage;
       return {

@@ -7,13 +7,13 @@ import type { Tenant } from "../admission/tenants.ts";
 import type { Usage } from "../openai/usage.ts";
 import type { Outcome } from "../telemetry/outcome.ts";
 
-/** A tenant is charged for the pieces of a stream this many at a time. */
-const CHARGED_PIECES = 16;
+/** A tenant is charged for the tokens of a stream this many at a time. */
+const CHARGED_TOKENS = 16;
 /** Ends of the client's making: the engine has worked for it. */
 const LEFT: ReadonlySet<Outcome> = new Set<Outcome>(["client_closed", "deadline_exceeded"]);
 
 export class TenantAccount {
-  #pieces = 0;
+  #tokens = 0;
   #charged = 0;
   #reservation: Reservation | undefined;
 
@@ -24,10 +24,10 @@ export class TenantAccount {
     this.#reservation = reservation;
   }
 
-  /** A piece of the answer, a token in most streams, goes on to the client. */
-  piece(): void {
-    this.#pieces++;
-    if (this.serve !== undefined && this.#pieces - this.#charged >= CHARGED_PIECES) this.#charge(this.#pieces);
+  /** So many tokens have gone on to the client. */
+  generated(tokens: number): void {
+    this.#tokens = tokens;
+    if (this.serve !== undefined && tokens - this.#charged >= CHARGED_TOKENS) this.#charge(tokens);
   }
 
   #charge(tokens: number): void {
@@ -41,12 +41,11 @@ export class TenantAccount {
    * client did not wait for, the prompt; of one that no engine gave, nothing.
    */
   settle(outcome: Outcome, usage: Usage | undefined, sent: boolean): void {
-    this.#charge(usage?.completionTokens ?? this.#pieces);
+    this.#charge(usage?.completionTokens ?? this.#tokens);
     const reservation = this.#reservation;
     if (!reservation) return;
     if (usage) reservation.settle(usage.promptTokens, usage.completionTokens);
     else if (outcome === "ok") reservation.settle(undefined, undefined);
-    else if (this.#pieces > 0) reservation.settle(undefined, this.#pieces);
     else if (sent && LEFT.has(outcome)) reservation.settle(undefined, 0);
     else reservation.refund();
   }

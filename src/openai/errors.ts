@@ -46,6 +46,9 @@ export function errorEvents(error: GatewayError, kind: Kind): string {
 export function errorOf(data: unknown): Record<string, unknown> | undefined {
   if (typeof data !== "object" || data === null) return undefined;
   const fields = data as Record<string, unknown>;
+  if (fields.type === "response.failed") {
+    return { error: (fields.response as { error?: unknown } | null | undefined)?.error ?? { message: "" } };
+  }
   const { error } = fields;
   if (typeof error === "object" && error !== null) {
     return fields.type === "error" ? { type: "error", error } : { error };
@@ -56,4 +59,23 @@ export function errorOf(data: unknown): Record<string, unknown> | undefined {
   if (fields.object !== "error" && fields.type !== "error") return undefined;
   const { message = "", type = "BadRequestError", param = null, code = null } = fields;
   return { error: { message, type, param, code } };
+}
+
+/** HTTP status of an engine's error: its own code, 400 where its words blame the request, else 500. */
+export function statusOfError(body: Record<string, unknown>): number {
+  const { code, type } = body.error as { code?: unknown; type?: unknown };
+  const number = Number(code);
+  if (Number.isInteger(number) && number >= 400 && number <= 599) return number;
+  if (type === "rate_limit_error" || type === "overloaded_error") return 429;
+  return OF_REQUESTS.test(`${typeof code === "string" ? code : ""} ${typeof type === "string" ? type : ""}`)
+    ? 400
+    : 500;
+}
+
+const OF_REQUESTS =
+  /bad_?request|invalid|not_?found|unprocessable|authentication|permission|forbidden|too_large|exceeded|unsupported/i;
+
+/** Whether an engine's error is a failure of the engine, and not of the request or a plea for patience. */
+export function blamesEngine(body: Record<string, unknown>): boolean {
+  return statusOfError(body) >= 500;
 }

@@ -14,6 +14,8 @@ export interface InferenceRequest {
   readonly body: Readonly<Record<string, unknown>>;
   /** Most tokens that it may generate; undefined when it does not say. */
   readonly mostTokens: number | undefined;
+  /** Alternatives that its answer has. */
+  readonly choices: number;
   /** vLLM's salt: equal prompts with different salts share no cache. */
   readonly cacheSalt: string | undefined;
   /** The stored response that this one continues. */
@@ -74,11 +76,18 @@ function read(kind: Kind, body: Record<string, unknown>): InferenceRequest {
     stream: stream === true && generates(kind),
     body,
     mostTokens: mostTokens(kind, body),
+    choices: choicesOf(kind, body),
     cacheSalt: typeof cache_salt === "string" && cache_salt !== "" ? cache_salt : undefined,
     previousResponse: kind === "responses" && typeof previous_response_id === "string" && previous_response_id !== ""
       ? previous_response_id
       : undefined,
   };
+}
+
+function choicesOf(kind: Kind, { n, prompt }: Record<string, unknown>): number {
+  const answers = typeof n === "number" && n > 1 ? n : 1;
+  const prompts = kind === "completion" && Array.isArray(prompt) && typeof prompt[0] !== "number" ? prompt.length : 1;
+  return answers * prompts;
 }
 
 function mostTokens(kind: Kind, body: Record<string, unknown>): number | undefined {

@@ -14,7 +14,6 @@ import { enginesWith } from "../engines/backends.ts";
 import { tritonEngine } from "../engines/triton/triton.ts";
 import { Front } from "../front/http/front.ts";
 import type { HttpContext } from "../front/http/http_call.ts";
-import { holding } from "../gateway/answer.ts";
 import type { Call, CallContext } from "../gateway/call.ts";
 import { Dispatcher } from "../gateway/dispatch.ts";
 import { Pipeline } from "../gateway/pipeline.ts";
@@ -104,6 +103,7 @@ export class Serving {
     this.#responses = new StoredResponses(new PinTable(kernel), this.#endpoints);
     this.#budget = new RetryBudget(budgetOf(config), clock);
     this.#samples = new SampleWriter(kernel);
+    this.#endpoints.failureBackoffMs = failureBackoffOf(config);
     this.#current = this.#generation(snapshot);
     this.#publishOldest();
   }
@@ -120,6 +120,7 @@ export class Serving {
     Object.assign(this.#pools.limits, poolLimits(config));
     this.#kserve.options.connectMs = config.timeouts.connect_ms;
     this.#budget.limits = budgetOf(config);
+    this.#endpoints.failureBackoffMs = failureBackoffOf(config);
     const before = this.#current;
     this.#current = this.#generation(snapshot);
     if (before.active.size > 0) this.#older.add(before);
@@ -206,14 +207,13 @@ export class Serving {
     this.#accessLog = enabled ? new AccessLog(path) : undefined;
   }
 
-  #dispatcher({ retries, limits, timeouts, outliers }: Config): Dispatcher {
+  #dispatcher({ retries, limits, outliers }: Config): Dispatcher {
     return new Dispatcher(this.#pools, this.#endpoints, {
       retries,
       budget: this.#budget,
       answers: {
         wholeBytes: limits.whole_answer_bytes,
         eventBytes: limits.event_bytes,
-        hold: holding(this.#deadlines, timeouts.first_event_hold_ms),
       },
       backpressureMs: outliers.enabled ? outliers.backpressure_ms : 0,
       maxBackpressureMs: outliers.enabled ? outliers.max_backpressure_ms : 0,
@@ -307,6 +307,10 @@ export class Serving {
     this.#deadlines.close();
     this.#accessLog?.close();
   }
+}
+
+function failureBackoffOf({ outliers }: Config): number {
+  return outliers.enabled ? outliers.failure_backoff_ms : 0;
 }
 
 function budgetOf({ retry_budget }: Config) {

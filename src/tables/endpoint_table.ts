@@ -47,6 +47,8 @@ export class EndpointTable {
   readonly #floats: Float32Array;
   readonly #bytes: Uint8Array;
   readonly #blocks: EndpointBlocks;
+  /** How long an endpoint that failed once is left alone. */
+  failureBackoffMs = 0;
 
   /** @param firstRate Ms that an uncached prompt byte takes on an endpoint that nothing is known of yet. */
   constructor(kernel: AttachedKernel, readonly firstRate = DEFAULT_RATE) {
@@ -129,6 +131,17 @@ export class EndpointTable {
     } else Atomics.and(this.#words, eligibility, ~k.SERVING);
     if (state !== EndpointState.trial) Atomics.and(this.#words, eligibility, ~k.TRIAL);
     Atomics.store(this.#words, this.#cell(k.ENDPOINT_STATE, row), state);
+  }
+
+  /** Lets an unhealthy endpoint serve, or no longer; true when that changes something. */
+  setPanic(row: number, serves: boolean): boolean {
+    const { ENDPOINT_ELIGIBILITY, SERVING } = this.#kernel.exports;
+    assert(this.state(row) === EndpointState.unhealthy, "only who is unhealthy serves by panic");
+    const eligibility = this.#cell(ENDPOINT_ELIGIBILITY, row);
+    const before = serves
+      ? Atomics.or(this.#words, eligibility, SERVING)
+      : Atomics.and(this.#words, eligibility, ~SERVING);
+    return ((before & SERVING) !== 0) !== serves;
   }
 
   /** Frees a row that no longer serves; false while it still carries requests. */
@@ -240,8 +253,10 @@ export class EndpointTable {
     return this.#load(this.#kernel.exports.ENDPOINT_FAILURES, row);
   }
 
+  /** The endpoint failed: that counts, and it is left alone for a while. Failing fast earns no traffic. */
   countFailure(row: number): void {
     Atomics.add(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_FAILURES, row), 1);
+    if (this.failureBackoffMs > 0) this.setReluctant(row, this.failureBackoffMs);
   }
 
   clearFailures(row: number): void {

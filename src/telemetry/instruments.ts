@@ -45,9 +45,10 @@ export const WORKER_CELLS = {
   memory: 9,
   /** The oldest snapshot that a request under way was begun with. */
   snapshot: 10,
+  replicaFaults: 11,
 } as const;
 /** The histogram of the event loop's delay. */
-const LOOP_CELLS = 11;
+const LOOP_CELLS = 12;
 const WORKER_CELL_COUNT = LOOP_CELLS + HISTOGRAM_CELLS;
 
 /** Prompt, completion and cached tokens, answers that told their usage. */

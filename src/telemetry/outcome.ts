@@ -8,6 +8,7 @@ export type Outcome =
   | "engine_rejected" // the engine answered 4xx
   | "engine_failed" // the engine answered 5xx
   | "stream_broken" // the engine's answer broke off after its beginning
+  | "stream_failed" // the engine told an error of its own after its beginning
   | "worker_lost" // the thread that served it died
   | ErrorCode;
 
@@ -16,6 +17,7 @@ export const OUTCOMES: readonly Outcome[] = [
   "engine_rejected",
   "engine_failed",
   "stream_broken",
+  "stream_failed",
   "worker_lost",
   ...ERROR_CODES,
 ];

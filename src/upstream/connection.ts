@@ -53,8 +53,12 @@ export class Connection implements Deadline {
   #chunked: ChunkedDecoder | undefined;
   #left = 0;
   #bodyDone = true;
-  /** Whether a byte of the body has been handed on. */
+  /** Whether a piece of the body has been handed on. */
+  #handed = false;
+  /** Whether one of them has counted. */
   #bodyBegun = false;
+  /** Ms that the engine has been silent while it was waited for. */
+  #silentMs = 0;
   #failure: UpstreamError | undefined;
   #closed = false;
   /** Whether a byte of the answer has arrived. */
@@ -131,7 +135,8 @@ export class Connection implements Deadline {
     this.#bodyDone = false;
     this.#head = undefined;
     this.#answered = false;
-    this.#bodyBegun = false;
+    this.#handed = this.#bodyBegun = false;
+    this.#silentMs = 0;
     this.#start = this.#end = 0;
     this.deadline = this.deadlines.clock.now() + this.limits.responseHeaderMs;
     try {
@@ -253,21 +258,30 @@ export class Connection implements Deadline {
   /** What of the body has arrived already, without waiting; undefined when nothing has. */
   takeArrived(): Uint8Array<ArrayBuffer> | undefined {
     if (this.#bodyDone || this.#start === this.#end) return undefined;
-    this.#bodyBegun = true;
+    this.#handed = true;
     return this.#decode();
   }
 
-  /** The next piece of the body, decoded; null at its end. Throws UpstreamError, afterwards it is closed. */
-  async readBody(): Promise<Uint8Array<ArrayBuffer> | null> {
+  /**
+   * The next piece of the body, decoded; null at its end. The engine's limits of time go on over pieces that did not
+   * count (`silent`). Throws UpstreamError, afterwards it is closed.
+   */
+  async readBody(silent = false): Promise<Uint8Array<ArrayBuffer> | null> {
+    if (!silent && this.#handed) {
+      this.#bodyBegun = true;
+      this.#silentMs = 0;
+    }
     try {
       for (;;) {
         const arrived = this.takeArrived();
         if (arrived !== undefined && arrived.length > 0) return arrived;
         if (this.#bodyDone) return null;
         const patience = this.#bodyBegun ? this.limits.streamIdleMs : this.limits.firstByteMs;
-        this.deadline = this.deadlines.clock.now() + patience;
+        const asked = this.deadlines.clock.now();
+        this.deadline = asked + patience - this.#silentMs;
         const n = await this.socket.read(this.#buffer);
         this.deadline = Infinity;
+        this.#silentMs += this.deadlines.clock.now() - asked;
         if (n === null) {
           if (this.#left !== Infinity || this.#chunked) {
             throw new UpstreamError("lost_in_answer", "the engine closed the connection inside its answer");
@@ -327,7 +341,7 @@ export class Connection implements Deadline {
       this.#head === undefined
         ? new UpstreamError("header_timeout", `the engine sent no response head within ${responseHeaderMs} ms`)
         : !this.#bodyBegun
-        ? new UpstreamError("first_byte_timeout", `the engine sent no byte of its answer within ${firstByteMs} ms`)
+        ? new UpstreamError("first_byte_timeout", `the engine sent nothing of its answer within ${firstByteMs} ms`)
         : new UpstreamError("idle_timeout", `the engine was silent for ${streamIdleMs} ms inside its answer`),
     );
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The fleet and its health on a manual clock, without probes.
 
+import type { ProbeFailure } from "../../src/engines/prober.ts";
 import { assertEquals } from "@std/assert";
 import { ManualClock } from "../../src/base/clock.ts";
 import { parseConfig } from "../../src/config/load.ts";
@@ -196,15 +197,67 @@ Deno.test("FleetHealth: a trial after the time of the ejection; a success brings
   all.stop();
 });
 
-Deno.test("FleetHealth: probes that fail take it out, one that is answered brings it back, and what it held is not known", () => {
-  const { all, patients: [a], returned, log, states } = health(["a", "b"]);
-  all.probed(a, false);
+Deno.test("FleetHealth: probes that fail take it out, one that is answered brings it back", () => {
+  const { all, patients: [a], log, states } = health(["a", "b"]);
+  all.probed(a, { healthy: false });
   assertEquals(states()[0], available);
-  all.probed(a, false, "no route");
-  assertEquals([states()[0], returned], [unhealthy, []]);
-  all.probed(a, true);
-  assertEquals([states()[0], returned], [available, ["a"]]);
+  all.probed(a, { healthy: false, why: "no route" });
+  assertEquals(states()[0], unhealthy);
+  all.probed(a, { healthy: true });
+  assertEquals(states()[0], available);
   assertEquals(log.lines, ["warn endpoint is unhealthy", "info endpoint is available"]);
+  all.stop();
+});
+
+Deno.test("FleetHealth: what it held is not known after nobody had listened, and is after a blip", () => {
+  for (const [failure, expected] of [["silent", []], ["status", []], ["refused", ["a"]]] as const) {
+    const { all, patients: [a], returned } = health(["a", "b"]);
+    for (let i = 0; i < 2; i++) all.probed(a, { healthy: false, failure });
+    all.probed(a, { healthy: false, failure: "silent" });
+    all.probed(a, { healthy: true });
+    assertEquals(returned, expected, failure);
+    all.stop();
+  }
+});
+
+Deno.test("FleetHealth: who answers requests is not unhealthy because it is slow to answer probes", () => {
+  const { all, table, patients: [a], states } = health(["a", "b"]);
+  for (let i = 0; i < 10; i++) {
+    table.countSuccess(a.row);
+    all.probed(a, { healthy: false, failure: "silent" });
+    assertEquals(states()[0], available);
+  }
+  // Nothing was answered since, and a status that says so is believed in any case.
+  for (let i = 0; i < 2; i++) all.probed(a, { healthy: false, failure: "silent" });
+  assertEquals(states()[0], unhealthy);
+  table.countSuccess(a.row);
+  all.probed(a, { healthy: false, failure: "status" });
+  assertEquals(states()[0], unhealthy);
+  all.probed(a, { healthy: false, failure: "silent" });
+  assertEquals(states()[0], unhealthy);
+  table.countSuccess(a.row);
+  all.probed(a, { healthy: false, failure: "silent" });
+  assertEquals(states()[0], available);
+  all.stop();
+});
+
+Deno.test("FleetHealth: when nobody else is left, those serve who listen; where nobody listens, nobody does", () => {
+  const { clock, all, table, patients, states } = health(["a", "b", "c"]);
+  const [a, b, c] = patients;
+  const serving = () => patients.map(({ row }) => table.serving(row));
+  const fail = (patient: typeof a, failure: ProbeFailure) => {
+    for (let i = 0; i < 2; i++) all.probed(patient, { healthy: false, failure });
+  };
+  fail(a, "silent");
+  fail(b, "refused");
+  clock.advance(50);
+  assertEquals([states(), serving()], [[unhealthy, unhealthy, available], [false, false, true]]);
+  fail(c, "status");
+  clock.advance(50);
+  assertEquals([states(), serving()], [[unhealthy, unhealthy, unhealthy], [true, false, true]]);
+  all.probed(c, { healthy: true });
+  clock.advance(50);
+  assertEquals([states(), serving()], [[unhealthy, unhealthy, available], [false, false, true]]);
   all.stop();
 });
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals } from "@std/assert";
+import { UpstreamError } from "../../src/upstream/errors.ts";
 import { ManualClock } from "../../src/base/clock.ts";
 import { Prober, type ProbeResult } from "../../src/engines/prober.ts";
 import { PROBED } from "../../src/engines/backends.ts";
@@ -22,7 +23,15 @@ Deno.test("signals: reads each engine's names, sums ranks, and takes the capacit
         'vllm:prompt_tokens_total{engine="0"} 1.5e+03',
       ].join("\n"),
     ),
-    { waiting: 5, running: 7, kvUsage: 0.5, promptTokens: 1500, kvCapacityTokens: 16_000, adapters: undefined },
+    {
+      waiting: 5,
+      running: 7,
+      kvUsage: 0.5,
+      promptTokens: 1500,
+      kvCapacityTokens: 16_000,
+      startTime: undefined,
+      adapters: undefined,
+    },
   );
   assertEquals(
     readSignals(
@@ -35,6 +44,7 @@ Deno.test("signals: reads each engine's names, sums ranks, and takes the capacit
       kvUsage: undefined,
       promptTokens: undefined,
       kvCapacityTokens: 320,
+      startTime: undefined,
       adapters: undefined,
     },
   );
@@ -47,6 +57,7 @@ Deno.test("signals: reads each engine's names, sums ranks, and takes the capacit
         'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",model="t"} 0.25',
         'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="tokens_per",model="t"} 64',
         'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max",model="t"} 100',
+        "process_start_time_seconds 1.7e+09",
       ].join("\n"),
     ),
     {
@@ -55,6 +66,7 @@ Deno.test("signals: reads each engine's names, sums ranks, and takes the capacit
       kvUsage: 0.25,
       promptTokens: undefined,
       kvCapacityTokens: 6_400,
+      startTime: 1_700_000_000,
       adapters: undefined,
     },
   );
@@ -82,6 +94,7 @@ Deno.test("Prober: refused and 5xx are unhealthy and say why, a missing path is 
     plain: { "/health": page(404), "/metrics": page(404), "/v1/models": page(404) },
     sick: { "/health": page(503) },
     gone: {},
+    slow: {},
   };
   const options = {
     healthIntervalMs: 100,
@@ -94,13 +107,15 @@ Deno.test("Prober: refused and 5xx are unhealthy and say why, a missing path is 
   const prober = new Prober(options, clock, ({ port }, { ms, ...result }) => {
     assert(ms >= 0);
     results.set(port, result);
-    if (results.size === 4) all.resolve();
+    if (results.size === 5) all.resolve();
   });
-  Object.values(engines).forEach((pages, port) => {
+  Object.entries(engines).forEach(([name, pages], port) => {
+    const refused = new UpstreamError("connect_failed", "nobody listens");
+    const late = new UpstreamError("first_byte_timeout", "late");
     const at = (path: string) => ({ port, path });
     const reader = {
       get: (_: number, path: string) =>
-        pages[path] ? Promise.resolve(pages[path]) : Promise.reject(new Error("refused")),
+        pages[path] ? Promise.resolve(pages[path]) : Promise.reject(name === "gone" ? refused : late),
       connects: () => Promise.resolve(true),
     };
     const asked = { health: at("/health"), metrics: at("/metrics"), models: at("/v1/models") };
@@ -112,7 +127,8 @@ Deno.test("Prober: refused and 5xx are unhealthy and say why, a missing path is 
   assertEquals([...results].sort(([a], [b]) => a - b).map(([, result]) => result), [
     { healthy: true, metrics: "m 1", models: "[]" },
     { healthy: true, metrics: null, models: undefined },
-    { healthy: false, why: "/health answered 503" },
-    { healthy: false, why: "/health: refused" },
+    { healthy: false, failure: "status", why: "/health answered 503" },
+    { healthy: false, failure: "refused", why: "/health: nobody listens" },
+    { healthy: false, failure: "silent", why: "/health: late" },
   ]);
 });

@@ -2,14 +2,14 @@
 import { assert, assertEquals } from "@std/assert";
 import { EarlyHead } from "../../src/front/http/early_head.ts";
 import { end } from "../../src/gateway/accounting.ts";
-import { callParts, settle } from "../support/parts.ts";
+import { callParts, EVENTS, settle } from "../support/parts.ts";
 
 const decoder = new TextDecoder();
 
-function parts() {
+function parts(queuedMs = 100) {
   const { clock, deadlines, context, open, calls } = callParts();
   const call = open();
-  const early = new EarlyHead(deadlines, context, call, "chat");
+  const early = new EarlyHead(deadlines, context, call, { queuedMs, openedMs: 50, heartbeatMs: 5_000 });
   const { promise: answering, resolve: answer } = Promise.withResolvers<Response>();
   const left: string[] = [];
   call.cancellation.hold({ fail: ({ failure }) => left.push(failure) });
@@ -34,7 +34,7 @@ function events(...pieces: string[]) {
 
 Deno.test("EarlyHead: an answer in time passes as it is, and no deadline is left", async () => {
   const { clock, deadlines, call, early, answering, answer } = parts();
-  early.wait(100);
+  early.queued();
   const racing = early.race(answering);
   clock.advance(50);
   const response = new Response("x");
@@ -44,9 +44,9 @@ Deno.test("EarlyHead: an answer in time passes as it is, and no deadline is left
   assertEquals(deadlines.size, 0);
 });
 
-Deno.test("EarlyHead: after its time the head goes out, comments every 5 s, then the answer's events", async () => {
+Deno.test("EarlyHead: after its time the head goes out, comments at every heartbeat, then the answer's events", async () => {
   const { clock, deadlines, call, early, answering, answer } = parts();
-  early.wait(100);
+  early.queued();
   const racing = early.race(answering);
   clock.advance(100);
   const response = await racing;
@@ -67,8 +67,8 @@ Deno.test("EarlyHead: after its time the head goes out, comments every 5 s, then
 });
 
 Deno.test("EarlyHead: an error after the head is an event, and the stream is whole", async () => {
-  const { clock, deadlines, call, early, answering, answer } = parts();
-  early.wait(0);
+  const { clock, deadlines, call, early, answering, answer } = parts(0);
+  early.queued();
   const racing = early.race(answering);
   clock.advance(10);
   const response = await racing;
@@ -82,8 +82,8 @@ Deno.test("EarlyHead: an error after the head is an event, and the stream is who
 });
 
 Deno.test("EarlyHead: a client that leaves while the answer is waited for cancels that answer, once", async () => {
-  const { clock, deadlines, call, early, answering, answer, left } = parts();
-  early.wait(0);
+  const { clock, deadlines, call, early, answering, answer, left } = parts(0);
+  early.queued();
   const racing = early.race(answering);
   clock.advance(10);
   const reader = (await racing).body!.getReader();
@@ -103,8 +103,8 @@ Deno.test("EarlyHead: a client that leaves while the answer is waited for cancel
 });
 
 Deno.test("EarlyHead: a client that leaves in the middle of the answer cancels it", async () => {
-  const { clock, call, early, answering, answer, left } = parts();
-  early.wait(0);
+  const { clock, call, early, answering, answer, left } = parts(0);
+  early.queued();
   const racing = early.race(answering);
   clock.advance(10);
   const reader = (await racing).body!.getReader();
@@ -115,4 +115,45 @@ Deno.test("EarlyHead: a client that leaves in the middle of the answer cancels i
   await reader.cancel();
   assertEquals([told.cancelled, left], [1, ["aborted"]]);
   end(call, "client_closed");
+});
+
+Deno.test("EarlyHead: an engine that has begun and is silent: the head goes out sooner, with the engine's fields", async () => {
+  const { clock, deadlines, call, early, answering, answer } = parts(60_000);
+  early.queued();
+  const racing = early.race(answering);
+  clock.advance(1_000);
+  early.opened({ ...EVENTS, headers: [["content-type", "text/event-stream"], ["x-engine", "7"]] });
+  clock.advance(60);
+  const { headers, body } = await racing;
+  assertEquals([headers.get("x-engine"), headers.get("content-type")], ["7", "text/event-stream;charset=UTF-8"]);
+  answer(events("data: 1\n\n").response);
+  assertEquals(await new Response(body).text(), ": waiting\n\ndata: 1\n\n");
+  end(call, "ok");
+  assertEquals(deadlines.size, 0);
+});
+
+Deno.test("EarlyHead: nothing at all for the time of a heartbeat: the head goes out", async () => {
+  const { clock, call, early, answering, answer } = parts();
+  const racing = early.race(answering);
+  clock.advance(4_980);
+  assertEquals(await Promise.race([racing, settle().then(() => "waits")]), "waits");
+  clock.advance(40);
+  const response = await racing;
+  answer(events("data: 1\n\n").response);
+  assertEquals(await response.text(), ": waiting\n\ndata: 1\n\n");
+  end(call, "ok");
+});
+
+Deno.test("EarlyHead: a client that takes nothing piles up no comments", async () => {
+  const { clock, call, early, answering, answer } = parts(0);
+  early.queued();
+  const racing = early.race(answering);
+  clock.advance(10);
+  const response = await racing;
+  await settle();
+  for (let i = 0; i < 100; i++) clock.advance(5_000);
+  answer(events("data: 1\n\n").response);
+  const text = await response.text();
+  assert(text.split(": waiting").length <= 3, text);
+  end(call, "ok");
 });

@@ -3,7 +3,7 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { relay, type RelayOptions } from "../../src/front/http/relay.ts";
-import { holding, openAnswer } from "../../src/gateway/answer.ts";
+import { openAnswer } from "../../src/gateway/answer.ts";
 import type { Outcome } from "../../src/telemetry/outcome.ts";
 import { UpstreamError, type UpstreamFailure } from "../../src/upstream/errors.ts";
 import type { ResponseHead } from "../../src/upstream/response_head.ts";
@@ -22,18 +22,20 @@ async function relayed(head: ResponseHead, first: (string | null)[], more: Parti
   const call = open();
   const body = new HandedBody();
   body.hand(...first);
-  const hold = holding(deadlines, 500);
-  const answer = await openAnswer(head, body, { wholeBytes: 1_024, eventBytes: 1_024, hold });
+  const expected = { kind: "chat" as const, tokens: true, choices: 1, opened() {} };
+  const answer = await openAnswer(head, body, expected, { wholeBytes: 1_024, eventBytes: 1_024 });
   const grant = toldGrant();
-  const response = relay(answer, grant, call, "chat", {
+  const options = {
     context,
     deadlines,
     clientStallMs: 1_000,
+    heartbeatMs: 15_000,
     hideUsage: false,
     splitReasoning: false,
     stored: undefined,
     ...more,
-  });
+  };
+  const response = relay({ answer, grant, call, kind: "chat", options });
   const reader = response.body!.getReader();
   const read = async () => decoder.decode((await reader.read()).value);
   return { clock, deadlines, calls, call, body, grant, response, reader, read, outcomes };
@@ -48,14 +50,6 @@ Deno.test("relay: a good end: first token once, success, release, outcome; no de
   assert((await reader.read()).done);
   assertEquals(grant.did, ["remember", "firstToken", "succeeded", "released"]);
   assertEquals([body.did, outcomes, deadlines.size, calls.active.size], [["finish"], ["ok"], 0, 0]);
-});
-
-Deno.test("relay: comments and pings are no first token", async () => {
-  const { body, grant, read, reader } = await relayed(EVENTS, [": ping\n\n"]);
-  assertEquals([await read(), grant.did], [": ping\n\n", ["remember"]]);
-  body.hand(TOKEN, null);
-  assertEquals([await read(), grant.did], [TOKEN, ["remember", "firstToken"]]);
-  assert((await reader.read()).done);
 });
 
 Deno.test("relay: nothing is read that the client does not ask for", async () => {
@@ -73,6 +67,7 @@ Deno.test("relay: a client that takes nothing for too long is let go; one whose 
   const stalled = await relayed(EVENTS, [TOKEN]);
   assertEquals(await stalled.read(), TOKEN);
   const pending = stalled.read(); // it waits for the engine now
+  await settle();
   stalled.clock.advance(10_000);
   assertEquals(stalled.outcomes, []);
   stalled.body.hand(TOKEN);
@@ -143,22 +138,65 @@ Deno.test("relay: an answer that is no event stream is cut where it breaks", asy
   assertEquals(outcomes, ["stream_broken"]);
 });
 
-Deno.test("relay: first events that were late come after the head, an error among them breaks the stream", async () => {
-  for (const late of [TOKEN, null, new UpstreamError("lost_in_answer", "why")]) {
-    const { clock, deadlines, context, calls, open } = callParts();
-    const call = open();
-    const body = new HandedBody();
-    const hold = holding(deadlines, 500);
-    const opening = openAnswer(EVENTS, body, { wholeBytes: 1_024, eventBytes: 1_024, hold });
-    clock.advance(510);
-    const grant = toldGrant();
-    const options = { context, deadlines, clientStallMs: 1_000, hideUsage: false, splitReasoning: false };
-    const response = relay(await opening, grant, call, "chat", { ...options, stored: undefined });
-    body.hand(late, null);
-    const text = await response.text();
-    if (late instanceof Error) assert(text.includes('"code":"upstream_failed"'), text);
-    else assertEquals(text, late ?? "");
-    assertEquals(grant.did.filter((what) => what === "released"), ["released"]);
-    assertEquals([calls.active.size, deadlines.size], [0, 0]);
+Deno.test("relay: a stream whose engine is silent gets a comment at every heartbeat", async () => {
+  const { clock, body, read, reader, outcomes } = await relayed(EVENTS, [TOKEN], { heartbeatMs: 400 });
+  assertEquals(await read(), TOKEN);
+  for (let i = 0; i < 5; i++) {
+    const next = read();
+    await settle();
+    clock.advance(420);
+    assertEquals(await next, ": waiting\n\n");
   }
+  body.hand(TOKEN + DONE, null);
+  assertEquals(await read(), TOKEN + DONE);
+  assert((await reader.read()).done);
+  assertEquals(outcomes, ["ok"]);
+});
+
+Deno.test("relay: a client that takes no comment for too long is let go", async () => {
+  const { clock, body, read, reader, outcomes, deadlines } = await relayed(EVENTS, [TOKEN], { heartbeatMs: 400 });
+  assertEquals(await read(), TOKEN);
+  const next = read();
+  await settle();
+  clock.advance(420);
+  assertEquals(await next, ": waiting\n\n"); // and from here on nothing more
+  for (let i = 0; i < 5; i++) clock.advance(420);
+  assertEquals([outcomes, body.did, deadlines.size], [["client_closed"], ["fail"], 0]);
+  await assertRejects(() => reader.read(), Error, "took nothing");
+});
+
+Deno.test("relay: an engine that ends without the end of its answer has broken it off", async () => {
+  const { body, grant, read, reader, outcomes } = await relayed(EVENTS, [TOKEN]);
+  assertEquals(await read(), TOKEN);
+  body.hand(TOKEN, null);
+  assertEquals(await read(), TOKEN);
+  const last = await read();
+  assert(last.includes('"code":"upstream_failed"') && last.endsWith(DONE), last);
+  assert((await reader.read()).done);
+  assertEquals([grant.did, outcomes], [["remember", "firstToken", "failed", "released"], ["stream_broken"]]);
+});
+
+Deno.test("relay: an error event passes as it is, and is a failure where it blames the engine", async () => {
+  for (
+    const [code, outcome] of [[500, "stream_failed"], [undefined, "stream_failed"], [400, "engine_rejected"]] as const
+  ) {
+    const error = `data: {"error":{"message":"m","code":${JSON.stringify(code) ?? null}}}\n\n`;
+    const { body, grant, read, reader, outcomes } = await relayed(EVENTS, [TOKEN]);
+    assertEquals(await read(), TOKEN);
+    body.hand(error, DONE, null);
+    assertEquals([await read(), await read()], [error, DONE]);
+    assert((await reader.read()).done);
+    assertEquals(outcomes, [outcome]);
+    assertEquals(grant.did.includes("failed"), outcome === "stream_failed");
+    assertEquals(grant.did.includes("succeeded"), outcome !== "stream_failed");
+  }
+});
+
+Deno.test("relay: a connection that is lost behind the end of an answer breaks nothing", async () => {
+  const { body, grant, read, reader, outcomes } = await relayed(EVENTS, [TOKEN]);
+  assertEquals(await read(), TOKEN);
+  body.hand(TOKEN + DONE, new UpstreamError("lost_in_answer", "why"));
+  assertEquals(await read(), TOKEN + DONE);
+  assert((await reader.read()).done);
+  assertEquals([grant.did, outcomes], [["remember", "firstToken", "released"], ["ok"]]);
 });

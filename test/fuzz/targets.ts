@@ -173,15 +173,21 @@ export async function streams(random: Random): Promise<void> {
   const failure = random.chance(0.2) ? new UpstreamError("lost_in_answer", "cut") : undefined;
   try {
     const seen = await relayPieces(pieces, { failure, splitReasoning: random.chance(0.1) });
-    check(seen.status === 200 || seen.status === 400, `status ${seen.status}`);
+    check(seen.status === 200 || (seen.status >= 400 && seen.status <= 599), `status ${seen.status}`);
     check(seen.released === 1, `released ${seen.released} times`);
     const text = decoder.decode(bytes);
     if (seen.status === 200 && !failure && !text.includes("<think>")) {
-      check(decoder.decode(seen.bytes) === text, `other bytes: ${JSON.stringify(text)}`);
+      const got = decoder.decode(seen.bytes);
+      // Of a stream without its end the client is told so, behind the same bytes.
+      const same = seen.outcome === "stream_broken" ? got.startsWith(text) : got === text;
+      check(same, `other bytes: ${JSON.stringify(text)}`);
     }
   } catch (error) {
     if (!(error instanceof UpstreamError)) throw error;
-    check(failure !== undefined, "an error without a failure");
+    check(
+      failure !== undefined || error.message.includes("before the first token"),
+      `an error without a failure: ${error}`,
+    );
   }
 }
 

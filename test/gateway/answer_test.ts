@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assertEquals, assertRejects } from "@std/assert";
-import { ManualClock } from "../../src/base/clock.ts";
-import { Deadlines } from "../../src/base/deadlines.ts";
-import { type Answer, holding, isEventStream, openAnswer } from "../../src/gateway/answer.ts";
+import { type Answer, isEventStream, openAnswer } from "../../src/gateway/answer.ts";
 import { UpstreamError } from "../../src/upstream/errors.ts";
 import type { ResponseHead } from "../../src/upstream/response_head.ts";
 import { EVENTS, HandedBody, settle } from "../support/parts.ts";
@@ -10,13 +8,18 @@ import { EVENTS, HandedBody, settle } from "../support/parts.ts";
 const JSON_HEAD: ResponseHead = { ...EVENTS, headers: [["content-type", "application/json"]] };
 const text = (bytes: Uint8Array | undefined) => bytes && new TextDecoder().decode(bytes);
 
-function parts(holdMs = 500) {
-  const clock = new ManualClock();
-  const deadlines = new Deadlines(clock, 10);
-  const limits = { wholeBytes: 10, eventBytes: 1_024, hold: holding(deadlines, holdMs) };
+function parts(tokens = true) {
+  const limits = { wholeBytes: 10, eventBytes: 1_024 };
   const body = new HandedBody();
-  const open = async (head: ResponseHead): Promise<Answer> => await openAnswer(head, body, limits);
-  return { clock, deadlines, body, open };
+  const told: number[] = [];
+  const expected = {
+    kind: "chat" as const,
+    tokens,
+    choices: 1,
+    opened: ({ status }: ResponseHead) => told.push(status),
+  };
+  const open = async (head: ResponseHead): Promise<Answer> => await openAnswer(head, body, expected, limits);
+  return { body, open, told };
 }
 
 Deno.test("openAnswer: an answer of known length up to the limit is read whole, a larger one is not", async () => {
@@ -49,7 +52,12 @@ Deno.test("openAnswer: no body is a whole one, and nothing is read", async () =>
 });
 
 Deno.test("openAnswer: an error as the first event becomes a status, of the engine's own code where that says who", async () => {
-  for (const [code, status] of [[400, 400], [429, 429], [503, 503], ["x", 400], [302, 400]]) {
+  for (
+    const [code, status] of [[400, 400], [429, 429], [503, 503], [404, 404], ["x", 500], [302, 500], [
+      "invalid_value",
+      400,
+    ]]
+  ) {
     const { body, open } = parts();
     body.hand(`: ping\n\ndata: {"error":{"message":"no","code":${JSON.stringify(code)}}}\n\n`);
     const { head, whole } = await open(EVENTS);
@@ -58,36 +66,49 @@ Deno.test("openAnswer: an error as the first event becomes a status, of the engi
   }
 });
 
-Deno.test("openAnswer: a stream that ends before its first event is a whole one; one that breaks off rejects", async () => {
-  const ends = parts();
-  ends.body.hand("data: half", null);
-  assertEquals(text((await ends.open(EVENTS)).whole), "data: half");
-  assertEquals(ends.deadlines.size, 0);
-  const breaks = parts();
-  breaks.body.hand("data: half", new UpstreamError("lost_in_answer", "why"));
-  await assertRejects(() => breaks.open(EVENTS), UpstreamError);
-  assertEquals(breaks.deadlines.size, 0);
-});
-
-Deno.test("holding: the head waits for the first events, and not longer than its time", async () => {
-  const { clock, deadlines, body, open } = parts(500);
+Deno.test("openAnswer: all that comes before the first token is held, and that it may be long is told once", async () => {
+  const { body, open, told } = parts();
   const opening = open(EVENTS);
-  clock.advance(490);
+  await settle();
+  assertEquals(told, [200]);
+  const role = 'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n';
+  const token = 'data: {"choices":[{"index":0,"delta":{"reasoning":"hm"}}]}\n\n';
+  body.hand(role.slice(0, 20), role.slice(20), ": ping\n\n", 'data: {"choices":[]}\n\n');
   assertEquals(await Promise.race([opening, settle().then(() => "waits")]), "waits");
-  clock.advance(20);
-  const answer = await opening;
-  assertEquals([answer.whole, answer.first, deadlines.size], [undefined, undefined, 0]);
-  body.hand("data: 1\n\n");
-  assertEquals(text(await answer.opening ?? undefined), "data: 1\n\n");
+  body.hand(token);
+  const { first, progress } = await opening;
+  assertEquals(text(first), role + ': ping\n\ndata: {"choices":[]}\n\n' + token);
+  assertEquals([progress?.tokens, told], [1, [200]]);
 });
 
-Deno.test("holding: first events in time leave no deadline", async () => {
-  const { clock, deadlines, body, open } = parts(500);
-  const opening = open(EVENTS);
-  clock.advance(490);
-  body.hand("data: 1\n\n");
-  const { first, opening: late } = await opening;
-  assertEquals([text(first), late, deadlines.size], ["data: 1\n\n", undefined, 0]);
+Deno.test("openAnswer: a stream that ends or breaks off before its first token rejects: it may move", async () => {
+  for (const end of [null, new UpstreamError("lost_in_answer", "why")]) {
+    const { body, open } = parts();
+    body.hand(": ping\n\n", end);
+    await assertRejects(() => open(EVENTS), UpstreamError);
+  }
+});
+
+Deno.test("openAnswer: an answer without a token is one when it says its end", async () => {
+  for (const end of ["data: [DONE]\n\n", 'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n']) {
+    const { body, open } = parts();
+    body.hand(end);
+    assertEquals([text((await open(EVENTS)).first)], [end]);
+  }
+});
+
+Deno.test("openAnswer: no more than the largest event is held", async () => {
+  const { body, open } = parts();
+  body.hand(`: ${"x".repeat(700)}\n\n`, `: ${"y".repeat(700)}\n\n`);
+  const { first, progress } = await open(EVENTS);
+  assertEquals([first?.length, progress?.begun], [1_408, false]);
+});
+
+Deno.test("openAnswer: events of which nothing is expected go on as they come", async () => {
+  const { open, told } = parts(false);
+  const { first, whole, progress, boundary } = await open(EVENTS);
+  assertEquals([first, whole, progress, told], [undefined, undefined, undefined, []]);
+  assertEquals(boundary !== undefined, true);
 });
 
 Deno.test("isEventStream: only what may be looked into", () => {

@@ -69,8 +69,12 @@ function expected(text: string) {
     shown.push(raw);
   }
   const error = json(events.find(({ data }) => data !== undefined)?.data)?.error;
-  return { usage, shown: shown.join(""), error };
+  const ended = events.some(({ data }) => data === "[DONE]" || /"finish_reason":\s*"/.test(data ?? ""));
+  return { usage, shown: shown.join(""), error, ended };
 }
+
+/** What is added to a stream that ends without the end of its answer. */
+const BROKEN = /data: \{"error":\{[^\n]*"code":"upstream_failed"\}\}\n\ndata: \[DONE\]\n\n$/;
 
 /** Cuts of which every byte is one in some run: all positions of one remainder at a time. */
 function* cuts(bytes: Uint8Array<ArrayBuffer>): Generator<Uint8Array<ArrayBuffer>[]> {
@@ -93,7 +97,7 @@ for (const { name, text } of recorded) {
   for (const crlf of [false, true]) {
     Deno.test(`${name} (${crlf ? "CRLF" : "LF"}): same bytes under every cut, usage, first token, end`, async () => {
       const stream = crlf ? text.replaceAll(/\r?\n/g, "\r\n") : text;
-      const { usage, shown, error } = expected(stream);
+      const { usage, shown, error, ended } = expected(stream);
       const bytes = encoder.encode(stream);
       for (const pieces of cuts(bytes)) {
         const seen = await relayPieces(pieces);
@@ -101,14 +105,19 @@ for (const { name, text } of recorded) {
           assertEquals(seen.status, 400);
           continue;
         }
-        assertEquals([seen.status, decoder.decode(seen.bytes)], [200, stream]);
-        assertEquals(seen.usage, usage);
-        assertEquals([seen.firstTokens, seen.released, seen.finished], [1, 1, true]);
+        const got = decoder.decode(seen.bytes);
+        assertEquals(BROKEN.test(got), !ended);
+        assertEquals([seen.status, got.replace(BROKEN, "")], [200, stream]);
+        // Of a cut answer, the tokens that came are its usage.
+        if (ended) assertEquals(seen.usage, usage);
+        else assert(seen.usage!.completionTokens! > 0);
+        assertEquals([seen.firstTokens, seen.released, seen.finished], [1, 1, ended]);
+        assertEquals([seen.outcome, seen.failures], ended ? ["ok", 0] : ["stream_broken", 1]);
       }
       if (error) return;
       const hidden = await relayPieces([bytes], { hideUsage: true });
-      assertEquals(decoder.decode(hidden.bytes), shown);
-      assertEquals(hidden.usage, usage);
+      assertEquals(decoder.decode(hidden.bytes).replace(BROKEN, ""), shown);
+      if (ended) assertEquals(hidden.usage, usage);
     });
   }
 }
@@ -124,15 +133,15 @@ Deno.test("the usage chunk that the client did not ask for is taken out under ev
   }
 });
 
-Deno.test("an error as the first event is a 400 with OpenAI's body, nested, flat or bare; later it passes", async () => {
-  const errors: [string, Record<string, unknown>][] = [
+Deno.test("an error before the first token is a status with OpenAI's body, nested, flat or bare; later it passes", async () => {
+  const errors: [string, Record<string, unknown>, status?: number][] = [
     ['{"error":{"message":"too long","type":"BadRequestError","code":400}}', { message: "too long", code: 400 }],
     ['{"object":"error","message":"flat","type":"BadRequestError","param":null,"code":400}', { message: "flat" }],
-    ['{"error":"bare"}', { message: "bare" }],
+    ['{"error":"bare"}', { message: "bare" }, 500],
   ];
-  for (const [data, wanted] of errors) {
+  for (const [data, wanted, status = 400] of errors) {
     const first = await relayPieces([encoder.encode(`: ping\ndata: ${data}\n\ndata: [DONE]\n\n`)]);
-    assertEquals(first.status, 400);
+    assertEquals(first.status, status);
     const { error } = JSON.parse(decoder.decode(first.bytes));
     for (const [key, value] of Object.entries(wanted)) assertEquals(error[key], value);
     assertEquals(first.released, 1);
@@ -140,7 +149,7 @@ Deno.test("an error as the first event is a 400 with OpenAI's body, nested, flat
     const seen = await relayPieces([encoder.encode(late)]);
     assertEquals([seen.status, decoder.decode(seen.bytes)], [200, late]);
   }
-  const innocent = 'data: {"choices":[{"delta":{"content":"an error occurred"}}],"error":null}\n\n';
+  const innocent = 'data: {"choices":[{"delta":{"content":"an error occurred"}}],"error":null}\n\ndata: [DONE]\n\n';
   assertEquals((await relayPieces([encoder.encode(innocent)])).status, 200);
 });
 
@@ -152,7 +161,7 @@ Deno.test("a stream that breaks ends with an error in the dialect of its path", 
     ["responses", /event: error\ndata: \{"type":"error","code":"upstream_failed".*\}\n\n$/],
   ];
   for (const [kind, end] of ends) {
-    const seen = await relayPieces([encoder.encode("data: {}\n\ndata: {un")], { kind, failure });
+    const seen = await relayPieces([encoder.encode(`${tokenOf(kind)}data: {un`)], { kind, failure });
     assert(end.test(decoder.decode(seen.bytes)), decoder.decode(seen.bytes));
     assertEquals([seen.released, seen.finished], [1, false]);
   }
@@ -200,4 +209,37 @@ Deno.test("reasoning is split out of a whole answer; usage is read from it", asy
   const { message } = JSON.parse(decoder.decode(seen.bytes)).choices[0];
   assertEquals([message.content, message.reasoning_content], ["b", "a"]);
   assertEquals(seen.usage, { promptTokens: 9, completionTokens: 4, cachedTokens: 8 });
+});
+
+/** An event that brings a token, in the dialect of a path. */
+function tokenOf(kind: "chat" | "messages" | "responses"): string {
+  const event = {
+    chat: { choices: [{ index: 0, delta: { content: "a" } }] },
+    messages: { type: "content_block_delta", index: 0, delta: { type: "text_delta", text: "a" } },
+    responses: { type: "response.output_text.delta", delta: "a" },
+  }[kind];
+  return `data: ${JSON.stringify(event)}\n\n`;
+}
+
+Deno.test("an error event at every position of every recorded stream is a failure, told in place", async () => {
+  for (const { name, text } of recorded) {
+    const { error, ended } = expected(text);
+    if (error || !ended) continue;
+    const events = eventsOf(text).map(({ raw }) => raw);
+    const last = events.findIndex((raw) => /"finish_reason":\s*"|\[DONE\]/.test(raw));
+    for (let at = 0; at < last; at += Math.ceil(last / 40)) {
+      const told = 'data: {"error":{"message":"EngineCore died","type":"InternalServerError","code":500}}\n\n';
+      const stream = [...events.slice(0, at), told];
+      const seen = await relayPieces(stream.map((raw) => encoder.encode(raw)));
+      if (seen.firstTokens === 0 || seen.status !== 200) {
+        assertEquals(seen.status, 500, `${name} ${at}`);
+        continue;
+      }
+      assertEquals(decoder.decode(seen.bytes), stream.join(""), `${name} ${at}`);
+      assertEquals([seen.outcome, seen.failures], ["stream_failed", 1], `${name} ${at}`);
+      // And the stream that ends there, clean but without its end.
+      const cut = await relayPieces(stream.slice(0, -1).map((raw) => encoder.encode(raw)));
+      assertEquals([cut.outcome, cut.failures], ["stream_broken", 1], `${name} ${at}`);
+    }
+  }
 });

@@ -158,7 +158,7 @@ Deno.test("load: prompt bytes until the first token, the request until the end",
   const [token, last] = [gate(), gate()];
   const head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
   await using server = startRawServer(() => ({
-    writes: [bytes(head), bytes("9\r\ndata: 1\n\n\r\n"), bytes("0\r\n\r\n")],
+    writes: [bytes(head), bytes("9\r\ndata: 1\n\n\r\n"), bytes("e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")],
     before: (write) => [undefined, token.opened, last.opened][write],
     then: "keep",
   }));
@@ -175,6 +175,7 @@ Deno.test("load: prompt bytes until the first token, the request until the end",
   await reader.read();
   assertEquals(await load(), [1, 0]);
   last.open();
+  await reader.read();
   assert((await reader.read()).done);
   await gateway.settled();
 });

@@ -10,22 +10,25 @@ import type { AnswerBody } from "../../src/engines/engine.ts";
 import { openCall } from "../../src/front/http/http_call.ts";
 import { relay } from "../../src/front/http/relay.ts";
 import { end } from "../../src/gateway/accounting.ts";
-import { holding, openAnswer } from "../../src/gateway/answer.ts";
+import { openAnswer } from "../../src/gateway/answer.ts";
 import type { CallContext } from "../../src/gateway/call.ts";
 import type { Kind } from "../../src/openai/api.ts";
 import type { Usage } from "../../src/openai/usage.ts";
 import { ownCells } from "../../src/tables/metric_cells.ts";
 import { SampleWriter } from "../../src/tables/sample_ring.ts";
+import type { AccessLog, AccessRecord } from "../../src/telemetry/access_log.ts";
 import { cellCount, Instruments } from "../../src/telemetry/instruments.ts";
+import type { Outcome } from "../../src/telemetry/outcome.ts";
 import type { UpstreamError } from "../../src/upstream/errors.ts";
 import { freshKernel } from "./kernel.ts";
 
 const deadlines = new Deadlines(systemClock);
 const kernel = freshKernel({ metricCells: cellCount(1, 2) });
+let written: AccessRecord | undefined;
 const calls: CallContext = {
   clock: systemClock,
   instruments: new Instruments(ownCells(kernel), 1),
-  accessLog: undefined,
+  accessLog: { write: (record: AccessRecord) => written = record } as unknown as AccessLog,
   tracing: undefined,
   unknownModel: 1,
   active: new Set(),
@@ -46,8 +49,11 @@ export interface Relayed {
   bytes: Uint8Array;
   usage: Usage | undefined;
   firstTokens: number;
+  /** Failures that were told of the endpoint. */
+  failures: number;
   released: number;
   finished: boolean;
+  outcome: Outcome | undefined;
 }
 
 export interface RelayInput {
@@ -75,9 +81,10 @@ export async function relayPieces(pieces: Uint8Array<ArrayBuffer>[], input: Rela
     finish: () => finished = true,
   };
   let firstTokens = 0;
+  let failures = 0;
   let released = 0;
   const grant = {
-    leg: { batch: 1, remember() {}, firstToken: () => firstTokens++, failed() {}, succeeded() {} },
+    leg: { batch: 1, remember() {}, firstToken: () => firstTokens++, failed: () => failures++, succeeded() {} },
     [Symbol.dispose]: () => {
       released++;
     },
@@ -89,18 +96,22 @@ export async function relayPieces(pieces: Uint8Array<ArrayBuffer>[], input: Rela
     keepAlive: true,
   };
   try {
-    const limits = { wholeBytes: 1_048_576, eventBytes: 1_048_576, hold: holding(deadlines, 60_000) };
-    const answer = await openAnswer(head, body, limits);
-    const response = relay(answer, grant, call, kind, {
+    const limits = { wholeBytes: 1_048_576, eventBytes: 1_048_576 };
+    const expected = { kind, tokens: true, choices: 1, opened() {} };
+    const answer = await openAnswer(head, body, expected, limits);
+    const options = {
       context,
       deadlines,
       clientStallMs: 60_000,
+      heartbeatMs: 60_000,
       hideUsage: input.hideUsage ?? false,
       splitReasoning: input.splitReasoning ?? false,
       stored: undefined,
-    });
+    };
+    const response = relay({ answer, grant, call, kind, options });
     const bytes = await response.bytes();
-    return { status: response.status, bytes, usage: call.usage, firstTokens, released, finished };
+    const outcome = written?.outcome;
+    return { status: response.status, bytes, usage: call.usage, firstTokens, failures, released, finished, outcome };
   } catch (error) {
     end(call, "internal");
     throw error;

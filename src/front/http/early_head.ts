@@ -1,49 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0
-// The head of a stream whose request waits for an endpoint for long. The runtime tells that a client left only once a head
-// has been written; so it is written after a while, and comments keep what is between alive. What the answer turns out to
-// be follows: its events, or the error as an event.
+// The head of a stream whose first token is long in coming: because the request waits for an endpoint, or an engine has
+// begun and is silent. The runtime tells that a client left only once a head has been written, and load balancers cut
+// silent connections; so it is written after a while, and comments keep what follows alive. What the answer turns out to
+// be comes behind it: its events, or the error as an event. Until then the request may still move to another endpoint.
 
 import type { Deadline, Deadlines } from "../../base/deadlines.ts";
-import type { Kind } from "../../openai/api.ts";
 import { dialectOf } from "../../openai/api.ts";
 import type { Call } from "../../gateway/call.ts";
+import type { AnswerWatcher } from "../../gateway/pipeline.ts";
+import type { ResponseHead } from "../../upstream/response_head.ts";
 import { addHeaders, type HttpContext } from "./http_call.ts";
+import { addEngineFields } from "./relay.ts";
 
-/** Between two comments to a client that waits. */
-const COMMENT_MS = 5_000;
-const encoder = new TextEncoder();
+/** Times of a stream before its first token. */
+export interface EarlyTimes {
+  /** Waiting for an endpoint, until the head is written. */
+  readonly queuedMs: number;
+  /** From an engine's head to its first token, until the head is written. */
+  readonly openedMs: number;
+  /** Between two signs of life; the head is written after as long in any case. */
+  readonly heartbeatMs: number;
+}
 
-export class EarlyHead implements Deadline {
+const HEARTBEAT = new TextEncoder().encode(": waiting\n\n");
+
+export class EarlyHead implements Deadline, AnswerWatcher {
   deadline = Infinity;
   place = -1;
   readonly #late = Promise.withResolvers<void>();
+  #head: ResponseHead | undefined;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+  /** The answer has come. */
+  #over = false;
 
   constructor(
     readonly deadlines: Deadlines,
     readonly context: HttpContext,
     readonly call: Call,
-    readonly kind: Kind,
-  ) {}
+    readonly times: EarlyTimes,
+  ) {
+    this.#wait(times.heartbeatMs);
+  }
 
-  /** The request waits from now on. */
-  wait(ms: number): void {
-    this.deadline = this.deadlines.clock.now() + ms;
+  queued(): void {
+    this.#wait(this.times.queuedMs);
+  }
+
+  opened(head: ResponseHead): void {
+    this.#head = head;
+    this.#wait(this.times.openedMs);
+  }
+
+  // Sooner than before, while no head has been written; afterwards the comments have their own beat.
+  #wait(ms: number): void {
+    if (this.#over || this.#controller !== undefined) return;
+    this.deadline = Math.min(this.deadline, this.deadlines.clock.now() + ms);
     this.deadlines.watch(this);
   }
 
   expire(): void {
     this.#late.resolve();
-    if (this.#controller === undefined) return;
-    this.#controller.enqueue(encoder.encode(": waiting\n\n"));
-    this.wait(COMMENT_MS);
+    if (this.#controller === undefined || this.#over) return;
+    if (this.#controller.desiredSize! > 0) this.#controller.enqueue(HEARTBEAT);
+    this.deadline = this.deadlines.clock.now() + this.times.heartbeatMs;
+    this.deadlines.watch(this);
   }
 
   /** The answer, or its head when it is long in coming. `answering` does not reject. */
   async race(answering: Promise<Response>): Promise<Response> {
     const first = await Promise.race([answering, this.#late.promise]);
     if (first !== undefined) {
-      this.deadlines.unwatch(this);
+      this.#settle();
       return first;
     }
     // Opened once: a client may leave while the answer is waited for.
@@ -66,10 +93,13 @@ export class EarlyHead implements Deadline {
       },
     }, { highWaterMark: 1 });
     const headers = { "content-type": "text/event-stream;charset=UTF-8", "x-accel-buffering": "no" };
-    return addHeaders(this.context, this.call, new Response(stream, { headers }));
+    const response = addHeaders(this.context, this.call, new Response(stream, { headers }));
+    if (this.#head) addEngineFields(response.headers, this.#head, true, this.context);
+    return response;
   }
 
   #settle(): void {
+    this.#over = true;
     this.#controller = undefined;
     this.deadlines.unwatch(this);
   }
@@ -79,7 +109,7 @@ export class EarlyHead implements Deadline {
     this.#settle();
     if (response.headers.get("content-type")?.startsWith("text/event-stream")) return response.body!.getReader();
     const error = (await response.text()).replaceAll(/[\r\n]+/g, " ");
-    const event = dialectOf(this.kind) === "openai"
+    const event = dialectOf(this.call.kind) === "openai"
       ? `data: ${error}\n\ndata: [DONE]\n\n`
       : `event: error\ndata: ${error}\n\n`;
     return new Response(event).body!.getReader();

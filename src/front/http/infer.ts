@@ -5,7 +5,7 @@
 import type { Deadlines } from "../../base/deadlines.ts";
 import type { Config } from "../../config/schema.ts";
 import type { Call } from "../../gateway/call.ts";
-import type { AdmittedRequest, Pipeline } from "../../gateway/pipeline.ts";
+import type { AdmittedRequest, AnswerWatcher, Pipeline } from "../../gateway/pipeline.ts";
 import type { Kind } from "../../openai/api.ts";
 import { readBody } from "./body.ts";
 import { EarlyHead } from "./early_head.ts";
@@ -33,30 +33,36 @@ export async function infer(parts: InferenceParts, request: Request, kind: Kind)
     const admitted = pipeline.admit(call, kind, tenant, target, bytes);
 
     // From here on it may take long: a stream's head goes out before that.
-    const { request: { stream }, route: { placement } } = admitted;
-    const early = stream && placement.policy.queued ? new EarlyHead(deadlines, context, call, kind) : undefined;
-    const answering = answer(parts, call, kind, admitted, early);
+    const early = admitted.request.stream
+      ? new EarlyHead(deadlines, context, call, {
+        queuedMs: config.queue.head_after_ms,
+        openedMs: config.timeouts.first_event_hold_ms,
+        heartbeatMs: config.timeouts.heartbeat_ms,
+      })
+      : undefined;
+    const answering = answer(parts, call, admitted, early ?? UNWATCHED);
     return early === undefined ? await answering : await early.race(answering);
   } catch (error) {
     return refuse(context, call, pipeline.asGatewayError(error, call));
   }
 }
 
+/** Of an answer that is no stream: its status is not known before it has come. */
+const UNWATCHED: AnswerWatcher = { queued() {}, opened() {} };
+
 // Never rejects.
 async function answer(
   { config, context, deadlines, pipeline }: InferenceParts,
   call: Call,
-  kind: Kind,
   admitted: AdmittedRequest,
-  early: EarlyHead | undefined,
+  watcher: AnswerWatcher,
 ): Promise<Response> {
   try {
-    const answered = await pipeline.answer(call, admitted, () => early?.wait(config.queue.head_after_ms));
+    const { answer, grant, hideUsage, splitReasoning, stored } = await pipeline.answer(call, admitted, watcher);
     // From here on the grant belongs to the answer.
-    const { hideUsage, splitReasoning, stored } = answered;
-    const clientStallMs = config.timeouts.client_stall_ms;
-    const options = { context, deadlines, clientStallMs, hideUsage, splitReasoning, stored };
-    return relay(answered.answer, answered.grant, call, kind, options);
+    const { client_stall_ms: clientStallMs, heartbeat_ms: heartbeatMs } = config.timeouts;
+    const options = { context, deadlines, clientStallMs, heartbeatMs, hideUsage, splitReasoning, stored };
+    return relay({ answer, grant, call, kind: admitted.request.kind, options });
   } catch (error) {
     return refuse(context, call, pipeline.asGatewayError(error, call));
   }

@@ -7,7 +7,6 @@ import type { Deadline, Deadlines } from "../../base/deadlines.ts";
 import { GatewayError } from "../../base/errors.ts";
 import type { Kind } from "../../openai/api.ts";
 import { errorEvents } from "../../openai/errors.ts";
-import { forEachEvent } from "../../openai/events.ts";
 import { splitWhole } from "../../openai/reasoning.ts";
 import { usageOfBody } from "../../openai/usage.ts";
 import type { Leg } from "../../scheduler/scheduler.ts";
@@ -27,6 +26,8 @@ export interface RelayOptions extends TapOptions {
   readonly deadlines: Deadlines;
   /** How long the client may take nothing of a stream. */
   readonly clientStallMs: number;
+  /** How long a stream may be silent until a comment keeps the connection alive. */
+  readonly heartbeatMs: number;
   /** Is told the id of a stored response. */
   readonly stored: ((id: string) => void) | undefined;
 }
@@ -35,20 +36,27 @@ const NULL_BODY = new Set([204, 205, 304]);
 const decoder = new TextDecoder();
 const encoder = new TextEncoder();
 
+/** An answer on its way to the client. */
+export interface Relayed {
+  readonly answer: Answer;
+  readonly grant: RelayGrant;
+  readonly call: Call;
+  readonly kind: Kind;
+  readonly options: RelayOptions;
+}
+
 /** Takes the grant over; it is released when the answer ends. Never throws. */
-export function relay(
-  answer: Answer,
-  grant: RelayGrant,
-  call: Call,
-  kind: Kind,
-  options: RelayOptions,
-): Response {
+export function relay(relayed: Relayed): Response {
+  const { answer, grant, call, options } = relayed;
   const { head, whole } = answer;
   call.status = head.status;
   if (head.status === 200) grant.leg.remember();
-  if (whole !== undefined) return relayWhole(answer, whole, grant, call, kind, options);
-  const stream = new RelayStream(answer, grant, call, kind, options);
-  return respond(stream.stream(), head, answer.boundary !== undefined, call, options.context);
+  if (whole !== undefined) return relayWhole({ ...relayed, whole });
+  return respond(call, options.context, {
+    body: new RelayStream(relayed).stream(),
+    head,
+    events: answer.boundary !== undefined,
+  });
 }
 
 /** What the relay needs of a grant. */
@@ -63,13 +71,9 @@ export const NO_GRANT: RelayGrant = {
 };
 
 function relayWhole(
-  { head, body, boundary }: Answer,
-  whole: Uint8Array<ArrayBuffer>,
-  grant: RelayGrant,
-  call: Call,
-  kind: Kind,
-  options: RelayOptions,
+  { answer, whole, grant, call, kind, options }: Relayed & { whole: Uint8Array<ArrayBuffer> },
 ): Response {
+  const { head, body, boundary } = answer;
   body.finish();
   grant.leg.firstToken();
   let bytes = whole;
@@ -80,8 +84,9 @@ function relayWhole(
   }
   call.context.instruments.add(WORKER_CELLS.bytes, bytes.length);
   const events = boundary !== undefined;
-  const response = respond(NULL_BODY.has(head.status) ? null : bytes, head, events, call, options.context);
-  if (!events && head.framing.kind !== "none" && !NULL_BODY.has(head.status)) {
+  const empty = NULL_BODY.has(head.status);
+  const response = respond(call, options.context, { body: empty ? null : bytes, head, events });
+  if (!events && head.framing.kind !== "none" && !empty) {
     response.headers.append("content-length", String(bytes.length));
   }
   grant[Symbol.dispose]();
@@ -105,22 +110,17 @@ function idOf(text: string): string | undefined {
   return /"id"\s*:\s*"(resp_[^"\\]{1,200})"/.exec(text)?.[1];
 }
 
-function respond(
-  body: BodyInit | null,
-  head: ResponseHead,
-  events: boolean,
-  call: Call,
-  context: HttpContext,
-): Response {
+interface Responded {
+  readonly body: BodyInit | null;
+  readonly head: ResponseHead;
+  /** Whether the body is events. */
+  readonly events: boolean;
+}
+
+function respond(call: Call, context: HttpContext, { body, head, events }: Responded): Response {
   const response = addHeaders(context, call, new Response(body, { status: head.status }));
   const { headers } = response;
-  const own = context.origins !== undefined;
-  for (const [name, value] of head.headers) {
-    if (name.charCodeAt(0) === X && OWN_HEADERS.has(name)) continue;
-    if (events && name === "content-type") continue;
-    if (own && name.startsWith("access-control-")) continue;
-    headers.append(name, value);
-  }
+  addEngineFields(headers, head, events, context);
   if (events) {
     headers.append("content-type", "text/event-stream;charset=UTF-8");
     headers.append("x-accel-buffering", "no");
@@ -130,38 +130,64 @@ function respond(
   return response;
 }
 
+/** Adds the fields of an engine's answer, but those that are the gateway's own to set. */
+export function addEngineFields(headers: Headers, head: ResponseHead, events: boolean, context: HttpContext): void {
+  const own = context.origins !== undefined;
+  for (const [name, value] of head.headers) {
+    if (name.charCodeAt(0) === X && OWN_HEADERS.has(name)) continue;
+    if (events && name === "content-type") continue;
+    if (own && name.startsWith("access-control-")) continue;
+    headers.append(name, value);
+  }
+}
+
 const X = 120;
 /** Fields of the gateway's own, which an engine does not set. */
 const OWN_HEADERS = new Set(["x-request-id", "x-aigw-via", "x-aigw-endpoint", "x-aigw-reason", "x-accel-buffering"]);
+
+const HEARTBEAT = encoder.encode(": waiting\n\n");
 
 class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
   deadline = Infinity;
   place = -1;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
   #first: Uint8Array<ArrayBuffer> | undefined;
-  #opening: Answer["opening"];
   #sawToken = false;
+  /** Whether the next piece of the engine is waited for. */
+  #reading = false;
+  /** Since when the client has had something to take. */
+  #offeredAt = 0;
+  /** Whether the engine told an error of its own. */
+  #failed = false;
   #over = false;
   readonly #tap: StreamTap | undefined;
+  readonly #answer: Answer;
+  readonly #grant: RelayGrant;
+  readonly #call: Call;
+  readonly #kind: Kind;
+  readonly #options: RelayOptions;
 
-  constructor(
-    readonly answer: Answer,
-    readonly grant: RelayGrant,
-    readonly call: Call,
-    readonly kind: Kind,
-    readonly options: RelayOptions,
-  ) {
+  constructor({ answer, grant, call, kind, options }: Relayed) {
+    this.#answer = answer;
+    this.#grant = grant;
+    this.#call = call;
+    this.#kind = kind;
+    this.#options = options;
     this.#patience();
     options.deadlines.watch(this);
     this.#first = answer.first;
-    this.#opening = answer.opening;
-    this.#opening?.catch(() => {/* told to whoever pulls */});
     if (answer.boundary) this.#tap = new StreamTap(options);
     if (answer.first) this.#stored(answer.first);
+    if (answer.progress) this.#noteFirstToken();
   }
 
   #stored(events: Uint8Array): void {
-    this.options.stored?.(idOf(decoder.decode(events.subarray(0, 4_096))) ?? "");
+    this.#options.stored?.(idOf(decoder.decode(events.subarray(0, 4_096))) ?? "");
+  }
+
+  #noteFirstToken(): void {
+    this.#sawToken = true;
+    this.#call.firstToken(this.#grant.leg);
   }
 
   stream(): ReadableStream<Uint8Array<ArrayBuffer>> {
@@ -170,51 +196,73 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
 
   // The client has a piece to take, or the whole answer before its first one.
   #patience(): void {
-    this.deadline = this.options.deadlines.clock.now() + this.options.clientStallMs;
+    this.#offeredAt = this.#options.deadlines.clock.now();
+    this.deadline = this.#offeredAt + this.#options.clientStallMs;
   }
 
-  /** The client took nothing for too long. */
+  /** The client took nothing for too long, or has got nothing for long: then a comment keeps its connection alive. */
   expire(): void {
+    const { deadlines, clientStallMs, heartbeatMs } = this.#options;
+    const now = deadlines.clock.now();
+    const controller = this.#controller;
+    if (this.#reading && controller !== undefined) {
+      if (controller.desiredSize! >= 0) {
+        this.#offeredAt = now;
+        controller.enqueue(HEARTBEAT);
+      }
+      this.deadline = Math.min(now + heartbeatMs, this.#offeredAt + clientStallMs);
+      if (now - this.#offeredAt < clientStallMs) return deadlines.watch(this);
+    }
     this.cancel();
-    this.#controller?.error(new GatewayError("client_closed", "The client took nothing of the answer for too long"));
+    controller?.error(new GatewayError("client_closed", "The client took nothing of the answer for too long"));
   }
 
   pull(controller: ReadableStreamDefaultController<Uint8Array>): void | Promise<void> {
     this.#controller = controller;
-    this.deadline = Infinity;
     const first = this.#first;
-    if (first === undefined) return this.#read(controller);
     this.#first = undefined;
-    if (!this.#hand(first, controller)) return this.#read(controller);
+    if (first === undefined || !this.#hand(first, controller)) return this.#read(controller);
   }
 
   async #read(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
-    const { body, boundary } = this.answer;
+    const { body, boundary, progress } = this.#answer;
+    const { deadlines, heartbeatMs } = this.#options;
+    this.deadline = boundary === undefined ? Infinity : deadlines.clock.now() + heartbeatMs;
+    this.#reading = true;
     try {
-      if (this.#opening) {
-        const events = await this.#opening;
-        this.#opening = undefined;
-        if (events === null) return this.#finish(controller);
-        this.#stored(events);
-        if (this.#hand(events, controller)) return;
-      }
+      let silent = false;
       for (;;) {
-        const piece = await body.readBody();
+        const piece = await body.readBody(silent);
         if (piece === null) return this.#finish(controller);
         const ready = boundary === undefined ? piece : boundary.push(piece);
+        const tokens = progress?.tokens;
         if (ready.length > 0 && this.#hand(ready, controller)) return;
+        silent = progress !== undefined && progress.tokens === tokens;
       }
     } catch (error) {
       this.#break(error, controller);
+    } finally {
+      this.#reading = false;
     }
   }
 
   // Hands whole events on; false when nothing of them is for the client.
   #hand(ready: Uint8Array<ArrayBuffer>, controller: ReadableStreamDefaultController<Uint8Array>): boolean {
-    if (!this.#sawToken) this.#look(ready);
-    const { instruments } = this.call.context;
+    const { context: { instruments }, account } = this.#call;
+    const { progress } = this.#answer;
+    // All that was read before the first token has been looked at.
+    if (progress === undefined) {
+      if (!this.#sawToken) this.#noteFirstToken();
+    } else {
+      if (ready !== this.#answer.first) progress.look(ready);
+      this.#call.tokens = progress.tokens;
+      account?.generated(progress.tokens);
+      if (progress.error?.blamesEngine && !this.#failed) {
+        this.#failed = true;
+        this.#grant.leg.failed();
+      }
+    }
     instruments.add(WORKER_CELLS.pieces);
-    this.call.account?.piece();
     instruments.add(WORKER_CELLS.bytes, ready.length);
     const passed = this.#tap === undefined ? ready : this.#tap.pass(ready);
     if (passed.length === 0) return false;
@@ -223,66 +271,64 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
     return true;
   }
 
-  // Comments and pings are no token.
-  #look(ready: Uint8Array): void {
-    if (this.answer.boundary) {
-      forEachEvent(ready, (start, end) => this.#sawToken ||= isToken(this.kind, ready, start, end));
-    } else this.#sawToken = true;
-    if (!this.#sawToken) return;
-    this.call.firstToken(this.grant.leg);
-  }
-
   #finish(controller: ReadableStreamDefaultController<Uint8Array>): void {
     if (this.#over) return; // the client left first: the grant is another's by now
-    const rest = this.answer.boundary?.rest();
+    const { boundary, progress, body, head } = this.#answer;
+    const rest = boundary?.rest();
     if (rest !== undefined) this.#hand(rest, controller);
     const held = this.#tap?.rest();
     if (held !== undefined && held.length > 0) controller.enqueue(held);
-    this.answer.body.finish();
-    if (this.answer.head.status < 500) this.grant.leg.succeeded();
-    this.#end(outcomeOfStatus(this.answer.head.status));
+    if (progress && !progress.ended && !progress.error) {
+      throw new UpstreamError("lost_in_answer", "the engine ended its stream without finishing its answer");
+    }
+    body.finish();
+    if (head.status < 500 && !this.#failed) this.#grant.leg.succeeded();
+    this.#end(this.#outcome());
     controller.close();
+  }
+
+  #outcome(): Outcome {
+    const error = this.#answer.progress?.error;
+    if (error !== undefined) return error.blamesEngine ? "stream_failed" : "engine_rejected";
+    return outcomeOfStatus(this.#answer.head.status);
   }
 
   // An event stream ends with an event that says why; any other answer is cut, so that nobody takes it for complete.
   #break(error: unknown, controller: ReadableStreamDefaultController<Uint8Array>): void {
     if (this.#over) return; // the client left first
-    this.answer.body.close();
+    const { body, boundary, progress } = this.#answer;
+    body.close();
+    if (progress && (progress.ended || progress.error) && error instanceof UpstreamError && error.endpointFailed) {
+      // The answer was whole, or its error told, before the connection was lost: the client has it all.
+      if (progress.error) this.#failed ||= progress.error.blamesEngine;
+      this.#end(this.#outcome());
+      return controller.close();
+    }
     const failure = error instanceof UpstreamError
-      ? asGatewayError(error, this.call)
+      ? asGatewayError(error, this.#call)
       : new GatewayError("internal", "The gateway failed while streaming", null, error);
-    if (error instanceof UpstreamError && error.endpointFailed) this.grant.leg.failed();
+    if (error instanceof UpstreamError && error.endpointFailed) this.#grant.leg.failed();
     const { code } = failure;
     const ours = code === "client_closed" || code === "draining" || code === "deadline_exceeded";
     this.#end(ours ? code : "stream_broken");
     if (code === "client_closed") controller.close();
-    else if (this.answer.boundary) {
-      controller.enqueue(encoder.encode(errorEvents(failure, this.kind)));
+    else if (boundary) {
+      controller.enqueue(encoder.encode(errorEvents(failure, this.#kind)));
       controller.close();
     } else controller.error(failure);
   }
 
   /** The client left. */
   cancel(): void {
-    this.answer.body.fail(new UpstreamError("aborted", "the client left"));
+    this.#answer.body.fail(new UpstreamError("aborted", "the client left"));
     this.#end("client_closed");
   }
 
   #end(outcome: Outcome): void {
     this.#over = true;
-    this.options.deadlines.unwatch(this);
-    if (this.#tap?.usage) this.call.usage = this.#tap.usage;
-    this.grant[Symbol.dispose]();
-    end(this.call, outcome);
+    this.#options.deadlines.unwatch(this);
+    if (this.#tap?.usage) this.#call.usage = this.#tap.usage;
+    this.#grant[Symbol.dispose]();
+    end(this.#call, outcome);
   }
 }
-
-/** Whether an event brings generated text: not a comment, a ping, or what is told before the first token. */
-function isToken(kind: Kind, events: Uint8Array, start: number, end: number): boolean {
-  if (kind === "messages" || kind === "responses") return decoder.decode(events.subarray(start, end)).includes("delta");
-  // Fast path: `data:` opens the event. Others name their type first, or are comments.
-  if (events[start] === D) return true;
-  return decoder.decode(events.subarray(start, end)).includes("\ndata:");
-}
-
-const D = 100;

@@ -43,14 +43,16 @@ export async function passStored(parts: StoredParts, request: Request, id: strin
     const { fields } = call.incoming.fields;
     const outgoing = { method: request.method, target, fields, body };
     const answer = await dispatcher.direct(directory.of(row), call, outgoing, parts.transportOf(row));
-    return relay(answer, NO_GRANT, call, "responses", {
+    const options = {
       context,
       deadlines,
       clientStallMs: timeouts.client_stall_ms,
+      heartbeatMs: timeouts.heartbeat_ms,
       hideUsage: false,
       splitReasoning: false,
       stored: undefined,
-    });
+    };
+    return relay({ answer, grant: NO_GRANT, call, kind: "responses", options });
   } catch (error) {
     const known = error instanceof GatewayError ? error : new GatewayError("internal", String(error));
     return refuse(context, call, known);
