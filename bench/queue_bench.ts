@@ -103,9 +103,11 @@ const predictors = new PredictorTable(freshKernel());
 predictors.reset(0);
 const twin = new TwinRls(6, 1e6);
 const features = (input: number, cached: number) => [input * input, cached * cached, input * cached, input, cached, 1];
+const weights = { forgetting: 0.97, pace: 0.05 };
 let sample = 0;
 Deno.bench("RLS update", { group: "rls update", baseline: true }, () => {
-  predictors.learn(0, 100 + sample++ % 8_000, sample % 100, 50 + sample % 1_000, 0.97, 0.05);
+  const inputTokens = 100 + sample++ % 8_000;
+  predictors.learn(0, { inputTokens, cachedTokens: sample % 100, ms: 50 + sample % 1_000 }, weights);
 });
 Deno.bench("RLS update, twin", { group: "rls update" }, () => {
   twin.learn(features((100 + sample++ % 8_000) / 1_000, (sample % 100) / 1_000), 50 + sample % 1_000, 0.97);

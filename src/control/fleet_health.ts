@@ -25,19 +25,28 @@ interface Chart {
 /** How often the counts of the workers are looked at. */
 const WATCH_MS = 50;
 
+export interface FleetHealthParts<P extends Patient> {
+  readonly table: EndpointTable;
+  readonly config: Config;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Is told an endpoint that serves again: what it held is not known any more. */
+  returned(patient: P): void;
+}
+
 export class FleetHealth<P extends Patient> {
+  readonly table: EndpointTable;
+  config: Config;
+  readonly clock: Clock;
   readonly #charts = new Map<P, Chart>();
   readonly #clusters = new Map<string, P[]>();
   #cancel: () => void = () => {};
 
-  /** @param returned Is told an endpoint that serves again: what it held is not known any more. */
-  constructor(
-    readonly table: EndpointTable,
-    public config: Config,
-    readonly clock: Clock,
-    readonly log: Log,
-    readonly returned: (patient: P) => void,
-  ) {}
+  constructor(readonly parts: FleetHealthParts<P>) {
+    this.table = parts.table;
+    this.config = parts.config;
+    this.clock = parts.clock;
+  }
 
   /** Takes a patient up; one that `joins` the others is scored with their mean load at first. */
   add(patient: P, joins: boolean): void {
@@ -149,11 +158,11 @@ export class FleetHealth<P extends Patient> {
     if (before === after) return;
     if (after === EndpointState.available) {
       this.table.clearFailures(row);
-      if (before === EndpointState.unhealthy) this.returned(patient);
+      if (before === EndpointState.unhealthy) this.parts.returned(patient);
     }
     this.table.setState(row, after);
     const level = state === "available" || state === "trial" ? "info" : "warn";
-    this.log[level](`endpoint is ${state}`, { cluster, endpoint: name, why });
+    this.parts.log[level](`endpoint is ${state}`, { cluster, endpoint: name, why });
   }
 
   // A newcomer with an empty queue would get every request until it is as loaded as the others.

@@ -92,8 +92,13 @@ export class Dispatcher {
   async #send(endpoint: EndpointRef, call: Call, outgoing: OutgoingRequest, transport: Transport): Promise<Opened> {
     const { transcoder, method, target, body } = outgoing;
     if (transcoder?.send) return await transcoder.send(endpoint.name, call);
-    const fields = outgoing.fields + credentialsOf(call, transport);
-    const head = requestHead(method, transport.basePath + target, hostOf(endpoint, transport), fields, body.length);
+    const head = requestHead({
+      method,
+      path: transport.basePath + target,
+      host: hostOf(endpoint, transport),
+      fields: outgoing.fields + credentialsOf(call, transport),
+      bodyBytes: body.length,
+    });
     const { head: answered, connection } = await this.pools.of(endpoint, transport).send(head, body, call.hold);
     const opened = { head: answered, body: connection };
     return transcoder?.wrap ? transcoder.wrap(opened) : opened;

@@ -48,6 +48,15 @@ export interface PipelineParts {
   readonly log: Log;
 }
 
+/** A request as it came, and who it is from. */
+export interface ReceivedRequest {
+  readonly kind: Kind;
+  readonly tenant: Tenant;
+  /** Its path and query. */
+  readonly target: string;
+  readonly bytes: Uint8Array<ArrayBuffer>;
+}
+
 /** A request that was let in and is ready to be placed. */
 export interface AdmittedRequest {
   readonly request: InferenceRequest;
@@ -79,7 +88,7 @@ export class Pipeline {
   }
 
   /** Everything that needs no waiting. Throws GatewayError. */
-  admit(call: Call, kind: Kind, tenant: Tenant, target: string, bytes: Uint8Array<ArrayBuffer>): AdmittedRequest {
+  admit(call: Call, { kind, tenant, target, bytes }: ReceivedRequest): AdmittedRequest {
     const { config, routes, engines, admission, usageEstimate } = this.#parts;
     const { fields, headers } = call.incoming;
 

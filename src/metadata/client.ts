@@ -36,6 +36,13 @@ const MOST_STOP_MS = 1_000;
 /** Pause between two attempts to reach a center that is away. */
 const RECONNECT_MS = 300;
 
+/** One question to a center. */
+interface CenterRequest {
+  readonly method: string;
+  readonly path: string;
+  readonly body?: unknown;
+}
+
 interface ClusterState {
   queue: CenterEvent[];
   sending: boolean;
@@ -158,7 +165,8 @@ export class CenterClient implements CenterLink {
   async #deliver(cluster: string, state: ClusterState, events: CenterEvent[]): Promise<string | undefined> {
     for (const host of this.#tries(cluster)) {
       if (!this.#plain.has(host.address)) {
-        const answer = await this.#call(host, "POST", "/v1/batch", { events }, this.options.updateTimeoutMs);
+        const batch = { method: "POST", path: "/v1/batch", body: { events } };
+        const answer = await this.#call(host, batch, this.options.updateTimeoutMs);
         if (answer && answer.status === 200) {
           return `${host.address} ${(answer.data as { epoch?: string } | null)?.epoch ?? ""}`;
         }
@@ -171,15 +179,15 @@ export class CenterClient implements CenterLink {
   }
 
   async #deliverSingly(host: Host, state: ClusterState, events: CenterEvent[]): Promise<boolean> {
-    const calls: Record<string, [string, string]> = {
-      "load.stats.set": ["POST", "/v1/load/stats"],
-      "load.stats.delete": ["DELETE", "/v1/load/stats"],
-      "load.prompt.delete": ["DELETE", "/v1/load/prompt"],
+    const calls: Record<string, CenterRequest> = {
+      "load.stats.set": { method: "POST", path: "/v1/load/stats" },
+      "load.stats.delete": { method: "DELETE", path: "/v1/load/stats" },
+      "load.prompt.delete": { method: "DELETE", path: "/v1/load/prompt" },
     };
     for (const { type, body } of events) {
       const call = calls[type];
       if (!call) continue;
-      const answer = await this.#call(host, call[0], call[1], body, this.options.updateTimeoutMs);
+      const answer = await this.#call(host, { ...call, body }, this.options.updateTimeoutMs);
       if (!answer || answer.status >= 500) return false;
       this.#acknowledge(state, type, body);
     }
@@ -278,7 +286,7 @@ export class CenterClient implements CenterLink {
 
   async #poll(cluster: string, host: Host): Promise<boolean> {
     const path = `/v1/load/stats?${new URLSearchParams({ cluster })}`;
-    const answer = await this.#call(host, "GET", path, undefined, this.options.fetchTimeoutMs);
+    const answer = await this.#call(host, { method: "GET", path }, this.options.fetchTimeoutMs);
     if (answer?.status !== 200) return false;
     const acknowledged = this.#clusters.get(cluster)!.acknowledged;
     const loads = readLoads(answer.data ?? []).map((load) => {
@@ -302,9 +310,7 @@ export class CenterClient implements CenterLink {
 
   async #call(
     host: Host,
-    method: string,
-    path: string,
-    body: unknown,
+    { method, path, body }: CenterRequest,
     timeoutMs: number,
   ): Promise<{ status: number; data: unknown } | undefined> {
     using limit = new TimeLimit(this.#abort.signal, timeoutMs);

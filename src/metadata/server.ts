@@ -74,8 +74,8 @@ export class CenterServer {
       response = await this.#route(request, path, query, traceId);
     } catch (error) {
       response = error instanceof InvalidInput
-        ? failure(400, INVALID_INPUT, "invalid input", error.message, traceId)
-        : failure(500, UNEXPECTED, "unexpected error", String(error), traceId);
+        ? failure(400, { code: INVALID_INPUT, message: "invalid input", reason: error.message }, traceId)
+        : failure(500, { code: UNEXPECTED, message: "unexpected error", reason: String(error) }, traceId);
     }
     this.metrics.answered(request.method, path, response.status, performance.now() - started);
     return response;
@@ -118,8 +118,10 @@ export class CenterServer {
         });
       case "GET /":
         return answer("alive", traceId);
-      default:
-        return failure(404, "40401404", "not found", `there is no ${request.method} ${path.slice(0, 200)}`, traceId);
+      default: {
+        const reason = `there is no ${request.method} ${path.slice(0, 200)}`;
+        return failure(404, { code: "40401404", message: "not found", reason }, traceId);
+      }
     }
   }
 

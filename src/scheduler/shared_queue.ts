@@ -25,21 +25,27 @@ const MOST_CHOICES = 16;
 /** Waiting requests that are looked up again in one go. */
 const REFRESHED = 64;
 
+interface WaitingParts {
+  readonly row: RequestRow;
+  readonly prompt: HashedPrompt;
+  readonly placement: Placement;
+  readonly deadline: number;
+  /** When its first token is due, shared ms; 0 for no such time. */
+  readonly due: number;
+  timeout(): GatewayError;
+}
+
 /** A request of this worker that waits. */
 class Waiting implements Deadline {
+  readonly row: RequestRow;
+  deadline: number;
   place = -1;
   readonly #done = Promise.withResolvers<void>();
 
-  constructor(
-    readonly row: RequestRow,
-    readonly prompt: HashedPrompt,
-    readonly placement: Placement,
-    readonly since: number,
-    public deadline: number,
-    /** When its first token is due, shared ms; 0 for no such time. */
-    readonly due: number,
-    readonly timeout: () => GatewayError,
-  ) {}
+  constructor(readonly parts: WaitingParts) {
+    this.row = parts.row;
+    this.deadline = parts.deadline;
+  }
 
   /** Resolves with the grant. Rejects with what it failed with. */
   get done(): Promise<void> {
@@ -56,7 +62,7 @@ class Waiting implements Deadline {
 
   /** Its time is up. */
   expire(): void {
-    if (this.row.phase === RequestPhase.waiting) this.fail(this.timeout());
+    if (this.row.phase === RequestPhase.waiting) this.fail(this.parts.timeout());
   }
 }
 
@@ -178,9 +184,14 @@ export class SharedQueue implements Scheduler, GrantOwner {
       ).after(backlog());
     }
     const since = this.clock.now();
-    const timeout = () =>
-      new GatewayError("queue_timeout", `No endpoint had room within ${maxWaitMs} ms`).after(backlog());
-    const waiting = new Waiting(row, prompt, placement, since, since + maxWaitMs, standing.deadlineMs, timeout);
+    const waiting = new Waiting({
+      row,
+      prompt,
+      placement,
+      deadline: since + maxWaitMs,
+      due: standing.deadlineMs,
+      timeout: () => new GatewayError("queue_timeout", `No endpoint had room within ${maxWaitMs} ms`).after(backlog()),
+    });
     if (limits.preempt && itsClass === 0) this.decisions.preempt(cluster, LAST_STANDARD + 1);
     this.#waiting.push(waiting);
     if (!this.#watching) this.#watchGrants();
@@ -242,8 +253,9 @@ export class SharedQueue implements Scheduler, GrantOwner {
     const clusters = new Set<number>();
     for (let i = 0; i < count; i++) {
       const waiting = this.#waiting[(this.#refreshed + i) % this.#waiting.length];
-      clusters.add(waiting.placement.cluster);
-      const found = this.decisions.refresh(waiting.row, waiting.prompt, waiting.placement, this.now());
+      const { row, prompt, placement } = waiting.parts;
+      clusters.add(placement.cluster);
+      const found = this.decisions.refresh(row, prompt, placement, this.now());
       if (found === 0) waiting.fail(noEndpoint());
       else if (found === HOPELESS) waiting.fail(hopeless());
     }
@@ -252,7 +264,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
     // Of all workers: should a word from another one be lost, nobody waits longer than until here.
     this.#lookForGrants();
     const now = this.now();
-    for (const { due, fail, row } of this.#waiting) {
+    for (const { parts: { due }, fail, row } of this.#waiting) {
       if (due > 0 && due < now && row.phase === RequestPhase.waiting) fail(hopeless());
     }
     this.#lookForPreempted();

@@ -144,7 +144,14 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     if (config.metadata_center.enabled) {
       center = await openCenter(config.metadata_center, gatewayId, log, shareAddresses);
       if (center.embedded) stops.push(() => center!.embedded!.stop());
-      sync = new LoadSync(kernel, fleet, center.link, config.metadata_center, systemClock, gatewayId);
+      sync = new LoadSync({
+        kernel,
+        fleet,
+        link: center.link,
+        config: config.metadata_center,
+        clock: systemClock,
+        gateway: gatewayId,
+      });
       sync.configure(control.snapshot, [...control.snapshot.rows.clusters.keys()]);
       sync.start();
       stops.push(() => sync!.stop());
@@ -209,8 +216,14 @@ function trainerOf(kernel: AttachedKernel, config: Config, fleet: Fleet, log: Lo
       for (const { cluster, name, row } of fleet.members) yield [`${cluster}/${name}`, row];
     },
   };
-  const state = new TrainerState(config.prediction.state_file, log);
-  return new Trainer(new PredictorTable(kernel), new SampleReader(kernel), config, endpoints, systemClock, state);
+  return new Trainer({
+    table: new PredictorTable(kernel),
+    reader: new SampleReader(kernel),
+    config,
+    endpoints,
+    clock: systemClock,
+    state: new TrainerState(config.prediction.state_file, log),
+  });
 }
 
 // The files may be others than before under the same names; ones that cannot be used are found out before anybody listens

@@ -134,13 +134,13 @@ function health(names: string[], changes: Record<string, unknown> = {}) {
   const config = parseConfig({ outliers: { eject_ms: 1_000, slow_start_ms: 4_000, ...changes } });
   const table = new EndpointTable(kernel);
   const returned: string[] = [];
-  const all = new FleetHealth<{ cluster: string; name: string; row: number }>(
+  const all = new FleetHealth<{ cluster: string; name: string; row: number }>({
     table,
     config,
     clock,
     log,
-    ({ name }) => returned.push(name),
-  );
+    returned: ({ name }) => returned.push(name),
+  });
   const patients = names.map((name, i) => ({
     cluster: "c",
     name,
