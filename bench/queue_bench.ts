@@ -127,12 +127,12 @@ const limitedConfig = parseConfig({ tenants: [{ name: "gold", keys_sha256: [hex]
 const tenants = new Tenants(limitedConfig, tenantRowsOf(limitedConfig));
 const limited = freshKernel({ tenants: 64 });
 writeOwnShare(limited, 1);
-const book = new Limits(limited, () => Date.now());
+const admission = new Limits(limited, () => Date.now());
 const credentials = { authorization: `Bearer ${key}`, apiKey: undefined, tenant: undefined, priority: undefined };
 Deno.bench("admission: key, priority, three limits reserved and settled, headers", { group: "admission" }, () => {
   const tenant = tenants.identify(credentials);
   tenants.priorityOf(tenant, undefined);
-  const reservation = book.reserve(tenant, () => ({ inputTokens: 10, outputTokens: 10 }));
-  book.addHeaders(tenant, new Headers());
+  const reservation = admission.reserve(tenant, () => ({ inputTokens: 10, outputTokens: 10 }));
+  admission.addHeaders(tenant, new Headers());
   reservation.settle(9, 5);
 });

@@ -28,24 +28,24 @@ const LEAST_LEFT: f64 = 0.05;
 /** A request of this class was let in with so many bytes to prefill. */
 export function observeDemand(cluster: u32, itsClass: u32, work: u32, now: f64): void {
   const at = clusterAt(cluster);
-  const books = changetype<ClusterRow>(at);
-  const passed = max<f64>(0, now - books.demandAt);
+  const row = changetype<ClusterRow>(at);
+  const passed = max<f64>(0, now - row.demandAt);
   const kept = DEMAND_MS / (DEMAND_MS + passed);
   for (let i: u32 = 0; i < CLASSES; i++) {
     const demand = at + (<usize>i << 3);
     const more = i == itsClass ? <f64>work / DEMAND_MS : 0;
     store<f64>(demand, load<f64>(demand, CLUSTER_DEMAND) * kept + more, CLUSTER_DEMAND);
   }
-  books.demandAt = now;
+  row.demandAt = now;
 }
 
 // Share of the fleet's rate that is left when the classes before this one took what they asked for lately.
 function leftTo(itsClass: u32, cluster: u32, now: f64): f64 {
   const at = clusterAt(cluster);
-  const books = changetype<ClusterRow>(at);
+  const row = changetype<ClusterRow>(at);
   let before: f64 = 0;
   for (let i: u32 = 0; i < itsClass; i++) before += load<f64>(at + (<usize>i << 3), CLUSTER_DEMAND);
-  const kept = DEMAND_MS / (DEMAND_MS + max<f64>(0, now - books.demandAt));
+  const kept = DEMAND_MS / (DEMAND_MS + max<f64>(0, now - row.demandAt));
   return max(LEAST_LEFT, 1 - kept * before / max<f64>(1e-9, fleetRate));
 }
 

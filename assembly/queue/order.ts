@@ -253,8 +253,8 @@ export function rebase(endpoint: u32, share: f32, now: f64): void {
  * did not ask for, and one behind them, for what it was served while there was enough for all.
  */
 export function rejoin(row: u32, cluster: u32, band: u32): void {
-  const books = tenantAt(requestRow(row).tenant);
-  const account = changetype<TenantRow>(books);
+  const at = tenantAt(requestRow(row).tenant);
+  const account = changetype<TenantRow>(at);
   if (account.waiting > 0) return;
   let least: u64 = u64.MAX_VALUE;
   let most: u64 = 0;
@@ -272,6 +272,6 @@ export function rejoin(row: u32, cluster: u32, band: u32): void {
   const burst = virtualOf(account, <f64>header().burst);
   const own = account.virtual;
   const first = least > burst ? least - burst : 0;
-  if (own < first) atomic.store<u64>(books + TENANT_VIRTUAL, first);
-  else if (own > most + burst) atomic.store<u64>(books + TENANT_VIRTUAL, most + burst);
+  if (own < first) atomic.store<u64>(at + TENANT_VIRTUAL, first);
+  else if (own > most + burst) atomic.store<u64>(at + TENANT_VIRTUAL, most + burst);
 }

@@ -127,15 +127,15 @@ export function baseOf(row: u32, share: f32, stamp: u32): f32 {
 
 /** Takes the share of busy endpoints into its moving mean. */
 export function observeBusy(cluster: u32, busy: f64, now: f64): void {
-  const books = clusterRow(cluster);
-  const passed = now - books.busyAt;
+  const row = clusterRow(cluster);
+  const passed = now - row.busyAt;
   if (passed > 0) {
-    const mean = books.busy;
+    const mean = row.busy;
     const weight = passed / (passed + BUSY_MS);
-    books.busy = mean + weight * (books.busyNow - mean);
-    books.busyAt = now;
+    row.busy = mean + weight * (row.busyNow - mean);
+    row.busyAt = now;
   }
-  books.busyNow = busy;
+  row.busyNow = busy;
 }
 
 /** The price of prefill capacity. */

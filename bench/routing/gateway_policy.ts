@@ -192,7 +192,7 @@ export class GatewayPolicy implements RoutingPolicy {
       placement: this.#placement,
       promptText: String(job.index),
       model: 0,
-      standing: { band: STANDARD, tenant: this.#tenants ? job.tenant : 0, deadlineMs: 0 },
+      flow: { band: STANDARD, tenant: this.#tenants ? job.tenant : 0, deadlineMs: 0 },
       reserved: { inputTokens: 0, outputTokens: 0 },
       queue: queueLimits(this.#config),
       objectives: { ttftMs: GOOD_TTFT_MS, tpotMs: GOOD_TPOT_MS },

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Applies the endpoints' health to their rows: who serves, who is on trial, who asked to be left alone, and who has just
-// come back and is scored with the mean load of its cluster for a while.
+// Applies the endpoints' health to their rows: who serves, who is on trial, who is backed off, and who has just come back
+// and is scored with the mean load of its cluster for a while.
 
 import type { Config } from "../config/schema.ts";
 import type { Clock } from "../base/clock.ts";
@@ -18,8 +18,8 @@ export interface Patient {
 
 interface Chart {
   readonly health: EndpointHealth;
-  /** Until when it wants to be left alone. */
-  reluctantUntil: number;
+  /** Until when it is backed off. */
+  backedOffUntil: number;
 }
 
 /** How often the counts of the workers are looked at. */
@@ -52,7 +52,7 @@ export class FleetHealth<P extends Patient> {
   add(patient: P, joins: boolean): void {
     this.#charts.set(patient, {
       health: new EndpointHealth(limitsOf(this.config), joins ? this.clock.now() : undefined),
-      reluctantUntil: 0,
+      backedOffUntil: 0,
     });
     this.#clusters.set(patient.cluster, [...this.#clusters.get(patient.cluster) ?? [], patient]);
   }
@@ -145,9 +145,9 @@ export class FleetHealth<P extends Patient> {
     if (offer && chart.health.state === "trial") this.table.clearFailures(row);
     this.#apply(patient, `${counts.failures} failures in a row`);
     if (offer && chart.health.state === "trial") this.table.setState(row, EndpointState.trial);
-    const asked = this.table.takeReluctance(row);
-    if (asked > 0) chart.reluctantUntil = Math.max(chart.reluctantUntil, now + asked);
-    else if (chart.reluctantUntil <= now && !this.table.willing(row)) this.table.setWilling(row);
+    const ms = this.table.takeBackOff(row);
+    if (ms > 0) chart.backedOffUntil = Math.max(chart.backedOffUntil, now + ms);
+    else if (chart.backedOffUntil <= now && this.table.backedOff(row)) this.table.endBackOff(row);
   }
 
   #apply(patient: P, why: string): void {

@@ -108,7 +108,7 @@ export class Dispatcher {
     if (BUSY.has(status)) {
       const { backpressureMs, maxBackpressureMs } = this.options;
       const ms = Math.min(maxBackpressureMs, retryAfterMs(headers) ?? backpressureMs);
-      if (ms > 0) this.endpoints.setReluctant(endpoint, ms);
+      if (ms > 0) this.endpoints.backOff(endpoint, ms);
     } else if (status >= 500) this.endpoints.countFailure(endpoint);
     else {
       this.endpoints.countSuccess(endpoint);

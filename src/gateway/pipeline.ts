@@ -173,7 +173,7 @@ export class Pipeline {
       placement: generates(request.kind) ? placement : withoutCache(placement),
       promptText: prompt,
       model,
-      standing: {
+      flow: {
         band: admitted.band,
         tenant: tenant.row,
         deadlineMs: admitted.deadlineMs,

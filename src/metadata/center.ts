@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The metadata center's books: which requests load which engine, which engine holds which prefix. No network and no
+// The metadata center's accounting: which requests load which engine, which engine holds which prefix. No network and no
 // clock of its own; the server, the embedding gateway and the tests drive it alike.
 //
 // A request is added once, its prompt length taken off once, and removed once. A delete whose request is unknown may have

@@ -18,8 +18,8 @@ export interface HashedPrompt {
   readonly hashes: Int32Array;
 }
 
-/** Where a request stands in the queue. */
-export interface Standing {
+/** What the queue orders a request by. */
+export interface FlowPriority {
   /** Priority band, 0 first. */
   readonly band: number;
   /** Tenant row. */
@@ -198,7 +198,7 @@ export class DecisionMaker {
   arrive(
     row: RequestRow,
     { eligibility, adapter }: Placement,
-    { band, tenant, deadlineMs }: Standing,
+    { band, tenant, deadlineMs }: FlowPriority,
     sharedMs: number,
   ): number {
     const question = this.#question;

@@ -3,7 +3,7 @@
 // request's load counted on it. A grant is disposed of exactly once, at the true end of the request; whoever holds it last
 // owns that end.
 
-import type { Explanation, HashedPrompt, Standing } from "./decision.ts";
+import type { Explanation, FlowPriority, HashedPrompt } from "./decision.ts";
 import type { EndpointRef } from "../tables/endpoint_directory.ts";
 import type { Placement } from "./placement.ts";
 
@@ -18,7 +18,7 @@ export interface Ask {
   readonly promptText: string;
   /** Model row. */
   readonly model: number;
-  readonly standing: Standing & {
+  readonly flow: FlowPriority & {
     /** Most requests of the tenant under way, and waiting; undefined for no such limit. */
     readonly concurrency?: number;
     readonly queued?: number;

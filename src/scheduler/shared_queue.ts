@@ -126,13 +126,13 @@ export class SharedQueue implements Scheduler, GrantOwner {
       );
     }
     const parts: GrantParts = { row, placement, prompt, model, hidden, pinned: pinned !== undefined, queuedMs: 0 };
-    const { standing, objectives } = ask;
-    row.assign(standing.tenant, ask.reserved);
+    const { flow, objectives } = ask;
+    row.assign(flow.tenant, ask.reserved);
     try {
-      if (standing.concurrency !== undefined && !row.admit(standing.tenant, standing.concurrency)) {
+      if (flow.concurrency !== undefined && !row.admit(flow.tenant, flow.concurrency)) {
         throw new GatewayError(
           "tenant_concurrency",
-          `The tenant has ${standing.concurrency} requests under way already, its limit`,
+          `The tenant has ${flow.concurrency} requests under way already, its limit`,
         );
       }
       if (pinned !== undefined) {
@@ -142,16 +142,16 @@ export class SharedQueue implements Scheduler, GrantOwner {
       if (!placement.policy.queued) {
         this.decisions.setObjectives(objectives.ttftMs, objectives.tpotMs);
         if (!this.#grant(row, placement, prompt, model)) throw noEndpoint();
-        if (placement.policy.name === "slo" && standing.deadlineMs > 0 && !this.decisions.objectivesMet) {
+        if (placement.policy.name === "slo" && flow.deadlineMs > 0 && !this.decisions.objectivesMet) {
           throw hopeless();
         }
         return new QueueGrant(this, parts);
       }
-      const result = this.decisions.arrive(row, placement, standing, this.now());
+      const result = this.decisions.arrive(row, placement, flow, this.now());
       if (result === NO_ENDPOINT) throw noEndpoint();
-      if (result === HOPELESS) throw hopeless().after(this.decisions.backlogMs(placement.cluster, standing.tenant));
+      if (result === HOPELESS) throw hopeless().after(this.decisions.backlogMs(placement.cluster, flow.tenant));
       const queuedMs = result === QUEUED ? await this.#wait(row, prompt, ask, onCancel) : 0;
-      if (ask.queue.preempt && standing.band > LAST_STANDARD) this.#watchPreemption(row, ask);
+      if (ask.queue.preempt && flow.band > LAST_STANDARD) this.#watchPreemption(row, ask);
       return new QueueGrant(this, { ...parts, queuedMs });
     } catch (error) {
       const { endpoint } = row;
@@ -165,14 +165,14 @@ export class SharedQueue implements Scheduler, GrantOwner {
 
   // Resolves with the ms waited.
   async #wait(row: RequestRow, prompt: HashedPrompt, ask: Ask, onCancel: OnCancel): Promise<number> {
-    const { placement, standing, queue: limits } = ask;
+    const { placement, flow, queue: limits } = ask;
     const { cluster } = placement;
-    const itsClass = standing.band <= LAST_CRITICAL ? 0 : standing.band <= LAST_STANDARD ? 1 : 2;
+    const itsClass = flow.band <= LAST_CRITICAL ? 0 : flow.band <= LAST_STANDARD ? 1 : 2;
     const { requests, bytes, maxWaitMs } = limits.classes[itsClass];
-    const backlog = () => this.decisions.backlogMs(cluster, standing.tenant);
+    const backlog = () => this.decisions.backlogMs(cluster, flow.tenant);
     const queue = this.decisions.queueOf(cluster, itsClass);
-    if (standing.queued !== undefined && this.decisions.waitingOf(standing.tenant) > standing.queued) {
-      throw new GatewayError("queue_full", `${standing.queued} requests of the tenant wait already, its limit`)
+    if (flow.queued !== undefined && this.decisions.waitingOf(flow.tenant) > flow.queued) {
+      throw new GatewayError("queue_full", `${flow.queued} requests of the tenant wait already, its limit`)
         .after(backlog());
     }
     if (queue.requests > requests || queue.bytes > bytes) {
@@ -189,7 +189,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
       prompt,
       placement,
       deadline: since + maxWaitMs,
-      due: standing.deadlineMs,
+      due: flow.deadlineMs,
       timeout: () => new GatewayError("queue_timeout", `No endpoint had room within ${maxWaitMs} ms`).after(backlog()),
     });
     if (limits.preempt && itsClass === 0) this.decisions.preempt(cluster, LAST_STANDARD + 1);

@@ -79,7 +79,7 @@ export class EndpointTable {
       k.ENDPOINT_SUCCESSES,
       k.ENDPOINT_DISPATCHED,
       k.ENDPOINT_PENALTY,
-      k.ENDPOINT_RELUCTANT,
+      k.ENDPOINT_BACK_OFF,
     ];
     for (
       const column of [
@@ -99,11 +99,11 @@ export class EndpointTable {
     this.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
     Atomics.store(this.#words, this.#cell(k.ENDPOINT_STATE, row), EndpointState.available);
     const labels = labelSets & (-1 << k.LABEL_BITS);
-    Atomics.store(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), labels | k.SERVING | k.WILLING);
+    Atomics.store(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), labels | k.SERVING | k.NOT_BACKED_OFF);
     return row;
   }
 
-  /** Replaces the label sets, as eligibility bits (3 to 31); whether it serves, is willing or on trial stays as it is. */
+  /** Replaces the label sets, as eligibility bits (3 to 31); whether it serves, is backed off or on trial stays as it is. */
   setLabels(row: number, labelSets: number): void {
     const k = this.#kernel.exports;
     assert(this.state(row) !== EndpointState.unused, "the row is in use");
@@ -258,29 +258,29 @@ export class EndpointTable {
     return this.#load(this.#kernel.exports.ENDPOINT_SUCCESSES, row);
   }
 
-  /** The endpoint asked to be left alone for a while: it is chosen when nobody else is. */
-  setReluctant(row: number, ms: number): void {
+  /** Backs off from an endpoint for a while: it is chosen when there is no other. */
+  backOff(row: number, ms: number): void {
     const k = this.#kernel.exports;
-    // The wish first: who sees an unwilling row without one makes it willing again.
-    const wish = this.#cell(k.ENDPOINT_RELUCTANT, row);
-    Atomics.store(this.#words, wish, Math.max(1, Math.ceil(ms), Atomics.load(this.#words, wish)));
-    Atomics.and(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), ~k.WILLING);
+    // The time first: who sees a row backed off without one ends it.
+    const cell = this.#cell(k.ENDPOINT_BACK_OFF, row);
+    Atomics.store(this.#words, cell, Math.max(1, Math.ceil(ms), Atomics.load(this.#words, cell)));
+    Atomics.and(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), ~k.NOT_BACKED_OFF);
   }
 
-  /** Takes the milliseconds that an endpoint has asked for since the last call; 0 for none. Control plane only. */
-  takeReluctance(row: number): number {
-    const cell = this.#cell(this.#kernel.exports.ENDPOINT_RELUCTANT, row);
+  /** Takes the milliseconds that `backOff` was called with since the last time; 0 for none. Control plane only. */
+  takeBackOff(row: number): number {
+    const cell = this.#cell(this.#kernel.exports.ENDPOINT_BACK_OFF, row);
     return this.#words[cell] === 0 ? 0 : Atomics.exchange(this.#words, cell, 0);
   }
 
-  setWilling(row: number): void {
+  endBackOff(row: number): void {
     const k = this.#kernel.exports;
-    Atomics.or(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), k.WILLING);
+    Atomics.or(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), k.NOT_BACKED_OFF);
   }
 
-  willing(row: number): boolean {
+  backedOff(row: number): boolean {
     const k = this.#kernel.exports;
-    return (this.#load(k.ENDPOINT_ELIGIBILITY, row) & k.WILLING) !== 0;
+    return (this.#load(k.ENDPOINT_ELIGIBILITY, row) & k.NOT_BACKED_OFF) === 0;
   }
 
   /** Whether a row is the cluster's and has the label sets of these eligibility bits. */

@@ -210,14 +210,14 @@ Deno.test("FleetHealth: probes that fail take it out, one that is answered bring
 
 Deno.test("FleetHealth: one that asks to be left alone is, for the longest time that it asked for, and no longer", () => {
   const { clock, all, table, patients: [{ row }] } = health(["a", "b"]);
-  table.setReluctant(row, 1_000);
+  table.backOff(row, 1_000);
   clock.advance(50);
-  assertEquals(table.willing(row), false);
-  table.setReluctant(row, 200);
+  assertEquals(table.backedOff(row), true);
+  table.backOff(row, 200);
   clock.advance(950);
-  assertEquals(table.willing(row), false);
+  assertEquals(table.backedOff(row), true);
   clock.advance(100);
-  assertEquals(table.willing(row), true);
+  assertEquals(table.backedOff(row), false);
   all.stop();
   clock.advance(60_000);
 });

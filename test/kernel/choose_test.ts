@@ -35,15 +35,15 @@ function randomFleet(random: Random, count: number, kernelSeed: number) {
     words[(k.columnOffset(k.ENDPOINT_REQUESTS) >>> 2) + row] = local;
     words[(k.columnOffset(k.ENDPOINT_PROMPT) >>> 2) + row] = localPrompt;
     table.setRemote(row, remote, 100);
-    const reluctant = random.chance(0.2);
-    if (reluctant) table.setReluctant(row, 1_000);
+    const backedOff = random.chance(0.2);
+    if (backedOff) table.backOff(row, 1_000);
     const penalty = random.chance(0.2) ? random.below(4) : 0;
     table.setPenalty(row, penalty);
     const adapters = Array.from({ length: random.below(4) }, () => 1 + random.below(64));
     table.setAdapters(row, adapters);
     rows.push(row);
     twins.push({
-      eligibility: (unavailable ? labels : labels | k.SERVING) | (reluctant ? 0 : k.WILLING),
+      eligibility: (unavailable ? labels : labels | k.SERVING) | (backedOff ? 0 : k.NOT_BACKED_OFF),
       requests: local + remote + penalty,
       adapters,
       promptBytes: localPrompt + 100,
@@ -82,7 +82,7 @@ Deno.test("inference_lb scores and picks exactly like its twin", () => {
     const chosen = ask(kernel, asked).choose();
     // Those that want to be left alone are candidates only when nobody else is.
     const fits = (bits: number) => twins.some(({ eligibility }) => (eligibility & bits) === bits);
-    const wanted = fits(mask | k.WILLING) ? mask | k.WILLING : mask;
+    const wanted = fits(mask | k.NOT_BACKED_OFF) ? mask | k.NOT_BACKED_OFF : mask;
     const expected = scoreInferenceLb(twins, wanted, chunks, weights, adapter, 1.5);
     const candidates = expected.filter((score) => score !== -Infinity).length;
     assertEquals(decisionWord(kernel, k.QUESTION_CANDIDATES), candidates);
@@ -134,8 +134,8 @@ Deno.test("random, round_robin and least_request choose among the candidates onl
     const k = kernel.exports;
     k.lookUpNothing();
     const serving = rows.filter((_, i) => (twins[i].eligibility & k.SERVING) !== 0);
-    const willing = rows.filter((_, i) => (twins[i].eligibility & 3) === (k.SERVING | k.WILLING));
-    const candidates = willing.length > 0 ? willing : serving;
+    const preferred = rows.filter((_, i) => (twins[i].eligibility & 3) === (k.SERVING | k.NOT_BACKED_OFF));
+    const candidates = preferred.length > 0 ? preferred : serving;
     const seen = new Set<number>();
     for (let i = 0; i < candidates.length; i++) {
       seen.add(ask(kernel, { cluster: 1, policy: ROUND_ROBIN }).choose());

@@ -145,13 +145,13 @@ Deno.test("SharedQueue: bounds of the class, of the tenant's waiting and of its 
   for (const one of waiting) one.catch(() => {});
   await settle();
   assertEquals(await codeOf(queue.acquire(ask(long("d")), NOBODY)), "queue_full");
-  const standing = { band: 1_000, tenant: 0, deadlineMs: 0 };
+  const flow = { band: 1_000, tenant: 0, deadlineMs: 0 };
   assertEquals(
-    await codeOf(queue.acquire(ask(long("d"), { standing: { ...standing, queued: 1 } }), NOBODY)),
+    await codeOf(queue.acquire(ask(long("d"), { flow: { ...flow, queued: 1 } }), NOBODY)),
     "queue_full",
   );
   assertEquals(
-    await codeOf(queue.acquire(ask(long("d"), { standing: { ...standing, concurrency: 0 } }), NOBODY)),
+    await codeOf(queue.acquire(ask(long("d"), { flow: { ...flow, concurrency: 0 } }), NOBODY)),
     "tenant_concurrency",
   );
   assertEquals([requests.open, queue.waiting], [3, 2]);
@@ -182,16 +182,16 @@ Deno.test("SharedQueue: a batch request that was sent makes room for a critical 
   const classes = ask("").queue.classes;
   const preempting = { classes, refreshMs: 50, preempt: true };
   let given = 0;
-  const standing = (band: number) => ({ band, tenant: 0, deadlineMs: 0 });
+  const flow = (band: number) => ({ band, tenant: 0, deadlineMs: 0 });
   const batch = await queue.acquire(
-    ask(long("batch"), { queue: preempting, standing: standing(1_500), preempt: () => given++ }),
+    ask(long("batch"), { queue: preempting, flow: flow(1_500), preempt: () => given++ }),
     NOBODY,
   );
   batch.leg.sent();
   clock.advance(60);
   assertEquals(given, 0, "nobody needs its place");
   let urgent: Grant | undefined;
-  const asking = queue.acquire(ask(long("urgent"), { queue: preempting, standing: standing(0) }), NOBODY)
+  const asking = queue.acquire(ask(long("urgent"), { queue: preempting, flow: flow(0) }), NOBODY)
     .then((grant) => urgent = grant);
   await settle();
   clock.advance(60);

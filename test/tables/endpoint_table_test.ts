@@ -26,10 +26,10 @@ Deno.test("setLabels replaces the label sets and nothing else, whatever others c
   const eligibility = () => new Int32Array(buffer)[(k.columnOffset(k.ENDPOINT_ELIGIBILITY) >>> 2) + row];
   const [a, b] = [1 << k.LABEL_BITS, 2 << k.LABEL_BITS];
   table.setLabels(row, a | b);
-  assertEquals(eligibility(), k.SERVING | k.WILLING | a | b);
-  table.setReluctant(row, 1_000);
+  assertEquals(eligibility(), k.SERVING | k.NOT_BACKED_OFF | a | b);
+  table.backOff(row, 1_000);
   table.setState(row, EndpointState.trial);
-  table.setLabels(row, b | k.WILLING);
+  table.setLabels(row, b | k.NOT_BACKED_OFF);
   assertEquals(eligibility(), k.SERVING | k.TRIAL | b);
   const request = new RequestTable(kernels[1]).tryOpen(0, 0, 1)!;
   assert(request.grant(row, 0), "the one request of a trial");
