@@ -50,7 +50,7 @@ export interface SharedKernel {
 }
 
 const PAGE_BYTES = 65_536;
-const MOST_BYTES = 4 * 1024 ** 3 - PAGE_BYTES;
+const MAX_BYTES = 4 * 1024 ** 3 - PAGE_BYTES;
 
 /** Compiles the committed binary. */
 export async function compileKernel(): Promise<WebAssembly.Module> {
@@ -60,7 +60,7 @@ export async function compileKernel(): Promise<WebAssembly.Module> {
 /** Creates a zeroed shared memory for the limits and writes its header. Throws RangeError when they exceed 4 GiB. */
 export function createSharedKernel(module: WebAssembly.Module, limits: MemoryLimits): SharedKernel {
   const bytes = planned(unattached(module), limits);
-  if (bytes > MOST_BYTES) {
+  if (bytes > MAX_BYTES) {
     const gib = (bytes / 1024 ** 3).toFixed(1);
     throw new RangeError(
       `The limits ask for ${gib} GiB of shared memory, at most 4 GiB can be addressed: lower limits.endpoints, limits.requests_in_flight, limits.prefixes or limits.prompt_chunks`,

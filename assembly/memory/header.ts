@@ -29,7 +29,7 @@ export class Header {
   averages: u32; // 1 when prefill times are moving averages instead of least squares
   bytesPerToken: f32; // of prompts, until a model's own ratio is known
   // Late binding.
-  least: u32; // uncached bytes that any request counts for
+  minWork: u32; // uncached bytes that any request counts for
   room: f32; // uncached prompt bytes ahead of an endpoint below which it has room
   roomShared: f32; // the same where all of it is of other gateways
   roomOwn: f32; // own bytes ahead below which it has room where some is of other gateways
@@ -71,7 +71,7 @@ export const HEADER_TENANTS: u32 = offsetof<Header>("tenants") / 4;
 export const HEADER_SHARE: u32 = offsetof<Header>("share") / 4;
 export const HEADER_AVERAGES: u32 = offsetof<Header>("averages") / 4;
 export const HEADER_BYTES_PER_TOKEN: u32 = offsetof<Header>("bytesPerToken") / 4;
-export const HEADER_LEAST: u32 = offsetof<Header>("least") / 4;
+export const HEADER_MIN_WORK: u32 = offsetof<Header>("minWork") / 4;
 export const HEADER_ROOM: u32 = offsetof<Header>("room") / 4;
 export const HEADER_ROOM_SHARED: u32 = offsetof<Header>("roomShared") / 4;
 export const HEADER_ROOM_OWN: u32 = offsetof<Header>("roomOwn") / 4;

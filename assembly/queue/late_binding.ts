@@ -44,7 +44,7 @@ export const HOPELESS: i32 = -3;
 const FIRST_CLASS: u32 = 900;
 const SECOND_CLASS: u32 = 1000;
 /** An endpoint that changes hands between choice and grant is chosen again this often. */
-const MOST_CHOICES: u32 = 16;
+const MAX_CHOICES: u32 = 16;
 
 // Copies what was looked up for a request into its row.
 function carry(request: RequestRow): void {
@@ -90,7 +90,7 @@ export function arrive(row: u32, generation: u32): i32 {
 }
 
 function placeOrQueue(row: u32, generation: u32): i32 {
-  for (let choice: u32 = 0; choice < MOST_CHOICES; choice++) {
+  for (let choice: u32 = 0; choice < MAX_CHOICES; choice++) {
     if (scoreCluster() == 0) return -1;
     const scores = scratch + positionScore;
     const roomy = scratch + positionPrompt;

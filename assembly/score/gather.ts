@@ -53,9 +53,9 @@ export function gather(mask: u32, promptColumn: u32): u32 {
   const wanted = i32x4.splat(mask);
   const zero = i32x4.splat(0);
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
-  let least = infinity;
-  let most = f32x4.splat(0);
-  let mostPrompt = f32x4.splat(0);
+  let minQueue = infinity;
+  let maxQueue = f32x4.splat(0);
+  let maxPrompt = f32x4.splat(0);
   let candidates: u32 = 0;
   let ordinal: u32 = 0;
   let block = firstBlockOf(question().cluster);
@@ -84,9 +84,9 @@ export function gather(mask: u32, promptColumn: u32): u32 {
       const masked = v128.bitselect(q, infinity, fits);
       v128.store(queues + at, masked);
       v128.store(prompts + at, p);
-      least = f32x4.pmin(least, masked);
-      most = f32x4.pmax(most, v128.and(q, fits));
-      mostPrompt = f32x4.pmax(mostPrompt, v128.and(p, fits));
+      minQueue = f32x4.pmin(minQueue, masked);
+      maxQueue = f32x4.pmax(maxQueue, v128.and(q, fits));
+      maxPrompt = f32x4.pmax(maxPrompt, v128.and(p, fits));
       candidates += popcnt<u32>(i32x4.bitmask(fits));
     }
     ordinal++;
@@ -94,9 +94,9 @@ export function gather(mask: u32, promptColumn: u32): u32 {
   }
   question().candidates = candidates;
   question().positions = ordinal * BLOCK_ROWS;
-  question().minRequests = candidates == 0 ? 0 : horizontalMin(least);
-  question().maxRequests = horizontalMax(most);
-  question().maxPrompt = horizontalMax(mostPrompt);
+  question().minRequests = candidates == 0 ? 0 : horizontalMin(minQueue);
+  question().maxRequests = horizontalMax(maxQueue);
+  question().maxPrompt = horizontalMax(maxPrompt);
   return candidates;
 }
 

@@ -40,7 +40,7 @@ import {
 } from "../memory/plan";
 import { uncachedOf } from "../prefix/known";
 import { adapterMs } from "./adapter";
-import { compareGathered, flightMs, leastFlight, meanRate, weightOfFour } from "./flight";
+import { compareGathered, flightMs, minFlight, meanRate, weightOfFour } from "./flight";
 import { isGathered, positionOf } from "./gather";
 import { drawAbove } from "./pick";
 
@@ -164,7 +164,7 @@ export function scoreLate(): u32 {
   compareGathered();
   const run = f32x4.splat(header().run);
   const square = f32x4.splat(header().runSquare);
-  const least = f32x4.splat(leastFlight);
+  const minimum = f32x4.splat(minFlight);
   const everywhere = question().everywhere;
   const work = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere));
   const price = chargeOf(cluster) * meanRate;
@@ -180,7 +180,7 @@ export function scoreLate(): u32 {
       const ahead = aheadOfFour(row, share);
       const rate = v128.load(cell(ENDPOINT_RATE, row));
       const flight = f32x4.mul(q, weightOfFour(rate));
-      const more = f32x4.sub(flight, least);
+      const more = f32x4.sub(flight, minimum);
       const since = sinceOfFour(row, stamp);
       let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(f32x4.add(rate, f32x4.splat(price)), work));
       cost = f32x4.add(cost, f32x4.add(f32x4.mul(run, flight), f32x4.mul(square, f32x4.mul(more, more))));

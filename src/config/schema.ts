@@ -29,7 +29,7 @@ import {
 const LOOPBACK = /^(127\.|localhost$|::1$|\[::1\]$)/;
 
 /** Label sets that one cluster's rules may name: bits 3 to 31 of an endpoint's eligibility. */
-export const MOST_LABEL_SETS = 29;
+export const MAX_LABEL_SETS = 29;
 
 export const configSchema = z.strictObject({
   protocol: z.literal("openai").default("openai"),
@@ -110,11 +110,11 @@ function checkTenants({ tenants, limits, model_mapping_rule }: Config): ConfigIs
       issues.push({ path: `${path}.models[${k}]`, message: `no model "${model}"; there are: ${known}` });
     });
   });
-  const most = tenantRows(limits.tenants).configured;
-  if (tenants.length > most) {
+  const max = tenantRows(limits.tenants).configured;
+  if (tenants.length > max) {
     issues.push({
       path: "tenants",
-      message: `${tenants.length} tenants, at most ${most}: limits.tenants is ${limits.tenants}, one of them the ` +
+      message: `${tenants.length} tenants, at most ${max}: limits.tenants is ${limits.tenants}, one of them the ` +
         `anonymous and a quarter those that are not configured`,
     });
   }
@@ -213,10 +213,10 @@ export function checkRelations(config: Config): ConfigIssue[] {
     }
   }
   for (const [cluster, sets] of labelSets) {
-    if (sets.size > MOST_LABEL_SETS) {
+    if (sets.size > MAX_LABEL_SETS) {
       issues.push({
         path: "model_mapping_rule",
-        message: `${sets.size} different label sets on cluster "${cluster}", at most ${MOST_LABEL_SETS}`,
+        message: `${sets.size} different label sets on cluster "${cluster}", at most ${MAX_LABEL_SETS}`,
       });
     }
   }

@@ -5,7 +5,7 @@
 import { z } from "zod";
 import { parseAddress } from "../base/address.ts";
 
-const positive = (most: number) => z.int().min(1).max(most);
+const positive = (max: number) => z.int().min(1).max(max);
 
 /** HOST:PORT as a string. */
 export const addressSchema = z.string().refine((text) => parseAddress(text) !== undefined, {

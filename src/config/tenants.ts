@@ -5,17 +5,17 @@ import { z } from "zod";
 
 /** Priorities by name; the greater one goes first. */
 export const PRIORITIES = { critical: 100, standard: 0, batch: -100 } as const;
-export const MOST_PRIORITY = 1_000;
+export const MAX_PRIORITY = 1_000;
 
-const integer = z.int().min(-MOST_PRIORITY).max(MOST_PRIORITY);
+const integer = z.int().min(-MAX_PRIORITY).max(MAX_PRIORITY);
 export const prioritySchema = z.union([z.enum(["critical", "standard", "batch"]), integer], {
-  error: `expected critical, standard, batch or a whole number from -${MOST_PRIORITY} to ${MOST_PRIORITY}`,
+  error: `expected critical, standard, batch or a whole number from -${MAX_PRIORITY} to ${MAX_PRIORITY}`,
 });
 export type Priority = z.infer<typeof prioritySchema>;
 
 /** Most of a limit a minute: 28 bits. */
-const MOST_A_MINUTE = 200_000_000;
-const aMinute = z.int().min(1).max(MOST_A_MINUTE).optional();
+const MAX_A_MINUTE = 200_000_000;
+const aMinute = z.int().min(1).max(MAX_A_MINUTE).optional();
 
 export const tenantLimitsSchema = z.strictObject({
   requests_per_minute: aMinute,

@@ -134,8 +134,8 @@ export class FleetHealth<P extends Patient> {
       requests: this.table.requests(row),
     };
     // One more may go when enough others are left: never the last.
-    const most = Math.floor(ward.size * this.config.outliers.max_ejected_percent / 100);
-    const maySpare = ward.out < most && ward.available > 1;
+    const maxOut = Math.floor(ward.size * this.config.outliers.max_ejected_percent / 100);
+    const maySpare = ward.out < maxOut && ward.available > 1;
     const before = chart.health.state;
     const offer = chart.health.counted(counts, now, maySpare, ward.available === 0);
     if (chart.health.state !== before) {

@@ -23,7 +23,7 @@ const FIRST_BYTES = 8_192;
 /** A sample this many times slower than its endpoint is left out of its rate. */
 const SLOWEST = 20;
 /** Accidents in a row after which a sample is believed. */
-const MOST_ACCIDENTS = 5;
+const MAX_ACCIDENTS = 5;
 
 /** Endpoints as the trainer knows them. */
 export interface TrainedEndpoints {
@@ -165,7 +165,7 @@ export class Trainer {
     const expected = Math.max(1, table.predict(model, promptTokens, cachedTokens));
     const far = Math.max(5, 10 * table.error(model)) * expected;
     if (table.samples(model) >= ENOUGH_SAMPLES && Math.abs(prefillMs - expected) > far) {
-      if (++learned.accidents <= MOST_ACCIDENTS) return;
+      if (++learned.accidents <= MAX_ACCIDENTS) return;
     } else learned.accidents = 0;
     this.#learnRate(sample, learned, ratio);
     if (this.config.prediction.method === "moving_average") table.learnAverage(model, promptBytes, prefillMs);

@@ -14,7 +14,7 @@ export interface EngineSignals {
   /** Prompt tokens since it started: a smaller figure than before means that it restarted. */
   promptTokens?: number;
   /** LoRA adapters that requests run or wait on, and how many it can hold. */
-  adapters?: { names: string[]; most: number };
+  adapters?: { names: string[]; max: number };
 }
 
 /** A metric, or one series of it. */
@@ -108,6 +108,6 @@ function adaptersOf(samples: Sample[]): EngineSignals["adapters"] {
   const list = (name: string) => (labelOf(labels, name) ?? "").split(",").map((one) => one.trim()).filter(Boolean);
   return {
     names: [...new Set([...list("running_lora_adapters"), ...list("waiting_lora_adapters")])],
-    most: Number(labelOf(labels, "max_lora") ?? 0) || 0,
+    max: Number(labelOf(labels, "max_lora") ?? 0) || 0,
   };
 }

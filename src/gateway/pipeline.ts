@@ -44,7 +44,7 @@ export interface PipelineParts {
   readonly engines: Readonly<Record<Backend, Engine>>;
   readonly admission: Admission;
   /** Tokens that a request will probably take, by its model, prompt length and own limit. */
-  usageEstimate(model: number, promptBytes: number, most: number | undefined): UsageEstimate;
+  usageEstimate(model: number, promptBytes: number, maxTokens: number | undefined): UsageEstimate;
   readonly log: Log;
 }
 
@@ -116,7 +116,7 @@ export class Pipeline {
       model: request.model,
       cluster,
       priority: fields.priority,
-      estimate: () => usageEstimate(route.model, utf8Length(prompt), request.mostTokens),
+      estimate: () => usageEstimate(route.model, utf8Length(prompt), request.maxTokens),
       ttftSloMs: Number(fields.ttftSloMs ?? policy.ttftSloMs),
     });
     call.account!.hold(admitted.reservation);

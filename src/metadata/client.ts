@@ -31,8 +31,8 @@ export interface ClientOptions {
 }
 
 /** Cache saves that wait for a center that is away. */
-const MOST_KEPT_SAVES = 1_000;
-const MOST_STOP_MS = 1_000;
+const MAX_KEPT_SAVES = 1_000;
+const MAX_STOP_MS = 1_000;
 /** Pause between two attempts to reach a center that is away. */
 const RECONNECT_MS = 300;
 
@@ -149,7 +149,7 @@ export class CenterClient implements CenterLink {
         this.dropped += events.length;
         state.repair = true;
         // The next renewal tries again: nothing is retried in a tight loop. Loads are told anew then, saves are kept.
-        state.queue = [...events, ...state.queue].filter(({ type }) => type === "cache.save").slice(-MOST_KEPT_SAVES);
+        state.queue = [...events, ...state.queue].filter(({ type }) => type === "cache.save").slice(-MAX_KEPT_SAVES);
         break;
       }
       if (state.epoch !== undefined && epoch !== state.epoch) {
@@ -344,7 +344,7 @@ export class CenterClient implements CenterLink {
     this.hosts.stop();
     // What is under way has been aborted; a task that does not notice must not hold the process up.
     let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise((resolve) => timer = setTimeout(resolve, MOST_STOP_MS));
+    const late = new Promise((resolve) => timer = setTimeout(resolve, MAX_STOP_MS));
     await Promise.race([Promise.allSettled(this.#tasks), late]);
     clearTimeout(timer);
   }

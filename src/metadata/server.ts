@@ -49,7 +49,7 @@ export interface CenterServerOptions {
   version: string;
 }
 
-const MOST_BODY_BYTES = 16 * 1024 * 1024;
+const MAX_BODY_BYTES = 16 * 1024 * 1024;
 /** Cache saves that a reconnecting watcher may have missed and still gets. */
 const KEPT_SAVES = 4_096;
 
@@ -126,8 +126,8 @@ export class CenterServer {
   }
 
   async #body(request: Request): Promise<unknown> {
-    if (Number(request.headers.get("content-length") ?? 0) > MOST_BODY_BYTES) {
-      throw new InvalidInput(`the body is larger than ${MOST_BODY_BYTES} bytes`);
+    if (Number(request.headers.get("content-length") ?? 0) > MAX_BODY_BYTES) {
+      throw new InvalidInput(`the body is larger than ${MAX_BODY_BYTES} bytes`);
     }
     return parseExact(await request.text());
   }

@@ -11,17 +11,17 @@ import { EndpointDirectory, type EndpointRef } from "../tables/endpoint_director
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import { RequestPhase, type RequestRow, type RequestTable } from "../tables/request_table.ts";
 import { type DecisionMaker, type HashedPrompt, HOPELESS, NO_ENDPOINT, QUEUED } from "./decision.ts";
-import { MOST_PRIORITY, PRIORITIES } from "../config/tenants.ts";
+import { MAX_PRIORITY, PRIORITIES } from "../config/tenants.ts";
 import { type GrantOwner, type GrantParts, QueueGrant } from "./grant.ts";
 import type { Placement } from "./placement.ts";
 import type { Ask, Grant, OnCancel, Scheduler } from "./scheduler.ts";
 
 /** The last bands of critical and of standard priority. */
-const LAST_CRITICAL = MOST_PRIORITY - PRIORITIES.critical;
-const LAST_STANDARD = MOST_PRIORITY - PRIORITIES.standard;
+const LAST_CRITICAL = MAX_PRIORITY - PRIORITIES.critical;
+const LAST_STANDARD = MAX_PRIORITY - PRIORITIES.standard;
 
 /** An endpoint that changes hands between choice and grant is chosen again this often. */
-const MOST_CHOICES = 16;
+const MAX_CHOICES = 16;
 /** Waiting requests that are looked up again in one go. */
 const REFRESHED = 64;
 
@@ -280,7 +280,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
   }
 
   #grant(row: RequestRow, placement: Placement, prompt: HashedPrompt, model: number): boolean {
-    for (let i = 0; i < MOST_CHOICES; i++) {
+    for (let i = 0; i < MAX_CHOICES; i++) {
       const endpoint = this.decisions.choose(placement, prompt.bytes, model, this.now());
       if (endpoint < 0) return false;
       if (row.grant(endpoint, this.decisions.matchedBytes, this.now())) return true;

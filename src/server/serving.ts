@@ -98,7 +98,7 @@ export class Serving {
     this.#pools = new EndpointPools(this.#deadlines, poolLimits(config));
     this.#kserve = new KserveClients({
       connectMs: config.timeouts.connect_ms,
-      mostMessageBytes: config.limits.body_bytes,
+      maxMessageBytes: config.limits.body_bytes,
     });
     this.#directory = new EndpointDirectory(this.#endpoints);
     this.#responses = new StoredResponses(new PinTable(kernel), this.#endpoints);
@@ -255,9 +255,9 @@ export class Serving {
         eventBytes: limits.event_bytes,
       })),
       admission,
-      usageEstimate: (model, promptBytes, most) => ({
+      usageEstimate: (model, promptBytes, maxTokens) => ({
         inputTokens: promptBytes / (this.#predictors.bytesPerToken(model) || prediction.bytes_per_token),
-        outputTokens: most ?? (this.instruments.meanCompletion(model) || prediction.output_tokens),
+        outputTokens: maxTokens ?? (this.instruments.meanCompletion(model) || prediction.output_tokens),
       }),
       log: this.log,
     });

@@ -145,9 +145,9 @@ Deno.test("random, round_robin and least_request choose among the candidates onl
     for (let i = 0; i < 10; i++) {
       assert(candidates.includes(ask(kernel, { cluster: 1, policy: RANDOM }).choose()));
     }
-    const least = Math.min(...candidates.map((row) => twins[rows.indexOf(row)].requests));
+    const min = Math.min(...candidates.map((row) => twins[rows.indexOf(row)].requests));
     const chosen = ask(kernel, { cluster: 1, policy: LEAST_REQUEST }).choose();
-    assertEquals(twins[rows.indexOf(chosen)].requests, least);
+    assertEquals(twins[rows.indexOf(chosen)].requests, min);
   }
 });
 
