@@ -14,7 +14,7 @@ import {
   metricBase,
   nextBlockBase,
   ordinalBase,
-  pinBase,
+  responseBase,
   positionBlock,
   positionPrompt,
   positionQueue,
@@ -28,7 +28,7 @@ import {
 } from "./memory/plan";
 import { PREDICTOR_BYTES } from "./memory/predictor_row";
 import { REQUEST_BYTES } from "./memory/request_row";
-import { PIN_BUCKET_ENTRIES, PIN_BYTES, SAMPLE_RING_BYTES } from "./memory/rings";
+import { RESPONSE_BUCKET_ENTRIES, RESPONSE_BYTES, SAMPLE_RING_BYTES } from "./memory/rings";
 import { TENANT_BYTES } from "./memory/tenant";
 
 export function clusterOffset(cluster: u32): usize {
@@ -52,8 +52,8 @@ export function requestOffset(row: u32): usize {
 export function metricOffset(worker: u32): usize {
   return metricBase + (<usize>worker * cells << 3);
 }
-export function pinOffset(bucket: u32): usize {
-  return pinBase + <usize>bucket * PIN_BUCKET_ENTRIES * PIN_BYTES;
+export function responseOffset(bucket: u32): usize {
+  return responseBase + <usize>bucket * RESPONSE_BUCKET_ENTRIES * RESPONSE_BYTES;
 }
 export function sampleOffset(worker: u32): usize {
   return sampleBase + <usize>worker * SAMPLE_RING_BYTES;

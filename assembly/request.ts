@@ -47,7 +47,7 @@ import {
   PHASE_PREFILLING,
   PHASE_WAITING,
   REQUEST_GENERATION,
-  REQUEST_HELD,
+  REQUEST_COUNTED,
   REQUEST_PHASE,
   RequestRow,
 } from "./memory/request_row";
@@ -65,7 +65,7 @@ const PATIENCE: u32 = 10_000_000;
 @inline
 function dropPrompt(at: usize, endpoint: u32): bool {
   const request = changetype<RequestRow>(at);
-  if (atomic.xchg<u32>(at, 0, REQUEST_HELD) == 0) return false;
+  if (atomic.xchg<u32>(at, 0, REQUEST_COUNTED) == 0) return false;
   atomic.sub<u32>(cell(ENDPOINT_PROMPT, endpoint), request.prompt);
   atomic.sub<u32>(cell(ENDPOINT_UNCACHED, endpoint), request.uncached);
   return true;
@@ -82,7 +82,7 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
   request.cluster = cluster;
   request.model = model;
   request.prompt = promptBytes;
-  request.held = 0;
+  request.counted = 0;
   request.cached = 0;
   request.uncached = promptBytes;
   request.hidden = 0;
@@ -119,7 +119,7 @@ export function requestGrant(row: u32, generation: u32, now: f64): i32 {
   request.cached = matched;
   const uncached = uncachedOf(prompt, matched);
   request.uncached = uncached;
-  request.held = 1;
+  request.counted = 1;
   atomic.add<u32>(cell(ENDPOINT_REQUESTS, endpoint), 1);
   atomic.add<u32>(cell(ENDPOINT_PROMPT, endpoint), prompt);
   const ahead = atomic.add<u32>(cell(ENDPOINT_UNCACHED, endpoint), uncached);

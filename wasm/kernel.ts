@@ -20,8 +20,8 @@ export interface MemoryLimits {
   metricCells: number;
   /** Words of each worker's save ring, a power of two. */
   ringWords: number;
-  /** Pins of stored responses to their engines; rounded up to a power of two buckets of 8. */
-  pins: number;
+  /** Stored responses whose engine is remembered; rounded up to a power of two buckets of 8. */
+  responses: number;
   /** Models of latency that are learned: two for each model, TTFT and decode step. */
   predictors: number;
   /** Tenants; row 0 is for those without one. */
@@ -85,7 +85,7 @@ function writeLimits(k: KernelExports, memory: WebAssembly.Memory, limits: Memor
   words[k.HEADER_CHUNKS] = limits.promptChunks;
   words[k.HEADER_CELLS] = limits.metricCells;
   words[k.HEADER_RING] = limits.ringWords;
-  words[k.HEADER_PINS] = bucketsOf(limits.pins, k.PIN_BUCKET_ENTRIES);
+  words[k.HEADER_RESPONSES] = bucketsOf(limits.responses, k.RESPONSE_BUCKET_ENTRIES);
   words[k.HEADER_PREDICTORS] = limits.predictors;
   words[k.HEADER_TENANTS] = limits.tenants;
 }
@@ -122,7 +122,7 @@ const SAMPLE_LIMITS: MemoryLimits = {
   promptChunks: 2,
   metricCells: 2,
   ringWords: 16,
-  pins: 16,
+  responses: 16,
   predictors: 4,
   tenants: 2,
 };

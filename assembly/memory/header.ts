@@ -22,7 +22,7 @@ export class Header {
   clock: u32; // prefix index clock: one tick per insertion
   ring: u32; // words of each worker's save ring
   sharing: u32; // 1 while somebody outside wants to know which prefixes are saved
-  pins: u32; // pin buckets, a power of two
+  responses: u32; // buckets of stored responses, a power of two
   predictors: u32;
   tenants: u32;
   share: f32; // part of every limit that this gateway may use by itself
@@ -65,7 +65,7 @@ export const HEADER_CELLS: u32 = offsetof<Header>("cells") / 4;
 export const HEADER_CLOCK: u32 = offsetof<Header>("clock") / 4;
 export const HEADER_RING: u32 = offsetof<Header>("ring") / 4;
 export const HEADER_SHARING: u32 = offsetof<Header>("sharing") / 4;
-export const HEADER_PINS: u32 = offsetof<Header>("pins") / 4;
+export const HEADER_RESPONSES: u32 = offsetof<Header>("responses") / 4;
 export const HEADER_PREDICTORS: u32 = offsetof<Header>("predictors") / 4;
 export const HEADER_TENANTS: u32 = offsetof<Header>("tenants") / 4;
 export const HEADER_SHARE: u32 = offsetof<Header>("share") / 4;

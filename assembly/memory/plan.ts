@@ -5,7 +5,7 @@
 //     │ header │ clusters │ endpoint columns │ identities │ requests │ waiting │ prefix │
 //     │ 256 B  │ 128 each │ 4 × rows each    │ 272 each   │ 192 each │ bits    │ index  │
 //     ├────────┴┬─────────┼─────────┬────────┬┴───────────┬──────────┼─────────┼────────┘
-//     │ scratch │ metric  │ save    │ pins   │ predictors │ samples  │ tenants │
+//     │ scratch │ metric  │ save    │ stored │ predictors │ samples  │ tenants │
 //     │ /worker │ /worker │ /worker │ 16 ea. │ 384 each   │ /worker  │ 128 ea. │
 //     └─────────┴─────────┴─────────┴────────┴────────────┴──────────┴─────────┘
 //
@@ -21,7 +21,14 @@ import { AVERAGES, PREDICTOR_BYTES } from "./predictor_row";
 import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, Match, matchAt } from "./prefix";
 import { HISTOGRAM_BYTES, Question, QUESTION_BYTES, QUESTION_MATCH } from "./question";
 import { REQUEST_BYTES, REQUEST_MATCH, RequestRow } from "./request_row";
-import { PIN_BUCKET_ENTRIES, PIN_BYTES, RING_EPOCH, RING_HEADER_BYTES, RING_WALKING, SAMPLE_RING_BYTES } from "./rings";
+import {
+  RESPONSE_BUCKET_ENTRIES,
+  RESPONSE_BYTES,
+  RING_EPOCH,
+  RING_HEADER_BYTES,
+  RING_WALKING,
+  SAMPLE_RING_BYTES,
+} from "./rings";
 import { TENANT_BYTES, TenantRow } from "./tenant";
 
 @inline
@@ -45,7 +52,7 @@ export let scratchBase: usize = 0;
 export let scratchBytes: usize = 0;
 export let metricBase: usize = 0;
 export let ringBase: usize = 0;
-export let pinBase: usize = 0;
+export let responseBase: usize = 0;
 export let predictorBase: usize = 0;
 export let sampleBase: usize = 0;
 
@@ -57,7 +64,7 @@ export let buckets: u32 = 0;
 export let maxChunks: u32 = 0;
 export let cells: u32 = 0;
 export let ringWords: u32 = 0;
-export let pinBuckets: u32 = 0;
+export let responseBuckets: u32 = 0;
 export let predictors: u32 = 0;
 export let tenants: u32 = 0;
 
@@ -113,8 +120,8 @@ function layOut(): u64 {
   at = up(at + <u64>workers * cells * 8);
   ringBase = <usize>at;
   at = up(at + <u64>workers * (RING_HEADER_BYTES + ringWords * 4));
-  pinBase = <usize>at;
-  at = up(at + <u64>pinBuckets * PIN_BUCKET_ENTRIES * PIN_BYTES);
+  responseBase = <usize>at;
+  at = up(at + <u64>responseBuckets * RESPONSE_BUCKET_ENTRIES * RESPONSE_BYTES);
   predictorBase = <usize>at;
   at = up(at + <u64>predictors * PREDICTOR_BYTES);
   sampleBase = <usize>at;
@@ -136,7 +143,7 @@ function readLimits(): void {
   maxChunks = header().chunks;
   cells = header().cells;
   ringWords = header().ring;
-  pinBuckets = header().pins;
+  responseBuckets = header().responses;
   predictors = header().predictors;
   tenants = header().tenants;
 }

@@ -32,7 +32,7 @@ export const MEMORY_LIMITS = [
   "requests_in_flight",
   "prefixes",
   "prompt_chunks",
-  "response_pins",
+  "stored_responses",
 ] as const;
 
 export const limitsSchema = z.strictObject({
@@ -60,7 +60,7 @@ export const limitsSchema = z.strictObject({
     .describe("Characters that stand for the images, videos and audios of one prompt"),
   tenants: z.int().min(2).max(65_536).default(256)
     .describe("Tenants; trusted names that are not configured share a quarter of them"),
-  response_pins: positive(16_777_216).default(65_536).describe("Stored responses whose engine is remembered"),
+  stored_responses: positive(16_777_216).default(65_536).describe("Stored responses whose engine is remembered"),
 }).prefault({});
 
 export const timeoutsSchema = z.strictObject({

@@ -2,7 +2,7 @@
 // The LoRA adapters that an engine holds. Its metrics name those that requests run or wait on; it keeps as many as it has
 // places for, so those seen last are presumed to be there still.
 
-export class HeldAdapters {
+export class LoadedAdapters {
   /** The one seen last comes last. */
   #names: string[] = [];
 

@@ -317,7 +317,7 @@ export class Fleet {
 
   /** Adapters that engines hold, each with the first model of its cluster. */
   adapters({ model_mapping_rule }: Config): [adapter: string, model: string][] {
-    const held = new Map<string, string>();
+    const loaded = new Map<string, string>();
     const modelOf = new Map<string, string>();
     for (const [model, { rules }] of Object.entries(model_mapping_rule)) {
       for (const { cluster } of rules) if (!modelOf.has(cluster)) modelOf.set(cluster, model);
@@ -325,9 +325,9 @@ export class Fleet {
     for (const { cluster, adapters, leftAt } of this.#byRow.values()) {
       const model = modelOf.get(cluster);
       if (model === undefined || leftAt !== undefined) continue;
-      for (const name of adapters.names) held.set(name, model);
+      for (const name of adapters.names) loaded.set(name, model);
     }
-    return [...held];
+    return [...loaded];
   }
 
   /** Drains the endpoint HOST:PORT in every cluster that has it, or lets it serve again; false when there is none. */

@@ -7,7 +7,7 @@ import type { Engine, ProbePages } from "../engines/engine.ts";
 import type { ListedByEngine } from "../engines/models.ts";
 import type { ProbeTarget } from "../engines/prober.ts";
 import type { PageReader } from "../upstream/page_reader.ts";
-import { HeldAdapters } from "./adapters.ts";
+import { LoadedAdapters } from "./adapters.ts";
 import type { Patient } from "./fleet_health.ts";
 
 export interface MemberParts {
@@ -32,7 +32,7 @@ export class Member implements ProbeTarget, Patient {
   engine: Omit<Engine, "prepare"> | undefined;
   pages: ProbePages;
   reader: PageReader;
-  readonly adapters = new HeldAdapters();
+  readonly adapters = new LoadedAdapters();
   /** What its engine lists in /v1/models; undefined until it does. */
   models: readonly ListedByEngine[] | undefined;
   promptTokens = 0;

@@ -99,7 +99,7 @@ export class Dispatcher {
       fields: outgoing.fields + credentialsOf(call, transport),
       bodyBytes: body.length,
     });
-    const { head: answered, connection } = await this.pools.of(endpoint, transport).send(head, body, call.hold);
+    const { head: answered, connection } = await this.pools.of(endpoint, transport).send(head, body, call.waitsFor);
     const opened = { head: answered, body: connection };
     return transcoder?.wrap ? transcoder.wrap(opened) : opened;
   }

@@ -119,7 +119,7 @@ export class Pipeline {
       estimate: () => usageEstimate(route.model, utf8Length(prompt), request.maxTokens),
       ttftSloMs: Number(fields.ttftSloMs ?? policy.ttftSloMs),
     });
-    call.account!.hold(admitted.reservation);
+    call.account!.reserved(admitted.reservation);
     return { request, route, prompt, prepared, tenant, admitted };
   }
 
@@ -188,9 +188,9 @@ export class Pipeline {
       },
       preempt: call.cancellation.preempt,
       hidden: !request.stream,
-      pinned: responses.holder(request.previousResponse, tenant, placement),
-    }, (waiter) => {
-      call.hold(waiter);
+      onlyEndpoint: responses.rowOf(request.previousResponse, tenant, placement),
+    }, (waiting) => {
+      call.waitsFor(waiting);
       waits();
     });
   }

@@ -58,7 +58,7 @@ export class CenterClient implements CenterLink {
   readonly #clusters = new Map<string, ClusterState>();
   /** Centers that know only the documented calls. */
   readonly #plain = new Set<string>();
-  readonly #own = new Map<string, { engine: string; promptLength: number; held: boolean }>();
+  readonly #own = new Map<string, { engine: string; promptLength: number; promptCounted: boolean }>();
   readonly #abort = new AbortController();
   #listener: LinkListener | undefined;
   #open: (cluster: string) => CenterEvent[] = () => [];
@@ -208,14 +208,14 @@ export class CenterClient implements CenterLink {
       // A center of the documented kind tells engines apart by IP alone.
       const engine = body.ip as string;
       const promptLength = body.prompt_length as number;
-      this.#own.set(id, { engine, promptLength, held: true });
+      this.#own.set(id, { engine, promptLength, promptCounted: true });
       add(engine, 1, promptLength);
-    } else if (known && type === "load.prompt.delete" && known.held) {
-      known.held = false;
+    } else if (known && type === "load.prompt.delete" && known.promptCounted) {
+      known.promptCounted = false;
       add(known.engine, 0, -known.promptLength);
     } else if (known && type === "load.stats.delete") {
       this.#own.delete(id);
-      add(known.engine, -1, known.held ? -known.promptLength : 0);
+      add(known.engine, -1, known.promptCounted ? -known.promptLength : 0);
     }
   }
 
@@ -254,11 +254,11 @@ export class CenterClient implements CenterLink {
       host.breaker.reset();
       begun = true;
       const heard = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
-        transform: (chunk, controller) => {
+        transform: (piece, controller) => {
           silence.renew(this.options.watchSilenceMs);
           host.breaker.reset(); // it is there, whatever became of our deliveries
           this.#listener?.fresh(cluster);
-          controller.enqueue(chunk);
+          controller.enqueue(piece);
         },
       });
       const events: AsyncIterable<{ event?: string; data?: string }> = response.body!.pipeThrough(heard)

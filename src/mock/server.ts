@@ -34,9 +34,9 @@ export interface MockEngine {
   readonly faults: FaultPlan;
   /** Runs so many times faster than its profile from the next step on. */
   setSpeed(speed: number): void;
-  /** Generates nothing more until `release`. */
-  hold(): void;
-  release(): void;
+  /** Generates nothing more until `resume`. */
+  pause(): void;
+  resume(): void;
   stop(): Promise<void>;
 }
 
@@ -78,8 +78,8 @@ export function startMockEngine(options: MockEngineOptions): MockEngine {
     setSpeed(speed) {
       driver.speed = speed;
     },
-    hold: () => driver.hold(),
-    release: () => driver.release(),
+    pause: () => driver.pause(),
+    resume: () => driver.resume(),
     async stop() {
       driver.stop();
       await server.shutdown();

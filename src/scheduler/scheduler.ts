@@ -8,7 +8,7 @@ import type { EndpointRef } from "../tables/endpoint_directory.ts";
 import type { Placement } from "./placement.ts";
 
 /** What waits, and can be made to fail: when the client leaves, or the request's time is up. */
-export interface Waiter {
+export interface Waiting {
   fail(error: Error): void;
 }
 
@@ -33,12 +33,12 @@ export interface Ask {
   readonly preempt: () => void;
   /** Its first token will not be seen: the answer is not streamed. */
   readonly hidden: boolean;
-  /** The one endpoint row that will do, as it holds the state that the request continues. */
-  readonly pinned?: number;
+  /** The one endpoint row that will do, as it has the state that the request continues. */
+  readonly onlyEndpoint?: number;
 }
 
 /** Is told what to fail when the client leaves, or the request's time is up, before there is an endpoint. */
-export type OnCancel = (waiter: Waiter) => void;
+export type OnCancel = (waiting: Waiting) => void;
 
 /** Bounds of what waits in one class of priority of a cluster. */
 export interface ClassLimits {

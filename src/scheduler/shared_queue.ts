@@ -22,7 +22,7 @@ const LAST_STANDARD = MAX_PRIORITY - PRIORITIES.standard;
 
 /** An endpoint that changes hands between choice and grant is chosen again this often. */
 const MAX_CHOICES = 16;
-/** Waiting requests that are looked up again in one go. */
+/** WaitingRequest requests that are looked up again in one go. */
 const REFRESHED = 64;
 
 interface WaitingParts {
@@ -36,7 +36,7 @@ interface WaitingParts {
 }
 
 /** A request of this worker that waits. */
-class Waiting implements Deadline {
+class WaitingRequest implements Deadline {
   readonly row: RequestRow;
   deadline: number;
   place = -1;
@@ -82,7 +82,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
   readonly clock: Clock;
   readonly deadlines: Deadlines;
   readonly grants: GrantWatch;
-  readonly #waiting: Waiting[] = [];
+  readonly #waiting: WaitingRequest[] = [];
   /** Batch requests that were sent, and how they are given up. */
   readonly #preemptible = new Map<RequestRow, () => void>();
   readonly #directory: EndpointDirectory;
@@ -115,7 +115,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
   }
 
   async acquire(ask: Ask, onCancel: OnCancel): Promise<Grant> {
-    const { placement, promptText, model, pinned, hidden } = ask;
+    const { placement, promptText, model, onlyEndpoint, hidden } = ask;
     const prompt = this.decisions.begin(promptText, placement);
     const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes);
     if (!row) {
@@ -125,7 +125,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
         `This gateway has ${this.requests.capacity} requests in flight in one worker, its limit`,
       );
     }
-    const parts: GrantParts = { row, placement, prompt, model, hidden, pinned: pinned !== undefined, queuedMs: 0 };
+    const parts: GrantParts = { row, placement, prompt, model, hidden, only: onlyEndpoint !== undefined, queuedMs: 0 };
     const { flow, objectives } = ask;
     row.assign(flow.tenant, ask.reserved);
     try {
@@ -135,9 +135,9 @@ export class SharedQueue implements Scheduler, GrantOwner {
           `The tenant has ${flow.concurrency} requests under way already, its limit`,
         );
       }
-      if (pinned !== undefined) {
-        if (row.grant(pinned, 0, this.now())) return new QueueGrant(this, parts);
-        throw new GatewayError("no_endpoint", "The engine that holds the previous response is not available");
+      if (onlyEndpoint !== undefined) {
+        if (row.grant(onlyEndpoint, 0, this.now())) return new QueueGrant(this, parts);
+        throw new GatewayError("no_endpoint", "The engine that has the previous response is not available");
       }
       if (!placement.policy.queued) {
         this.decisions.setObjectives(objectives.ttftMs, objectives.tpotMs);
@@ -184,7 +184,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
       ).after(backlog());
     }
     const since = this.clock.now();
-    const waiting = new Waiting({
+    const waiting = new WaitingRequest({
       row,
       prompt,
       placement,

@@ -203,7 +203,7 @@ function memoryLimits({ limits }: Config, workers: number) {
     promptChunks: limits.prompt_chunks,
     metricCells: cellCount(limits.models, limits.tenants),
     ringWords: 65_536,
-    pins: limits.response_pins,
+    responses: limits.stored_responses,
     predictors: 2 * limits.models,
     tenants: limits.tenants,
   };

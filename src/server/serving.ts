@@ -27,7 +27,7 @@ import { EndpointDirectory } from "../tables/endpoint_directory.ts";
 import { EndpointTable } from "../tables/endpoint_table.ts";
 import { GrantWatch } from "../tables/grant_watch.ts";
 import { ownCells } from "../tables/metric_cells.ts";
-import { PinTable } from "../tables/pin_table.ts";
+import { ResponseTable } from "../tables/response_table.ts";
 import { PredictorTable } from "../tables/predictor_table.ts";
 import { RequestTable } from "../tables/request_table.ts";
 import { SampleWriter } from "../tables/sample_ring.ts";
@@ -101,7 +101,7 @@ export class Serving {
       maxMessageBytes: config.limits.body_bytes,
     });
     this.#directory = new EndpointDirectory(this.#endpoints);
-    this.#responses = new StoredResponses(new PinTable(kernel), this.#endpoints);
+    this.#responses = new StoredResponses(new ResponseTable(kernel), this.#endpoints);
     this.#budget = new RetryBudget(budgetOf(config), clock);
     this.#samples = new SampleWriter(kernel);
     this.#current = this.#generation(snapshot);

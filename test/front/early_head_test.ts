@@ -12,7 +12,7 @@ function parts() {
   const early = new EarlyHead(deadlines, context, call, "chat");
   const { promise: answering, resolve: answer } = Promise.withResolvers<Response>();
   const left: string[] = [];
-  call.cancellation.hold({ fail: ({ failure }) => left.push(failure) });
+  call.cancellation.waitsFor({ fail: ({ failure }) => left.push(failure) });
   return { clock, deadlines, call, calls, early, answering, answer, left };
 }
 

@@ -288,13 +288,13 @@ Deno.test("limits: what was reserved and not used is given back; concurrency end
       signal: controller.signal,
     });
     await stream.body!.getReader().read();
-    engine.hold();
+    engine.pause();
     const second = await post(gateway.origin, chat("x", { max_tokens: 1 }), bearer(GOLD));
     assertEquals(await reason(second), [429, "tenant_concurrency"]);
     controller.abort();
     await gateway.settled();
     engine.setSpeed(20);
-    engine.release();
+    engine.resume();
     assertEquals(await gateway.metric('aigw_tenant_concurrency{tenant="gold"}'), 0);
     const after = await left(chat("x", { max_tokens: 1 }));
     assertEquals(after[0], 200);

@@ -40,8 +40,8 @@ Deno.test("regions neither overlap nor leave the memory", () => {
     [first.hashOffset() + SMALL.promptChunks * 8, first.textOffset()],
     [last.textOffset() + SMALL.promptChunks * 512, last.metricOffset(0)],
     [last.metricOffset(SMALL.workers), first.ringOffset(0)],
-    [last.ringOffset(SMALL.workers), first.pinOffset(0)],
-    [first.pinOffset(SMALL.pins / 8), first.predictorOffset(0)],
+    [last.ringOffset(SMALL.workers), first.responseOffset(0)],
+    [first.responseOffset(SMALL.responses / 8), first.predictorOffset(0)],
     [first.predictorOffset(SMALL.predictors), first.sampleOffset(0)],
     [first.sampleOffset(SMALL.workers), shared.memory.buffer.byteLength],
   ];

@@ -23,7 +23,7 @@ export const SMALL: MemoryLimits = {
   promptChunks: 256,
   metricCells: 64,
   ringWords: 1_024,
-  pins: 64,
+  responses: 64,
   predictors: 8,
   tenants: 4,
 };

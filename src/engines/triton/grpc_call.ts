@@ -48,12 +48,12 @@ export class GrpcCall implements Transcoder {
   constructor(readonly options: TritonOptions, readonly parts: GrpcCallParts) {}
 
   // The first response decides between an answer and an error, as a status line does.
-  async send(endpoint: string, { requestId, hold }: Requester): Promise<Opened> {
+  async send(endpoint: string, { requestId, waitsFor }: Requester): Promise<Opened> {
     const { model, tensors, stream } = this.parts;
     const message = { model_name: model, id: requestId, inputs: tensors.map(toInferInput) };
     const call = await this.options.clients.infer(endpoint, message);
     const body = new GrpcBody(this.options, call, this.parts.writer(), stream);
-    hold(body);
+    waitsFor(body);
     try {
       await body.begin();
     } catch (error) {
