@@ -10,10 +10,10 @@ export {
   hashOffset,
   identityOffset,
   metricOffset,
-  nextBlockOffset,
+  nextGroupOffset,
   responseOffset,
   ordinalOffset,
-  positionBlockOffset,
+  positionGroupOffset,
   predictorOffset,
   promptOffset,
   tenantOffset,
@@ -89,9 +89,9 @@ export {
   HEADER_BURST,
 } from "./memory/header";
 export {
-  CLUSTER_FIRST_BLOCK,
+  CLUSTER_FIRST_GROUP,
   CLUSTER_TURN,
-  CLUSTER_BLOCKS,
+  CLUSTER_GROUPS,
   CLUSTER_LOCK,
   CLUSTER_WAITING,
   CLUSTER_WORK,
@@ -110,7 +110,7 @@ export {
   CLUSTER_BYTES,
 } from "./memory/cluster";
 export {
-  BLOCK_ROWS,
+  GROUP_ROWS,
   ENDPOINT_ELIGIBILITY,
   ENDPOINT_REQUESTS,
   ENDPOINT_PROMPT,

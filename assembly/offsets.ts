@@ -12,10 +12,10 @@ import {
   histogram,
   identityBase,
   metricBase,
-  nextBlockBase,
+  nextGroupBase,
   ordinalBase,
   responseBase,
-  positionBlock,
+  positionGroup,
   positionPrompt,
   positionQueue,
   positionScore,
@@ -37,11 +37,11 @@ export function clusterOffset(cluster: u32): usize {
 export function columnOffset(column: u32): usize {
   return endpointBase + (<usize>column * endpoints << 2);
 }
-export function nextBlockOffset(block: u32): usize {
-  return nextBlockBase + (<usize>block << 2);
+export function nextGroupOffset(group: u32): usize {
+  return nextGroupBase + (<usize>group << 2);
 }
-export function ordinalOffset(block: u32): usize {
-  return ordinalBase + (<usize>block << 2);
+export function ordinalOffset(group: u32): usize {
+  return ordinalBase + (<usize>group << 2);
 }
 export function identityOffset(row: u32): usize {
   return identityBase + <usize>row * IDENTITY_BYTES;
@@ -76,8 +76,8 @@ export function promptOffset(): usize {
 export function scoreOffset(): usize {
   return scratch + positionScore;
 }
-export function positionBlockOffset(): usize {
-  return scratch + positionBlock;
+export function positionGroupOffset(): usize {
+  return scratch + positionGroup;
 }
 export function featureOffset(): usize {
   return scratch + histogram;

@@ -11,7 +11,7 @@
 // nanoseconds. A row that is in the queue has its bit among the waiting ones; who takes the bit takes the row's work off
 // the backlog, so that happens once.
 //
-// A worker that is given up may live on for a while. Its block's epoch and its rows' generations have moved on by then:
+// A worker that is given up may live on for a while. Its area's epoch and its rows' generations have moved on by then:
 // it opens nothing more, and what it does to its old rows does nothing.
 
 import { CLUSTER_HITS } from "./memory/cluster";
@@ -72,8 +72,8 @@ function dropPrompt(at: usize, endpoint: u32): bool {
 }
 
 /**
- * Opens a free row of the caller's own block as waiting. Returns its generation, which every later call must name; 0 when
- * this block was taken from the caller.
+ * Opens a free row of the caller's own area as waiting. Returns its generation, which every later call must name; 0 when
+ * this area was taken from the caller.
  */
 export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32): u32 {
   if (atomic.load<u32>(epochAt) != epoch) return 0;
@@ -226,7 +226,7 @@ function release(row: u32): i32 {
 }
 
 /**
- * Takes a block from its worker and releases its rows. Returns how many were open. Called again before the block is
+ * Takes an area from its worker and releases its rows. Returns how many were open. Called again before the area is
  * given away, for what the old worker was in the middle of.
  */
 export function reap(worker: u32): u32 {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The only code that instantiates the kernel. The supervisor compiles the module once, plans and creates the shared
-// memory; every thread then attaches an instance of its own to its worker block.
+// memory; every thread then attaches an instance of its own to its worker area.
 
 import type * as Kernel from "./kernel.wasm";
 
 /** Sizes that the memory is planned from. All are fixed for the life of the process. */
 export interface MemoryLimits {
-  /** Worker blocks, the control plane's block 0 included. */
+  /** Worker areas, the control plane's area 0 included. */
   workers: number;
   clusters: number;
-  /** Endpoint rows over all clusters; rounded up to blocks of 16. */
+  /** Endpoint rows over all clusters; rounded up to groups of 16. */
   endpoints: number;
   requestsPerWorker: number;
   /** Prefix index slots; rounded up to a power of two buckets of 8. */
@@ -35,11 +35,11 @@ export type KernelExports = {
     : number;
 };
 
-/** A kernel instance bound to a memory and a worker block. Not thread-safe: one per thread and block. */
+/** A kernel instance bound to a memory and a worker area. Not thread-safe: one per thread and area. */
 export interface AttachedKernel {
   readonly exports: KernelExports;
   readonly buffer: SharedArrayBuffer;
-  /** Worker block; 0 is the control plane's. */
+  /** Worker area; 0 is the control plane's. */
   readonly worker: number;
 }
 
@@ -99,11 +99,11 @@ const ATTACH_ERRORS = [
   "this is not a memory of AIGW (wrong magic)",
   "the memory has another layout version",
   "the memory was laid out by another build of the kernel",
-  "there is no such worker block",
+  "there is no such worker area",
   "the memory is smaller than its header says",
 ];
 
-/** Attaches an instance to a worker block; `seed` feeds its random choices. Throws when the memory is not of this layout. */
+/** Attaches an instance to a worker area; `seed` feeds its random choices. Throws when the memory is not of this layout. */
 export function attachKernel(shared: SharedKernel, worker: number, seed: number): AttachedKernel {
   const kernel = instantiate(shared.module, shared.memory);
   const code = kernel.attach(worker, layoutHash(shared.module));

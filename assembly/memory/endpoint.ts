@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The endpoint table: columns of 4 bytes a row, and the identities beside them.
 
-// Endpoint rows are given to clusters in blocks of 16, so that scoring runs over whole SIMD lanes and a cluster may
+// Endpoint rows are given to clusters in groups of 16, so that scoring runs over whole SIMD lanes and a cluster may
 // grow without moving a row. Columns of 4 bytes a row, in this order.
-export const BLOCK_ROWS: u32 = 16;
+export const GROUP_ROWS: u32 = 16;
 export const ENDPOINT_ELIGIBILITY: u32 = 0; // bit 0: serving; 1: not backed off; 2: on trial; 3 to 31: the cluster's label sets
 export const ENDPOINT_REQUESTS: u32 = 1; // unfinished requests of this gateway
 export const ENDPOINT_PROMPT: u32 = 2; // prompt bytes of this gateway before their first token

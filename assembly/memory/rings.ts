@@ -7,10 +7,10 @@
 export class SaveRing {
   written: u32; // words so far
   read: u32;
-  // Of the block, bumped when its worker is given up: what the old one still does with requests counts for nothing.
+  // Of the area, bumped when its worker is given up: what the old one still does with requests counts for nothing.
   epoch: u32;
   grants: u32; // to this worker's requests so far; a futex word
-  walking: u32; // cluster + 1 whose list of blocks this worker may be reading, 0 for none
+  walking: u32; // cluster + 1 whose list of groups this worker may be reading, 0 for none
 }
 
 export const RING_WRITTEN: u32 = offsetof<SaveRing>("written");

@@ -4,14 +4,14 @@
 // more than `slack`; then it waits. When an endpoint has room again, one of the waiting is granted it, whose turn it is
 // (order.ts). A grant costs O(waiting + endpoints). Who decides holds the cluster's lock.
 
-import { BLOCK_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_PROMPT, NOT_BACKED_OFF, SERVING, stampOf } from "../memory/endpoint";
+import { GROUP_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_PROMPT, NOT_BACKED_OFF, SERVING, stampOf } from "../memory/endpoint";
 import { header } from "../memory/header";
 import {
-  blockAfter,
+  groupAfter,
   cell,
   clusterRow,
   enter,
-  firstBlockOf,
+  firstGroupOf,
   leave,
   positionPrompt,
   positionScore,
@@ -195,16 +195,16 @@ export function fillAll(cluster: u32, now: f64): u32 {
   const share = remoteShare(cluster);
   survey(cluster, SERVING | NOT_BACKED_OFF, share, now);
   let granted: u32 = 0;
-  let block = firstBlockOf(cluster);
-  while (block != 0) {
-    block--;
-    for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
+  let group = firstGroupOf(cluster);
+  while (group != 0) {
+    group--;
+    for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row++) {
       if (!open(row, share, stampOf(now))) continue;
       const grants = fillSurveyed(cluster, row, share, now);
       granted += grants;
       if (grants > 0) survey(cluster, SERVING | NOT_BACKED_OFF, share, now);
     }
-    block = blockAfter(block);
+    group = groupAfter(group);
   }
   unlockCluster(cluster);
   return granted;

@@ -10,12 +10,12 @@
 // tenant's whole backlog takes at the rate at which it was served lately: about as long as first come, first served
 // would have let it wait. From there on its slack grows with time, so that every wait ends.
 
-import { BLOCK_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_RATE, stampOf } from "../memory/endpoint";
+import { GROUP_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_RATE, stampOf } from "../memory/endpoint";
 import { header } from "../memory/header";
 import {
-  blockAfter,
+  groupAfter,
   cell,
-  firstBlockOf,
+  firstGroupOf,
   histogram,
   requestAt,
   requestMatch,
@@ -78,10 +78,10 @@ export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
     if (pass == 1) compareRates(serving, <f32>fleetRate);
     if (pass == 2) compareFlights(minFlight);
     alternatives = 0;
-    let block = firstBlockOf(cluster);
-    while (block != 0) {
-      block--;
-      for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
+    let group = firstGroupOf(cluster);
+    while (group != 0) {
+      group--;
+      for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row++) {
         if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, row)) & wanted) != wanted) continue;
         if (pass == 0) {
           const rate = load<f32>(cell(ENDPOINT_RATE, row));
@@ -91,7 +91,7 @@ export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
         } else if (pass == 1) minFlight = min(minFlight, flightOf(row));
         else keepCheapest(row, baseOf(row, share, stampOf(now)));
       }
-      block = blockAfter(block);
+      group = groupAfter(group);
     }
   }
   if (serving > 0) observeBusy(cluster, <f64>busy / <f64>serving, now);

@@ -4,14 +4,14 @@
 // The mean is the harmonic one, ms a byte at the mean speed: an endpoint that crawls does not make the others fast ones.
 
 import {
-  BLOCK_ROWS,
+  GROUP_ROWS,
   ENDPOINT_PENALTY,
   ENDPOINT_RATE,
   ENDPOINT_REMOTE_REQUESTS,
   ENDPOINT_REQUESTS,
 } from "../memory/endpoint";
 import { header } from "../memory/header";
-import { cell, positionBlock, positionQueue, question, scratch } from "../memory/plan";
+import { cell, positionGroup, positionQueue, question, scratch } from "../memory/plan";
 import { horizontalMin } from "./gather";
 
 // Requests in flight on an endpoint through any gateway, and its slow start.
@@ -75,13 +75,13 @@ export function flightMs(row: u32): f32 {
 /** `compareRates` and `compareFlights` of the gathered candidates. */
 export function compareGathered(): void {
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
-  const blocks = question().positions / BLOCK_ROWS;
+  const groups = question().positions / GROUP_ROWS;
   const one = f32x4.splat(1);
   let speeds = f32x4.splat(0);
-  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
-    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
-      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
+  for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
+    const first = load<u32>(scratch + positionGroup + (<usize>ordinal << 2)) * GROUP_ROWS;
+    for (let lane: u32 = 0; lane < GROUP_ROWS; lane += 4) {
+      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * GROUP_ROWS + lane) << 2));
       const speed = f32x4.div(one, v128.load(cell(ENDPOINT_RATE, first + lane)));
       speeds = f32x4.add(speeds, v128.andnot(speed, f32x4.eq(q, infinity)));
     }
@@ -90,10 +90,10 @@ export function compareGathered(): void {
     f32x4.extract_lane(speeds, 3);
   compareRates(question().candidates, sum);
   let minimum = infinity;
-  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
-    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
-      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
+  for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
+    const first = load<u32>(scratch + positionGroup + (<usize>ordinal << 2)) * GROUP_ROWS;
+    for (let lane: u32 = 0; lane < GROUP_ROWS; lane += 4) {
+      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * GROUP_ROWS + lane) << 2));
       const flight = f32x4.mul(q, weightOfFour(v128.load(cell(ENDPOINT_RATE, first + lane))));
       minimum = f32x4.pmin(minimum, v128.bitselect(infinity, flight, f32x4.eq(q, infinity)));
     }

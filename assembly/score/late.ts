@@ -17,7 +17,7 @@
 // no reason to wait: an endpoint with room is compared with the best one without its own terms of the requests in flight.
 
 import {
-  BLOCK_ROWS,
+  GROUP_ROWS,
   ENDPOINT_HEAD_AT,
   ENDPOINT_LIMIT,
   ENDPOINT_RATE,
@@ -30,7 +30,7 @@ import { header } from "../memory/header";
 import {
   cell,
   clusterRow,
-  positionBlock,
+  positionGroup,
   positionPrompt,
   positionQueue,
   positionScore,
@@ -169,12 +169,12 @@ export function scoreLate(): u32 {
   const work = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere));
   const price = chargeOf(cluster) * meanRate;
   const zero = f32x4.splat(0);
-  const blocks = question().positions / BLOCK_ROWS;
+  const groups = question().positions / GROUP_ROWS;
   let busy: u32 = 0;
-  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
-    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
-      const at = <usize>(ordinal * BLOCK_ROWS + lane) << 2;
+  for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
+    const first = load<u32>(scratch + positionGroup + (<usize>ordinal << 2)) * GROUP_ROWS;
+    for (let lane: u32 = 0; lane < GROUP_ROWS; lane += 4) {
+      const at = <usize>(ordinal * GROUP_ROWS + lane) << 2;
       const row = first + lane;
       const q = v128.load(queues + at);
       const ahead = aheadOfFour(row, share);
@@ -219,11 +219,11 @@ function add(at: usize, ms: f32): void {
 }
 
 function addAdapter(adapter: u32): void {
-  const blocks = question().positions / BLOCK_ROWS;
-  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
-    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane++) {
-      add(<usize>(ordinal * BLOCK_ROWS + lane) << 2, -adapterMs(first + lane, adapter));
+  const groups = question().positions / GROUP_ROWS;
+  for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
+    const first = load<u32>(scratch + positionGroup + (<usize>ordinal << 2)) * GROUP_ROWS;
+    for (let lane: u32 = 0; lane < GROUP_ROWS; lane++) {
+      add(<usize>(ordinal * GROUP_ROWS + lane) << 2, -adapterMs(first + lane, adapter));
     }
   }
 }

@@ -126,7 +126,7 @@ export function checkRelations(config: Config): ConfigIssue[] {
   const issues: ConfigIssue[] = [];
   const { limits } = config;
   const clusters = new Map<string, ClusterConfig>();
-  let blocks = 0;
+  let groups = 0;
   config.clusters.forEach((cluster, i) => {
     if (clusters.has(cluster.name)) {
       issues.push({ path: `clusters[${i}].name`, message: `there are two clusters named "${cluster.name}"` });
@@ -138,7 +138,7 @@ export function checkRelations(config: Config): ConfigIssue[] {
     if (cluster.discover_models && cluster.backend === "triton") {
       issues.push({ path: `clusters[${i}].discover_models`, message: "Triton lists no models in /v1/models" });
     }
-    blocks += Math.ceil(cluster.endpoints.length / 16);
+    groups += Math.ceil(cluster.endpoints.length / 16);
     const seen = new Set<string>();
     cluster.endpoints.forEach((endpoint, k) => {
       const key = `${endpoint.address}:${endpoint.port}`;
@@ -154,12 +154,12 @@ export function checkRelations(config: Config): ConfigIssue[] {
       message: `${config.clusters.length} clusters, limits.clusters is ${limits.clusters}`,
     });
   }
-  if (blocks * 16 > limits.endpoints) {
+  if (groups * 16 > limits.endpoints) {
     issues.push({
       path: "clusters",
       message: `the endpoints take ${
-        blocks * 16
-      } rows (blocks of 16 a cluster), limits.endpoints is ${limits.endpoints}`,
+        groups * 16
+      } rows (groups of 16 a cluster), limits.endpoints is ${limits.endpoints}`,
     });
   }
   issues.push(...checkTenants(config));

@@ -36,7 +36,7 @@ export const MEMORY_LIMITS = [
 ] as const;
 
 export const limitsSchema = z.strictObject({
-  endpoints: positive(65_536).default(2_048).describe("Endpoint rows over all clusters, in blocks of 16 a cluster"),
+  endpoints: positive(65_536).default(2_048).describe("Endpoint rows over all clusters, in groups of 16 a cluster"),
   clusters: positive(4_096).default(256).describe("Clusters"),
   models: positive(4_096).default(256).describe("Models in model_mapping_rule"),
   requests_in_flight: positive(1_048_576).default(8_192).describe("Requests in flight in each worker"),

@@ -5,7 +5,7 @@
 //
 // Before it a front reads the request and authenticates it, after it a front brings the answer to the client
 // (src/front/http/infer.ts). Each stage takes and returns plain values and throws GatewayError; only this file knows their
-// order. The grant carries the request's load: it is released when its block ends, or, once the answer has begun, when
+// order. The grant carries the request's load: it is released when its scope ends, or, once the answer has begun, when
 // the answer ends.
 
 import type { Admission, Admitted, UsageEstimate } from "../admission/admission.ts";

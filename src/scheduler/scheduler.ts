@@ -82,7 +82,7 @@ export interface Leg {
   succeeded(): void;
 }
 
-/** Granted endpoints. `using grant = …` releases their load when the block ends, unless `keep` moved it on. */
+/** Granted endpoints. `using grant = …` releases their load when the scope ends, unless `keep` moved it on. */
 export interface Grant extends Disposable {
   readonly legs: readonly Leg[];
   /** The leg whose engine answers the client. */
@@ -94,7 +94,7 @@ export interface Grant extends Disposable {
   readonly predictedMs: number;
   /** Gives the endpoint up for another that was not tried yet; false when there is none. */
   tryAnother(): boolean;
-  /** Hands the load over to a new grant, which outlives the block of this one. */
+  /** Hands the load over to a new grant, which outlives the scope of this one. */
   keep(): Grant;
 }
 

@@ -28,7 +28,7 @@ import type { CenterProcess } from "./center_process.ts";
 import { checkDistinct, readCertificate } from "./listen_checks.ts";
 import { reserve, serveOn } from "./listeners.ts";
 import { hostname } from "./hostname.ts";
-import { SPARE_BLOCKS, Supervisor } from "./supervisor.ts";
+import { SPARE_AREAS, Supervisor } from "./supervisor.ts";
 
 /** How long a start waits for engines to list their models, where these are to be served. */
 const FIRST_MODELS_MS = 3_000;
@@ -90,7 +90,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     models: config.limits.models,
     nameOf: (row) => fleet.nameOf(row),
   });
-  const reap = (block: number) => lost.reap(block);
+  const reap = (area: number) => lost.reap(area);
   const supervisor = new Supervisor({ kernel, shared, setup, log, workers, certificate, reap });
   let sync: LoadSync | undefined;
   const control = new ControlPlane({
@@ -195,7 +195,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
 
 function memoryLimits({ limits }: Config, workers: number) {
   return {
-    workers: 1 + workers + SPARE_BLOCKS,
+    workers: 1 + workers + SPARE_AREAS,
     clusters: limits.clusters,
     endpoints: limits.endpoints,
     requestsPerWorker: limits.requests_in_flight,

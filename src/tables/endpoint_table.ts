@@ -4,7 +4,7 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { assert } from "../base/assert.ts";
-import { EndpointBlocks } from "./endpoint_blocks.ts";
+import { EndpointGroups } from "./endpoint_groups.ts";
 import { type Address, formatAddress, parseAddress } from "../base/address.ts";
 
 /**
@@ -46,7 +46,7 @@ export class EndpointTable {
   readonly #words: Int32Array;
   readonly #floats: Float32Array;
   readonly #bytes: Uint8Array;
-  readonly #blocks: EndpointBlocks;
+  readonly #groups: EndpointGroups;
 
   /** @param firstRate Ms that an uncached prompt byte takes on an endpoint that nothing is known of yet. */
   constructor(kernel: AttachedKernel, readonly firstRate = DEFAULT_RATE) {
@@ -54,7 +54,7 @@ export class EndpointTable {
     this.#words = new Int32Array(kernel.buffer);
     this.#floats = new Float32Array(kernel.buffer);
     this.#bytes = new Uint8Array(kernel.buffer);
-    this.#blocks = new EndpointBlocks(kernel);
+    this.#groups = new EndpointGroups(kernel);
   }
 
   /** Word index of a row's cell in a column. */
@@ -70,7 +70,7 @@ export class EndpointTable {
    */
   add(cluster: number, address: Address, capacityChunks: number, labelSets: number): number {
     const k = this.#kernel.exports;
-    const row = this.#blocks.take(cluster);
+    const row = this.#groups.take(cluster);
     this.#writeIdentity(row, formatAddress(address));
     const counters = [
       k.ENDPOINT_HEAD_AT,
@@ -139,17 +139,17 @@ export class EndpointTable {
     Atomics.store(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), 0);
     Atomics.store(this.#words, this.#cell(k.ENDPOINT_STATE, row), EndpointState.unused);
     k.indexForget(row);
-    this.#blocks.free(cluster, row);
+    this.#groups.free(cluster, row);
     return true;
   }
 
   /**
-   * Gives the blocks of a cluster back whose rows are all unused; false while one is in use. The caller guarantees that no
+   * Gives the groups of a cluster back whose rows are all unused; false while one is in use. The caller guarantees that no
    * request of the cluster is open any more.
    */
   removeCluster(cluster: number): boolean {
     if (this.rowsOf(cluster).length > 0) return false;
-    this.#blocks.remove(cluster);
+    this.#groups.remove(cluster);
     return true;
   }
 
@@ -186,10 +186,10 @@ export class EndpointTable {
 
   /** Rows of a cluster that are in use, in list order. */
   rowsOf(cluster: number): number[] {
-    const { BLOCK_ROWS } = this.#kernel.exports;
+    const { GROUP_ROWS } = this.#kernel.exports;
     const rows: number[] = [];
-    for (const block of this.#blocks.of(cluster)) {
-      for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
+    for (const group of this.#groups.of(cluster)) {
+      for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row++) {
         if (this.state(row) !== EndpointState.unused) rows.push(row);
       }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A worker's own block of request rows. The load of a request is counted on its endpoint through its row and taken off
+// A worker's own area of request rows. The load of a request is counted on its endpoint through its row and taken off
 // exactly once; when the worker dies, the control plane releases what the rows still hold.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
@@ -188,7 +188,7 @@ export interface LostRequest {
   readonly outputTokens: number;
 }
 
-/** The open requests of a worker's block, before they are released. Control plane only. */
+/** The open requests of a worker's area, before they are released. Control plane only. */
 export function openRequests({ exports: k, buffer }: AttachedKernel, worker: number): LostRequest[] {
   const words = new Int32Array(buffer);
   const rows = words[k.HEADER_REQUESTS];

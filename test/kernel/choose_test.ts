@@ -17,7 +17,7 @@ function randomFleet(random: Random, count: number, kernelSeed: number) {
   const rows: number[] = [];
   const twins: TwinRow[] = [];
   for (let i = 0; i < count; i++) {
-    // Another cluster takes rows in between, so that this one's blocks are not contiguous.
+    // Another cluster takes rows in between, so that this one's groups are not contiguous.
     if (random.chance(0.2)) {
       try {
         table.add(0, { hostname: "other", port: 1 + i }, 100, 0);
@@ -93,8 +93,8 @@ Deno.test("inference_lb scores and picks exactly like its twin", () => {
     // Position order is row order within the cluster's list.
     const positions = decisionWord(kernel, k.QUESTION_POSITIONS);
     const scores = new Float32Array(kernel.buffer, k.scoreOffset(), positions);
-    const blocks = new Int32Array(kernel.buffer, k.positionBlockOffset(), positions / 16);
-    const position = (row: number) => blocks.indexOf(row >> 4) * 16 + row % 16;
+    const groups = new Int32Array(kernel.buffer, k.positionGroupOffset(), positions / 16);
+    const position = (row: number) => groups.indexOf(row >> 4) * 16 + row % 16;
     rows.forEach((row, i) => assertEquals(scores[position(row)], expected[i], `row ${row} of round ${round}`));
     const best = Math.min(candidates, Math.max(1, Math.trunc(Math.fround(Math.fround(candidates * percent) / 100))));
     const inOrder = rows.map((row, i) => ({ row, i })).sort((a, b) => position(a.row) - position(b.row));

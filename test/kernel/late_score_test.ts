@@ -76,12 +76,12 @@ function scene(random: Random, round: number) {
   }
   const floats = new Float32Array(kernel.buffer);
   const score = (row: number) => {
-    const blocks = new Int32Array(
+    const groups = new Int32Array(
       kernel.buffer,
-      k.positionBlockOffset(),
+      k.positionGroupOffset(),
       decisionWord(kernel, k.QUESTION_POSITIONS) / 16,
     );
-    return floats[(k.scoreOffset() >>> 2) + blocks.indexOf(row >> 4) * 16 + row % 16];
+    return floats[(k.scoreOffset() >>> 2) + groups.indexOf(row >> 4) * 16 + row % 16];
   };
   const choose = (policy: number) => ask(kernel, { cluster: 1, policy, promptBytes: bytes, now: NOW }).choose();
   return { kernel, k, queue, bytes, endpoints, score, choose, floats };

@@ -28,7 +28,7 @@ Deno.test("SharedQueue: a grant counts its load on the endpoint, and takes it of
   assertEquals([table.requests(row), requests.open], [0, 0]);
 });
 
-Deno.test("QueueGrant: keep moves the load to a grant that outlives the block; the old one can do nothing any more", async () => {
+Deno.test("QueueGrant: keep moves the load to a grant that outlives the scope; the old one can do nothing any more", async () => {
   using parts = schedulerParts(2);
   const { queue, ask, table, rows } = parts;
   const load = () => rows.reduce((sum, row) => sum + table.requests(row), 0);

@@ -28,7 +28,7 @@ export const SMALL: MemoryLimits = {
   tenants: 4,
 };
 
-/** Attached instances of one fresh memory, one per worker block. */
+/** Attached instances of one fresh memory, one per worker area. */
 export function freshKernels(limits: Partial<MemoryLimits> = {}, seed = 1): AttachedKernel[] {
   const all = { ...SMALL, ...limits };
   const shared = createSharedKernel(module, all);
