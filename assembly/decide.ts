@@ -3,7 +3,7 @@
 // that `explain` shows is left in scratch.
 
 import { CLUSTER_TURN } from "./memory/cluster";
-import { WILLING } from "./memory/endpoint";
+import { NOT_BACKED_OFF } from "./memory/endpoint";
 import { header } from "./memory/header";
 import {
   clusterAt,
@@ -68,7 +68,7 @@ export function choose(): i32 {
 function chooseInside(): i32 {
   const policy = question().policy;
   if (policy == POLICY_LATE_BINDING) return chooseLate();
-  let candidates = gather(question().mask | WILLING, question().promptColumn);
+  let candidates = gather(question().mask | NOT_BACKED_OFF, question().promptColumn);
   if (candidates == 0) candidates = gather(question().mask, question().promptColumn);
   if (candidates == 0) return (question().row = -1);
   let position: u32;

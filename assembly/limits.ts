@@ -11,7 +11,7 @@ import { TENANT_CONCURRENCY, TENANT_PRESUMED, TENANT_REMOTE, TENANT_TOTALS, TENA
 const MINUTE_MS: f64 = 60_000;
 /** When other gateways will have told what they use. */
 const SOON_MS: f64 = 200;
-const MOST: u64 = (1 << 28) - 1;
+const MAX_USE: u64 = (1 << 28) - 1;
 
 @inline
 function windowAt(tenant: u32, window: u32): usize {
@@ -33,12 +33,12 @@ function advanced(word: u64, minute: u64): u64 {
   const passed = (minute - (word >> 56)) & 255;
   // 255: a thread that is still in the minute before.
   if (passed == 0 || passed == 255) return word;
-  return pack(minute, passed == 1 ? word & MOST : 0, 0);
+  return pack(minute, passed == 1 ? word & MAX_USE : 0, 0);
 }
 
 @inline
 function usedIn(word: u64, part: f64): f64 {
-  return <f64>((word >> 28) & MOST) * (1 - part) + <f64>(word & MOST);
+  return <f64>((word >> 28) & MAX_USE) * (1 - part) + <f64>(word & MAX_USE);
 }
 
 /** Used of a window in the last minute, by this gateway and the others. */
@@ -69,7 +69,7 @@ export function limitReserve(tenant: u32, window: u32, amount: f64, limit: f64, 
     if (used + amount > limit) return waitMs(word, part, used + amount - limit);
     // A request may reach into the others' part once: it may be larger than a part.
     if (used + presumed >= limit && presumed > 0) return SOON_MS;
-    after = (word & ~MOST) | min((word & MOST) + <u64>amount, MOST);
+    after = (word & ~MAX_USE) | min((word & MAX_USE) + <u64>amount, MAX_USE);
   } while (atomic.cmpxchg<u64>(at, before, after) != before);
   atomic.add<i64>(totalAt(tenant, window), <i64>amount);
   return 0;
@@ -77,10 +77,10 @@ export function limitReserve(tenant: u32, window: u32, amount: f64, limit: f64, 
 
 // Ms until `excess` has left the window: the last minute's use leaves evenly, then this one's.
 function waitMs(word: u64, part: f64, excess: f64): f64 {
-  const last = <f64>((word >> 28) & MOST);
+  const last = <f64>((word >> 28) & MAX_USE);
   const leaving = last * (1 - part);
   if (leaving >= excess && last > 0) return excess / last * MINUTE_MS;
-  const current = max<f64>(1, <f64>(word & MOST));
+  const current = max<f64>(1, <f64>(word & MAX_USE));
   return (1 - part) * MINUTE_MS + min<f64>(1, (excess - leaving) / current) * MINUTE_MS;
 }
 
@@ -93,10 +93,10 @@ export function limitSettle(tenant: u32, window: u32, amount: f64, now: f64): vo
   do {
     before = atomic.load<u64>(at);
     const word = advanced(before, minute);
-    const current = max<f64>(0, min<f64>(<f64>MOST, <f64>(word & MOST) + amount));
+    const current = max<f64>(0, min<f64>(<f64>MAX_USE, <f64>(word & MAX_USE) + amount));
     // What was reserved in the minute before is given back there.
-    const over = min<f64>(0, <f64>(word & MOST) + amount);
-    const last = max<f64>(0, <f64>((word >> 28) & MOST) + over);
+    const over = min<f64>(0, <f64>(word & MAX_USE) + amount);
+    const last = max<f64>(0, <f64>((word >> 28) & MAX_USE) + over);
     after = pack(word >> 56, <u64>last, <u64>current);
   } while (atomic.cmpxchg<u64>(at, before, after) != before);
   atomic.add<i64>(totalAt(tenant, window), <i64>amount);

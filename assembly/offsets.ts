@@ -12,10 +12,10 @@ import {
   histogram,
   identityBase,
   metricBase,
-  nextBlockBase,
+  nextGroupBase,
   ordinalBase,
-  pinBase,
-  positionBlock,
+  responseBase,
+  positionGroup,
   positionPrompt,
   positionQueue,
   positionScore,
@@ -28,7 +28,7 @@ import {
 } from "./memory/plan";
 import { PREDICTOR_BYTES } from "./memory/predictor_row";
 import { REQUEST_BYTES } from "./memory/request_row";
-import { PIN_BUCKET_ENTRIES, PIN_BYTES, SAMPLE_RING_BYTES } from "./memory/rings";
+import { RESPONSE_BUCKET_ENTRIES, RESPONSE_BYTES, SAMPLE_RING_BYTES } from "./memory/rings";
 import { TENANT_BYTES } from "./memory/tenant";
 
 export function clusterOffset(cluster: u32): usize {
@@ -37,11 +37,11 @@ export function clusterOffset(cluster: u32): usize {
 export function columnOffset(column: u32): usize {
   return endpointBase + (<usize>column * endpoints << 2);
 }
-export function nextBlockOffset(block: u32): usize {
-  return nextBlockBase + (<usize>block << 2);
+export function nextGroupOffset(group: u32): usize {
+  return nextGroupBase + (<usize>group << 2);
 }
-export function ordinalOffset(block: u32): usize {
-  return ordinalBase + (<usize>block << 2);
+export function ordinalOffset(group: u32): usize {
+  return ordinalBase + (<usize>group << 2);
 }
 export function identityOffset(row: u32): usize {
   return identityBase + <usize>row * IDENTITY_BYTES;
@@ -52,8 +52,8 @@ export function requestOffset(row: u32): usize {
 export function metricOffset(worker: u32): usize {
   return metricBase + (<usize>worker * cells << 3);
 }
-export function pinOffset(bucket: u32): usize {
-  return pinBase + <usize>bucket * PIN_BUCKET_ENTRIES * PIN_BYTES;
+export function responseOffset(bucket: u32): usize {
+  return responseBase + <usize>bucket * RESPONSE_BUCKET_ENTRIES * RESPONSE_BYTES;
 }
 export function sampleOffset(worker: u32): usize {
   return sampleBase + <usize>worker * SAMPLE_RING_BYTES;
@@ -76,8 +76,8 @@ export function promptOffset(): usize {
 export function scoreOffset(): usize {
   return scratch + positionScore;
 }
-export function positionBlockOffset(): usize {
-  return scratch + positionBlock;
+export function positionGroupOffset(): usize {
+  return scratch + positionGroup;
 }
 export function featureOffset(): usize {
   return scratch + histogram;

@@ -11,7 +11,7 @@
 // nanoseconds. A row that is in the queue has its bit among the waiting ones; who takes the bit takes the row's work off
 // the backlog, so that happens once.
 //
-// A worker that is given up may live on for a while. Its block's epoch and its rows' generations have moved on by then:
+// A worker that is given up may live on for a while. Its area's epoch and its rows' generations have moved on by then:
 // it opens nothing more, and what it does to its old rows does nothing.
 
 import { CLUSTER_HITS } from "./memory/cluster";
@@ -47,7 +47,7 @@ import {
   PHASE_PREFILLING,
   PHASE_WAITING,
   REQUEST_GENERATION,
-  REQUEST_HELD,
+  REQUEST_COUNTED,
   REQUEST_PHASE,
   RequestRow,
 } from "./memory/request_row";
@@ -65,15 +65,15 @@ const PATIENCE: u32 = 10_000_000;
 @inline
 function dropPrompt(at: usize, endpoint: u32): bool {
   const request = changetype<RequestRow>(at);
-  if (atomic.xchg<u32>(at, 0, REQUEST_HELD) == 0) return false;
+  if (atomic.xchg<u32>(at, 0, REQUEST_COUNTED) == 0) return false;
   atomic.sub<u32>(cell(ENDPOINT_PROMPT, endpoint), request.prompt);
   atomic.sub<u32>(cell(ENDPOINT_UNCACHED, endpoint), request.uncached);
   return true;
 }
 
 /**
- * Opens a free row of the caller's own block as waiting. Returns its generation, which every later call must name; 0 when
- * this block was taken from the caller.
+ * Opens a free row of the caller's own area as waiting. Returns its generation, which every later call must name; 0 when
+ * this area was taken from the caller.
  */
 export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32): u32 {
   if (atomic.load<u32>(epochAt) != epoch) return 0;
@@ -82,7 +82,7 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
   request.cluster = cluster;
   request.model = model;
   request.prompt = promptBytes;
-  request.held = 0;
+  request.counted = 0;
   request.cached = 0;
   request.uncached = promptBytes;
   request.hidden = 0;
@@ -119,7 +119,7 @@ export function requestGrant(row: u32, generation: u32, now: f64): i32 {
   request.cached = matched;
   const uncached = uncachedOf(prompt, matched);
   request.uncached = uncached;
-  request.held = 1;
+  request.counted = 1;
   atomic.add<u32>(cell(ENDPOINT_REQUESTS, endpoint), 1);
   atomic.add<u32>(cell(ENDPOINT_PROMPT, endpoint), prompt);
   const ahead = atomic.add<u32>(cell(ENDPOINT_UNCACHED, endpoint), uncached);
@@ -226,7 +226,7 @@ function release(row: u32): i32 {
 }
 
 /**
- * Takes a block from its worker and releases its rows. Returns how many were open. Called again before the block is
+ * Takes an area from its worker and releases its rows. Returns how many were open. Called again before the area is
  * given away, for what the old worker was in the middle of.
  */
 export function reap(worker: u32): u32 {

@@ -8,7 +8,7 @@ import {
   classQueueAt,
   clusterAt,
   clusterRow,
-  firstBlockOf,
+  firstGroupOf,
   predictors,
   requestAt,
   requestsPerWorker,
@@ -32,10 +32,10 @@ function isOpen(field: u32, value: u32): bool {
   return false;
 }
 
-/** In use: a request of it is open or waits, it has blocks, or somebody reads them. EndpointTable.removeCluster goes first. */
+/** In use: a request of it is open or waits, it has groups, or somebody reads them. EndpointTable.removeCluster goes first. */
 export function clusterReset(cluster: u32): u32 {
   const row = clusterRow(cluster);
-  if (firstBlockOf(cluster) != 0 || row.waiting != 0 || row.work != 0) return 0;
+  if (firstGroupOf(cluster) != 0 || row.waiting != 0 || row.work != 0) return 0;
   for (let i: u32 = 0; i < CLASSES; i++) {
     if (atomic.load<u32>(classQueueAt(cluster, i), CLASS_REQUESTS) != 0) return 0;
   }

@@ -103,9 +103,11 @@ const predictors = new PredictorTable(freshKernel());
 predictors.reset(0);
 const twin = new TwinRls(6, 1e6);
 const features = (input: number, cached: number) => [input * input, cached * cached, input * cached, input, cached, 1];
+const weights = { forgetting: 0.97, pace: 0.05 };
 let sample = 0;
 Deno.bench("RLS update", { group: "rls update", baseline: true }, () => {
-  predictors.learn(0, 100 + sample++ % 8_000, sample % 100, 50 + sample % 1_000, 0.97, 0.05);
+  const inputTokens = 100 + sample++ % 8_000;
+  predictors.learn(0, { inputTokens, cachedTokens: sample % 100, ms: 50 + sample % 1_000 }, weights);
 });
 Deno.bench("RLS update, twin", { group: "rls update" }, () => {
   twin.learn(features((100 + sample++ % 8_000) / 1_000, (sample % 100) / 1_000), 50 + sample % 1_000, 0.97);
@@ -125,12 +127,12 @@ const limitedConfig = parseConfig({ tenants: [{ name: "gold", keys_sha256: [hex]
 const tenants = new Tenants(limitedConfig, tenantRowsOf(limitedConfig));
 const limited = freshKernel({ tenants: 64 });
 writeOwnShare(limited, 1);
-const book = new Limits(limited, () => Date.now());
+const admission = new Limits(limited, () => Date.now());
 const credentials = { authorization: `Bearer ${key}`, apiKey: undefined, tenant: undefined, priority: undefined };
 Deno.bench("admission: key, priority, three limits reserved and settled, headers", { group: "admission" }, () => {
   const tenant = tenants.identify(credentials);
   tenants.priorityOf(tenant, undefined);
-  const reservation = book.reserve(tenant, () => ({ inputTokens: 10, outputTokens: 10 }));
-  book.addHeaders(tenant, new Headers());
+  const reservation = admission.reserve(tenant, () => ({ inputTokens: 10, outputTokens: 10 }));
+  admission.addHeaders(tenant, new Headers());
   reservation.settle(9, 5);
 });

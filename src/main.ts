@@ -142,10 +142,10 @@ function address(option: string, text: string): string {
   return text;
 }
 
-function wholeNumber(option: string, text: string, least: number, most: number): number {
+function wholeNumber(option: string, text: string, min: number, max: number): number {
   const number = /^\d+$/.test(text) ? Number(text) : NaN;
-  if (!(number >= least && number <= most)) {
-    throw new UsageError(`--${option}: expected a whole number from ${least} to ${most}, found "${text}"`);
+  if (!(number >= min && number <= max)) {
+    throw new UsageError(`--${option}: expected a whole number from ${min} to ${max}, found "${text}"`);
   }
   return number;
 }

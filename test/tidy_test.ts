@@ -5,7 +5,7 @@ import { assertEquals } from "@std/assert";
 
 const root = new URL("../", import.meta.url);
 const LICENSE_LINE = "// SPDX-License-Identifier: Apache-2.0";
-const MOST_LINES = 400;
+const MAX_LINES = 400;
 
 /** A folder imports only folders of a lower level; folders of one level never import each other. */
 const LEVELS: Record<string, number> = {
@@ -96,7 +96,7 @@ Deno.test("every source file opens with its licence and is of a readable size", 
   for (const file of all) {
     const lines = Deno.readTextFileSync(new URL(file, root)).split("\n");
     if (lines[0] !== LICENSE_LINE) wrong.push(`${file}: the first line is not "${LICENSE_LINE}"`);
-    if (lines.length > MOST_LINES) wrong.push(`${file}: ${lines.length} lines, at most ${MOST_LINES}`);
+    if (lines.length > MAX_LINES) wrong.push(`${file}: ${lines.length} lines, at most ${MAX_LINES}`);
     if (!/^[a-z0-9_.]+$/.test(file.slice(file.lastIndexOf("/") + 1))) wrong.push(`${file}: names are snake_case`);
   }
   assertEquals(wrong, []);

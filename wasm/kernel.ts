@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The only code that instantiates the kernel. The supervisor compiles the module once, plans and creates the shared
-// memory; every thread then attaches an instance of its own to its worker block.
+// memory; every thread then attaches an instance of its own to its worker area.
 
 import type * as Kernel from "./kernel.wasm";
 
 /** Sizes that the memory is planned from. All are fixed for the life of the process. */
 export interface MemoryLimits {
-  /** Worker blocks, the control plane's block 0 included. */
+  /** Worker areas, the control plane's area 0 included. */
   workers: number;
   clusters: number;
-  /** Endpoint rows over all clusters; rounded up to blocks of 16. */
+  /** Endpoint rows over all clusters; rounded up to groups of 16. */
   endpoints: number;
   requestsPerWorker: number;
   /** Prefix index slots; rounded up to a power of two buckets of 8. */
@@ -20,8 +20,8 @@ export interface MemoryLimits {
   metricCells: number;
   /** Words of each worker's save ring, a power of two. */
   ringWords: number;
-  /** Pins of stored responses to their engines; rounded up to a power of two buckets of 8. */
-  pins: number;
+  /** Stored responses whose engine is remembered; rounded up to a power of two buckets of 8. */
+  responses: number;
   /** Models of latency that are learned: two for each model, TTFT and decode step. */
   predictors: number;
   /** Tenants; row 0 is for those without one. */
@@ -35,11 +35,11 @@ export type KernelExports = {
     : number;
 };
 
-/** A kernel instance bound to a memory and a worker block. Not thread-safe: one per thread and block. */
+/** A kernel instance bound to a memory and a worker area. Not thread-safe: one per thread and area. */
 export interface AttachedKernel {
   readonly exports: KernelExports;
   readonly buffer: SharedArrayBuffer;
-  /** Worker block; 0 is the control plane's. */
+  /** Worker area; 0 is the control plane's. */
   readonly worker: number;
 }
 
@@ -50,7 +50,7 @@ export interface SharedKernel {
 }
 
 const PAGE_BYTES = 65_536;
-const MOST_BYTES = 4 * 1024 ** 3 - PAGE_BYTES;
+const MAX_BYTES = 4 * 1024 ** 3 - PAGE_BYTES;
 
 /** Compiles the committed binary. */
 export async function compileKernel(): Promise<WebAssembly.Module> {
@@ -60,7 +60,7 @@ export async function compileKernel(): Promise<WebAssembly.Module> {
 /** Creates a zeroed shared memory for the limits and writes its header. Throws RangeError when they exceed 4 GiB. */
 export function createSharedKernel(module: WebAssembly.Module, limits: MemoryLimits): SharedKernel {
   const bytes = planned(unattached(module), limits);
-  if (bytes > MOST_BYTES) {
+  if (bytes > MAX_BYTES) {
     const gib = (bytes / 1024 ** 3).toFixed(1);
     throw new RangeError(
       `The limits ask for ${gib} GiB of shared memory, at most 4 GiB can be addressed: lower limits.endpoints, limits.requests_in_flight, limits.prefixes or limits.prompt_chunks`,
@@ -85,7 +85,7 @@ function writeLimits(k: KernelExports, memory: WebAssembly.Memory, limits: Memor
   words[k.HEADER_CHUNKS] = limits.promptChunks;
   words[k.HEADER_CELLS] = limits.metricCells;
   words[k.HEADER_RING] = limits.ringWords;
-  words[k.HEADER_PINS] = bucketsOf(limits.pins, k.PIN_BUCKET_ENTRIES);
+  words[k.HEADER_RESPONSES] = bucketsOf(limits.responses, k.RESPONSE_BUCKET_ENTRIES);
   words[k.HEADER_PREDICTORS] = limits.predictors;
   words[k.HEADER_TENANTS] = limits.tenants;
 }
@@ -99,11 +99,11 @@ const ATTACH_ERRORS = [
   "this is not a memory of AIGW (wrong magic)",
   "the memory has another layout version",
   "the memory was laid out by another build of the kernel",
-  "there is no such worker block",
+  "there is no such worker area",
   "the memory is smaller than its header says",
 ];
 
-/** Attaches an instance to a worker block; `seed` feeds its random choices. Throws when the memory is not of this layout. */
+/** Attaches an instance to a worker area; `seed` feeds its random choices. Throws when the memory is not of this layout. */
 export function attachKernel(shared: SharedKernel, worker: number, seed: number): AttachedKernel {
   const kernel = instantiate(shared.module, shared.memory);
   const code = kernel.attach(worker, layoutHash(shared.module));
@@ -122,7 +122,7 @@ const SAMPLE_LIMITS: MemoryLimits = {
   promptChunks: 2,
   metricCells: 2,
   ringWords: 16,
-  pins: 16,
+  responses: 16,
   predictors: 4,
   tenants: 2,
 };

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// A row for each cluster: its endpoints' blocks, its queue, how busy it is. The fields are followed by two arrays.
+// A row for each cluster: its endpoints' groups, its queue, how busy it is. The fields are followed by two arrays.
 
 @unmanaged
 export class ClusterRow {
-  firstBlock: u32; // block number + 1, 0 for an empty cluster
+  firstGroup: u32; // group number + 1, 0 for an empty cluster
   turn: u32; // round robin counter
-  blocks: u32;
+  groups: u32;
   lock: u32; // 0, or the scratch of the worker that decides
   waiting: u32; // requests that wait for an endpoint
   work: u32; // their prefill work in bytes
@@ -17,9 +17,9 @@ export class ClusterRow {
   saturation: f32; // 1 and more when the cluster has no room for what may wait
 }
 
-export const CLUSTER_FIRST_BLOCK: u32 = offsetof<ClusterRow>("firstBlock");
+export const CLUSTER_FIRST_GROUP: u32 = offsetof<ClusterRow>("firstGroup");
 export const CLUSTER_TURN: u32 = offsetof<ClusterRow>("turn");
-export const CLUSTER_BLOCKS: u32 = offsetof<ClusterRow>("blocks");
+export const CLUSTER_GROUPS: u32 = offsetof<ClusterRow>("groups");
 export const CLUSTER_LOCK: u32 = offsetof<ClusterRow>("lock");
 export const CLUSTER_WAITING: u32 = offsetof<ClusterRow>("waiting");
 export const CLUSTER_WORK: u32 = offsetof<ClusterRow>("work");

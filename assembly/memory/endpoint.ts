@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The endpoint table: columns of 4 bytes a row, and the identities beside them.
 
-// Endpoint rows are given to clusters in blocks of 16, so that scoring runs over whole SIMD lanes and a cluster may
+// Endpoint rows are given to clusters in groups of 16, so that scoring runs over whole SIMD lanes and a cluster may
 // grow without moving a row. Columns of 4 bytes a row, in this order.
-export const BLOCK_ROWS: u32 = 16;
-export const ENDPOINT_ELIGIBILITY: u32 = 0; // bit 0: serving; 1: willing; 2: on trial; 3 to 31: the cluster's label sets
+export const GROUP_ROWS: u32 = 16;
+export const ENDPOINT_ELIGIBILITY: u32 = 0; // bit 0: serving; 1: not backed off; 2: on trial; 3 to 31: the cluster's label sets
 export const ENDPOINT_REQUESTS: u32 = 1; // unfinished requests of this gateway
 export const ENDPOINT_PROMPT: u32 = 2; // prompt bytes of this gateway before their first token
 export const ENDPOINT_REMOTE_REQUESTS: u32 = 3; // the same of the other gateways
@@ -21,7 +21,7 @@ export const ENDPOINT_KV_USAGE: u32 = 13;
 export const ENDPOINT_UNCACHED: u32 = 14; // of these, the bytes that it was not presumed to hold: prefill work
 export const ENDPOINT_PENALTY: u32 = 15; // requests that it is scored to have beyond its own: slow start
 export const ENDPOINT_SUCCESSES: u32 = 16; // answers below 500
-export const ENDPOINT_RELUCTANT: u32 = 17; // ms that one that answered 429 or 503 wants to be left alone; the control plane takes it
+export const ENDPOINT_BACK_OFF: u32 = 17; // ms that one that answered 429 or 503 is to be left alone; the control plane takes it
 export const ENDPOINT_ADAPTERS: u32 = 18; // two columns: 64 bits, one set for each LoRA adapter that it holds, by its hash
 export const ENDPOINT_RATE: u32 = 20; // f32, ms that an uncached prompt byte takes, learned
 export const ENDPOINT_HEAD_AT: u32 = 21; // when the prefill that it is at began, in 1/16 ms, modulo 2^32
@@ -32,8 +32,8 @@ export const ENDPOINT_COLUMNS: u32 = 25;
 
 /** Serving: bit 0 of the eligibility word. */
 export const SERVING: u32 = 1;
-/** Willing: has not asked to be left alone. Others are chosen when nobody is. */
-export const WILLING: u32 = 2;
+/** Not backed off: bit 1. One that is backed off is chosen when there is no other. */
+export const NOT_BACKED_OFF: u32 = 2;
 /** On trial: takes one request, which decides whether it serves again. */
 export const TRIAL: u32 = 4;
 /** The first bit of the label sets. */

@@ -22,14 +22,14 @@ export class Header {
   clock: u32; // prefix index clock: one tick per insertion
   ring: u32; // words of each worker's save ring
   sharing: u32; // 1 while somebody outside wants to know which prefixes are saved
-  pins: u32; // pin buckets, a power of two
+  responses: u32; // buckets of stored responses, a power of two
   predictors: u32;
   tenants: u32;
   share: f32; // part of every limit that this gateway may use by itself
   averages: u32; // 1 when prefill times are moving averages instead of least squares
   bytesPerToken: f32; // of prompts, until a model's own ratio is known
   // Late binding.
-  least: u32; // uncached bytes that any request counts for
+  minWork: u32; // uncached bytes that any request counts for
   room: f32; // uncached prompt bytes ahead of an endpoint below which it has room
   roomShared: f32; // the same where all of it is of other gateways
   roomOwn: f32; // own bytes ahead below which it has room where some is of other gateways
@@ -65,13 +65,13 @@ export const HEADER_CELLS: u32 = offsetof<Header>("cells") / 4;
 export const HEADER_CLOCK: u32 = offsetof<Header>("clock") / 4;
 export const HEADER_RING: u32 = offsetof<Header>("ring") / 4;
 export const HEADER_SHARING: u32 = offsetof<Header>("sharing") / 4;
-export const HEADER_PINS: u32 = offsetof<Header>("pins") / 4;
+export const HEADER_RESPONSES: u32 = offsetof<Header>("responses") / 4;
 export const HEADER_PREDICTORS: u32 = offsetof<Header>("predictors") / 4;
 export const HEADER_TENANTS: u32 = offsetof<Header>("tenants") / 4;
 export const HEADER_SHARE: u32 = offsetof<Header>("share") / 4;
 export const HEADER_AVERAGES: u32 = offsetof<Header>("averages") / 4;
 export const HEADER_BYTES_PER_TOKEN: u32 = offsetof<Header>("bytesPerToken") / 4;
-export const HEADER_LEAST: u32 = offsetof<Header>("least") / 4;
+export const HEADER_MIN_WORK: u32 = offsetof<Header>("minWork") / 4;
 export const HEADER_ROOM: u32 = offsetof<Header>("room") / 4;
 export const HEADER_ROOM_SHARED: u32 = offsetof<Header>("roomShared") / 4;
 export const HEADER_ROOM_OWN: u32 = offsetof<Header>("roomOwn") / 4;

@@ -5,23 +5,30 @@
 //     │ header │ clusters │ endpoint columns │ identities │ requests │ waiting │ prefix │
 //     │ 256 B  │ 128 each │ 4 × rows each    │ 272 each   │ 192 each │ bits    │ index  │
 //     ├────────┴┬─────────┼─────────┬────────┬┴───────────┬──────────┼─────────┼────────┘
-//     │ scratch │ metric  │ save    │ pins   │ predictors │ samples  │ tenants │
+//     │ scratch │ metric  │ save    │ stored │ predictors │ samples  │ tenants │
 //     │ /worker │ /worker │ /worker │ 16 ea. │ 384 each   │ /worker  │ 128 ea. │
 //     └─────────┴─────────┴─────────┴────────┴────────────┴──────────┴─────────┘
 //
 // Sizes come from the limits in the config, which stand in the header: `plan` computes them, `format` completes the header,
-// `attach` refuses a memory of another layout. The memory never grows. Worker block 0 is the control plane's.
+// `attach` refuses a memory of another layout. The memory never grows. Worker area 0 is the control plane's.
 //
 // The fields themselves stand in the files beside this one.
 
-import { CLASS_QUEUE_BYTES, CLUSTER_BYTES, CLUSTER_CLASSES, CLUSTER_FIRST_BLOCK, ClusterRow } from "./cluster";
-import { BLOCK_ROWS, ENDPOINT_COLUMNS, IDENTITY_BYTES } from "./endpoint";
+import { CLASS_QUEUE_BYTES, CLUSTER_BYTES, CLUSTER_CLASSES, CLUSTER_FIRST_GROUP, ClusterRow } from "./cluster";
+import { GROUP_ROWS, ENDPOINT_COLUMNS, IDENTITY_BYTES } from "./endpoint";
 import { header, HEADER_BYTES, LAYOUT_VERSION, MAGIC } from "./header";
 import { AVERAGES, PREDICTOR_BYTES } from "./predictor_row";
 import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, Match, matchAt } from "./prefix";
 import { HISTOGRAM_BYTES, Question, QUESTION_BYTES, QUESTION_MATCH } from "./question";
 import { REQUEST_BYTES, REQUEST_MATCH, RequestRow } from "./request_row";
-import { PIN_BUCKET_ENTRIES, PIN_BYTES, RING_EPOCH, RING_HEADER_BYTES, RING_WALKING, SAMPLE_RING_BYTES } from "./rings";
+import {
+  RESPONSE_BUCKET_ENTRIES,
+  RESPONSE_BYTES,
+  RING_EPOCH,
+  RING_HEADER_BYTES,
+  RING_WALKING,
+  SAMPLE_RING_BYTES,
+} from "./rings";
 import { TENANT_BYTES, TenantRow } from "./tenant";
 
 @inline
@@ -31,8 +38,8 @@ function up(bytes: u64): u64 {
 
 // Region offsets: instance globals, set by `layOut`.
 export let clusterBase: usize = 0;
-export let nextBlockBase: usize = 0; // u32 a block: number + 1 of the cluster's next block
-export let ordinalBase: usize = 0; // u32 a block: its place in the cluster's list
+export let nextGroupBase: usize = 0; // u32 a group: number + 1 of the cluster's next group
+export let ordinalBase: usize = 0; // u32 a group: its place in the cluster's list
 export let endpointBase: usize = 0;
 export let identityBase: usize = 0;
 export let requestBase: usize = 0;
@@ -45,7 +52,7 @@ export let scratchBase: usize = 0;
 export let scratchBytes: usize = 0;
 export let metricBase: usize = 0;
 export let ringBase: usize = 0;
-export let pinBase: usize = 0;
+export let responseBase: usize = 0;
 export let predictorBase: usize = 0;
 export let sampleBase: usize = 0;
 
@@ -57,7 +64,7 @@ export let buckets: u32 = 0;
 export let maxChunks: u32 = 0;
 export let cells: u32 = 0;
 export let ringWords: u32 = 0;
-export let pinBuckets: u32 = 0;
+export let responseBuckets: u32 = 0;
 export let predictors: u32 = 0;
 export let tenants: u32 = 0;
 
@@ -65,7 +72,7 @@ export let tenants: u32 = 0;
 export let positionQueue: usize = 0; // f32 a position, +Inf when it is no candidate
 export let positionPrompt: usize = 0; // f32
 export let positionScore: usize = 0; // f32
-export let positionBlock: usize = 0; // u32 a block of positions
+export let positionGroup: usize = 0; // u32 a group of positions
 export let histogram: usize = 0;
 export let hashes: usize = 0; // u64 a chunk
 export let promptText: usize = 0; // UTF-8
@@ -74,11 +81,11 @@ function layOut(): u64 {
   let at: u64 = HEADER_BYTES;
   clusterBase = <usize>at;
   at = up(at + <u64>clusters * CLUSTER_BYTES);
-  const blocks: u64 = endpoints / BLOCK_ROWS;
-  nextBlockBase = <usize>at;
-  at = up(at + blocks * 4);
+  const groups: u64 = endpoints / GROUP_ROWS;
+  nextGroupBase = <usize>at;
+  at = up(at + groups * 4);
   ordinalBase = <usize>at;
-  at = up(at + blocks * 4);
+  at = up(at + groups * 4);
   endpointBase = <usize>at;
   at = up(at + <u64>endpoints * 4 * ENDPOINT_COLUMNS);
   identityBase = <usize>at;
@@ -98,8 +105,8 @@ function layOut(): u64 {
   s = up(s + <u64>endpoints * 4);
   positionScore = <usize>s;
   s = up(s + <u64>endpoints * 4);
-  positionBlock = <usize>s;
-  s = up(s + blocks * 4);
+  positionGroup = <usize>s;
+  s = up(s + groups * 4);
   histogram = <usize>s;
   s = up(s + HISTOGRAM_BYTES);
   hashes = <usize>s;
@@ -113,8 +120,8 @@ function layOut(): u64 {
   at = up(at + <u64>workers * cells * 8);
   ringBase = <usize>at;
   at = up(at + <u64>workers * (RING_HEADER_BYTES + ringWords * 4));
-  pinBase = <usize>at;
-  at = up(at + <u64>pinBuckets * PIN_BUCKET_ENTRIES * PIN_BYTES);
+  responseBase = <usize>at;
+  at = up(at + <u64>responseBuckets * RESPONSE_BUCKET_ENTRIES * RESPONSE_BYTES);
   predictorBase = <usize>at;
   at = up(at + <u64>predictors * PREDICTOR_BYTES);
   sampleBase = <usize>at;
@@ -130,13 +137,13 @@ function layOut(): u64 {
 function readLimits(): void {
   workers = header().workers;
   clusters = header().clusters;
-  endpoints = (header().endpoints + BLOCK_ROWS - 1) & ~(BLOCK_ROWS - 1);
+  endpoints = (header().endpoints + GROUP_ROWS - 1) & ~(GROUP_ROWS - 1);
   requestsPerWorker = header().requests;
   buckets = header().buckets;
   maxChunks = header().chunks;
   cells = header().cells;
   ringWords = header().ring;
-  pinBuckets = header().pins;
+  responseBuckets = header().responses;
   predictors = header().predictors;
   tenants = header().tenants;
 }
@@ -159,7 +166,7 @@ export function format(hash: u32): void {
   header().endpoints = endpoints;
 }
 
-/** This instance's scratch block. */
+/** This instance's scratch. */
 export let scratch: usize = 0;
 /** The decision at its beginning. */
 @inline
@@ -170,16 +177,16 @@ export function question(): Question {
 export function questionMatch(i: u32): Match {
   return matchAt(scratch + QUESTION_MATCH, i);
 }
-/** This instance's block. */
+/** This instance's area. */
 export let self: u32 = 0;
-/** Address of the epoch of this instance's block, and its value when the instance attached. */
+/** Address of the epoch of this instance's area, and its value when the instance attached. */
 export let epochAt: usize = 0;
 export let epoch: u32 = 0;
-/** Address of the word that says whose blocks this instance reads. */
+/** Address of the word that says whose groups this instance reads. */
 let walkingAt: usize = 0;
 
 /**
- * Binds this instance to a formatted memory, which is to have the layout of this hash, and one worker's block.
+ * Binds this instance to a formatted memory, which is to have the layout of this hash, and one worker's area.
  * Returns 0, or what is wrong: 1 magic, 2 version, 3 layout hash, 4 no such worker, 5 size.
  */
 export function attach(worker: u32, hash: u32): i32 {
@@ -200,9 +207,9 @@ export function attach(worker: u32, hash: u32): i32 {
 }
 
 /**
- * Says that this instance may read the blocks of a cluster from now on, until it leaves: whoever takes the blocks away
+ * Says that this instance may read the groups of a cluster from now on, until it leaves: whoever takes the groups away
  * empties the list first and gives them to another cluster only when nobody is inside any more. The store is sequentially
- * consistent, and so is `firstBlockOf`: either the reader sees the empty list or the other one sees the reader.
+ * consistent, and so is `firstGroupOf`: either the reader sees the empty list or the other one sees the reader.
  */
 @inline
 export function enter(cluster: u32): void {
@@ -214,16 +221,16 @@ export function leave(): void {
   atomic.store<u32>(walkingAt, 0);
 }
 
-/** Block number + 1 of a cluster's first block, 0 for none. */
+/** Group number + 1 of a cluster's first group, 0 for none. */
 @inline
-export function firstBlockOf(cluster: u32): u32 {
-  return atomic.load<u32>(clusterAt(cluster), CLUSTER_FIRST_BLOCK);
+export function firstGroupOf(cluster: u32): u32 {
+  return atomic.load<u32>(clusterAt(cluster), CLUSTER_FIRST_GROUP);
 }
 
-/** Block number + 1 of the block behind one in its cluster's list, 0 for none. */
+/** Group number + 1 of the group behind one in its cluster's list, 0 for none. */
 @inline
-export function blockAfter(block: u32): u32 {
-  return load<u32>(nextBlockBase + (<usize>block << 2));
+export function groupAfter(group: u32): u32 {
+  return load<u32>(nextGroupBase + (<usize>group << 2));
 }
 
 /** Byte offset of a worker's save ring. */

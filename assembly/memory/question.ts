@@ -31,7 +31,7 @@ export class Question {
   matches: u32; // of QUESTION_MATCH
   // Gathered.
   candidates: u32;
-  positions: u32; // rows looked at: blocks × 16
+  positions: u32; // rows looked at: groups × 16
   minRequests: f32;
   maxRequests: f32;
   maxPrompt: f32;

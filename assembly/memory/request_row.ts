@@ -9,7 +9,7 @@ export class RequestRow {
   prompt: u32; // bytes
   grant: u32; // grows with each grant of its worker
   cluster: u32;
-  held: u32; // 1 while the prompt bytes are on the endpoint
+  counted: u32; // 1 while the prompt bytes are on the endpoint
   generation: u32; // bumped each time the row is opened
   model: u32;
   cached: u32; // bytes matched on the granted endpoint
@@ -38,7 +38,7 @@ export const REQUEST_ENDPOINT: u32 = offsetof<RequestRow>("endpoint");
 export const REQUEST_PROMPT: u32 = offsetof<RequestRow>("prompt");
 export const REQUEST_GRANT: u32 = offsetof<RequestRow>("grant");
 export const REQUEST_CLUSTER: u32 = offsetof<RequestRow>("cluster");
-export const REQUEST_HELD: u32 = offsetof<RequestRow>("held");
+export const REQUEST_COUNTED: u32 = offsetof<RequestRow>("counted");
 export const REQUEST_GENERATION: u32 = offsetof<RequestRow>("generation");
 export const REQUEST_MODEL: u32 = offsetof<RequestRow>("model");
 export const REQUEST_CACHED: u32 = offsetof<RequestRow>("cached");

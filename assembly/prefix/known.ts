@@ -12,5 +12,5 @@ export function knownOf(promptBytes: u32, matched: u32): u32 {
 
 @inline
 export function uncachedOf(promptBytes: u32, matched: u32): u32 {
-  return max(promptBytes - knownOf(promptBytes, matched), header().least);
+  return max(promptBytes - knownOf(promptBytes, matched), header().minWork);
 }

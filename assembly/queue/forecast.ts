@@ -18,35 +18,35 @@ import {
 import { RequestRow } from "../memory/request_row";
 import { remoteShare } from "../score/late";
 import { serviceRate } from "./fair_share";
-import { fleetRate, leastCost, survey } from "./order";
+import { fleetRate, minCost, survey } from "./order";
 
 /** Ms over which the demand of a class is averaged. */
 const DEMAND_MS: f64 = 10_000;
 /** Of the fleet's rate, what is left to a class at least, however much the classes before it ask for. */
-const LEAST_LEFT: f64 = 0.05;
+const MIN_LEFT: f64 = 0.05;
 
 /** A request of this class was let in with so many bytes to prefill. */
 export function observeDemand(cluster: u32, itsClass: u32, work: u32, now: f64): void {
   const at = clusterAt(cluster);
-  const books = changetype<ClusterRow>(at);
-  const passed = max<f64>(0, now - books.demandAt);
+  const row = changetype<ClusterRow>(at);
+  const passed = max<f64>(0, now - row.demandAt);
   const kept = DEMAND_MS / (DEMAND_MS + passed);
   for (let i: u32 = 0; i < CLASSES; i++) {
     const demand = at + (<usize>i << 3);
     const more = i == itsClass ? <f64>work / DEMAND_MS : 0;
     store<f64>(demand, load<f64>(demand, CLUSTER_DEMAND) * kept + more, CLUSTER_DEMAND);
   }
-  books.demandAt = now;
+  row.demandAt = now;
 }
 
 // Share of the fleet's rate that is left when the classes before this one took what they asked for lately.
 function leftTo(itsClass: u32, cluster: u32, now: f64): f64 {
   const at = clusterAt(cluster);
-  const books = changetype<ClusterRow>(at);
+  const row = changetype<ClusterRow>(at);
   let before: f64 = 0;
   for (let i: u32 = 0; i < itsClass; i++) before += load<f64>(at + (<usize>i << 3), CLUSTER_DEMAND);
-  const kept = DEMAND_MS / (DEMAND_MS + max<f64>(0, now - books.demandAt));
-  return max(LEAST_LEFT, 1 - kept * before / max<f64>(1e-9, fleetRate));
+  const kept = DEMAND_MS / (DEMAND_MS + max<f64>(0, now - row.demandAt));
+  return max(MIN_LEFT, 1 - kept * before / max<f64>(1e-9, fleetRate));
 }
 
 /**
@@ -75,7 +75,7 @@ export function tooLate(request: RequestRow, arrives: bool, now: f64): bool {
   }
   const left = arrives ? leftTo(request.priorityClass, cluster, now) : 1;
   const waits = before / max<f64>(1e-9, fleetRate * left);
-  return now + waits + <f64>leastCost(request, <f32>left, share, stampOf(now)) > deadline;
+  return now + waits + <f64>minCost(request, <f32>left, share, stampOf(now)) > deadline;
 }
 
 /** Ms that all that waits in a cluster takes its endpoints. */

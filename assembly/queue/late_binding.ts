@@ -4,14 +4,14 @@
 // more than `slack`; then it waits. When an endpoint has room again, one of the waiting is granted it, whose turn it is
 // (order.ts). A grant costs O(waiting + endpoints). Who decides holds the cluster's lock.
 
-import { BLOCK_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_PROMPT, SERVING, stampOf, WILLING } from "../memory/endpoint";
+import { GROUP_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_PROMPT, NOT_BACKED_OFF, SERVING, stampOf } from "../memory/endpoint";
 import { header } from "../memory/header";
 import {
-  blockAfter,
+  groupAfter,
   cell,
   clusterRow,
   enter,
-  firstBlockOf,
+  firstGroupOf,
   leave,
   positionPrompt,
   positionScore,
@@ -44,7 +44,7 @@ export const HOPELESS: i32 = -3;
 const FIRST_CLASS: u32 = 900;
 const SECOND_CLASS: u32 = 1000;
 /** An endpoint that changes hands between choice and grant is chosen again this often. */
-const MOST_CHOICES: u32 = 16;
+const MAX_CHOICES: u32 = 16;
 
 // Copies what was looked up for a request into its row.
 function carry(request: RequestRow): void {
@@ -56,8 +56,8 @@ function carry(request: RequestRow): void {
 
 /** Scores the candidates of the question, for `arrive` and for a choice without a queue. Returns their number. */
 export function scoreCluster(): u32 {
-  const willing = gather(question().mask | WILLING, ENDPOINT_PROMPT);
-  const candidates = willing != 0 ? willing : gather(question().mask, ENDPOINT_PROMPT);
+  const found = gather(question().mask | NOT_BACKED_OFF, ENDPOINT_PROMPT);
+  const candidates = found != 0 ? found : gather(question().mask, ENDPOINT_PROMPT);
   if (candidates == 0) return 0;
   const busy = scoreLate();
   observeBusy(question().cluster, <f64>busy / <f64>candidates, question().now);
@@ -90,7 +90,7 @@ export function arrive(row: u32, generation: u32): i32 {
 }
 
 function placeOrQueue(row: u32, generation: u32): i32 {
-  for (let choice: u32 = 0; choice < MOST_CHOICES; choice++) {
+  for (let choice: u32 = 0; choice < MAX_CHOICES; choice++) {
     if (scoreCluster() == 0) return -1;
     const scores = scratch + positionScore;
     const roomy = scratch + positionPrompt;
@@ -118,8 +118,8 @@ function queueFor(row: u32, home: u32): i32 {
   const work = uncachedOf(request.prompt, matchedOn(request, home));
   request.work = work;
   if (tooLate(request, true, now)) return HOPELESS;
-  // While there is an endpoint that does not ask to be left alone, it waits for such a one.
-  if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, home)) & WILLING) != 0) request.mask |= WILLING;
+  // While there is an endpoint that is not backed off, it waits for such a one.
+  if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, home)) & NOT_BACKED_OFF) != 0) request.mask |= NOT_BACKED_OFF;
   observeDrain(tenantRow(request.tenant), 0, now);
   observeDemand(request.cluster, request.priorityClass, work, now);
   enqueue(row, work);
@@ -143,10 +143,10 @@ export function refresh(row: u32, generation: u32, now: f64): i32 {
 
 function lookAgain(request: RequestRow, now: f64): i32 {
   question().cluster = request.cluster;
-  const willing = request.mask | WILLING;
-  const count = gather(willing, ENDPOINT_PROMPT);
-  request.mask = count > 0 ? willing : willing & ~WILLING;
-  const found = count > 0 ? count : gather(willing & ~WILLING, ENDPOINT_PROMPT);
+  const mask = request.mask | NOT_BACKED_OFF;
+  const count = gather(mask, ENDPOINT_PROMPT);
+  request.mask = count > 0 ? mask : mask & ~NOT_BACKED_OFF;
+  const found = count > 0 ? count : gather(request.mask, ENDPOINT_PROMPT);
   return found > 0 && tooLate(request, false, now) ? HOPELESS : <i32>found;
 }
 
@@ -181,7 +181,7 @@ export function fill(cluster: u32, endpoint: u32, now: f64): u32 {
   const share = remoteShare(cluster);
   let granted: u32 = 0;
   if (open(endpoint, share, stampOf(now))) {
-    survey(cluster, SERVING | WILLING, share, now);
+    survey(cluster, SERVING | NOT_BACKED_OFF, share, now);
     granted = fillSurveyed(cluster, endpoint, share, now);
   }
   unlockCluster(cluster);
@@ -193,18 +193,18 @@ export function fillAll(cluster: u32, now: f64): u32 {
   if (clusterRow(cluster).waiting == 0) return 0;
   lockCluster(cluster);
   const share = remoteShare(cluster);
-  survey(cluster, SERVING | WILLING, share, now);
+  survey(cluster, SERVING | NOT_BACKED_OFF, share, now);
   let granted: u32 = 0;
-  let block = firstBlockOf(cluster);
-  while (block != 0) {
-    block--;
-    for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
+  let group = firstGroupOf(cluster);
+  while (group != 0) {
+    group--;
+    for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row++) {
       if (!open(row, share, stampOf(now))) continue;
       const grants = fillSurveyed(cluster, row, share, now);
       granted += grants;
-      if (grants > 0) survey(cluster, SERVING | WILLING, share, now);
+      if (grants > 0) survey(cluster, SERVING | NOT_BACKED_OFF, share, now);
     }
-    block = blockAfter(block);
+    group = groupAfter(group);
   }
   unlockCluster(cluster);
   return granted;

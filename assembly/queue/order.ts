@@ -10,12 +10,12 @@
 // tenant's whole backlog takes at the rate at which it was served lately: about as long as first come, first served
 // would have let it wait. From there on its slack grows with time, so that every wait ends.
 
-import { BLOCK_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_RATE, stampOf } from "../memory/endpoint";
+import { GROUP_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_RATE, stampOf } from "../memory/endpoint";
 import { header } from "../memory/header";
 import {
-  blockAfter,
+  groupAfter,
   cell,
-  firstBlockOf,
+  firstGroupOf,
   histogram,
   requestAt,
   requestMatch,
@@ -70,28 +70,28 @@ export let fleetRate: f64 = 0;
 
 // Looks at all endpoints once: the shortest queue, and the cheapest bases.
 export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
-  let leastFlight = f32.MAX_VALUE;
+  let minFlight = f32.MAX_VALUE;
   fleetRate = 0;
   let serving: u32 = 0;
   let busy: u32 = 0;
   for (let pass: u32 = 0; pass < 3; pass++) {
     if (pass == 1) compareRates(serving, <f32>fleetRate);
-    if (pass == 2) compareFlights(leastFlight);
+    if (pass == 2) compareFlights(minFlight);
     alternatives = 0;
-    let block = firstBlockOf(cluster);
-    while (block != 0) {
-      block--;
-      for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
+    let group = firstGroupOf(cluster);
+    while (group != 0) {
+      group--;
+      for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row++) {
         if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, row)) & wanted) != wanted) continue;
         if (pass == 0) {
           const rate = load<f32>(cell(ENDPOINT_RATE, row));
           serving++;
           fleetRate += 1 / max<f64>(1e-9, <f64>rate);
           if (aheadOf(row, share) > 0) busy++;
-        } else if (pass == 1) leastFlight = min(leastFlight, flightOf(row));
+        } else if (pass == 1) minFlight = min(minFlight, flightOf(row));
         else keepCheapest(row, baseOf(row, share, stampOf(now)));
       }
-      block = blockAfter(block);
+      group = groupAfter(group);
     }
   }
   if (serving > 0) observeBusy(cluster, <f64>busy / <f64>serving, now);
@@ -120,26 +120,26 @@ function costOn(endpoint: u32, base: f32, work: u32, price: f32, adapter: u32): 
  * After `survey`: the least cost of a row's request, on the endpoints that hold it and the cheapest others, when it has
  * `left` of their rate until its turn; 0 when none of these is for it.
  */
-export function leastCost(request: RequestRow, left: f32, share: f32, stamp: u32): f32 {
+export function minCost(request: RequestRow, left: f32, share: f32, stamp: u32): f32 {
   const mask = request.mask;
   const prompt = request.prompt;
   const adapter = request.adapter;
   const matches = request.matches;
-  let least = f32.MAX_VALUE;
+  let cost = f32.MAX_VALUE;
   for (let m: u32 = 0; m < matches; m++) {
     const match = requestMatch(request, m);
     const endpoint = match.row;
     if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) != mask) continue;
     const work = uncachedOf(prompt, match.bytes);
-    least = min(least, costOn(endpoint, baseOf(endpoint, share, stamp) / left, work, 0, adapter));
+    cost = min(cost, costOn(endpoint, baseOf(endpoint, share, stamp) / left, work, 0, adapter));
   }
   for (let i: u32 = 0; i < alternatives; i++) {
     const endpoint = alternative(i).endpoint;
     if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) != mask) continue;
     const work = uncachedOf(prompt, matchedOn(request, endpoint));
-    least = min(least, costOn(endpoint, alternative(i).base / left, work, 0, adapter));
+    cost = min(cost, costOn(endpoint, alternative(i).base / left, work, 0, adapter));
   }
-  return least == f32.MAX_VALUE ? 0 : least;
+  return cost == f32.MAX_VALUE ? 0 : cost;
 }
 
 /** Generation of the row that `next` returned. */
@@ -217,8 +217,8 @@ function overdueAfter(account: TenantRow): f64 {
 function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool {
   const adapter = request.adapter;
   const base: f32 = overdue ? 0 : offeredBase - flightMs(offered);
-  const most = <f32>(<f64>costOn(offered, base, work, price, adapter) - slack);
-  if (most <= 0) return true;
+  const maxCost = <f32>(<f64>costOn(offered, base, work, price, adapter) - slack);
+  if (maxCost <= 0) return true;
   const prompt = request.prompt;
   const mask = request.mask;
   const matches = request.matches;
@@ -228,14 +228,14 @@ function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool 
     if (other == offered || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
     const its = uncachedOf(prompt, match.bytes);
     const otherBase: f32 = overdue ? 0 : baseOf(other, remote, stamp);
-    if (costOn(other, otherBase, its, price, adapter) < most) return false;
+    if (costOn(other, otherBase, its, price, adapter) < maxCost) return false;
   }
   if (overdue) return true;
   for (let i: u32 = 0; i < alternatives; i++) {
     const other = alternative(i).endpoint;
     if (other == offered || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
     const its = uncachedOf(prompt, matchedOn(request, other));
-    if (costOn(other, alternative(i).base, its, price, adapter) < most) return false;
+    if (costOn(other, alternative(i).base, its, price, adapter) < maxCost) return false;
   }
   return true;
 }
@@ -253,25 +253,25 @@ export function rebase(endpoint: u32, share: f32, now: f64): void {
  * did not ask for, and one behind them, for what it was served while there was enough for all.
  */
 export function rejoin(row: u32, cluster: u32, band: u32): void {
-  const books = tenantAt(requestRow(row).tenant);
-  const account = changetype<TenantRow>(books);
+  const at = tenantAt(requestRow(row).tenant);
+  const account = changetype<TenantRow>(at);
   if (account.waiting > 0) return;
-  let least: u64 = u64.MAX_VALUE;
-  let most: u64 = 0;
+  let minVirtual: u64 = u64.MAX_VALUE;
+  let maxVirtual: u64 = 0;
   const words = (workers * requestsPerWorker + 31) >> 5;
   for (let word: u32 = 0; word < words; word++) {
     for (let bits = atomic.load<u32>(waitingBase + (<usize>word << 2)); bits != 0; bits &= bits - 1) {
       const request = requestRow((word << 5) + ctz<u32>(bits));
       if (request.cluster != cluster || request.band != band) continue;
       const virtual = tenantRow(request.tenant).virtual;
-      least = min(least, virtual);
-      most = max(most, virtual);
+      minVirtual = min(minVirtual, virtual);
+      maxVirtual = max(maxVirtual, virtual);
     }
   }
-  if (least > most) return; // nobody waits there
+  if (minVirtual > maxVirtual) return; // nobody waits there
   const burst = virtualOf(account, <f64>header().burst);
   const own = account.virtual;
-  const first = least > burst ? least - burst : 0;
-  if (own < first) atomic.store<u64>(books + TENANT_VIRTUAL, first);
-  else if (own > most + burst) atomic.store<u64>(books + TENANT_VIRTUAL, most + burst);
+  const first = minVirtual > burst ? minVirtual - burst : 0;
+  if (own < first) atomic.store<u64>(at + TENANT_VIRTUAL, first);
+  else if (own > maxVirtual + burst) atomic.store<u64>(at + TENANT_VIRTUAL, maxVirtual + burst);
 }

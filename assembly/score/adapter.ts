@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who holds the LoRA adapter of a request: in scores a bonus, in times what it takes to load it.
 
-import { BLOCK_ROWS, ENDPOINT_ADAPTERS } from "../memory/endpoint";
+import { GROUP_ROWS, ENDPOINT_ADAPTERS } from "../memory/endpoint";
 import { header } from "../memory/header";
-import { cell, positionBlock, positionScore, question, scratch } from "../memory/plan";
+import { cell, positionGroup, positionScore, question, scratch } from "../memory/plan";
 
 /** Adds `weight` to the scores of the endpoints that hold the question's adapter: bit `adapter` - 1 of ENDPOINT_ADAPTERS. */
 export function scoreAdapter(weight: f32): void {
   const bit = question().adapter - 1;
   const wanted = i32x4.splat(1 << (bit & 31));
   const bonus = f32x4.splat(weight);
-  const blocks = question().positions / BLOCK_ROWS;
+  const groups = question().positions / GROUP_ROWS;
   const scores = scratch + positionScore;
-  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
-    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
-      const at = scores + (<usize>(ordinal * BLOCK_ROWS + lane) << 2);
+  for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
+    const first = load<u32>(scratch + positionGroup + (<usize>ordinal << 2)) * GROUP_ROWS;
+    for (let lane: u32 = 0; lane < GROUP_ROWS; lane += 4) {
+      const at = scores + (<usize>(ordinal * GROUP_ROWS + lane) << 2);
       const held = i32x4.eq(v128.and(v128.load(cell(ENDPOINT_ADAPTERS + (bit >> 5), first + lane)), wanted), wanted);
       v128.store(at, f32x4.add(v128.load(at), v128.and(bonus, held)));
     }

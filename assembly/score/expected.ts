@@ -6,11 +6,11 @@
 // ahead_ms_i is the prefill work ahead as in late.ts, predicted() is the model's learned prefill time, speed_i
 // how the endpoint's learned rate compares with the model's: it stands for the class of its hardware.
 
-import { BLOCK_ROWS, ENDPOINT_RATE, ENDPOINT_REMOTE_PROMPT, stampOf } from "../memory/endpoint";
+import { GROUP_ROWS, ENDPOINT_RATE, ENDPOINT_REMOTE_PROMPT, stampOf } from "../memory/endpoint";
 import { header } from "../memory/header";
 import {
   cell,
-  positionBlock,
+  positionGroup,
   positionPrompt,
   positionQueue,
   positionScore,
@@ -24,8 +24,8 @@ import { isGathered, positionOf } from "./gather";
 import { aheadMsOfFour, aheadOfFour, remoteShare, sinceOf, sinceOfFour } from "./late";
 
 @inline
-function blockRow(ordinal: u32): u32 {
-  return load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
+function groupRow(ordinal: u32): u32 {
+  return load<u32>(scratch + positionGroup + (<usize>ordinal << 2)) * GROUP_ROWS;
 }
 
 /** Scores the gathered candidates by -ttft_i, and leaves speed_i · predicted() where the prompt loads were. */
@@ -36,7 +36,7 @@ export function scoreExpected(): void {
   const queues = scratch + positionQueue;
   const scores = scratch + positionScore;
   const owns = scratch + positionPrompt;
-  const blocks = question().positions / BLOCK_ROWS;
+  const groups = question().positions / GROUP_ROWS;
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
   const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
   const share = f32x4.splat(remoteShare(question().cluster));
@@ -45,10 +45,10 @@ export function scoreExpected(): void {
   const mean = max<f32>(1e-9, <f32>rateOf(model));
   const everywhere = predictTtft(model, promptBytes, question().everywhere);
   const own = f32x4.splat(<f32>everywhere / mean);
-  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
-      const at = <usize>(ordinal * BLOCK_ROWS + lane) << 2;
-      const row = blockRow(ordinal) + lane;
+  for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
+    for (let lane: u32 = 0; lane < GROUP_ROWS; lane += 4) {
+      const at = <usize>(ordinal * GROUP_ROWS + lane) << 2;
+      const row = groupRow(ordinal) + lane;
       const q = v128.load(queues + at);
       const rate = v128.load(cell(ENDPOINT_RATE, row));
       const prefill = f32x4.mul(rate, own);

@@ -4,14 +4,14 @@
 // The mean is the harmonic one, ms a byte at the mean speed: an endpoint that crawls does not make the others fast ones.
 
 import {
-  BLOCK_ROWS,
+  GROUP_ROWS,
   ENDPOINT_PENALTY,
   ENDPOINT_RATE,
   ENDPOINT_REMOTE_REQUESTS,
   ENDPOINT_REQUESTS,
 } from "../memory/endpoint";
 import { header } from "../memory/header";
-import { cell, positionBlock, positionQueue, question, scratch } from "../memory/plan";
+import { cell, positionGroup, positionQueue, question, scratch } from "../memory/plan";
 import { horizontalMin } from "./gather";
 
 // Requests in flight on an endpoint through any gateway, and its slow start.
@@ -32,7 +32,7 @@ const ALIKE_TO: f32 = 2.4;
 // Of the endpoints looked at last: what makes their rates ratios, times √2 for the nearest power of two to be the one
 // below; and their least flight.
 let rateScale: f32 = 0;
-export let leastFlight: f32 = 0;
+export let minFlight: f32 = 0;
 
 /** Ms that a prompt byte takes at the mean speed of the endpoints looked at last. */
 export let meanRate: f32 = 0;
@@ -44,8 +44,8 @@ export function compareRates(endpoints: u32, speeds: f32): void {
 }
 
 /** After `compareRates`: the least flight of these endpoints. */
-export function compareFlights(least: f32): void {
-  leastFlight = least;
+export function compareFlights(flight: f32): void {
+  minFlight = flight;
 }
 
 /** flight_i of the formula. */
@@ -68,20 +68,20 @@ export function weightOfFour(rate: v128): v128 {
 @inline
 export function flightMs(row: u32): f32 {
   const flight = flightOf(row);
-  const more = flight - leastFlight;
+  const more = flight - minFlight;
   return header().run * flight + header().runSquare * more * more;
 }
 
 /** `compareRates` and `compareFlights` of the gathered candidates. */
 export function compareGathered(): void {
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
-  const blocks = question().positions / BLOCK_ROWS;
+  const groups = question().positions / GROUP_ROWS;
   const one = f32x4.splat(1);
   let speeds = f32x4.splat(0);
-  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
-    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
-      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
+  for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
+    const first = load<u32>(scratch + positionGroup + (<usize>ordinal << 2)) * GROUP_ROWS;
+    for (let lane: u32 = 0; lane < GROUP_ROWS; lane += 4) {
+      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * GROUP_ROWS + lane) << 2));
       const speed = f32x4.div(one, v128.load(cell(ENDPOINT_RATE, first + lane)));
       speeds = f32x4.add(speeds, v128.andnot(speed, f32x4.eq(q, infinity)));
     }
@@ -89,14 +89,14 @@ export function compareGathered(): void {
   const sum = f32x4.extract_lane(speeds, 0) + f32x4.extract_lane(speeds, 1) + f32x4.extract_lane(speeds, 2) +
     f32x4.extract_lane(speeds, 3);
   compareRates(question().candidates, sum);
-  let least = infinity;
-  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
-    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
-      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * BLOCK_ROWS + lane) << 2));
+  let minimum = infinity;
+  for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
+    const first = load<u32>(scratch + positionGroup + (<usize>ordinal << 2)) * GROUP_ROWS;
+    for (let lane: u32 = 0; lane < GROUP_ROWS; lane += 4) {
+      const q = v128.load(scratch + positionQueue + (<usize>(ordinal * GROUP_ROWS + lane) << 2));
       const flight = f32x4.mul(q, weightOfFour(v128.load(cell(ENDPOINT_RATE, first + lane))));
-      least = f32x4.pmin(least, v128.bitselect(infinity, flight, f32x4.eq(q, infinity)));
+      minimum = f32x4.pmin(minimum, v128.bitselect(infinity, flight, f32x4.eq(q, infinity)));
     }
   }
-  compareFlights(horizontalMin(least));
+  compareFlights(horizontalMin(minimum));
 }

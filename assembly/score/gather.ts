@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Filter: one pass gathers the loads of the candidates of a cluster and their extremes, four rows at a time. Positions run
-// over the cluster's blocks in list order; position p is row 16·block[p / 16] + p % 16. A position that is no candidate has
+// over the cluster's groups in list order; position p is row 16·group[p / 16] + p % 16. A position that is no candidate has
 // the queue +Inf and the score -Inf.
 
 import {
-  BLOCK_ROWS,
+  GROUP_ROWS,
   ENDPOINT_ELIGIBILITY,
   ENDPOINT_PENALTY,
   ENDPOINT_REMOTE_PROMPT,
@@ -12,11 +12,11 @@ import {
   ENDPOINT_REQUESTS,
 } from "../memory/endpoint";
 import {
-  blockAfter,
+  groupAfter,
   cell,
-  firstBlockOf,
+  firstGroupOf,
   ordinalBase,
-  positionBlock,
+  positionGroup,
   positionPrompt,
   positionQueue,
   question,
@@ -48,23 +48,23 @@ export function horizontalMax(v: v128): f32 {
 export function gather(mask: u32, promptColumn: u32): u32 {
   const queues = scratch + positionQueue;
   const prompts = scratch + positionPrompt;
-  const blockList = scratch + positionBlock;
+  const groupList = scratch + positionGroup;
   const excluded = question().excluded;
   const wanted = i32x4.splat(mask);
   const zero = i32x4.splat(0);
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
-  let least = infinity;
-  let most = f32x4.splat(0);
-  let mostPrompt = f32x4.splat(0);
+  let minQueue = infinity;
+  let maxQueue = f32x4.splat(0);
+  let maxPrompt = f32x4.splat(0);
   let candidates: u32 = 0;
   let ordinal: u32 = 0;
-  let block = firstBlockOf(question().cluster);
-  while (block != 0) {
-    block--;
-    store<u32>(blockList + (<usize>ordinal << 2), block);
-    const first = block * BLOCK_ROWS;
+  let group = firstGroupOf(question().cluster);
+  while (group != 0) {
+    group--;
+    store<u32>(groupList + (<usize>ordinal << 2), group);
+    const first = group * GROUP_ROWS;
     const out = <usize>ordinal << 6; // 16 positions of 4 bytes
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
+    for (let lane: u32 = 0; lane < GROUP_ROWS; lane += 4) {
       const row = first + lane;
       let fits = i32x4.eq(v128.and(v128.load(cell(ENDPOINT_ELIGIBILITY, row)), wanted), wanted);
       if (excluded != 0) fits = exclude(fits, row, excluded);
@@ -84,19 +84,19 @@ export function gather(mask: u32, promptColumn: u32): u32 {
       const masked = v128.bitselect(q, infinity, fits);
       v128.store(queues + at, masked);
       v128.store(prompts + at, p);
-      least = f32x4.pmin(least, masked);
-      most = f32x4.pmax(most, v128.and(q, fits));
-      mostPrompt = f32x4.pmax(mostPrompt, v128.and(p, fits));
+      minQueue = f32x4.pmin(minQueue, masked);
+      maxQueue = f32x4.pmax(maxQueue, v128.and(q, fits));
+      maxPrompt = f32x4.pmax(maxPrompt, v128.and(p, fits));
       candidates += popcnt<u32>(i32x4.bitmask(fits));
     }
     ordinal++;
-    block = blockAfter(block);
+    group = groupAfter(group);
   }
   question().candidates = candidates;
-  question().positions = ordinal * BLOCK_ROWS;
-  question().minRequests = candidates == 0 ? 0 : horizontalMin(least);
-  question().maxRequests = horizontalMax(most);
-  question().maxPrompt = horizontalMax(mostPrompt);
+  question().positions = ordinal * GROUP_ROWS;
+  question().minRequests = candidates == 0 ? 0 : horizontalMin(minQueue);
+  question().maxRequests = horizontalMax(maxQueue);
+  question().maxPrompt = horizontalMax(maxPrompt);
   return candidates;
 }
 
@@ -115,7 +115,7 @@ function exclude(fits: v128, row: u32, count: u32): v128 {
 /** Position of a row of the gathered cluster. */
 @inline
 export function positionOf(row: u32): u32 {
-  return load<u32>(ordinalBase + (<usize>(row / BLOCK_ROWS) << 2)) * BLOCK_ROWS + row % BLOCK_ROWS;
+  return load<u32>(ordinalBase + (<usize>(row / GROUP_ROWS) << 2)) * GROUP_ROWS + row % GROUP_ROWS;
 }
 
 /** Whether a row is the gathered cluster's: one that the prefix index names may have changed hands. */
@@ -128,5 +128,5 @@ export function isGathered(row: u32): bool {
 /** Row at a position. */
 @inline
 export function rowOf(position: u32): u32 {
-  return load<u32>(scratch + positionBlock + (<usize>(position / BLOCK_ROWS) << 2)) * BLOCK_ROWS + position % BLOCK_ROWS;
+  return load<u32>(scratch + positionGroup + (<usize>(position / GROUP_ROWS) << 2)) * GROUP_ROWS + position % GROUP_ROWS;
 }

@@ -19,15 +19,15 @@ export function scoreInferenceLb(): void {
   const prompts = scratch + positionPrompt;
   const scores = scratch + positionScore;
   const hashed = <f32>(question().chunks * CHUNK_BYTES);
-  const leastQueue = question().minRequests;
-  const delta = max<f32>(2, question().maxRequests - leastQueue);
+  const minQueue = question().minRequests;
+  const delta = max<f32>(2, question().maxRequests - minQueue);
   const promptScale = max<f32>(question().promptFloor, question().maxPrompt);
   const requestFactor = question().requestWeight * ceil<f32>(delta / 5);
   const shared: f32 = hashed == 0 ? 0 : cacheWeight * (<f32>question().everywhere / hashed);
 
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
   const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
-  const least = f32x4.splat(leastQueue);
+  const minimum = f32x4.splat(minQueue);
   const range = f32x4.splat(delta);
   const scale = f32x4.splat(promptScale);
   const wRequest = f32x4.splat(requestFactor);
@@ -36,7 +36,7 @@ export function scoreInferenceLb(): void {
   const end = <usize>positions << 2;
   for (let at: usize = 0; at < end; at += 16) {
     const q = v128.load(queues + at);
-    const request = f32x4.mul(wRequest, f32x4.div(f32x4.sub(q, least), range));
+    const request = f32x4.mul(wRequest, f32x4.div(f32x4.sub(q, minimum), range));
     const prefill = f32x4.mul(wPrefill, f32x4.div(v128.load(prompts + at), scale));
     const score = f32x4.sub(f32x4.sub(base, request), prefill);
     v128.store(scores + at, v128.bitselect(nothing, score, f32x4.eq(q, infinity)));
@@ -51,7 +51,7 @@ export function scoreInferenceLb(): void {
     const q = load<f32>(queues + at);
     if (q == Infinity) continue;
     const cache = cacheWeight * (<f32>match.bytes / hashed);
-    const request = requestFactor * ((q - leastQueue) / delta);
+    const request = requestFactor * ((q - minQueue) / delta);
     const prefill = prefillWeight * (load<f32>(prompts + at) / promptScale);
     store<f32>(scores + at, cache - request - prefill);
   }

@@ -17,7 +17,7 @@
 // no reason to wait: an endpoint with room is compared with the best one without its own terms of the requests in flight.
 
 import {
-  BLOCK_ROWS,
+  GROUP_ROWS,
   ENDPOINT_HEAD_AT,
   ENDPOINT_LIMIT,
   ENDPOINT_RATE,
@@ -30,7 +30,7 @@ import { header } from "../memory/header";
 import {
   cell,
   clusterRow,
-  positionBlock,
+  positionGroup,
   positionPrompt,
   positionQueue,
   positionScore,
@@ -40,7 +40,7 @@ import {
 } from "../memory/plan";
 import { uncachedOf } from "../prefix/known";
 import { adapterMs } from "./adapter";
-import { compareGathered, flightMs, leastFlight, meanRate, weightOfFour } from "./flight";
+import { compareGathered, flightMs, minFlight, meanRate, weightOfFour } from "./flight";
 import { isGathered, positionOf } from "./gather";
 import { drawAbove } from "./pick";
 
@@ -127,15 +127,15 @@ export function baseOf(row: u32, share: f32, stamp: u32): f32 {
 
 /** Takes the share of busy endpoints into its moving mean. */
 export function observeBusy(cluster: u32, busy: f64, now: f64): void {
-  const books = clusterRow(cluster);
-  const passed = now - books.busyAt;
+  const row = clusterRow(cluster);
+  const passed = now - row.busyAt;
   if (passed > 0) {
-    const mean = books.busy;
+    const mean = row.busy;
     const weight = passed / (passed + BUSY_MS);
-    books.busy = mean + weight * (books.busyNow - mean);
-    books.busyAt = now;
+    row.busy = mean + weight * (row.busyNow - mean);
+    row.busyAt = now;
   }
-  books.busyNow = busy;
+  row.busyNow = busy;
 }
 
 /** The price of prefill capacity. */
@@ -164,23 +164,23 @@ export function scoreLate(): u32 {
   compareGathered();
   const run = f32x4.splat(header().run);
   const square = f32x4.splat(header().runSquare);
-  const least = f32x4.splat(leastFlight);
+  const minimum = f32x4.splat(minFlight);
   const everywhere = question().everywhere;
   const work = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere));
   const price = chargeOf(cluster) * meanRate;
   const zero = f32x4.splat(0);
-  const blocks = question().positions / BLOCK_ROWS;
+  const groups = question().positions / GROUP_ROWS;
   let busy: u32 = 0;
-  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
-    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane += 4) {
-      const at = <usize>(ordinal * BLOCK_ROWS + lane) << 2;
+  for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
+    const first = load<u32>(scratch + positionGroup + (<usize>ordinal << 2)) * GROUP_ROWS;
+    for (let lane: u32 = 0; lane < GROUP_ROWS; lane += 4) {
+      const at = <usize>(ordinal * GROUP_ROWS + lane) << 2;
       const row = first + lane;
       const q = v128.load(queues + at);
       const ahead = aheadOfFour(row, share);
       const rate = v128.load(cell(ENDPOINT_RATE, row));
       const flight = f32x4.mul(q, weightOfFour(rate));
-      const more = f32x4.sub(flight, least);
+      const more = f32x4.sub(flight, minimum);
       const since = sinceOfFour(row, stamp);
       let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(f32x4.add(rate, f32x4.splat(price)), work));
       cost = f32x4.add(cost, f32x4.add(f32x4.mul(run, flight), f32x4.mul(square, f32x4.mul(more, more))));
@@ -219,11 +219,11 @@ function add(at: usize, ms: f32): void {
 }
 
 function addAdapter(adapter: u32): void {
-  const blocks = question().positions / BLOCK_ROWS;
-  for (let ordinal: u32 = 0; ordinal < blocks; ordinal++) {
-    const first = load<u32>(scratch + positionBlock + (<usize>ordinal << 2)) * BLOCK_ROWS;
-    for (let lane: u32 = 0; lane < BLOCK_ROWS; lane++) {
-      add(<usize>(ordinal * BLOCK_ROWS + lane) << 2, -adapterMs(first + lane, adapter));
+  const groups = question().positions / GROUP_ROWS;
+  for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
+    const first = load<u32>(scratch + positionGroup + (<usize>ordinal << 2)) * GROUP_ROWS;
+    for (let lane: u32 = 0; lane < GROUP_ROWS; lane++) {
+      add(<usize>(ordinal * GROUP_ROWS + lane) << 2, -adapterMs(first + lane, adapter));
     }
   }
 }

@@ -32,9 +32,9 @@ export function greatest(scores: usize): f32 {
 }
 
 /** One of the positions whose score is at least `least`, drawn at random. */
-export function drawAbove(scores: usize, least: f32): u32 {
+export function drawAbove(scores: usize, minimum: f32): u32 {
   const end = <usize>question().positions << 2;
-  const wanted = f32x4.splat(least);
+  const wanted = f32x4.splat(minimum);
   let fits: u32 = 0;
   for (let at: usize = 0; at < end; at += 16) {
     fits += popcnt<u32>(i32x4.bitmask(f32x4.ge(v128.load(scores + at), wanted)));

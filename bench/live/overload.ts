@@ -16,7 +16,16 @@ interface Result extends Answer {
   priority: string;
 }
 
-async function run(port: number, load: number, seconds: number, seed: number, objectives: boolean): Promise<Result[]> {
+interface RunOptions {
+  /** Share of what the fleet takes. */
+  readonly load: number;
+  readonly seconds: number;
+  readonly seed: number;
+  /** Whether requests tell their objective. */
+  readonly objectives: boolean;
+}
+
+async function run(port: number, { load, seconds, seed, objectives }: RunOptions): Promise<Result[]> {
   const random = new Random(seed);
   const all: Promise<Result>[] = [];
   const began = performance.now();
@@ -84,18 +93,38 @@ export async function overload(seconds: number): Promise<void> {
   const short = Math.max(20, seconds / 5);
   try {
     await sleep(1_500);
-    await run(protectedGateway.port, 0.5, 15, 1, true);
-    const at70 = report("protected at 70 %", await run(protectedGateway.port, 0.7, short, 2, true), short);
-    const at90 = report("protected at 90 %", await run(protectedGateway.port, 0.9, short, 3, true), short);
-    const at100 = report("protected at 100 %", await run(protectedGateway.port, 1, short, 4, true), short);
-    const at150 = report("protected at 150 %", await run(protectedGateway.port, 1.5, seconds, 5, true), seconds);
+    await run(protectedGateway.port, { load: 0.5, seconds: 15, seed: 1, objectives: true });
+    const at70 = report(
+      "protected at 70 %",
+      await run(protectedGateway.port, { load: 0.7, seconds: short, seed: 2, objectives: true }),
+      short,
+    );
+    const at90 = report(
+      "protected at 90 %",
+      await run(protectedGateway.port, { load: 0.9, seconds: short, seed: 3, objectives: true }),
+      short,
+    );
+    const at100 = report(
+      "protected at 100 %",
+      await run(protectedGateway.port, { load: 1, seconds: short, seed: 4, objectives: true }),
+      short,
+    );
+    const at150 = report(
+      "protected at 150 %",
+      await run(protectedGateway.port, { load: 1.5, seconds, seed: 5, objectives: true }),
+      seconds,
+    );
     const best = Math.max(at70.goodput, at90.goodput, at100.goodput);
     console.log(
       `goodput at 150 % is ${(100 * at150.goodput / best).toFixed(0)} % of the best; critical p99 is ${
         (at150.critical / at70.critical).toFixed(2)
       } times that at 70 %`,
     );
-    report("without protection at 150 %", await run(bare.port, 1.5, short, 6, false), short);
+    report(
+      "without protection at 150 %",
+      await run(bare.port, { load: 1.5, seconds: short, seed: 6, objectives: false }),
+      short,
+    );
   } finally {
     await protectedGateway.kill("SIGTERM");
     await bare.kill("SIGTERM");

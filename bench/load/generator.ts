@@ -11,7 +11,13 @@ import { requestHead } from "../../src/upstream/request_head.ts";
 
 const [port, connections, seconds, file] = Deno.args;
 const body = await Deno.readFile(file);
-const head = requestHead("POST", "/v1/chat/completions", "bench", "content-type: application/json\r\n", body.length);
+const head = requestHead({
+  method: "POST",
+  path: "/v1/chat/completions",
+  host: "bench",
+  fields: "content-type: application/json\r\n",
+  bodyBytes: body.length,
+});
 const limits = {
   connectMs: 5_000,
   responseHeaderMs: 60_000,

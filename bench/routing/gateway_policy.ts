@@ -155,14 +155,14 @@ export class GatewayPolicy implements RoutingPolicy {
       policy: policyOf(config, "m"),
     };
     const rows = () => this.#rows.map((row, i): [string, number] => [String(i), row]);
-    const trainer = this.#trainer = new Trainer(
-      new PredictorTable(control),
-      new SampleReader(control),
+    const trainer = this.#trainer = new Trainer({
+      table: new PredictorTable(control),
+      reader: new SampleReader(control),
       config,
-      { table: this.#endpoints, rows },
-      new ManualClock(),
-      new TrainerState(undefined, new Log("error", "bench")),
-    );
+      endpoints: { table: this.#endpoints, rows },
+      clock: new ManualClock(),
+      state: new TrainerState(undefined, new Log("error", "bench")),
+    });
     trainer.setModels(new Map([["m", 0]]));
     trainer.endpointsChanged();
     if (disturbance.rateError !== undefined) {
@@ -192,7 +192,7 @@ export class GatewayPolicy implements RoutingPolicy {
       placement: this.#placement,
       promptText: String(job.index),
       model: 0,
-      standing: { band: STANDARD, tenant: this.#tenants ? job.tenant : 0, deadlineMs: 0 },
+      flow: { band: STANDARD, tenant: this.#tenants ? job.tenant : 0, deadlineMs: 0 },
       reserved: { inputTokens: 0, outputTokens: 0 },
       queue: queueLimits(this.#config),
       objectives: { ttftMs: GOOD_TTFT_MS, tpotMs: GOOD_TPOT_MS },

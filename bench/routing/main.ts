@@ -119,10 +119,10 @@ async function saturatingScale(trace: Trace): Promise<number> {
   while (await saturated(trace, low)) low /= 2;
   let high = low * 2;
   // Beyond this everything arrives within a millisecond.
-  const most = Math.max(1, trace.requests.at(-1)!.at);
+  const max = Math.max(1, trace.requests.at(-1)!.at);
   while (!await saturated(trace, high)) {
     [low, high] = [high, high * 2];
-    if (high > most) {
+    if (high > max) {
       stop(`${trace.name}: too short to saturate ${engines} engines; use more requests or fewer engines`);
     }
   }

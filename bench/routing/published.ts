@@ -19,15 +19,15 @@ abstract class Rule implements RoutingPolicy {
   end(_job: Job): void {}
 
   /** Index with the least value; ties by lot. */
-  protected least(value: (engine: number) => number, among?: readonly number[]): number {
+  protected cheapest(value: (engine: number) => number, among?: readonly number[]): number {
     let best: number[] = [];
-    let least = Infinity;
+    let min = Infinity;
     for (const engine of among ?? this.fleet.engines.keys()) {
       const cost = value(engine);
-      if (cost < least) {
-        least = cost;
+      if (cost < min) {
+        min = cost;
         best = [engine];
-      } else if (cost === least) best.push(engine);
+      } else if (cost === min) best.push(engine);
     }
     return this.random.pick(best);
   }
@@ -49,32 +49,32 @@ export const PUBLISHED: Record<string, new (fleet: Fleet, random: Random) => Rou
   },
   least_request: class extends Rule {
     choose(): number {
-      return this.least((engine) => this.fleet.inFlight[engine]);
+      return this.cheapest((engine) => this.fleet.inFlight[engine]);
     }
   },
   /** The less loaded of two at random. */
   power_of_two: class extends Rule {
     choose(): number {
       const n = this.fleet.engines.length;
-      return this.least((engine) => this.fleet.inFlight[engine], [this.random.below(n), this.random.below(n)]);
+      return this.cheapest((engine) => this.fleet.inFlight[engine], [this.random.below(n), this.random.below(n)]);
     }
   },
   longest_prefix: class extends Rule {
     choose(_: Job, matched: number[]): number {
-      const most = Math.max(...matched);
-      const holders = [...matched.keys()].filter((engine) => matched[engine] === most);
-      return this.least((engine) => this.fleet.inFlight[engine], holders);
+      const max = Math.max(...matched);
+      const holders = [...matched.keys()].filter((engine) => matched[engine] === max);
+      return this.cheapest((engine) => this.fleet.inFlight[engine], holders);
     }
   },
   /** SGLang's router: the holder when it has more than 0.3 of the prompt, the least loaded otherwise or when out of balance. */
   smg_cache_aware: class extends Rule {
     choose(job: Job, matched: number[]): number {
       const [low, high] = range(this.fleet.inFlight);
-      const most = Math.max(...matched);
-      if ((high - low > 64 && high > 1.5 * low) || most / job.blocks.length <= 0.3) {
-        return this.least((engine) => this.fleet.inFlight[engine]);
+      const max = Math.max(...matched);
+      if ((high - low > 64 && high > 1.5 * low) || max / job.blocks.length <= 0.3) {
+        return this.cheapest((engine) => this.fleet.inFlight[engine]);
       }
-      return this.least((engine) => -matched[engine]);
+      return this.cheapest((engine) => -matched[engine]);
     }
   },
   /** llm-d's weighted scorers: queue, KV use, prefix. */
@@ -83,7 +83,7 @@ export const PUBLISHED: Record<string, new (fleet: Fleet, random: Random) => Rou
       const { gauges } = this.fleet;
       const queues = gauges.map(({ waiting }) => waiting);
       const [low, high] = range(queues);
-      return this.least((engine) => {
+      return this.cheapest((engine) => {
         const queue = high === low ? 1 : (high - queues[engine]) / (high - low);
         const kv = 1 - gauges[engine].kvUsage;
         return -(2 * queue + 2 * kv + 3 * matched[engine] / job.blocks.length);
@@ -98,14 +98,14 @@ export const PUBLISHED: Record<string, new (fleet: Fleet, random: Random) => Rou
         matched[engine] / job.blocks.length >= 0.8 &&
         pending[engine] <= 18 * engines[engine].profile.prefillTokensPerSecond
       );
-      return this.least((engine) => this.fleet.pending[engine], holders.length > 0 ? holders : undefined);
+      return this.cheapest((engine) => this.fleet.pending[engine], holders.length > 0 ? holders : undefined);
     }
   },
   /** Dynamo: prefill blocks to compute there plus blocks in use for decoding, smallest. */
   dynamo_cost: class extends Rule {
     choose(job: Job, matched: number[]): number {
       const { gauges } = this.fleet;
-      return this.least((engine) =>
+      return this.cheapest((engine) =>
         Math.max(0, this.fleet.pending[engine] + job.inputTokens - matched[engine] * BLOCK_TOKENS) / BLOCK_TOKENS +
         gauges[engine].blocksInUse
       );
@@ -116,12 +116,12 @@ export const PUBLISHED: Record<string, new (fleet: Fleet, random: Random) => Rou
     choose(_: Job, matched: number[]): number {
       const loads = this.fleet.inFlight;
       const [low, high] = range(loads);
-      if (high - low > 8) return this.least((engine) => loads[engine]);
+      if (high - low > 8) return this.cheapest((engine) => loads[engine]);
       const mean = loads.reduce((sum, load) => sum + load, 0) / loads.length;
       const deviation = Math.sqrt(loads.reduce((sum, load) => sum + (load - mean) ** 2, 0) / loads.length);
       const near = [...loads.keys()].filter((engine) => loads[engine] <= mean + deviation);
-      const most = Math.max(...near.map((engine) => matched[engine]));
-      return this.least((engine) => loads[engine], near.filter((engine) => matched[engine] === most));
+      const max = Math.max(...near.map((engine) => matched[engine]));
+      return this.cheapest((engine) => loads[engine], near.filter((engine) => matched[engine] === max));
     }
   },
 };

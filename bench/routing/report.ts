@@ -65,7 +65,7 @@ export function measure(
     ttft_ms: distribution(ttft),
     tpot_ms: distribution(tpot),
     e2e_ms: distribution(jobs.map(({ endAt, at }) => endAt - at)),
-    longest_wait_ms: jobs.reduce((most, { sentAt, at }) => Math.max(most, sentAt - at), 0),
+    longest_wait_ms: jobs.reduce((max, { sentAt, at }) => Math.max(max, sentAt - at), 0),
     requests_per_second: jobs.length / (now / 1_000),
     prefix_hit_ratio: cached / prompt,
     imbalance: Math.max(...sentTokens) * sentTokens.length / prompt,

@@ -89,7 +89,7 @@ export const UNDISTURBED: Disturbance = {
 
 const NO_GAUGES: EngineGauges = { waiting: 0, kvUsage: 0, blocksInUse: 0 };
 
-/** One gateway's view of the fleet: its own books, and the others' as last heard. */
+/** One gateway's view of the fleet: its own accounting, and the others' as last heard. */
 class View implements Fleet {
   readonly inFlight: number[];
   readonly pending: number[];

@@ -69,7 +69,7 @@ export function metricsPage(source: MetricsSource): string {
     .sample("aigw_access_log_dropped_total", {}, cells[WORKER_CELLS.logLinesDropped]);
   const delay = readLoopDelay(cells);
   text.family("aigw_event_loop_delay_seconds", "histogram", "How much later than asked timers of the workers fired");
-  text.histogram("aigw_event_loop_delay_seconds", {}, DURATION_BUCKETS, delay.counts, delay.sum);
+  text.histogram("aigw_event_loop_delay_seconds", {}, DURATION_BUCKETS, delay);
   text.family("aigw_workers_serving", "gauge", "Data plane workers that serve")
     .sample("aigw_workers_serving", {}, source.workers.serving);
   text.family("aigw_worker_restarts_total", "counter", "Data plane workers that were replaced")
@@ -119,11 +119,11 @@ function requestMetrics(text: PrometheusText, { cells, models, unknownModel }: M
   }
   text.family("aigw_request_duration_seconds", "histogram", "From the request to the end of its answer");
   for (const { model, duration } of rows) {
-    text.histogram("aigw_request_duration_seconds", { model }, DURATION_BUCKETS, duration.counts, duration.sum);
+    text.histogram("aigw_request_duration_seconds", { model }, DURATION_BUCKETS, duration);
   }
   text.family("aigw_ttft_seconds", "histogram", "From the request to the first token of a stream");
   for (const { model, ttft } of rows) {
-    text.histogram("aigw_ttft_seconds", { model }, DURATION_BUCKETS, ttft.counts, ttft.sum);
+    text.histogram("aigw_ttft_seconds", { model }, DURATION_BUCKETS, ttft);
   }
   const tokens = (name: string, help: string, cell: number) => {
     text.family(name, "counter", help);

@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import { GatewayError } from "../base/errors.ts";
 import { fnv1a } from "../base/fnv1a.ts";
 import { type Config, tenantRows } from "../config/schema.ts";
-import { MOST_PRIORITY, PRIORITIES, priorityNumber, type TenantConfig } from "../config/tenants.ts";
+import { MAX_PRIORITY, PRIORITIES, priorityNumber, type TenantConfig } from "../config/tenants.ts";
 
 export interface Tenant {
   /** Row in the shared memory; 0 is everybody without one. */
@@ -29,7 +29,7 @@ export interface Credentials {
 
 /** Band of a priority in the queue, 0 first. */
 export function bandOf(priority: number): number {
-  return MOST_PRIORITY - priority;
+  return MAX_PRIORITY - priority;
 }
 
 const DIGEST_WORDS = 8;
@@ -114,13 +114,13 @@ export class Tenants {
       ? PRIORITIES[asked as keyof typeof PRIORITIES]
       : undefined;
     const number = named ?? (/^-?\d{1,4}$/.test(asked) ? Number(asked) : NaN);
-    if (!(Math.abs(number) <= MOST_PRIORITY)) {
+    if (!(Math.abs(number) <= MAX_PRIORITY)) {
       throw new GatewayError(
         "invalid_request",
         `The priority is to be critical, standard, batch${
           Object.keys(objectives).map((name) => `, ${name}`).join("")
         }` +
-          ` or a whole number from -${MOST_PRIORITY} to ${MOST_PRIORITY}`,
+          ` or a whole number from -${MAX_PRIORITY} to ${MAX_PRIORITY}`,
       );
     }
     return Math.min(tenant.priority, number);

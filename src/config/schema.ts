@@ -29,7 +29,7 @@ import {
 const LOOPBACK = /^(127\.|localhost$|::1$|\[::1\]$)/;
 
 /** Label sets that one cluster's rules may name: bits 3 to 31 of an endpoint's eligibility. */
-export const MOST_LABEL_SETS = 29;
+export const MAX_LABEL_SETS = 29;
 
 export const configSchema = z.strictObject({
   protocol: z.literal("openai").default("openai"),
@@ -110,11 +110,11 @@ function checkTenants({ tenants, limits, model_mapping_rule }: Config): ConfigIs
       issues.push({ path: `${path}.models[${k}]`, message: `no model "${model}"; there are: ${known}` });
     });
   });
-  const most = tenantRows(limits.tenants).configured;
-  if (tenants.length > most) {
+  const max = tenantRows(limits.tenants).configured;
+  if (tenants.length > max) {
     issues.push({
       path: "tenants",
-      message: `${tenants.length} tenants, at most ${most}: limits.tenants is ${limits.tenants}, one of them the ` +
+      message: `${tenants.length} tenants, at most ${max}: limits.tenants is ${limits.tenants}, one of them the ` +
         `anonymous and a quarter those that are not configured`,
     });
   }
@@ -126,7 +126,7 @@ export function checkRelations(config: Config): ConfigIssue[] {
   const issues: ConfigIssue[] = [];
   const { limits } = config;
   const clusters = new Map<string, ClusterConfig>();
-  let blocks = 0;
+  let groups = 0;
   config.clusters.forEach((cluster, i) => {
     if (clusters.has(cluster.name)) {
       issues.push({ path: `clusters[${i}].name`, message: `there are two clusters named "${cluster.name}"` });
@@ -138,7 +138,7 @@ export function checkRelations(config: Config): ConfigIssue[] {
     if (cluster.discover_models && cluster.backend === "triton") {
       issues.push({ path: `clusters[${i}].discover_models`, message: "Triton lists no models in /v1/models" });
     }
-    blocks += Math.ceil(cluster.endpoints.length / 16);
+    groups += Math.ceil(cluster.endpoints.length / 16);
     const seen = new Set<string>();
     cluster.endpoints.forEach((endpoint, k) => {
       const key = `${endpoint.address}:${endpoint.port}`;
@@ -154,12 +154,12 @@ export function checkRelations(config: Config): ConfigIssue[] {
       message: `${config.clusters.length} clusters, limits.clusters is ${limits.clusters}`,
     });
   }
-  if (blocks * 16 > limits.endpoints) {
+  if (groups * 16 > limits.endpoints) {
     issues.push({
       path: "clusters",
       message: `the endpoints take ${
-        blocks * 16
-      } rows (blocks of 16 a cluster), limits.endpoints is ${limits.endpoints}`,
+        groups * 16
+      } rows (groups of 16 a cluster), limits.endpoints is ${limits.endpoints}`,
     });
   }
   issues.push(...checkTenants(config));
@@ -213,10 +213,10 @@ export function checkRelations(config: Config): ConfigIssue[] {
     }
   }
   for (const [cluster, sets] of labelSets) {
-    if (sets.size > MOST_LABEL_SETS) {
+    if (sets.size > MAX_LABEL_SETS) {
       issues.push({
         path: "model_mapping_rule",
-        message: `${sets.size} different label sets on cluster "${cluster}", at most ${MOST_LABEL_SETS}`,
+        message: `${sets.size} different label sets on cluster "${cluster}", at most ${MAX_LABEL_SETS}`,
       });
     }
   }

@@ -5,7 +5,7 @@
 import { z } from "zod";
 import { parseAddress } from "../base/address.ts";
 
-const positive = (most: number) => z.int().min(1).max(most);
+const positive = (max: number) => z.int().min(1).max(max);
 
 /** HOST:PORT as a string. */
 export const addressSchema = z.string().refine((text) => parseAddress(text) !== undefined, {
@@ -32,11 +32,11 @@ export const MEMORY_LIMITS = [
   "requests_in_flight",
   "prefixes",
   "prompt_chunks",
-  "response_pins",
+  "stored_responses",
 ] as const;
 
 export const limitsSchema = z.strictObject({
-  endpoints: positive(65_536).default(2_048).describe("Endpoint rows over all clusters, in blocks of 16 a cluster"),
+  endpoints: positive(65_536).default(2_048).describe("Endpoint rows over all clusters, in groups of 16 a cluster"),
   clusters: positive(4_096).default(256).describe("Clusters"),
   models: positive(4_096).default(256).describe("Models in model_mapping_rule"),
   requests_in_flight: positive(1_048_576).default(8_192).describe("Requests in flight in each worker"),
@@ -60,7 +60,7 @@ export const limitsSchema = z.strictObject({
     .describe("Characters that stand for the images, videos and audios of one prompt"),
   tenants: z.int().min(2).max(65_536).default(256)
     .describe("Tenants; trusted names that are not configured share a quarter of them"),
-  response_pins: positive(16_777_216).default(65_536).describe("Stored responses whose engine is remembered"),
+  stored_responses: positive(16_777_216).default(65_536).describe("Stored responses whose engine is remembered"),
 }).prefault({});
 
 export const timeoutsSchema = z.strictObject({

@@ -5,17 +5,17 @@ import { z } from "zod";
 
 /** Priorities by name; the greater one goes first. */
 export const PRIORITIES = { critical: 100, standard: 0, batch: -100 } as const;
-export const MOST_PRIORITY = 1_000;
+export const MAX_PRIORITY = 1_000;
 
-const integer = z.int().min(-MOST_PRIORITY).max(MOST_PRIORITY);
+const integer = z.int().min(-MAX_PRIORITY).max(MAX_PRIORITY);
 export const prioritySchema = z.union([z.enum(["critical", "standard", "batch"]), integer], {
-  error: `expected critical, standard, batch or a whole number from -${MOST_PRIORITY} to ${MOST_PRIORITY}`,
+  error: `expected critical, standard, batch or a whole number from -${MAX_PRIORITY} to ${MAX_PRIORITY}`,
 });
 export type Priority = z.infer<typeof prioritySchema>;
 
 /** Most of a limit a minute: 28 bits. */
-const MOST_A_MINUTE = 200_000_000;
-const aMinute = z.int().min(1).max(MOST_A_MINUTE).optional();
+const MAX_A_MINUTE = 200_000_000;
+const aMinute = z.int().min(1).max(MAX_A_MINUTE).optional();
 
 export const tenantLimitsSchema = z.strictObject({
   requests_per_minute: aMinute,
@@ -25,7 +25,7 @@ export const tenantLimitsSchema = z.strictObject({
   queued: z.int().min(1).max(10_000_000).optional().describe("Requests that wait for an endpoint at once"),
 }).prefault({});
 
-const standing = {
+const shared = {
   priority: prioritySchema.default("standard"),
   weight: z.number().min(0.001).max(1_000_000).default(1)
     .describe("Share of the tokens served, among tenants of one priority that want more than there is"),
@@ -37,12 +37,12 @@ export const tenantSchema = z.strictObject({
   name: z.string().regex(/^[\w.@:-]{1,64}$/, { error: "expected 1 to 64 letters, digits, or _ . @ : -" }),
   keys_sha256: z.array(z.string().regex(/^[0-9a-fA-F]{64}$/, { error: "expected a SHA-256 as 64 hexadecimal digits" }))
     .default([]).describe("SHA-256 of each of its API keys"),
-  ...standing,
+  ...shared,
 });
 export type TenantConfig = z.infer<typeof tenantSchema>;
 
 export const tenancySchema = z.strictObject({
-  anonymous: z.strictObject(standing).prefault({})
+  anonymous: z.strictObject(shared).prefault({})
     .describe("Everybody where no tenant has keys, and trusted tenants that are not configured"),
   trust_headers: z.boolean().default(false)
     .describe("Whether clients may say who they are: only behind a gateway that has checked them"),

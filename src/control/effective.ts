@@ -2,7 +2,7 @@
 // The configuration as requests are served by it: with the models that engines list where a cluster is to serve those.
 
 import { ruleSchema } from "../config/models.ts";
-import { type Config, MOST_LABEL_SETS } from "../config/schema.ts";
+import { type Config, MAX_LABEL_SETS } from "../config/schema.ts";
 import type { ModelFacts } from "../config/snapshot.ts";
 import type { Backend } from "../engines/backends.ts";
 import { labelSetsOf } from "../scheduler/eligibility.ts";
@@ -31,7 +31,7 @@ export function effective(config: Config, membersOf: (cluster: string) => readon
     if (!cluster.discover_models) continue;
     const owner = [...listed.values()].map(({ ownedBy }) => OWNERS[ownedBy]).find((kind) => kind !== undefined);
     const backend = cluster.backend ?? backendOf(config, cluster.name) ?? owner ?? "openai";
-    let bits = MOST_LABEL_SETS - labelSetsOf(config, cluster.name).size;
+    let bits = MAX_LABEL_SETS - labelSetsOf(config, cluster.name).size;
     for (const id of listed.keys()) {
       if (Object.hasOwn(config.model_mapping_rule, id) || Object.hasOwn(found, id)) continue;
       // One that only some of them list goes to these; there are but so many bits to tell them by.

@@ -78,7 +78,13 @@ export class Fleet {
     this.table = new EndpointTable(kernel, 1_000 / (prefill_tokens_per_s * bytes_per_token));
     this.#saturation = new Saturation(kernel, this.table, config.saturation);
     this.#deadlines = new Deadlines(clock);
-    this.health = new FleetHealth(this.table, config, clock, log, (member) => this.#reports.returned(member));
+    this.health = new FleetHealth({
+      table: this.table,
+      config,
+      clock,
+      log,
+      returned: (member) => this.#reports.returned(member),
+    });
     this.#reports = new Reports({
       kernel,
       table: this.table,
@@ -166,9 +172,16 @@ export class Fleet {
     }
     const row = this.#rowFor(state, spec);
     if (row === undefined) return false;
-    const reader = this.#readerFor(spec.host, state.transport);
-    const engine = state.rule && PROBED[state.rule.backend];
-    const member = new Member(cluster, state.row, row, name, spec, engine, this.#pagesOf(spec, state), reader);
+    const member = new Member({
+      cluster,
+      clusterRow: state.row,
+      row,
+      name,
+      spec,
+      engine: state.rule && PROBED[state.rule.backend],
+      pages: this.#pagesOf(spec, state),
+      reader: this.#readerFor(spec.host, state.transport),
+    });
     state.members.set(name, member);
     this.#byRow.set(row, member);
     // Those that are there when the gateway starts share what there is to do from the first request on.
@@ -215,7 +228,7 @@ export class Fleet {
   }
 
   #readerFor(hostname: string, transport: Transport): PageReader {
-    return new PageReader(hostname, transport, this.#deadlines, poolLimits(this.#config));
+    return new PageReader(hostname, { transport, deadlines: this.#deadlines, limits: poolLimits(this.#config) });
   }
 
   #chunks(tokens: number): number {
@@ -304,7 +317,7 @@ export class Fleet {
 
   /** Adapters that engines hold, each with the first model of its cluster. */
   adapters({ model_mapping_rule }: Config): [adapter: string, model: string][] {
-    const held = new Map<string, string>();
+    const loaded = new Map<string, string>();
     const modelOf = new Map<string, string>();
     for (const [model, { rules }] of Object.entries(model_mapping_rule)) {
       for (const { cluster } of rules) if (!modelOf.has(cluster)) modelOf.set(cluster, model);
@@ -312,9 +325,9 @@ export class Fleet {
     for (const { cluster, adapters, leftAt } of this.#byRow.values()) {
       const model = modelOf.get(cluster);
       if (model === undefined || leftAt !== undefined) continue;
-      for (const name of adapters.names) held.set(name, model);
+      for (const name of adapters.names) loaded.set(name, model);
     }
-    return [...held];
+    return [...loaded];
   }
 
   /** Drains the endpoint HOST:PORT in every cluster that has it, or lets it serve again; false when there is none. */

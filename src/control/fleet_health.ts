@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Applies the endpoints' health to their rows: who serves, who is on trial, who asked to be left alone, and who has just
-// come back and is scored with the mean load of its cluster for a while.
+// Applies the endpoints' health to their rows: who serves, who is on trial, who is backed off, and who has just come back
+// and is scored with the mean load of its cluster for a while.
 
 import type { Config } from "../config/schema.ts";
 import type { Clock } from "../base/clock.ts";
@@ -24,8 +24,8 @@ interface Chart {
   /** Whether nobody listened at the last probe, and at one since it was last healthy. */
   refused: boolean;
   wasRefused: boolean;
-  /** Until when it wants to be left alone. */
-  reluctantUntil: number;
+  /** Until when it is backed off. */
+  backedOffUntil: number;
 }
 
 /** What a probe told. */
@@ -34,19 +34,28 @@ export type Probed = Pick<ProbeResult, "failure" | "why"> & { readonly healthy: 
 /** How often the counts of the workers are looked at. */
 const WATCH_MS = 50;
 
+export interface FleetHealthParts<P extends Patient> {
+  readonly table: EndpointTable;
+  readonly config: Config;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Is told an endpoint that serves again: what it held is not known any more. */
+  returned(patient: P): void;
+}
+
 export class FleetHealth<P extends Patient> {
+  readonly table: EndpointTable;
+  config: Config;
+  readonly clock: Clock;
   readonly #charts = new Map<P, Chart>();
   readonly #clusters = new Map<string, P[]>();
   #cancel: () => void = () => {};
 
-  /** @param returned Is told an endpoint that serves again: what it held is not known any more. */
-  constructor(
-    readonly table: EndpointTable,
-    public config: Config,
-    readonly clock: Clock,
-    readonly log: Log,
-    readonly returned: (patient: P) => void,
-  ) {}
+  constructor(readonly parts: FleetHealthParts<P>) {
+    this.table = parts.table;
+    this.config = parts.config;
+    this.clock = parts.clock;
+  }
 
   /** Takes a patient up; one that `joins` the others is scored with their mean load at first. */
   add(patient: P, joins: boolean): void {
@@ -55,7 +64,7 @@ export class FleetHealth<P extends Patient> {
       answered: 0,
       refused: false,
       wasRefused: false,
-      reluctantUntil: 0,
+      backedOffUntil: 0,
     });
     this.#clusters.set(patient.cluster, [...this.#clusters.get(patient.cluster) ?? [], patient]);
   }
@@ -139,7 +148,9 @@ export class FleetHealth<P extends Patient> {
       const serves = panics && !this.#charts.get(patient)!.refused;
       if (!this.table.setPanic(patient.row, serves)) continue;
       const { cluster, name } = patient;
-      if (serves) this.log.warn("unhealthy endpoint serves: too few others are left", { cluster, endpoint: name });
+      if (serves) {
+        this.parts.log.warn("unhealthy endpoint serves: too few others are left", { cluster, endpoint: name });
+      }
     }
   }
 
@@ -158,8 +169,8 @@ export class FleetHealth<P extends Patient> {
       requests: this.table.requests(row),
     };
     // One more may go when enough others are left: never the last.
-    const most = Math.floor(ward.size * this.config.outliers.max_ejected_percent / 100);
-    const maySpare = ward.out < most && ward.available > 1;
+    const maxOut = Math.floor(ward.size * this.config.outliers.max_ejected_percent / 100);
+    const maySpare = ward.out < maxOut && ward.available > 1;
     const before = chart.health.state;
     const offer = chart.health.counted(counts, now, maySpare, ward.available === 0);
     if (chart.health.state !== before) {
@@ -169,9 +180,9 @@ export class FleetHealth<P extends Patient> {
     if (offer && chart.health.state === "trial") this.table.clearFailures(row);
     this.#apply(patient, `${counts.failures} failures in a row`);
     if (offer && chart.health.state === "trial") this.table.setState(row, EndpointState.trial);
-    const asked = this.table.takeReluctance(row);
-    if (asked > 0) chart.reluctantUntil = Math.max(chart.reluctantUntil, now + asked);
-    else if (chart.reluctantUntil <= now && !this.table.willing(row)) this.table.setWilling(row);
+    const ms = this.table.takeBackOff(row);
+    if (ms > 0) chart.backedOffUntil = Math.max(chart.backedOffUntil, now + ms);
+    else if (chart.backedOffUntil <= now && this.table.backedOff(row)) this.table.endBackOff(row);
   }
 
   #apply(patient: P, why: string): void {
@@ -182,11 +193,11 @@ export class FleetHealth<P extends Patient> {
     if (before === after) return;
     if (after === EndpointState.available) {
       this.table.clearFailures(row);
-      if (before === EndpointState.unhealthy && this.#charts.get(patient)!.wasRefused) this.returned(patient);
+      if (before === EndpointState.unhealthy && this.#charts.get(patient)!.wasRefused) this.parts.returned(patient);
     }
     this.table.setState(row, after);
     const level = state === "available" || state === "trial" ? "info" : "warn";
-    this.log[level](`endpoint is ${state}`, { cluster, endpoint: name, why });
+    this.parts.log[level](`endpoint is ${state}`, { cluster, endpoint: name, why });
   }
 
   // A newcomer with an empty queue would get every request until it is as loaded as the others.

@@ -54,7 +54,7 @@ export function endpointViews({ members, table, health, clock }: Fleet): Endpoin
       metrics_age_ms: metricsAt === undefined ? null : Math.round(now - metricsAt),
       failures: table.failures(row),
       ejections: health.of(member).ejections,
-      backed_off: !table.willing(row),
+      backed_off: table.backedOff(row),
       slow_start_requests: table.penalty(row),
       adapters: adapters.names,
       labels,

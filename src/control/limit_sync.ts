@@ -31,7 +31,18 @@ interface Limited {
   readonly owed: number[];
 }
 
+export interface LimitSyncParts {
+  readonly kernel: AttachedKernel;
+  readonly clock: Clock;
+  readonly gateway: string;
+  /** After this long without the center its figures are not believed. */
+  readonly staleMs: number;
+  send(cluster: string, events: CenterEvent[]): void;
+}
+
 export class LimitSync {
+  readonly kernel: AttachedKernel;
+  readonly clock: Clock;
   #limited: Limited[] = [];
   readonly #open = new Map<string, { event: CenterEvent; until: number }>();
   readonly #remote = new Map<string, EngineLoad>();
@@ -41,14 +52,10 @@ export class LimitSync {
   #cancel: (() => void) | undefined;
   #present = false;
 
-  /** @param staleMs After this long without the center its figures are not believed. */
-  constructor(
-    readonly kernel: AttachedKernel,
-    readonly clock: Clock,
-    readonly gateway: string,
-    readonly staleMs: number,
-    readonly send: (cluster: string, events: CenterEvent[]) => void,
-  ) {}
+  constructor(readonly parts: LimitSyncParts) {
+    this.kernel = parts.kernel;
+    this.clock = parts.clock;
+  }
 
   /** These are the tenants from now on. What was told of those that stay goes on. */
   configure({ tenancy, tenants }: Config, rows: ReadonlyMap<string, number>): void {
@@ -109,7 +116,7 @@ export class LimitSync {
       this.#present = true;
       events.push(this.#tell(PRESENCE, 0, Infinity));
     }
-    const known = now - this.#freshAt <= this.staleMs;
+    const known = now - this.#freshAt <= this.parts.staleMs;
     for (const { row, ips, limits, told, owed } of this.#limited) {
       const used = ownUse(this.kernel, row);
       ips.forEach((ip, window) => {
@@ -122,12 +129,13 @@ export class LimitSync {
       limits.forEach((limit, window) => {
         const ip = ips[window];
         if (ip === undefined || limit === undefined) return;
-        const remote = known ? this.#remote.get(ip)?.promptLength ?? 0 : 0;
-        writeRemoteUse(this.kernel, row, window, remote, known ? this.#presumed(row, window, limit, remote) : 0);
+        const used = known ? this.#remote.get(ip)?.promptLength ?? 0 : 0;
+        const presumed = known ? this.#presumed(row, window, limit, used) : 0;
+        writeRemoteUse(this.kernel, row, window, { used, presumed });
       });
     }
     writeOwnShare(this.kernel, known ? 1 : 1 / this.#gateways);
-    if (events.length > 0) this.send(TENANTS_CLUSTER, events);
+    if (events.length > 0) this.parts.send(TENANTS_CLUSTER, events);
   }
 
   // Of what is left, what is the others' until the next tick: when all take their part at once, the limit holds; one that
@@ -140,7 +148,7 @@ export class LimitSync {
   }
 
   #tell(ip: string, amount: number, until: number): CenterEvent {
-    const request_id = `${this.gateway}/limit-${this.#serial++}`;
+    const request_id = `${this.parts.gateway}/limit-${this.#serial++}`;
     const event: CenterEvent = {
       type: "load.stats.set",
       body: {
@@ -149,7 +157,7 @@ export class LimitSync {
         ip,
         prompt_length: Math.round(amount),
         timestamp: BigInt(Math.round(this.clock.wall())) * 1_000_000n,
-        gateway: this.gateway,
+        gateway: this.parts.gateway,
       },
     };
     this.#open.set(request_id, { event, until });

@@ -36,28 +36,42 @@ export interface SyncView {
 
 const FADE_TICK_MS = 100;
 
+export interface LoadSyncParts {
+  readonly kernel: AttachedKernel;
+  readonly fleet: Fleet;
+  readonly link: CenterLink;
+  readonly config: MetadataCenterConfig;
+  readonly clock: Clock;
+  readonly gateway: string;
+}
+
 export class LoadSync implements LinkListener {
+  readonly kernel: AttachedKernel;
+  readonly fleet: Fleet;
+  readonly link: CenterLink;
+  readonly config: MetadataCenterConfig;
+  readonly clock: Clock;
+  readonly gateway: string;
   readonly #clusters = new Map<string, ClusterState>();
   readonly #scan: RequestScan;
   readonly #limits: LimitSync;
   readonly #cancels = new Map<string, () => void>();
   #started = false;
 
-  constructor(
-    readonly kernel: AttachedKernel,
-    readonly fleet: Fleet,
-    readonly link: CenterLink,
-    readonly config: MetadataCenterConfig,
-    readonly clock: Clock,
-    readonly gateway: string,
-  ) {
-    this.#limits = new LimitSync(
+  constructor({ kernel, fleet, link, config, clock, gateway }: LoadSyncParts) {
+    this.kernel = kernel;
+    this.fleet = fleet;
+    this.link = link;
+    this.config = config;
+    this.clock = clock;
+    this.gateway = gateway;
+    this.#limits = new LimitSync({
       kernel,
       clock,
       gateway,
-      config.stale_after_ms,
-      (cluster, events) => link.send(cluster, events),
-    );
+      staleMs: config.stale_after_ms,
+      send: (cluster, events) => link.send(cluster, events),
+    });
     this.#scan = new RequestScan(kernel, gateway);
   }
 

@@ -30,11 +30,11 @@ export class LostRequests {
     this.#instruments = new Instruments(ownCells(parts.kernel), parts.models);
   }
 
-  /** Takes a block from its worker; returns how many requests were lost. */
-  reap(block: number): number {
+  /** Takes an area from its worker; returns how many requests were lost. */
+  reap(area: number): number {
     const { kernel, clock, log, nameOf } = this.parts;
-    const lost = openRequests(kernel, block);
-    const released = kernel.exports.reap(block);
+    const lost = openRequests(kernel, area);
+    const released = kernel.exports.reap(area);
     for (const [i, request] of lost.entries()) {
       const sent = request.phase >= RequestPhase.prefilling;
       this.#instruments.lost(request.model, request.tenant, sent);

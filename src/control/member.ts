@@ -7,11 +7,32 @@ import type { Engine, ProbePages } from "../engines/engine.ts";
 import type { ListedByEngine } from "../engines/models.ts";
 import type { ProbeTarget } from "../engines/prober.ts";
 import type { PageReader } from "../upstream/page_reader.ts";
-import { HeldAdapters } from "./adapters.ts";
+import { LoadedAdapters } from "./adapters.ts";
 import type { Patient } from "./fleet_health.ts";
 
+export interface MemberParts {
+  readonly cluster: string;
+  readonly clusterRow: number;
+  readonly row: number;
+  /** HOST:PORT */
+  readonly name: string;
+  readonly spec: EndpointSpec;
+  readonly engine: Omit<Engine, "prepare"> | undefined;
+  readonly pages: ProbePages;
+  readonly reader: PageReader;
+}
+
 export class Member implements ProbeTarget, Patient {
-  readonly adapters = new HeldAdapters();
+  readonly cluster: string;
+  readonly clusterRow: number;
+  readonly row: number;
+  /** HOST:PORT */
+  readonly name: string;
+  spec: EndpointSpec;
+  engine: Omit<Engine, "prepare"> | undefined;
+  pages: ProbePages;
+  reader: PageReader;
+  readonly adapters = new LoadedAdapters();
   /** What its engine lists in /v1/models; undefined until it does. */
   models: readonly ListedByEngine[] | undefined;
   promptTokens = NaN;
@@ -20,17 +41,16 @@ export class Member implements ProbeTarget, Patient {
   /** Since when it has been out of the fleet, in the clock's ms; undefined while it is in it. */
   leftAt: number | undefined;
 
-  constructor(
-    readonly cluster: string,
-    readonly clusterRow: number,
-    readonly row: number,
-    /** HOST:PORT */
-    readonly name: string,
-    public spec: EndpointSpec,
-    public engine: Omit<Engine, "prepare"> | undefined,
-    public pages: ProbePages,
-    public reader: PageReader,
-  ) {}
+  constructor(parts: MemberParts) {
+    this.cluster = parts.cluster;
+    this.clusterRow = parts.clusterRow;
+    this.row = parts.row;
+    this.name = parts.name;
+    this.spec = parts.spec;
+    this.engine = parts.engine;
+    this.pages = parts.pages;
+    this.reader = parts.reader;
+  }
 
   get address(): Address {
     return { hostname: this.spec.host, port: this.spec.port };

@@ -7,7 +7,7 @@ import { GradientLimit } from "../admission/gradient.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Config } from "../config/schema.ts";
 import { DEFAULT_STEP_THETA, DEFAULT_THETA, ENOUGH_SAMPLES } from "../scheduler/ttft.ts";
-import type { PredictorTable } from "../tables/predictor_table.ts";
+import type { LearningWeights, PredictorTable } from "../tables/predictor_table.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import type { Sample, SampleReader } from "../tables/sample_ring.ts";
 import type { TrainerState } from "./trainer_state.ts";
@@ -23,7 +23,7 @@ const FIRST_BYTES = 8_192;
 /** A sample this many times slower than its endpoint is left out of its rate. */
 const SLOWEST = 20;
 /** Accidents in a row after which a sample is believed. */
-const MOST_ACCIDENTS = 5;
+const MAX_ACCIDENTS = 5;
 
 /** Endpoints as the trainer knows them. */
 export interface TrainedEndpoints {
@@ -51,7 +51,22 @@ interface Learned {
   readonly errors: { error: number; count: number };
 }
 
+export interface TrainerParts {
+  readonly table: PredictorTable;
+  readonly reader: SampleReader;
+  readonly config: Config;
+  readonly endpoints: TrainedEndpoints;
+  readonly clock: Clock;
+  readonly state: TrainerState;
+}
+
 export class Trainer {
+  readonly table: PredictorTable;
+  readonly reader: SampleReader;
+  config: Config;
+  readonly endpoints: TrainedEndpoints;
+  readonly clock: Clock;
+  readonly state: TrainerState;
   /** By row. */
   readonly #models = new Map<number, Learned>();
   readonly #rates = new Map<number, { readonly name: string; readonly rate: Rate }>();
@@ -59,14 +74,14 @@ export class Trainer {
   #cancel: () => void = () => {};
   #savedAt = -Infinity;
 
-  constructor(
-    readonly table: PredictorTable,
-    readonly reader: SampleReader,
-    public config: Config,
-    readonly endpoints: TrainedEndpoints,
-    readonly clock: Clock,
-    readonly state: TrainerState,
-  ) {}
+  constructor(parts: TrainerParts) {
+    this.table = parts.table;
+    this.reader = parts.reader;
+    this.config = parts.config;
+    this.endpoints = parts.endpoints;
+    this.clock = parts.clock;
+    this.state = parts.state;
+  }
 
   /** These are the models from now on; one that comes to a row brings along what was learned of it before. */
   setModels(rows: ReadonlyMap<string, number>): void {
@@ -150,13 +165,13 @@ export class Trainer {
     const expected = Math.max(1, table.predict(model, promptTokens, cachedTokens));
     const far = Math.max(5, 10 * table.error(model)) * expected;
     if (table.samples(model) >= ENOUGH_SAMPLES && Math.abs(prefillMs - expected) > far) {
-      if (++learned.accidents <= MOST_ACCIDENTS) return;
+      if (++learned.accidents <= MAX_ACCIDENTS) return;
     } else learned.accidents = 0;
     this.#learnRate(sample, learned, ratio);
     if (this.config.prediction.method === "moving_average") table.learnAverage(model, promptBytes, prefillMs);
     // The prediction is of a mean endpoint: what a slow one takes longer is its own.
     const speed = this.endpoints.table.rate(sample.endpoint) / table.rate(model);
-    table.learn(model, promptTokens, cachedTokens, prefillMs / speed, this.config.prediction.forgetting, PACE);
+    table.learn(model, { inputTokens: promptTokens, cachedTokens, ms: prefillMs / speed }, this.#weights());
   }
 
   #learnRate(sample: Sample, learned: Learned, bytesPerToken: number): void {
@@ -176,7 +191,11 @@ export class Trainer {
   #learnStep({ model, endpoint, tpotMs, batch, promptTokens }: Sample): void {
     if (!(tpotMs >= 0) || !(batch > 0)) return;
     this.#limit(endpoint, tpotMs);
-    this.table.learnStep(model, batch, promptTokens, tpotMs, this.config.prediction.forgetting, PACE);
+    this.table.learnStep(model, { batch, contextTokens: promptTokens, ms: tpotMs }, this.#weights());
+  }
+
+  #weights(): LearningWeights {
+    return { forgetting: this.config.prediction.forgetting, pace: PACE };
   }
 
   // The limit of requests in flight on an endpoint, where it is to be learned.

@@ -80,8 +80,8 @@ export class TrainerState {
 }
 
 // The one kept last comes last, and the first goes when there are too many.
-function keep<T>(map: Map<string, T>, name: string, value: T, most: number): void {
+function keep<T>(map: Map<string, T>, name: string, value: T, max: number): void {
   map.delete(name);
   map.set(name, value);
-  if (map.size > most) map.delete(map.keys().next().value!);
+  if (map.size > max) map.delete(map.keys().next().value!);
 }

@@ -34,7 +34,7 @@ export interface Opened {
 export interface Requester {
   readonly requestId: string;
   /** Is told what the request waits for, which fails when its client leaves. */
-  readonly hold: (waiting: { fail(error: UpstreamError): void }) => void;
+  readonly waitsFor: (waiting: { fail(error: UpstreamError): void }) => void;
 }
 
 /** Speaks an engine's own protocol. */

@@ -16,7 +16,7 @@ export interface EngineSignals {
   /** When its process started, in seconds since 1970. */
   startTime?: number;
   /** LoRA adapters that requests run or wait on, and how many it can hold. */
-  adapters?: { names: string[]; most: number };
+  adapters?: { names: string[]; max: number };
 }
 
 /** A metric, or one series of it. */
@@ -114,6 +114,6 @@ function adaptersOf(samples: Sample[]): EngineSignals["adapters"] {
   const list = (name: string) => (labelOf(labels, name) ?? "").split(",").map((one) => one.trim()).filter(Boolean);
   return {
     names: [...new Set([...list("running_lora_adapters"), ...list("waiting_lora_adapters")])],
-    most: Number(labelOf(labels, "max_lora") ?? 0) || 0,
+    max: Number(labelOf(labels, "max_lora") ?? 0) || 0,
   };
 }

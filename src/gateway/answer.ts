@@ -130,13 +130,13 @@ const encoder = new TextEncoder();
 const OF_STREAMS = new Set(["content-type", "cache-control", "x-accel-buffering"]);
 
 // A body of unknown length: JSON is read whole up to the limit, anything else goes on as it comes.
-async function gather(head: ResponseHead, body: AnswerBody, most: number): Promise<Answer> {
+async function gather(head: ResponseHead, body: AnswerBody, maxBytes: number): Promise<Answer> {
   const pieces: Uint8Array[] = [];
   let length = 0;
   for (let piece = await body.readBody(); piece !== null; piece = await body.readBody()) {
     pieces.push(piece);
     length += piece.length;
-    if (length > most) return { head, body, whole: undefined, first: concat(pieces), boundary: undefined };
+    if (length > maxBytes) return { head, body, whole: undefined, first: concat(pieces), boundary: undefined };
   }
   return { head, body, whole: concat(pieces), first: undefined, boundary: undefined };
 }

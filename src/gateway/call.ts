@@ -103,8 +103,8 @@ export class Call {
   }
 
   /** What the request waits for now; it fails when the client leaves. */
-  get hold(): Cancellation["hold"] {
-    return this.cancellation.hold;
+  get waitsFor(): Cancellation["waitsFor"] {
+    return this.cancellation.waitsFor;
   }
 
   /** Throws GatewayError (invalid_request) when the client's own limit or objectives are none. */

@@ -76,7 +76,7 @@ export class Cancellation implements Deadline {
   }
 
   /** What the request waits for now; it fails when the client leaves. */
-  readonly hold = (waiting: Waiting): void => {
+  readonly waitsFor = (waiting: Waiting): void => {
     this.#waiting = waiting;
     if (this.#gone) waiting.fail(this.#gone);
   };

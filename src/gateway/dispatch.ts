@@ -111,9 +111,14 @@ export class Dispatcher {
   async #send(endpoint: EndpointRef, call: Call, outgoing: OutgoingRequest, transport: Transport): Promise<Opened> {
     const { transcoder, method, target, body } = outgoing;
     if (transcoder?.send) return await transcoder.send(endpoint.name, call);
-    const fields = outgoing.fields + credentialsOf(call, transport);
-    const head = requestHead(method, transport.basePath + target, hostOf(endpoint, transport), fields, body.length);
-    const { head: answered, connection } = await this.pools.of(endpoint, transport).send(head, body, call.hold);
+    const head = requestHead({
+      method,
+      path: transport.basePath + target,
+      host: hostOf(endpoint, transport),
+      fields: outgoing.fields + credentialsOf(call, transport),
+      bodyBytes: body.length,
+    });
+    const { head: answered, connection } = await this.pools.of(endpoint, transport).send(head, body, call.waitsFor);
     const opened = { head: answered, body: connection };
     return transcoder?.wrap ? transcoder.wrap(opened) : opened;
   }
@@ -122,7 +127,7 @@ export class Dispatcher {
     if (BUSY.has(status)) {
       const { backpressureMs, maxBackpressureMs } = this.options;
       const ms = Math.min(maxBackpressureMs, retryAfterMs(headers) ?? backpressureMs);
-      if (ms > 0) this.endpoints.setReluctant(endpoint, ms);
+      if (ms > 0) this.endpoints.backOff(endpoint, ms);
     } else if (status >= 500) this.endpoints.countFailure(endpoint);
     else {
       this.endpoints.countSuccess(endpoint);

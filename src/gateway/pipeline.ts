@@ -5,7 +5,7 @@
 //
 // Before it a front reads the request and authenticates it, after it a front brings the answer to the client
 // (src/front/http/infer.ts). Each stage takes and returns plain values and throws GatewayError; only this file knows their
-// order. The grant carries the request's load: it is released when its block ends, or, once the answer has begun, when
+// order. The grant carries the request's load: it is released when its scope ends, or, once the answer has begun, when
 // the answer ends.
 
 import type { Admission, Admitted, UsageEstimate } from "../admission/admission.ts";
@@ -45,8 +45,17 @@ export interface PipelineParts {
   readonly engines: Readonly<Record<Backend, Engine>>;
   readonly admission: Admission;
   /** Tokens that a request will probably take, by its model, prompt length and own limit. */
-  usageEstimate(model: number, promptBytes: number, most: number | undefined): UsageEstimate;
+  usageEstimate(model: number, promptBytes: number, maxTokens: number | undefined): UsageEstimate;
   readonly log: Log;
+}
+
+/** A request as it came, and who it is from. */
+export interface ReceivedRequest {
+  readonly kind: Kind;
+  readonly tenant: Tenant;
+  /** Its path and query. */
+  readonly target: string;
+  readonly bytes: Uint8Array<ArrayBuffer>;
 }
 
 /** A request that was let in and is ready to be placed. */
@@ -88,7 +97,7 @@ export class Pipeline {
   }
 
   /** Everything that needs no waiting. Throws GatewayError. */
-  admit(call: Call, kind: Kind, tenant: Tenant, target: string, bytes: Uint8Array<ArrayBuffer>): AdmittedRequest {
+  admit(call: Call, { kind, tenant, target, bytes }: ReceivedRequest): AdmittedRequest {
     const { config, routes, engines, admission, usageEstimate } = this.#parts;
     const { fields, headers } = call.incoming;
 
@@ -116,10 +125,10 @@ export class Pipeline {
       model: request.model,
       cluster,
       priority: fields.priority,
-      estimate: () => usageEstimate(route.model, utf8Length(prompt), request.mostTokens),
+      estimate: () => usageEstimate(route.model, utf8Length(prompt), request.maxTokens),
       ttftSloMs: Number(fields.ttftSloMs ?? policy.ttftSloMs),
     });
-    call.account!.hold(admitted.reservation);
+    call.account!.reserved(admitted.reservation);
     return { request, route, prompt, prepared, tenant, admitted };
   }
 
@@ -177,7 +186,7 @@ export class Pipeline {
       placement: generates(request.kind) ? placement : withoutCache(placement),
       promptText: prompt,
       model,
-      standing: {
+      flow: {
         band: admitted.band,
         tenant: tenant.row,
         deadlineMs: admitted.deadlineMs,
@@ -192,9 +201,9 @@ export class Pipeline {
       },
       preempt: call.cancellation.preempt,
       hidden: !request.stream,
-      pinned: responses.holder(request.previousResponse, tenant, placement),
-    }, (waiter) => {
-      call.hold(waiter);
+      onlyEndpoint: responses.rowOf(request.previousResponse, tenant, placement),
+    }, (waiting) => {
+      call.waitsFor(waiting);
       waits();
     });
   }

@@ -20,7 +20,7 @@ export class TenantAccount {
   /** @param serve Counts generated tokens of a tenant for its share; undefined where there is but one. */
   constructor(readonly tenant: Tenant, readonly serve: ((tenant: number, tokens: number) => void) | undefined) {}
 
-  hold(reservation: Reservation): void {
+  reserved(reservation: Reservation): void {
     this.#reservation = reservation;
   }
 

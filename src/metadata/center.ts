@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The metadata center's books: which requests load which engine, which engine holds which prefix. No network and no
+// The metadata center's accounting: which requests load which engine, which engine holds which prefix. No network and no
 // clock of its own; the server, the embedding gateway and the tests drive it alike.
 //
 // A request is added once, its prompt length taken off once, and removed once. A delete whose request is unknown may have
@@ -89,7 +89,7 @@ interface Cluster {
 }
 
 interface OpenRequest extends LoadRequest {
-  promptHeld: boolean;
+  promptCounted: boolean;
   sinceMs: number;
 }
 
@@ -113,7 +113,7 @@ export class Center {
   add(request: LoadRequest): boolean {
     if (this.#requests.has(request.requestId)) return true;
     if (this.#requests.size >= this.limits.requests) return false;
-    this.#requests.set(request.requestId, { ...request, promptHeld: true, sinceMs: this.clock.wall() });
+    this.#requests.set(request.requestId, { ...request, promptCounted: true, sinceMs: this.clock.wall() });
     if (request.gateway !== undefined) this.#lease(request.gateway).requests.add(request.requestId);
     this.#change(request, 1, request.promptLength);
     return true;
@@ -141,15 +141,15 @@ export class Center {
   }
 
   #dropPrompt(request: OpenRequest): void {
-    if (!request.promptHeld) return;
-    request.promptHeld = false;
+    if (!request.promptCounted) return;
+    request.promptCounted = false;
     this.#change(request, 0, -request.promptLength);
   }
 
   #remove(request: OpenRequest): void {
     this.#requests.delete(request.requestId);
     if (request.gateway !== undefined) this.#leases.get(request.gateway)?.requests.delete(request.requestId);
-    this.#change(request, -1, request.promptHeld ? -request.promptLength : 0);
+    this.#change(request, -1, request.promptCounted ? -request.promptLength : 0);
   }
 
   #change(request: LoadRequest, queued: number, promptLength: number): void {

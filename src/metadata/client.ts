@@ -31,10 +31,17 @@ export interface ClientOptions {
 }
 
 /** Cache saves that wait for a center that is away. */
-const MOST_KEPT_SAVES = 1_000;
-const MOST_STOP_MS = 1_000;
+const MAX_KEPT_SAVES = 1_000;
+const MAX_STOP_MS = 1_000;
 /** Pause between two attempts to reach a center that is away. */
 const RECONNECT_MS = 300;
+
+/** One question to a center. */
+interface CenterRequest {
+  readonly method: string;
+  readonly path: string;
+  readonly body?: unknown;
+}
 
 interface ClusterState {
   queue: CenterEvent[];
@@ -51,7 +58,7 @@ export class CenterClient implements CenterLink {
   readonly #clusters = new Map<string, ClusterState>();
   /** Centers that know only the documented calls. */
   readonly #plain = new Set<string>();
-  readonly #own = new Map<string, { engine: string; promptLength: number; held: boolean }>();
+  readonly #own = new Map<string, { engine: string; promptLength: number; promptCounted: boolean }>();
   readonly #abort = new AbortController();
   #listener: LinkListener | undefined;
   #open: (cluster: string) => CenterEvent[] = () => [];
@@ -142,7 +149,7 @@ export class CenterClient implements CenterLink {
         this.dropped += events.length;
         state.repair = true;
         // The next renewal tries again: nothing is retried in a tight loop. Loads are told anew then, saves are kept.
-        state.queue = [...events, ...state.queue].filter(({ type }) => type === "cache.save").slice(-MOST_KEPT_SAVES);
+        state.queue = [...events, ...state.queue].filter(({ type }) => type === "cache.save").slice(-MAX_KEPT_SAVES);
         break;
       }
       if (state.epoch !== undefined && epoch !== state.epoch) {
@@ -158,7 +165,8 @@ export class CenterClient implements CenterLink {
   async #deliver(cluster: string, state: ClusterState, events: CenterEvent[]): Promise<string | undefined> {
     for (const host of this.#tries(cluster)) {
       if (!this.#plain.has(host.address)) {
-        const answer = await this.#call(host, "POST", "/v1/batch", { events }, this.options.updateTimeoutMs);
+        const batch = { method: "POST", path: "/v1/batch", body: { events } };
+        const answer = await this.#call(host, batch, this.options.updateTimeoutMs);
         if (answer && answer.status === 200) {
           return `${host.address} ${(answer.data as { epoch?: string } | null)?.epoch ?? ""}`;
         }
@@ -171,15 +179,15 @@ export class CenterClient implements CenterLink {
   }
 
   async #deliverSingly(host: Host, state: ClusterState, events: CenterEvent[]): Promise<boolean> {
-    const calls: Record<string, [string, string]> = {
-      "load.stats.set": ["POST", "/v1/load/stats"],
-      "load.stats.delete": ["DELETE", "/v1/load/stats"],
-      "load.prompt.delete": ["DELETE", "/v1/load/prompt"],
+    const calls: Record<string, CenterRequest> = {
+      "load.stats.set": { method: "POST", path: "/v1/load/stats" },
+      "load.stats.delete": { method: "DELETE", path: "/v1/load/stats" },
+      "load.prompt.delete": { method: "DELETE", path: "/v1/load/prompt" },
     };
     for (const { type, body } of events) {
       const call = calls[type];
       if (!call) continue;
-      const answer = await this.#call(host, call[0], call[1], body, this.options.updateTimeoutMs);
+      const answer = await this.#call(host, { ...call, body }, this.options.updateTimeoutMs);
       if (!answer || answer.status >= 500) return false;
       this.#acknowledge(state, type, body);
     }
@@ -200,14 +208,14 @@ export class CenterClient implements CenterLink {
       // A center of the documented kind tells engines apart by IP alone.
       const engine = body.ip as string;
       const promptLength = body.prompt_length as number;
-      this.#own.set(id, { engine, promptLength, held: true });
+      this.#own.set(id, { engine, promptLength, promptCounted: true });
       add(engine, 1, promptLength);
-    } else if (known && type === "load.prompt.delete" && known.held) {
-      known.held = false;
+    } else if (known && type === "load.prompt.delete" && known.promptCounted) {
+      known.promptCounted = false;
       add(known.engine, 0, -known.promptLength);
     } else if (known && type === "load.stats.delete") {
       this.#own.delete(id);
-      add(known.engine, -1, known.held ? -known.promptLength : 0);
+      add(known.engine, -1, known.promptCounted ? -known.promptLength : 0);
     }
   }
 
@@ -246,11 +254,11 @@ export class CenterClient implements CenterLink {
       host.breaker.reset();
       begun = true;
       const heard = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
-        transform: (chunk, controller) => {
+        transform: (piece, controller) => {
           silence.renew(this.options.watchSilenceMs);
           host.breaker.reset(); // it is there, whatever became of our deliveries
           this.#listener?.fresh(cluster);
-          controller.enqueue(chunk);
+          controller.enqueue(piece);
         },
       });
       const events: AsyncIterable<{ event?: string; data?: string }> = response.body!.pipeThrough(heard)
@@ -278,7 +286,7 @@ export class CenterClient implements CenterLink {
 
   async #poll(cluster: string, host: Host): Promise<boolean> {
     const path = `/v1/load/stats?${new URLSearchParams({ cluster })}`;
-    const answer = await this.#call(host, "GET", path, undefined, this.options.fetchTimeoutMs);
+    const answer = await this.#call(host, { method: "GET", path }, this.options.fetchTimeoutMs);
     if (answer?.status !== 200) return false;
     const acknowledged = this.#clusters.get(cluster)!.acknowledged;
     const loads = readLoads(answer.data ?? []).map((load) => {
@@ -302,9 +310,7 @@ export class CenterClient implements CenterLink {
 
   async #call(
     host: Host,
-    method: string,
-    path: string,
-    body: unknown,
+    { method, path, body }: CenterRequest,
     timeoutMs: number,
   ): Promise<{ status: number; data: unknown } | undefined> {
     using limit = new TimeLimit(this.#abort.signal, timeoutMs);
@@ -338,7 +344,7 @@ export class CenterClient implements CenterLink {
     this.hosts.stop();
     // What is under way has been aborted; a task that does not notice must not hold the process up.
     let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise((resolve) => timer = setTimeout(resolve, MOST_STOP_MS));
+    const late = new Promise((resolve) => timer = setTimeout(resolve, MAX_STOP_MS));
     await Promise.race([Promise.allSettled(this.#tasks), late]);
     clearTimeout(timer);
   }

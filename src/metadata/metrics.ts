@@ -92,10 +92,10 @@ export class CenterMetrics {
     }
     text.family("http_request_duration_us", "histogram", "Time to answer");
     for (const { labels, duration } of this.#statuses.values()) {
-      text.histogram("http_request_duration_us", labels, MICROSECOND_BUCKETS, duration.counts, duration.sum);
+      text.histogram("http_request_duration_us", labels, MICROSECOND_BUCKETS, duration);
     }
     text.family("replication_latency_ms", "histogram", "From a change to its arrival here")
-      .histogram("replication_latency_ms", {}, LATENCY_BUCKETS_MS, this.#replication.counts, this.#replication.sum);
+      .histogram("replication_latency_ms", {}, LATENCY_BUCKETS_MS, this.#replication);
     text.family("dns_lookup_hosts", "gauge", "Hosts behind a peers' name");
     for (const [domain, hosts] of this.#hosts) {
       for (const host of hosts) text.sample("dns_lookup_hosts", { domain, host }, 1);

@@ -49,7 +49,7 @@ export interface CenterServerOptions {
   version: string;
 }
 
-const MOST_BODY_BYTES = 16 * 1024 * 1024;
+const MAX_BODY_BYTES = 16 * 1024 * 1024;
 /** Cache saves that a reconnecting watcher may have missed and still gets. */
 const KEPT_SAVES = 4_096;
 
@@ -74,8 +74,8 @@ export class CenterServer {
       response = await this.#route(request, path, query, traceId);
     } catch (error) {
       response = error instanceof InvalidInput
-        ? failure(400, INVALID_INPUT, "invalid input", error.message, traceId)
-        : failure(500, UNEXPECTED, "unexpected error", String(error), traceId);
+        ? failure(400, { code: INVALID_INPUT, message: "invalid input", reason: error.message }, traceId)
+        : failure(500, { code: UNEXPECTED, message: "unexpected error", reason: String(error) }, traceId);
     }
     this.metrics.answered(request.method, path, response.status, performance.now() - started);
     return response;
@@ -118,14 +118,16 @@ export class CenterServer {
         });
       case "GET /":
         return answer("alive", traceId);
-      default:
-        return failure(404, "40401404", "not found", `there is no ${request.method} ${path.slice(0, 200)}`, traceId);
+      default: {
+        const reason = `there is no ${request.method} ${path.slice(0, 200)}`;
+        return failure(404, { code: "40401404", message: "not found", reason }, traceId);
+      }
     }
   }
 
   async #body(request: Request): Promise<unknown> {
-    if (Number(request.headers.get("content-length") ?? 0) > MOST_BODY_BYTES) {
-      throw new InvalidInput(`the body is larger than ${MOST_BODY_BYTES} bytes`);
+    if (Number(request.headers.get("content-length") ?? 0) > MAX_BODY_BYTES) {
+      throw new InvalidInput(`the body is larger than ${MAX_BODY_BYTES} bytes`);
     }
     return parseExact(await request.text());
   }

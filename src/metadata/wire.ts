@@ -141,8 +141,14 @@ export function answer(data: unknown, traceId: string): Response {
   return envelope({ status: "OK", error: null, data, trace_id: traceId }, 200, traceId);
 }
 
+export interface FailureParts {
+  readonly code: string;
+  readonly message: string;
+  readonly reason: string;
+}
+
 /** A failed answer. */
-export function failure(status: number, code: string, message: string, reason: string, traceId: string): Response {
+export function failure(status: number, { code, message, reason }: FailureParts, traceId: string): Response {
   return envelope(
     { status: "ERROR", error: { code, message, reason }, data: null, trace_id: traceId },
     status,

@@ -10,8 +10,8 @@ export class EngineDriver {
   #stepEnd = 0;
   #cancelTimer: () => void = () => {};
   #stopped = false;
-  #held = false;
-  /** Whether the step under way has come to its end while the engine was held. */
+  #paused = false;
+  /** Whether the step under way has come to its end while the engine was paused. */
   #stuck = false;
 
   constructor(readonly model: EngineModel, readonly clock: Clock, public speed = 1) {}
@@ -28,13 +28,13 @@ export class EngineDriver {
     this.model.cancel(sequence);
   }
 
-  /** Lets no step end until `release`: requests come in and nothing goes out. */
-  hold(): void {
-    this.#held = true;
+  /** Lets no step end until `resume`: requests come in and nothing goes out. */
+  pause(): void {
+    this.#paused = true;
   }
 
-  release(): void {
-    this.#held = false;
+  resume(): void {
+    this.#paused = false;
     if (!this.#stuck || this.#stopped) return;
     this.#stuck = false;
     this.#stepEnd = this.clock.now();
@@ -57,7 +57,7 @@ export class EngineDriver {
   }
 
   #advance(): void {
-    if (this.#held) {
+    if (this.#paused) {
       this.#stuck = true;
       return;
     }

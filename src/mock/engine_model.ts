@@ -49,7 +49,7 @@ interface Entry {
   /** Prompt tokens still to compute. */
   prefillLeft: number;
   /** Prompt tokens to compute in the step under way. */
-  chunk: number;
+  computing: number;
   generated: number;
 }
 
@@ -90,7 +90,7 @@ export class EngineModel {
 
   submit(sequence: Sequence): void {
     assert(sequence.outputTokens >= 1 && this.fits(sequence), "a sequence generates a token and fits the cache");
-    const entry = { sequence, prefillLeft: sequence.promptTokens, chunk: 0, generated: 0 };
+    const entry = { sequence, prefillLeft: sequence.promptTokens, computing: 0, generated: 0 };
     this.#entries.set(sequence, entry);
     this.#waiting.push(entry);
   }
@@ -121,9 +121,9 @@ export class EngineModel {
     let budget = this.profile.prefillChunkTokens;
     let prefill = 0;
     for (const entry of this.#running) {
-      entry.chunk = Math.min(entry.prefillLeft, budget);
-      budget -= entry.chunk;
-      prefill += entry.chunk;
+      entry.computing = Math.min(entry.prefillLeft, budget);
+      budget -= entry.computing;
+      prefill += entry.computing;
     }
     const { stepBaseMs, stepPerRunningMs, prefillTokensPerSecond } = this.profile;
     return stepBaseMs + stepPerRunningMs * this.#running.length + 1_000 * prefill / prefillTokensPerSecond;
@@ -138,9 +138,9 @@ export class EngineModel {
     for (const entry of stepped) {
       if (!this.#entries.has(entry.sequence)) continue;
       if (entry.prefillLeft > 0) {
-        entry.prefillLeft -= entry.chunk;
-        this.promptTokensTotal += entry.chunk;
-        if (entry.prefillLeft > 0 || entry.chunk === 0) continue;
+        entry.prefillLeft -= entry.computing;
+        this.promptTokensTotal += entry.computing;
+        if (entry.prefillLeft > 0 || entry.computing === 0) continue;
       }
       entry.generated++;
       this.generatedTokensTotal++;

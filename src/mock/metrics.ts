@@ -22,13 +22,13 @@ export function metricsText(name: string, engine: EngineModel, adapters: Readonl
 }
 
 /** Adapters that the engine has places for. */
-const MOST_ADAPTERS = 4;
+const MAX_ADAPTERS = 4;
 
 function loraText(adapters: ReadonlyMap<string, number>): string {
   if (adapters.size === 0) return "";
-  const names = [...adapters].sort(([, a], [, b]) => b - a).slice(0, MOST_ADAPTERS).map(([name]) => name).join(",");
+  const names = [...adapters].sort(([, a], [, b]) => b - a).slice(0, MAX_ADAPTERS).map(([name]) => name).join(",");
   return "# TYPE vllm:lora_requests_info gauge\n" +
-    `vllm:lora_requests_info{max_lora="${MOST_ADAPTERS}",running_lora_adapters="${names}",waiting_lora_adapters=""} ${
+    `vllm:lora_requests_info{max_lora="${MAX_ADAPTERS}",running_lora_adapters="${names}",waiting_lora_adapters=""} ${
       Date.now() / 1_000
     }\n`;
 }

@@ -34,9 +34,9 @@ export interface MockEngine {
   readonly faults: FaultPlan;
   /** Runs so many times faster than its profile from the next step on. */
   setSpeed(speed: number): void;
-  /** Generates nothing more until `release`. */
-  hold(): void;
-  release(): void;
+  /** Generates nothing more until `resume`. */
+  pause(): void;
+  resume(): void;
   stop(): Promise<void>;
 }
 
@@ -78,8 +78,8 @@ export function startMockEngine(options: MockEngineOptions): MockEngine {
     setSpeed(speed) {
       driver.speed = speed;
     },
-    hold: () => driver.hold(),
-    release: () => driver.release(),
+    pause: () => driver.pause(),
+    resume: () => driver.resume(),
     async stop() {
       driver.stop();
       await server.shutdown();
@@ -188,7 +188,7 @@ async function complete(context: Context, request: Request, chat: boolean): Prom
   if (fault?.kind === "status") return failure(fault.status, `fault: status ${fault.status}`, "MockFault");
   if (fault?.kind === "delay") await pause(fault.delay_ms, request.signal);
   if (adapters?.includes(body.model)) context.adapters.set(body.model, Date.now());
-  return new Completion(context, request, body, chat, fault).respond();
+  return new Completion({ context, request, body, chat, fault }).respond();
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {
@@ -202,8 +202,21 @@ function pause(ms: number, signal: AbortSignal): Promise<void> {
   });
 }
 
+interface CompletionParts {
+  readonly context: Context;
+  readonly request: Request;
+  readonly body: EngineRequest;
+  readonly chat: boolean;
+  readonly fault: Fault | undefined;
+}
+
 /** One completion: feeds the model and turns its tokens into an answer or a stream of chunks. */
 class Completion {
+  readonly context: Context;
+  readonly request: Request;
+  readonly body: EngineRequest;
+  readonly chat: boolean;
+  readonly fault: Fault | undefined;
   readonly #id: string;
   readonly #created = Math.floor(Date.now() / 1000);
   readonly #outputTokens: number;
@@ -212,13 +225,12 @@ class Completion {
   #cached = 0;
   #onToken: (generated: number) => void = () => {};
 
-  constructor(
-    readonly context: Context,
-    readonly request: Request,
-    readonly body: EngineRequest,
-    readonly chat: boolean,
-    readonly fault: Fault | undefined,
-  ) {
+  constructor({ context, request, body, chat, fault }: CompletionParts) {
+    this.context = context;
+    this.request = request;
+    this.body = body;
+    this.chat = chat;
+    this.fault = fault;
     this.#id = `${chat ? "chatcmpl" : "cmpl"}-${crypto.randomUUID().replaceAll("-", "")}`;
     this.#outputTokens = body.max_completion_tokens ?? body.max_tokens ?? context.options.outputTokens ?? 16;
     const text = typeof body.prompt === "string" ? body.prompt : JSON.stringify(body.messages ?? body.prompt ?? "");

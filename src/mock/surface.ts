@@ -11,7 +11,7 @@ const hex = (): string => crypto.randomUUID().replaceAll("-", "");
 const now = (): number => Math.floor(Date.now() / 1_000);
 
 /** Most stored responses of one engine. */
-const MOST_STORED = 1_000;
+const MAX_STORED = 1_000;
 
 export class MockSurface {
   readonly #stored = new Map<string, Body>();
@@ -109,7 +109,7 @@ export class MockSurface {
       tools: [],
       usage,
     };
-    if (this.#stored.size >= MOST_STORED) this.#stored.delete(this.#stored.keys().next().value!);
+    if (this.#stored.size >= MAX_STORED) this.#stored.delete(this.#stored.keys().next().value!);
     this.#stored.set(id, response);
     if (body.stream !== true) return Response.json(response);
     const place = { item_id: message.id, output_index: 0, content_index: 0 };

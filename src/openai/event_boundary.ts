@@ -10,8 +10,8 @@ const CR = 13;
 export class EventBoundary {
   #held: Uint8Array<ArrayBuffer> | undefined;
 
-  /** @param mostBytes What has no event end for longer than this passes as it comes. */
-  constructor(readonly mostBytes: number) {}
+  /** @param maxBytes What has no event end for longer than this passes as it comes. */
+  constructor(readonly maxBytes: number) {}
 
   /** The bytes that may go on now that `piece` has arrived; empty when it only begins an event. */
   push(piece: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
@@ -19,7 +19,7 @@ export class EventBoundary {
     if (this.#held === undefined && endsEvent(piece, piece.length)) return piece;
     const bytes = this.#held === undefined ? piece : concat([this.#held, piece]);
     const end = lastEventEnd(bytes);
-    if (end === bytes.length || bytes.length - end > this.mostBytes) {
+    if (end === bytes.length || bytes.length - end > this.maxBytes) {
       this.#held = undefined;
       return bytes;
     }

@@ -13,7 +13,7 @@ export interface InferenceRequest {
   /** The parsed body. */
   readonly body: Readonly<Record<string, unknown>>;
   /** Most tokens that it may generate; undefined when it does not say. */
-  readonly mostTokens: number | undefined;
+  readonly maxTokens: number | undefined;
   /** Alternatives that its answer has. */
   readonly choices: number;
   /** vLLM's salt: equal prompts with different salts share no cache. */
@@ -75,7 +75,7 @@ function read(kind: Kind, body: Record<string, unknown>): InferenceRequest {
     model,
     stream: stream === true && generates(kind),
     body,
-    mostTokens: mostTokens(kind, body),
+    maxTokens: maxTokens(kind, body),
     choices: choicesOf(kind, body),
     cacheSalt: typeof cache_salt === "string" && cache_salt !== "" ? cache_salt : undefined,
     previousResponse: kind === "responses" && typeof previous_response_id === "string" && previous_response_id !== ""
@@ -90,11 +90,11 @@ function choicesOf(kind: Kind, { n, prompt }: Record<string, unknown>): number {
   return answers * prompts;
 }
 
-function mostTokens(kind: Kind, body: Record<string, unknown>): number | undefined {
+function maxTokens(kind: Kind, body: Record<string, unknown>): number | undefined {
   if (!generates(kind)) return 0;
-  const most = body.max_completion_tokens ?? body.max_tokens ?? body.max_output_tokens;
+  const max = body.max_completion_tokens ?? body.max_tokens ?? body.max_output_tokens;
   const answers = typeof body.n === "number" && body.n > 1 ? body.n : 1;
-  return typeof most === "number" && most >= 0 ? most * answers : undefined;
+  return typeof max === "number" && max >= 0 ? max * answers : undefined;
 }
 
 // What an engine could not do without, so that the error names the field; the rest is the engine's to judge.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One scheduling decision on this thread: prompt text into scratch, hashes, index lookup, candidates, score, pick. The
-// kernel does the work; this file carries values in and out of its scratch block.
+// kernel does the work; this file carries values in and out of its scratch.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { type QuestionFields, questionFields } from "../tables/question.ts";
@@ -18,8 +18,8 @@ export interface HashedPrompt {
   readonly hashes: Int32Array;
 }
 
-/** Where a request stands in the queue. */
-export interface Standing {
+/** What the queue orders a request by. */
+export interface FlowPriority {
   /** Priority band, 0 first. */
   readonly band: number;
   /** Tenant row. */
@@ -198,7 +198,7 @@ export class DecisionMaker {
   arrive(
     row: RequestRow,
     { eligibility, adapter }: Placement,
-    { band, tenant, deadlineMs }: Standing,
+    { band, tenant, deadlineMs }: FlowPriority,
     sharedMs: number,
   ): number {
     const question = this.#question;
@@ -303,8 +303,8 @@ export class DecisionMaker {
     for (let position = 0; position < this.#words[this.#question.positions]; position++) {
       const requests = this.#floats[(k.queueOffset() >>> 2) + position];
       if (requests === Infinity) continue;
-      const block = this.#words[(k.positionBlockOffset() >>> 2) + Math.floor(position / k.BLOCK_ROWS)];
-      const row = block * k.BLOCK_ROWS + position % k.BLOCK_ROWS;
+      const group = this.#words[(k.positionGroupOffset() >>> 2) + Math.floor(position / k.GROUP_ROWS)];
+      const row = group * k.GROUP_ROWS + position % k.GROUP_ROWS;
       candidates.push({
         row,
         requests,

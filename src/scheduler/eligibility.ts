@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Label sets as bits: every set of labels that a cluster's rules name has a bit of the endpoints' eligibility words, so
-// that filtering by labels is one AND. Bits 0 to 2 are the endpoint's own: serving, willing, on trial. Which set has which
-// bit is the registry's to say; a bit goes to another set only when no request can ask for the first one any more.
+// that filtering by labels is one AND. Bits 0 to 2 are the endpoint's own: serving, not backed off, on trial. Which set
+// has which bit is the registry's to say; a bit goes to another set only when no request can ask for the first one any
+// more.
 
 import { assert } from "../base/assert.ts";
 import { type Config, labelKey } from "../config/schema.ts";

@@ -31,7 +31,7 @@ export interface GrantParts {
   readonly model: number;
   readonly hidden: boolean;
   /** Whether no other endpoint will do. */
-  readonly pinned: boolean;
+  readonly only: boolean;
   /** Ms that it waited. */
   readonly queuedMs: number;
 }
@@ -67,8 +67,8 @@ export class QueueGrant implements Grant {
   }
 
   tryAnother(): boolean {
-    const { pinned, row, placement } = this.#parts;
-    if (pinned || !this.leg.held) return false;
+    const { only, row, placement } = this.#parts;
+    if (only || !this.leg.own) return false;
     const before = row.endpoint;
     const tried = this.#tried ??= [];
     tried.push(before);
@@ -79,13 +79,13 @@ export class QueueGrant implements Grant {
   }
 
   keep(): Grant {
-    this.leg.held = false;
+    this.leg.own = false;
     return new QueueGrant(this.#owner, this.#parts, this);
   }
 
   [Symbol.dispose](): void {
-    if (!this.leg.held) return;
-    this.leg.held = false;
+    if (!this.leg.own) return;
+    this.leg.own = false;
     const { row, placement, prompt } = this.#parts;
     const { endpoint } = row;
     this.leg.unpin(endpoint);
@@ -98,7 +98,7 @@ export class QueueGrant implements Grant {
 class WholeLeg implements Leg {
   readonly role = "whole";
   /** Whether the load is this grant's to release. */
-  held = true;
+  own = true;
   readonly #owner: GrantOwner;
   readonly #parts: GrantParts;
   #endpoint: EndpointRef | undefined;
@@ -131,7 +131,7 @@ class WholeLeg implements Leg {
 
   firstToken(): number {
     const { row, placement } = this.#parts;
-    if (!this.held) return -1;
+    if (!this.own) return -1;
     const ms = row.firstToken(this.#owner.now());
     if (ms >= 0) this.#owner.roomAt(placement.cluster, row.endpoint);
     return ms;

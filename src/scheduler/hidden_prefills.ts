@@ -7,7 +7,7 @@ import { HIGH_ROW_CELL, readCell } from "../tables/metric_cells.ts";
 import { RequestPhase } from "../tables/request_table.ts";
 
 /** Share of a predicted prefill after which it may be over, when the engine has nobody waiting. */
-const MOST = 0.9;
+const MAX_SHARE = 0.9;
 
 /** How long a pass over the request rows is good for, ms. */
 const SCAN_MS = 5;
@@ -61,7 +61,7 @@ export class HiddenPrefills {
     const bytes = this.#words[(k.requestOffset(row) + k.REQUEST_UNCACHED) >>> 2] >>> 0;
     const began = this.#words[(k.columnOffset(k.ENDPOINT_HEAD_AT) >>> 2) + endpoint];
     const sinceMs = ((Number(BigInt.asIntN(32, BigInt(Math.floor(nowMs * 16)))) - began) | 0) / 16;
-    return sinceMs >= MOST * rate * bytes;
+    return sinceMs >= MAX_SHARE * rate * bytes;
   }
 
   // Requests on an endpoint that were sent before a time and are before their first token, the oldest first.

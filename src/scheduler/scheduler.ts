@@ -3,12 +3,12 @@
 // request's load counted on it. A grant is disposed of exactly once, at the true end of the request; whoever holds it last
 // owns that end.
 
-import type { Explanation, HashedPrompt, Standing } from "./decision.ts";
+import type { Explanation, FlowPriority, HashedPrompt } from "./decision.ts";
 import type { EndpointRef } from "../tables/endpoint_directory.ts";
 import type { Placement } from "./placement.ts";
 
 /** What waits, and can be made to fail: when the client leaves, or the request's time is up. */
-export interface Waiter {
+export interface Waiting {
   fail(error: Error): void;
 }
 
@@ -18,7 +18,7 @@ export interface Ask {
   readonly promptText: string;
   /** Model row. */
   readonly model: number;
-  readonly standing: Standing & {
+  readonly flow: FlowPriority & {
     /** Most requests of the tenant under way, and waiting; undefined for no such limit. */
     readonly concurrency?: number;
     readonly queued?: number;
@@ -33,12 +33,12 @@ export interface Ask {
   readonly preempt: () => void;
   /** Its first token will not be seen: the answer is not streamed. */
   readonly hidden: boolean;
-  /** The one endpoint row that will do, as it holds the state that the request continues. */
-  readonly pinned?: number;
+  /** The one endpoint row that will do, as it has the state that the request continues. */
+  readonly onlyEndpoint?: number;
 }
 
 /** Is told what to fail when the client leaves, or the request's time is up, before there is an endpoint. */
-export type OnCancel = (waiter: Waiter) => void;
+export type OnCancel = (waiting: Waiting) => void;
 
 /** Bounds of what waits in one class of priority of a cluster. */
 export interface ClassLimits {
@@ -82,7 +82,7 @@ export interface Leg {
   succeeded(): void;
 }
 
-/** Granted endpoints. `using grant = …` releases their load when the block ends, unless `keep` moved it on. */
+/** Granted endpoints. `using grant = …` releases their load when the scope ends, unless `keep` moved it on. */
 export interface Grant extends Disposable {
   readonly legs: readonly Leg[];
   /** The leg whose engine answers the client. */
@@ -94,7 +94,7 @@ export interface Grant extends Disposable {
   readonly predictedMs: number;
   /** Gives the endpoint up for another that was not tried yet; false when there is none. */
   tryAnother(): boolean;
-  /** Hands the load over to a new grant, which outlives the block of this one. */
+  /** Hands the load over to a new grant, which outlives the scope of this one. */
   keep(): Grant;
 }
 

@@ -11,35 +11,41 @@ import { EndpointDirectory, type EndpointRef } from "../tables/endpoint_director
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import { RequestPhase, type RequestRow, type RequestTable } from "../tables/request_table.ts";
 import { type DecisionMaker, type HashedPrompt, HOPELESS, NO_ENDPOINT, QUEUED } from "./decision.ts";
-import { MOST_PRIORITY, PRIORITIES } from "../config/tenants.ts";
+import { MAX_PRIORITY, PRIORITIES } from "../config/tenants.ts";
 import { type GrantOwner, type GrantParts, QueueGrant } from "./grant.ts";
 import type { Placement } from "./placement.ts";
 import type { Ask, Grant, OnCancel, Scheduler } from "./scheduler.ts";
 
 /** The last bands of critical and of standard priority. */
-const LAST_CRITICAL = MOST_PRIORITY - PRIORITIES.critical;
-const LAST_STANDARD = MOST_PRIORITY - PRIORITIES.standard;
+const LAST_CRITICAL = MAX_PRIORITY - PRIORITIES.critical;
+const LAST_STANDARD = MAX_PRIORITY - PRIORITIES.standard;
 
 /** An endpoint that changes hands between choice and grant is chosen again this often. */
-const MOST_CHOICES = 16;
-/** Waiting requests that are looked up again in one go. */
+const MAX_CHOICES = 16;
+/** WaitingRequest requests that are looked up again in one go. */
 const REFRESHED = 64;
 
+interface WaitingParts {
+  readonly row: RequestRow;
+  readonly prompt: HashedPrompt;
+  readonly placement: Placement;
+  readonly deadline: number;
+  /** When its first token is due, shared ms; 0 for no such time. */
+  readonly due: number;
+  timeout(): GatewayError;
+}
+
 /** A request of this worker that waits. */
-class Waiting implements Deadline {
+class WaitingRequest implements Deadline {
+  readonly row: RequestRow;
+  deadline: number;
   place = -1;
   readonly #done = Promise.withResolvers<void>();
 
-  constructor(
-    readonly row: RequestRow,
-    readonly prompt: HashedPrompt,
-    readonly placement: Placement,
-    readonly since: number,
-    public deadline: number,
-    /** When its first token is due, shared ms; 0 for no such time. */
-    readonly due: number,
-    readonly timeout: () => GatewayError,
-  ) {}
+  constructor(readonly parts: WaitingParts) {
+    this.row = parts.row;
+    this.deadline = parts.deadline;
+  }
 
   /** Resolves with the grant. Rejects with what it failed with. */
   get done(): Promise<void> {
@@ -56,7 +62,7 @@ class Waiting implements Deadline {
 
   /** Its time is up. */
   expire(): void {
-    if (this.row.phase === RequestPhase.waiting) this.fail(this.timeout());
+    if (this.row.phase === RequestPhase.waiting) this.fail(this.parts.timeout());
   }
 }
 
@@ -76,7 +82,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
   readonly clock: Clock;
   readonly deadlines: Deadlines;
   readonly grants: GrantWatch;
-  readonly #waiting: Waiting[] = [];
+  readonly #waiting: WaitingRequest[] = [];
   /** Batch requests that were sent, and how they are given up. */
   readonly #preemptible = new Map<RequestRow, () => void>();
   readonly #directory: EndpointDirectory;
@@ -109,7 +115,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
   }
 
   async acquire(ask: Ask, onCancel: OnCancel): Promise<Grant> {
-    const { placement, promptText, model, pinned, hidden } = ask;
+    const { placement, promptText, model, onlyEndpoint, hidden } = ask;
     const prompt = this.decisions.begin(promptText, placement);
     const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes);
     if (!row) {
@@ -119,33 +125,33 @@ export class SharedQueue implements Scheduler, GrantOwner {
         `This gateway has ${this.requests.capacity} requests in flight in one worker, its limit`,
       );
     }
-    const parts: GrantParts = { row, placement, prompt, model, hidden, pinned: pinned !== undefined, queuedMs: 0 };
-    const { standing, objectives } = ask;
-    row.assign(standing.tenant, ask.reserved);
+    const parts: GrantParts = { row, placement, prompt, model, hidden, only: onlyEndpoint !== undefined, queuedMs: 0 };
+    const { flow, objectives } = ask;
+    row.assign(flow.tenant, ask.reserved);
     try {
-      if (standing.concurrency !== undefined && !row.admit(standing.tenant, standing.concurrency)) {
+      if (flow.concurrency !== undefined && !row.admit(flow.tenant, flow.concurrency)) {
         throw new GatewayError(
           "tenant_concurrency",
-          `The tenant has ${standing.concurrency} requests under way already, its limit`,
+          `The tenant has ${flow.concurrency} requests under way already, its limit`,
         );
       }
-      if (pinned !== undefined) {
-        if (row.grant(pinned, 0, this.now())) return new QueueGrant(this, parts);
-        throw new GatewayError("no_endpoint", "The engine that holds the previous response is not available");
+      if (onlyEndpoint !== undefined) {
+        if (row.grant(onlyEndpoint, 0, this.now())) return new QueueGrant(this, parts);
+        throw new GatewayError("no_endpoint", "The engine that has the previous response is not available");
       }
       if (!placement.policy.queued) {
         this.decisions.setObjectives(objectives.ttftMs, objectives.tpotMs);
         if (!this.#grant(row, placement, prompt, model)) throw noEndpoint();
-        if (placement.policy.name === "slo" && standing.deadlineMs > 0 && !this.decisions.objectivesMet) {
+        if (placement.policy.name === "slo" && flow.deadlineMs > 0 && !this.decisions.objectivesMet) {
           throw hopeless();
         }
         return new QueueGrant(this, parts);
       }
-      const result = this.decisions.arrive(row, placement, standing, this.now());
+      const result = this.decisions.arrive(row, placement, flow, this.now());
       if (result === NO_ENDPOINT) throw noEndpoint();
-      if (result === HOPELESS) throw hopeless().after(this.decisions.backlogMs(placement.cluster, standing.tenant));
+      if (result === HOPELESS) throw hopeless().after(this.decisions.backlogMs(placement.cluster, flow.tenant));
       const queuedMs = result === QUEUED ? await this.#wait(row, prompt, ask, onCancel) : 0;
-      if (ask.queue.preempt && standing.band > LAST_STANDARD) this.#watchPreemption(row, ask);
+      if (ask.queue.preempt && flow.band > LAST_STANDARD) this.#watchPreemption(row, ask);
       return new QueueGrant(this, { ...parts, queuedMs });
     } catch (error) {
       const { endpoint } = row;
@@ -159,14 +165,14 @@ export class SharedQueue implements Scheduler, GrantOwner {
 
   // Resolves with the ms waited.
   async #wait(row: RequestRow, prompt: HashedPrompt, ask: Ask, onCancel: OnCancel): Promise<number> {
-    const { placement, standing, queue: limits } = ask;
+    const { placement, flow, queue: limits } = ask;
     const { cluster } = placement;
-    const itsClass = standing.band <= LAST_CRITICAL ? 0 : standing.band <= LAST_STANDARD ? 1 : 2;
+    const itsClass = flow.band <= LAST_CRITICAL ? 0 : flow.band <= LAST_STANDARD ? 1 : 2;
     const { requests, bytes, maxWaitMs } = limits.classes[itsClass];
-    const backlog = () => this.decisions.backlogMs(cluster, standing.tenant);
+    const backlog = () => this.decisions.backlogMs(cluster, flow.tenant);
     const queue = this.decisions.queueOf(cluster, itsClass);
-    if (standing.queued !== undefined && this.decisions.waitingOf(standing.tenant) > standing.queued) {
-      throw new GatewayError("queue_full", `${standing.queued} requests of the tenant wait already, its limit`)
+    if (flow.queued !== undefined && this.decisions.waitingOf(flow.tenant) > flow.queued) {
+      throw new GatewayError("queue_full", `${flow.queued} requests of the tenant wait already, its limit`)
         .after(backlog());
     }
     if (queue.requests > requests || queue.bytes > bytes) {
@@ -178,9 +184,14 @@ export class SharedQueue implements Scheduler, GrantOwner {
       ).after(backlog());
     }
     const since = this.clock.now();
-    const timeout = () =>
-      new GatewayError("queue_timeout", `No endpoint had room within ${maxWaitMs} ms`).after(backlog());
-    const waiting = new Waiting(row, prompt, placement, since, since + maxWaitMs, standing.deadlineMs, timeout);
+    const waiting = new WaitingRequest({
+      row,
+      prompt,
+      placement,
+      deadline: since + maxWaitMs,
+      due: flow.deadlineMs,
+      timeout: () => new GatewayError("queue_timeout", `No endpoint had room within ${maxWaitMs} ms`).after(backlog()),
+    });
     if (limits.preempt && itsClass === 0) this.decisions.preempt(cluster, LAST_STANDARD + 1);
     this.#waiting.push(waiting);
     if (!this.#watching) this.#watchGrants();
@@ -242,8 +253,9 @@ export class SharedQueue implements Scheduler, GrantOwner {
     const clusters = new Set<number>();
     for (let i = 0; i < count; i++) {
       const waiting = this.#waiting[(this.#refreshed + i) % this.#waiting.length];
-      clusters.add(waiting.placement.cluster);
-      const found = this.decisions.refresh(waiting.row, waiting.prompt, waiting.placement, this.now());
+      const { row, prompt, placement } = waiting.parts;
+      clusters.add(placement.cluster);
+      const found = this.decisions.refresh(row, prompt, placement, this.now());
       if (found === 0) waiting.fail(noEndpoint());
       else if (found === HOPELESS) waiting.fail(hopeless());
     }
@@ -252,7 +264,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
     // Of all workers: should a word from another one be lost, nobody waits longer than until here.
     this.#lookForGrants();
     const now = this.now();
-    for (const { due, fail, row } of this.#waiting) {
+    for (const { parts: { due }, fail, row } of this.#waiting) {
       if (due > 0 && due < now && row.phase === RequestPhase.waiting) fail(hopeless());
     }
     this.#lookForPreempted();
@@ -268,7 +280,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
   }
 
   #grant(row: RequestRow, placement: Placement, prompt: HashedPrompt, model: number): boolean {
-    for (let i = 0; i < MOST_CHOICES; i++) {
+    for (let i = 0; i < MAX_CHOICES; i++) {
       const endpoint = this.decisions.choose(placement, prompt.bytes, model, this.now());
       if (endpoint < 0) return false;
       if (row.grant(endpoint, this.decisions.matchedBytes, this.now())) return true;

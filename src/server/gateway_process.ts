@@ -28,7 +28,7 @@ import type { CenterProcess } from "./center_process.ts";
 import { checkDistinct, readCertificate } from "./listen_checks.ts";
 import { reserve, serveOn } from "./listeners.ts";
 import { hostname } from "./hostname.ts";
-import { SPARE_BLOCKS, Supervisor } from "./supervisor.ts";
+import { SPARE_AREAS, Supervisor } from "./supervisor.ts";
 
 /** How long a start waits for engines to list their models, where these are to be served. */
 const FIRST_MODELS_MS = 3_000;
@@ -90,7 +90,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     models: config.limits.models,
     nameOf: (row) => fleet.nameOf(row),
   });
-  const reap = (block: number) => lost.reap(block);
+  const reap = (area: number) => lost.reap(area);
   const supervisor = new Supervisor({ kernel, shared, setup, log, workers, certificate, reap });
   let sync: LoadSync | undefined;
   const control = new ControlPlane({
@@ -144,7 +144,14 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     if (config.metadata_center.enabled) {
       center = await openCenter(config.metadata_center, gatewayId, log, shareAddresses);
       if (center.embedded) stops.push(() => center!.embedded!.stop());
-      sync = new LoadSync(kernel, fleet, center.link, config.metadata_center, systemClock, gatewayId);
+      sync = new LoadSync({
+        kernel,
+        fleet,
+        link: center.link,
+        config: config.metadata_center,
+        clock: systemClock,
+        gateway: gatewayId,
+      });
       sync.configure(control.snapshot, [...control.snapshot.rows.clusters.keys()]);
       sync.start();
       stops.push(() => sync!.stop());
@@ -188,7 +195,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
 
 function memoryLimits({ limits }: Config, workers: number) {
   return {
-    workers: 1 + workers + SPARE_BLOCKS,
+    workers: 1 + workers + SPARE_AREAS,
     clusters: limits.clusters,
     endpoints: limits.endpoints,
     requestsPerWorker: limits.requests_in_flight,
@@ -196,7 +203,7 @@ function memoryLimits({ limits }: Config, workers: number) {
     promptChunks: limits.prompt_chunks,
     metricCells: cellCount(limits.models, limits.tenants),
     ringWords: 65_536,
-    pins: limits.response_pins,
+    responses: limits.stored_responses,
     predictors: 2 * limits.models,
     tenants: limits.tenants,
   };
@@ -209,8 +216,14 @@ function trainerOf(kernel: AttachedKernel, config: Config, fleet: Fleet, log: Lo
       for (const { cluster, name, row } of fleet.members) yield [`${cluster}/${name}`, row];
     },
   };
-  const state = new TrainerState(config.prediction.state_file, log);
-  return new Trainer(new PredictorTable(kernel), new SampleReader(kernel), config, endpoints, systemClock, state);
+  return new Trainer({
+    table: new PredictorTable(kernel),
+    reader: new SampleReader(kernel),
+    config,
+    endpoints,
+    clock: systemClock,
+    state: new TrainerState(config.prediction.state_file, log),
+  });
 }
 
 // The files may be others than before under the same names; ones that cannot be used are found out before anybody listens

@@ -22,14 +22,14 @@ export function serveOn(
   }
 }
 
-/** An address that was free, held until it is disposed of. */
+/** An address that was free, kept until it is disposed of. */
 export interface Reservation extends AsyncDisposable {
   readonly address: Address;
 }
 
 /**
  * Finds out whether an address is free and resolves port 0. Workers share their port by SO_REUSEPORT, which would also
- * share it with a stranger: a plain listener asks first. A port that the system chose is held until the workers have it,
+ * share it with a stranger: a plain listener asks first. A port that the system chose is kept until the workers have it,
  * so that the system gives it to nobody else; nobody can know it before, so that nobody connects meanwhile.
  * With `share` another gateway of the same user may listen there too: it is about to end.
  */
@@ -41,8 +41,10 @@ export function reserve(text: string, what: string, share = false): Reservation 
     const { port } = listener.addr as Deno.NetAddr;
     listener.close();
     const found = { hostname: address.hostname, port };
-    const held = address.port === 0 ? Deno.serve({ ...found, reusePort: true, onListen() {} }, tooEarly) : undefined;
-    return { address: found, [Symbol.asyncDispose]: async () => await held?.shutdown() };
+    const placeholder = address.port === 0
+      ? Deno.serve({ ...found, reusePort: true, onListen() {} }, tooEarly)
+      : undefined;
+    return { address: found, [Symbol.asyncDispose]: async () => await placeholder?.shutdown() };
   } catch (error) {
     throw cannotListen(what, address, error);
   }

@@ -26,7 +26,7 @@ import { EndpointDirectory } from "../tables/endpoint_directory.ts";
 import { EndpointTable } from "../tables/endpoint_table.ts";
 import { GrantWatch } from "../tables/grant_watch.ts";
 import { ownCells } from "../tables/metric_cells.ts";
-import { PinTable } from "../tables/pin_table.ts";
+import { ResponseTable } from "../tables/response_table.ts";
 import { PredictorTable } from "../tables/predictor_table.ts";
 import { RequestTable } from "../tables/request_table.ts";
 import { SampleWriter } from "../tables/sample_ring.ts";
@@ -97,10 +97,10 @@ export class Serving {
     this.#pools = new EndpointPools(this.#deadlines, poolLimits(config));
     this.#kserve = new KserveClients({
       connectMs: config.timeouts.connect_ms,
-      mostMessageBytes: config.limits.body_bytes,
+      maxMessageBytes: config.limits.body_bytes,
     });
     this.#directory = new EndpointDirectory(this.#endpoints);
-    this.#responses = new StoredResponses(new PinTable(kernel), this.#endpoints);
+    this.#responses = new StoredResponses(new ResponseTable(kernel), this.#endpoints);
     this.#budget = new RetryBudget(budgetOf(config), clock);
     this.#samples = new SampleWriter(kernel);
     this.#endpoints.failureBackoffMs = failureBackoffOf(config);
@@ -255,9 +255,9 @@ export class Serving {
         eventBytes: limits.event_bytes,
       })),
       admission,
-      usageEstimate: (model, promptBytes, most) => ({
+      usageEstimate: (model, promptBytes, maxTokens) => ({
         inputTokens: promptBytes / (this.#predictors.bytesPerToken(model) || prediction.bytes_per_token),
-        outputTokens: most ?? (this.instruments.meanCompletion(model) || prediction.output_tokens),
+        outputTokens: maxTokens ?? (this.instruments.meanCompletion(model) || prediction.output_tokens),
       }),
       log: this.log,
     });

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Starts the data plane workers and keeps them: one that dies, fails or stops beating is ended, the load that it held is
-// released, and another takes its block after a growing pause.
+// released, and another takes its area after a growing pause.
 
 import type { AttachedKernel, SharedKernel } from "../../wasm/kernel.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
@@ -25,13 +25,13 @@ export interface WorkerView {
   restarts: number;
 }
 
-/** Worker blocks beyond those in use: a worker that is replaced leaves its block to rest before another takes it. */
-export const SPARE_BLOCKS = 4;
+/** Worker areas beyond those in use: a worker that is replaced leaves its area to rest before another takes it. */
+export const SPARE_AREAS = 4;
 
 interface Seat {
   readonly worker: number;
-  /** Its block of the shared memory. */
-  block: number;
+  /** Its area of the shared memory. */
+  area: number;
   /** The last heartbeat seen, and when it was new, by this thread's own clock. */
   beat: number;
   beatAt: number;
@@ -55,8 +55,8 @@ export interface SupervisorParts {
   readonly log: Log;
   readonly workers: number;
   readonly certificate: Certificate | undefined;
-  /** Takes a block from its worker; returns how many requests were lost. */
-  reap(block: number): number;
+  /** Takes an area from its worker; returns how many requests were lost. */
+  reap(area: number): number;
   /** The system's by default. */
   readonly clock?: Clock;
   readonly thread?: NewThread;
@@ -83,10 +83,10 @@ export class Supervisor {
     this.log = parts.log;
     this.clock = parts.clock ?? systemClock;
     this.certificate = parts.certificate;
-    this.#spares = Array.from({ length: SPARE_BLOCKS }, (_, i) => workers + 1 + i);
+    this.#spares = Array.from({ length: SPARE_AREAS }, (_, i) => workers + 1 + i);
     this.#seats = Array.from({ length: workers }, (_, i) => ({
       worker: i + 1,
-      block: i + 1,
+      area: i + 1,
       beat: NaN,
       beatAt: 0,
       thread: undefined,
@@ -139,7 +139,7 @@ export class Supervisor {
       {
         kind: "start",
         shared: this.parts.shared,
-        worker: seat.block,
+        worker: seat.area,
         seed: crypto.getRandomValues(new Uint32Array(1))[0],
         snapshot: this.#snapshot!,
         certificate: this.certificate,
@@ -154,10 +154,10 @@ export class Supervisor {
     thread.terminate();
     seat.thread = undefined;
     reject(new Error(`Worker ${seat.worker} cannot serve: ${why}`));
-    // Termination is a request to the thread, not its end: the block is fenced off and rests while another is used.
-    const released = this.parts.reap(seat.block);
-    this.#spares.push(seat.block);
-    seat.block = this.#spares.shift()!;
+    // Termination is a request to the thread, not its end: the area is fenced off and rests while another is used.
+    const released = this.parts.reap(seat.area);
+    this.#spares.push(seat.area);
+    seat.area = this.#spares.shift()!;
     this.log[why === ASKED ? "info" : "error"]("worker lost", { worker: seat.worker, why, released });
     if (this.#draining) {
       this.#onDrained(seat.worker, 0);
@@ -168,7 +168,7 @@ export class Supervisor {
     seat.state = "restarting";
     seat.restarts++;
     seat.cancelRestart = this.clock.after(seat.pauseMs, () => {
-      this.parts.reap(seat.block); // what the block's last worker may have been in the middle of
+      this.parts.reap(seat.area); // what the area's last worker may have been in the middle of
       this.#begin(seat).catch(() => {/* logged where it was lost */});
     });
     seat.pauseMs = Math.min(LONGEST_PAUSE_MS, seat.pauseMs * 2);
@@ -179,7 +179,7 @@ export class Supervisor {
     const now = this.clock.now();
     for (const seat of this.#seats) {
       if (!seat.thread) continue;
-      const beat = readCell(this.kernel, seat.block, WORKER_CELLS.heartbeat);
+      const beat = readCell(this.kernel, seat.area, WORKER_CELLS.heartbeat);
       if (beat !== seat.beat) {
         seat.beat = beat;
         seat.beatAt = now;
@@ -213,8 +213,8 @@ export class Supervisor {
   /** The oldest snapshot that a request of any worker was begun with. */
   get oldestSnapshot(): number {
     let oldest = Infinity;
-    for (const { thread, block } of this.#seats) {
-      if (thread) oldest = Math.min(oldest, readCell(this.kernel, block, WORKER_CELLS.snapshot));
+    for (const { thread, area } of this.#seats) {
+      if (thread) oldest = Math.min(oldest, readCell(this.kernel, area, WORKER_CELLS.snapshot));
     }
     return oldest;
   }

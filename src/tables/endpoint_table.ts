@@ -4,7 +4,7 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { assert } from "../base/assert.ts";
-import { EndpointBlocks } from "./endpoint_blocks.ts";
+import { EndpointGroups } from "./endpoint_groups.ts";
 import { type Address, formatAddress, parseAddress } from "../base/address.ts";
 
 /**
@@ -46,7 +46,7 @@ export class EndpointTable {
   readonly #words: Int32Array;
   readonly #floats: Float32Array;
   readonly #bytes: Uint8Array;
-  readonly #blocks: EndpointBlocks;
+  readonly #groups: EndpointGroups;
   /** How long an endpoint that failed once is left alone. */
   failureBackoffMs = 0;
 
@@ -56,7 +56,7 @@ export class EndpointTable {
     this.#words = new Int32Array(kernel.buffer);
     this.#floats = new Float32Array(kernel.buffer);
     this.#bytes = new Uint8Array(kernel.buffer);
-    this.#blocks = new EndpointBlocks(kernel);
+    this.#groups = new EndpointGroups(kernel);
   }
 
   /** Word index of a row's cell in a column. */
@@ -72,7 +72,7 @@ export class EndpointTable {
    */
   add(cluster: number, address: Address, capacityChunks: number, labelSets: number): number {
     const k = this.#kernel.exports;
-    const row = this.#blocks.take(cluster);
+    const row = this.#groups.take(cluster);
     this.#writeIdentity(row, formatAddress(address));
     const counters = [
       k.ENDPOINT_HEAD_AT,
@@ -81,7 +81,7 @@ export class EndpointTable {
       k.ENDPOINT_SUCCESSES,
       k.ENDPOINT_DISPATCHED,
       k.ENDPOINT_PENALTY,
-      k.ENDPOINT_RELUCTANT,
+      k.ENDPOINT_BACK_OFF,
     ];
     for (
       const column of [
@@ -101,11 +101,11 @@ export class EndpointTable {
     this.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
     Atomics.store(this.#words, this.#cell(k.ENDPOINT_STATE, row), EndpointState.available);
     const labels = labelSets & (-1 << k.LABEL_BITS);
-    Atomics.store(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), labels | k.SERVING | k.WILLING);
+    Atomics.store(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), labels | k.SERVING | k.NOT_BACKED_OFF);
     return row;
   }
 
-  /** Replaces the label sets, as eligibility bits (3 to 31); whether it serves, is willing or on trial stays as it is. */
+  /** Replaces the label sets, as eligibility bits (3 to 31); whether it serves, is backed off or on trial stays as it is. */
   setLabels(row: number, labelSets: number): void {
     const k = this.#kernel.exports;
     assert(this.state(row) !== EndpointState.unused, "the row is in use");
@@ -152,17 +152,17 @@ export class EndpointTable {
     Atomics.store(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), 0);
     Atomics.store(this.#words, this.#cell(k.ENDPOINT_STATE, row), EndpointState.unused);
     k.indexForget(row);
-    this.#blocks.free(cluster, row);
+    this.#groups.free(cluster, row);
     return true;
   }
 
   /**
-   * Gives the blocks of a cluster back whose rows are all unused; false while one is in use. The caller guarantees that no
+   * Gives the groups of a cluster back whose rows are all unused; false while one is in use. The caller guarantees that no
    * request of the cluster is open any more.
    */
   removeCluster(cluster: number): boolean {
     if (this.rowsOf(cluster).length > 0) return false;
-    this.#blocks.remove(cluster);
+    this.#groups.remove(cluster);
     return true;
   }
 
@@ -199,10 +199,10 @@ export class EndpointTable {
 
   /** Rows of a cluster that are in use, in list order. */
   rowsOf(cluster: number): number[] {
-    const { BLOCK_ROWS } = this.#kernel.exports;
+    const { GROUP_ROWS } = this.#kernel.exports;
     const rows: number[] = [];
-    for (const block of this.#blocks.of(cluster)) {
-      for (let row = block * BLOCK_ROWS; row < (block + 1) * BLOCK_ROWS; row++) {
+    for (const group of this.#groups.of(cluster)) {
+      for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row++) {
         if (this.state(row) !== EndpointState.unused) rows.push(row);
       }
     }
@@ -256,7 +256,7 @@ export class EndpointTable {
   /** The endpoint failed: that counts, and it is left alone for a while. Failing fast earns no traffic. */
   countFailure(row: number): void {
     Atomics.add(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_FAILURES, row), 1);
-    if (this.failureBackoffMs > 0) this.setReluctant(row, this.failureBackoffMs);
+    if (this.failureBackoffMs > 0) this.backOff(row, this.failureBackoffMs);
   }
 
   clearFailures(row: number): void {
@@ -273,29 +273,29 @@ export class EndpointTable {
     return this.#load(this.#kernel.exports.ENDPOINT_SUCCESSES, row);
   }
 
-  /** The endpoint asked to be left alone for a while: it is chosen when nobody else is. */
-  setReluctant(row: number, ms: number): void {
+  /** Backs off from an endpoint for a while: it is chosen when there is no other. */
+  backOff(row: number, ms: number): void {
     const k = this.#kernel.exports;
-    // The wish first: who sees an unwilling row without one makes it willing again.
-    const wish = this.#cell(k.ENDPOINT_RELUCTANT, row);
-    Atomics.store(this.#words, wish, Math.max(1, Math.ceil(ms), Atomics.load(this.#words, wish)));
-    Atomics.and(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), ~k.WILLING);
+    // The time first: who sees a row backed off without one ends it.
+    const cell = this.#cell(k.ENDPOINT_BACK_OFF, row);
+    Atomics.store(this.#words, cell, Math.max(1, Math.ceil(ms), Atomics.load(this.#words, cell)));
+    Atomics.and(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), ~k.NOT_BACKED_OFF);
   }
 
-  /** Takes the milliseconds that an endpoint has asked for since the last call; 0 for none. Control plane only. */
-  takeReluctance(row: number): number {
-    const cell = this.#cell(this.#kernel.exports.ENDPOINT_RELUCTANT, row);
+  /** Takes the milliseconds that `backOff` was called with since the last time; 0 for none. Control plane only. */
+  takeBackOff(row: number): number {
+    const cell = this.#cell(this.#kernel.exports.ENDPOINT_BACK_OFF, row);
     return this.#words[cell] === 0 ? 0 : Atomics.exchange(this.#words, cell, 0);
   }
 
-  setWilling(row: number): void {
+  endBackOff(row: number): void {
     const k = this.#kernel.exports;
-    Atomics.or(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), k.WILLING);
+    Atomics.or(this.#words, this.#cell(k.ENDPOINT_ELIGIBILITY, row), k.NOT_BACKED_OFF);
   }
 
-  willing(row: number): boolean {
+  backedOff(row: number): boolean {
     const k = this.#kernel.exports;
-    return (this.#load(k.ENDPOINT_ELIGIBILITY, row) & k.WILLING) !== 0;
+    return (this.#load(k.ENDPOINT_ELIGIBILITY, row) & k.NOT_BACKED_OFF) === 0;
   }
 
   /** Whether a row is the cluster's and has the label sets of these eligibility bits. */

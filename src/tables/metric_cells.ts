@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Metric cells: each worker writes f64 counters into a block of its own, the control plane adds the blocks up. No message
+// Metric cells: each worker writes f64 counters into an area of its own, the control plane adds the areas up. No message
 // and no lock on the request path: an increment is one load and one store.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
@@ -7,7 +7,7 @@ import type { AttachedKernel } from "../../wasm/kernel.ts";
 /** Cell with the highest request row that a worker has used: how far the control plane has to look. */
 export const HIGH_ROW_CELL = 6;
 
-/** The block that this thread writes. */
+/** The area that this thread writes. */
 export function ownCells(kernel: AttachedKernel): Float64Array {
   return cellsOf(kernel, kernel.worker);
 }

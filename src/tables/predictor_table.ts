@@ -18,6 +18,27 @@ export interface PredictorState {
   bytesPerToken: number;
 }
 
+/** Prefill of one request. */
+export interface PrefillSample {
+  readonly inputTokens: number;
+  readonly cachedTokens: number;
+  readonly ms: number;
+}
+
+/** One decode step. */
+export interface StepSample {
+  readonly batch: number;
+  readonly contextTokens: number;
+  readonly ms: number;
+}
+
+export interface LearningWeights {
+  /** Of what was learned before, above 0 and at most 1. */
+  readonly forgetting: number;
+  /** Of a sample's error in the mean. */
+  readonly pace: number;
+}
+
 export class PredictorTable {
   readonly #kernel: AttachedKernel;
   readonly #floats: Float64Array;
@@ -56,11 +77,8 @@ export class PredictorTable {
     return this.#kernel.exports.predict(row);
   }
 
-  /**
-   * Learns from a request; returns what would have been predicted for it.
-   * @param forgetting Weight of what was learned before, above 0 and at most 1. @param pace Weight of this one's error in the mean.
-   */
-  learn(row: number, inputTokens: number, cachedTokens: number, ms: number, forgetting: number, pace: number): number {
+  /** Learns from a request; returns what would have been predicted for it. */
+  learn(row: number, { inputTokens, cachedTokens, ms }: PrefillSample, { forgetting, pace }: LearningWeights): number {
     this.#put(inputTokens, cachedTokens);
     return this.#kernel.exports.learn(row, ms, forgetting, pace);
   }
@@ -102,7 +120,7 @@ export class PredictorTable {
    * Learns the decode step: ms = θ₀ + θ₁ · batch + θ₂ · batch · thousands of tokens of context. Returns what would have
    * been predicted.
    */
-  learnStep(model: number, batch: number, contextTokens: number, ms: number, forgetting: number, pace: number): number {
+  learnStep(model: number, { batch, contextTokens, ms }: StepSample, { forgetting, pace }: LearningWeights): number {
     this.#putStep(batch, contextTokens);
     return this.#kernel.exports.learn(this.stepRow(model), ms, forgetting, pace);
   }

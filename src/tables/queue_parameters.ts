@@ -29,5 +29,5 @@ export function writeQueueParameters(kernel: AttachedKernel, queue: QueueConfig,
   floats[k.HEADER_ADAPTER] = queue.adapter_ms;
   floats[k.HEADER_BURST] = queue.burst_tokens * bytesPerToken;
   floats[k.HEADER_TIE] = queue.tie_ms;
-  new Uint32Array(kernel.buffer)[k.HEADER_LEAST] = Math.round(queue.least_tokens * bytesPerToken);
+  new Uint32Array(kernel.buffer)[k.HEADER_MIN_WORK] = Math.round(queue.least_tokens * bytesPerToken);
 }

@@ -11,13 +11,13 @@
 import { assert } from "../base/assert.ts";
 
 /** A name's row. */
-export interface Holding {
+export interface NamedRow {
   readonly row: number;
   /** Of the row: another one means that it has changed hands. */
   readonly generation: number;
 }
 
-interface Entry extends Holding {
+interface Entry extends NamedRow {
   /** Snapshot version from which on nobody takes the name up; undefined while it is in use. */
   retired: number | undefined;
 }
@@ -70,7 +70,7 @@ export class Registry {
   constructor(readonly what: string, readonly source: RowSource) {}
 
   /** The row of a name that is in use or retired. */
-  get(name: string): Holding | undefined {
+  get(name: string): NamedRow | undefined {
     return this.#entries.get(name);
   }
 
@@ -86,7 +86,7 @@ export class Registry {
   }
 
   /** Gives a name its row, the one that it has or a free one. Throws RegistryFull. */
-  acquire(name: string): Holding {
+  acquire(name: string): NamedRow {
     const known = this.#entries.get(name);
     if (known) {
       known.retired = undefined;
@@ -113,7 +113,7 @@ export class Registry {
   }
 
   /** Whether a row still is what it was. */
-  current({ row, generation }: Holding): boolean {
+  current({ row, generation }: NamedRow): boolean {
     return this.#generations.get(row) === generation;
   }
 
@@ -134,7 +134,7 @@ export class Registry {
   }
 
   /** Names with their rows, retired ones included. */
-  get all(): Iterable<readonly [string, Holding]> {
+  get all(): Iterable<readonly [string, NamedRow]> {
     return this.#entries;
   }
 

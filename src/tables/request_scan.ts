@@ -18,7 +18,7 @@ interface Seen {
   promptBytes: number;
   generation: number;
   grants: number;
-  held: boolean;
+  counted: boolean;
 }
 
 export class RequestScan {
@@ -59,7 +59,7 @@ export class RequestScan {
     const grants = this.#words[at + (k.REQUEST_GRANT >>> 2)];
     const endpoint = this.#words[at + (k.REQUEST_ENDPOINT >>> 2)];
     const promptBytes = this.#words[at + (k.REQUEST_PROMPT >>> 2)] >>> 0;
-    const held = this.#words[at + (k.REQUEST_HELD >>> 2)] === 1;
+    const counted = this.#words[at + (k.REQUEST_COUNTED >>> 2)] === 1;
     const carries = Atomics.load(this.#words, at + (k.REQUEST_PHASE >>> 2)) >= RequestPhase.granted;
     const same = seen !== undefined && carries && seen.generation === generation && seen.grants === grants;
     if (seen !== undefined && !same) {
@@ -68,12 +68,12 @@ export class RequestScan {
     }
     if (carries && !same) {
       const id = `${this.prefix}-${row}-${generation}-${grants}`;
-      this.#seen.set(row, { id, endpoint, promptBytes, generation, grants, held: true });
+      this.#seen.set(row, { id, endpoint, promptBytes, generation, grants, counted: true });
       changes.push({ kind: "granted", id, endpoint, promptBytes });
     }
     const now = this.#seen.get(row);
-    if (now?.held && carries && !held) {
-      now.held = false;
+    if (now?.counted && carries && !counted) {
+      now.counted = false;
       changes.push({ kind: "first token", id: now.id });
     }
   }
@@ -81,9 +81,9 @@ export class RequestScan {
   /** All open requests as if they were new: for a center that knows nothing. */
   open(): RequestChange[] {
     const changes: RequestChange[] = [];
-    for (const { id, endpoint, promptBytes, held } of this.#seen.values()) {
+    for (const { id, endpoint, promptBytes, counted } of this.#seen.values()) {
       changes.push({ kind: "granted", id, endpoint, promptBytes });
-      if (!held) changes.push({ kind: "first token", id });
+      if (!counted) changes.push({ kind: "first token", id });
     }
     return changes;
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A worker's own block of request rows. The load of a request is counted on its endpoint through its row and taken off
+// A worker's own area of request rows. The load of a request is counted on its endpoint through its row and taken off
 // exactly once; when the worker dies, the control plane releases what the rows still hold.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
@@ -13,6 +13,7 @@ export type RequestPhase = (typeof RequestPhase)[keyof typeof RequestPhase];
 export class RequestTable {
   readonly #kernel: AttachedKernel;
   readonly #words: Int32Array;
+  readonly #rowParts: RowParts;
   readonly #free: Uint32Array;
   #freeCount: number;
   readonly #cells: Float64Array;
@@ -26,6 +27,7 @@ export class RequestTable {
     for (let i = 0; i < rows; i++) this.#free[i] = first + rows - 1 - i;
     this.#freeCount = rows;
     this.#cells = ownCells(kernel);
+    this.#rowParts = { kernel, words: this.#words, giveBack: this.#giveBack };
   }
 
   /** Rows of this worker that carry a request. */
@@ -45,7 +47,7 @@ export class RequestTable {
     if (generation === 0) return undefined; // the supervisor has given this worker up
     this.#freeCount--;
     if (row > this.#cells[HIGH_ROW_CELL]) this.#cells[HIGH_ROW_CELL] = row;
-    return new RequestRow(this.#kernel, this.#words, row, generation, this.#giveBack);
+    return new RequestRow(this.#rowParts, row, generation);
   }
 
   readonly #giveBack = (row: number): void => {
@@ -54,17 +56,25 @@ export class RequestTable {
   };
 }
 
+/** What the rows of a table have in common. */
+interface RowParts {
+  readonly kernel: AttachedKernel;
+  readonly words: Int32Array;
+  readonly giveBack: (row: number) => void;
+}
+
 /** One open row. `release` may be called any number of times. */
 export class RequestRow {
+  readonly kernel: AttachedKernel;
+  readonly words: Int32Array;
+  readonly giveBack: (row: number) => void;
   #released = false;
 
-  constructor(
-    readonly kernel: AttachedKernel,
-    readonly words: Int32Array,
-    readonly row: number,
-    readonly generation: number,
-    readonly giveBack: (row: number) => void,
-  ) {}
+  constructor(parts: RowParts, readonly row: number, readonly generation: number) {
+    this.kernel = parts.kernel;
+    this.words = parts.words;
+    this.giveBack = parts.giveBack;
+  }
 
   /** Whether it was released: the row may be another request's by now. */
   get over(): boolean {
@@ -178,7 +188,7 @@ export interface LostRequest {
   readonly outputTokens: number;
 }
 
-/** The open requests of a worker's block, before they are released. Control plane only. */
+/** The open requests of a worker's area, before they are released. Control plane only. */
 export function openRequests({ exports: k, buffer }: AttachedKernel, worker: number): LostRequest[] {
   const words = new Int32Array(buffer);
   const rows = words[k.HEADER_REQUESTS];

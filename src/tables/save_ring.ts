@@ -62,7 +62,7 @@ export interface SaveRecord {
 }
 
 /** Takes what a worker's ring holds, at most `most` records; the control plane's end. */
-export function readSaves(kernel: AttachedKernel, worker: number, most = 1_000): SaveRecord[] {
+export function readSaves(kernel: AttachedKernel, worker: number, max = 1_000): SaveRecord[] {
   const k = kernel.exports;
   const words = new Int32Array(kernel.buffer);
   const ring = k.ringOffset(worker);
@@ -73,7 +73,7 @@ export function readSaves(kernel: AttachedKernel, worker: number, most = 1_000):
   const written = Atomics.load(words, (ring + k.RING_WRITTEN) >>> 2);
   let read = Atomics.load(words, readAt);
   const records: SaveRecord[] = [];
-  while (read !== written && records.length < most) {
+  while (read !== written && records.length < max) {
     const chunks = at(read);
     const hashes = Array.from({ length: chunks }, (_, i) => {
       const word = read + HEADER_WORDS + 2 * i;

@@ -9,16 +9,18 @@ export function writeTenant(kernel: AttachedKernel, tenant: number, { weight }: 
   new Float32Array(kernel.buffer)[(k.tenantOffset(tenant) + k.TENANT_WEIGHT) >>> 2] = weight;
 }
 
-/**
- * Sets what other gateways used of a tenant's window in the last minute, and what they may be using until they tell.
- * Control plane only.
- */
+/** What other gateways used of a tenant's window in the last minute, and what they may be using until they tell. */
+export interface RemoteUse {
+  readonly used: number;
+  readonly presumed: number;
+}
+
+/** Sets it. Control plane only. */
 export function writeRemoteUse(
   kernel: AttachedKernel,
   tenant: number,
   window: number,
-  used: number,
-  presumed: number,
+  { used, presumed }: RemoteUse,
 ): void {
   const k = kernel.exports;
   const words = new Int32Array(kernel.buffer);

@@ -39,7 +39,7 @@ export interface AccessRecord {
   last_rt: number;
 }
 
-const MOST_LINES = 10_000;
+const MAX_LINES = 10_000;
 const FLUSH_MS = 200;
 
 export class AccessLog {
@@ -55,7 +55,7 @@ export class AccessLog {
   }
 
   write(record: AccessRecord): void {
-    if (this.#lines.length >= MOST_LINES) {
+    if (this.#lines.length >= MAX_LINES) {
       this.dropped++;
       return;
     }

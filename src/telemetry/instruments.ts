@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is counted and where: every counter and histogram has its cells in the worker's block, so recording is an
+// What is counted and where: every counter and histogram has its cells in the worker's area, so recording is an
 // addition to an array and reading is a sum over workers.
 
 import { HIGH_ROW_CELL } from "../tables/metric_cells.ts";

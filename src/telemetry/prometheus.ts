@@ -3,6 +3,12 @@
 
 export type Labels = Record<string, string | number>;
 
+export interface HistogramValues {
+  /** By bucket, not cumulative, the last one above all bounds. */
+  readonly counts: ArrayLike<number>;
+  readonly sum: number;
+}
+
 export class PrometheusText {
   #text = "";
 
@@ -17,8 +23,8 @@ export class PrometheusText {
     return this;
   }
 
-  /** Samples of one histogram; `counts` are by bucket, not cumulative, the last one above all bounds. */
-  histogram(name: string, labels: Labels, bounds: readonly number[], counts: ArrayLike<number>, sum: number): this {
+  /** Samples of one histogram. */
+  histogram(name: string, labels: Labels, bounds: readonly number[], { counts, sum }: HistogramValues): this {
     let total = 0;
     for (let i = 0; i <= bounds.length; i++) {
       total += counts[i];

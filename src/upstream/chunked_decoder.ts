@@ -6,7 +6,7 @@ import { UpstreamError } from "./errors.ts";
 
 const CR = 13;
 const LF = 10;
-const MOST_LINE_BYTES = 16_384;
+const MAX_LINE_BYTES = 16_384;
 
 enum State {
   Size,
@@ -108,7 +108,7 @@ export class ChunkedDecoder {
   }
 
   #countLine(): void {
-    if (++this.#lineBytes > MOST_LINE_BYTES) throw bad("chunk extensions or trailers are longer than 16 KiB");
+    if (++this.#lineBytes > MAX_LINE_BYTES) throw bad("chunk extensions or trailers are longer than 16 KiB");
   }
 }
 

@@ -132,7 +132,7 @@ function contentValue(contents: null | Record<string, unknown[]>): string | numb
 export interface KserveOptions {
   /** May be changed: it holds for calls from then on. */
   connectMs: number;
-  readonly mostMessageBytes: number;
+  readonly maxMessageBytes: number;
 }
 
 /** The channels of a worker, one an endpoint. */
@@ -146,10 +146,10 @@ export class KserveClients {
   async infer(endpoint: string, message: InferMessage): Promise<KserveCall> {
     let client = this.#clients.get(endpoint);
     if (!client) {
-      const { mostMessageBytes } = this.options;
+      const { maxMessageBytes } = this.options;
       client = new Client(endpoint, this.#credentials, {
-        "grpc.max_receive_message_length": mostMessageBytes,
-        "grpc.max_send_message_length": mostMessageBytes,
+        "grpc.max_receive_message_length": maxMessageBytes,
+        "grpc.max_send_message_length": maxMessageBytes,
         "grpc.initial_reconnect_backoff_ms": 100,
         "grpc.max_reconnect_backoff_ms": 1_000,
         "grpc.use_local_subchannel_pool": 1,

@@ -19,19 +19,26 @@ export interface Page {
   readonly text: string;
 }
 
+export interface PageReaderParts {
+  readonly transport: Transport;
+  readonly deadlines: Deadlines;
+  readonly limits: PoolLimits;
+}
+
 export class PageReader {
+  readonly transport: Transport;
+  readonly deadlines: Deadlines;
+  readonly limits: PoolLimits;
   readonly #pools = new Map<number, Pool>();
   /** What the questions under way wait for. */
   readonly #waiting = new Set<{ fail(error: UpstreamError): void }>();
 
   /** @param bytes Longest page that is read. */
-  constructor(
-    readonly hostname: string,
-    readonly transport: Transport,
-    readonly deadlines: Deadlines,
-    readonly limits: PoolLimits,
-    readonly bytes = 16_777_216,
-  ) {}
+  constructor(readonly hostname: string, parts: PageReaderParts, readonly bytes = 16_777_216) {
+    this.transport = parts.transport;
+    this.deadlines = parts.deadlines;
+    this.limits = parts.limits;
+  }
 
   /** Throws UpstreamError: what a connection throws, first_byte_timeout when the whole takes longer than `ms`. */
   async get(port: number, path: string, ms: number): Promise<Page> {
@@ -40,7 +47,8 @@ export class PageReader {
     if (!pool) this.#pools.set(port, pool = new Pool(address, this.deadlines, this.limits, this.transport));
     const { basePath, authorization, tls } = this.transport;
     const fields = `accept: */*\r\n${authorization === undefined ? "" : `authorization: ${authorization}\r\n`}`;
-    const head = requestHead("GET", basePath + path, tls?.serverName ?? formatAddress(address), fields, 0);
+    const host = tls?.serverName ?? formatAddress(address);
+    const head = requestHead({ method: "GET", path: basePath + path, host, fields, bodyBytes: 0 });
     let waiting: { fail(error: UpstreamError): void } | undefined;
     const question = { fail: (error: UpstreamError) => waiting?.fail(error) };
     this.#waiting.add(question);

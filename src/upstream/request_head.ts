@@ -129,8 +129,18 @@ function withoutNamed(fields: string, connection: string): string {
   return lines.join("\r\n");
 }
 
-/** The text of a request head. `fields` comes from `readIncoming`; `host` is the endpoint's HOST:PORT. */
-export function requestHead(method: string, path: string, host: string, fields: string, bodyBytes: number): string {
+export interface RequestHeadParts {
+  readonly method: string;
+  readonly path: string;
+  /** The endpoint's HOST:PORT. */
+  readonly host: string;
+  /** Lines, as `readIncoming` gives them. */
+  readonly fields: string;
+  readonly bodyBytes: number;
+}
+
+/** The text of a request head. */
+export function requestHead({ method, path, host, fields, bodyBytes }: RequestHeadParts): string {
   return `${method} ${path} HTTP/1.1\r\nhost: ${host}\r\n${fields}content-length: ${bodyBytes}\r\n\r\n`;
 }
 

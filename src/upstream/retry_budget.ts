@@ -14,7 +14,7 @@ const KEPT_SECONDS = 10;
 /** A retry, in the hundredths that requests pay in. */
 const RETRY = 100;
 /** What requests may save up: a thousand retries. */
-const MOST_SAVED = 1_000 * RETRY;
+const MAX_SAVED = 1_000 * RETRY;
 
 export class RetryBudget {
   #saved = 0;
@@ -29,7 +29,7 @@ export class RetryBudget {
 
   /** A request came. */
   deposit(): void {
-    this.#saved = Math.min(MOST_SAVED, this.#saved + this.limits.percent);
+    this.#saved = Math.min(MAX_SAVED, this.#saved + this.limits.percent);
   }
 
   /** Whether a retry is left. */

@@ -32,7 +32,7 @@ const IMPLEMENTATIONS: Record<string, (leaseMs: number) => Promise<Implementatio
   },
 };
 
-const MOST = "18446744073709551615";
+const MAX_HASH = "18446744073709551615";
 /** No lease ends while the wire is looked at; where leases are looked at, they are short. */
 const LONG_LEASE_MS = 3_600_000;
 const SHORT_LEASE_MS = 500;
@@ -110,20 +110,20 @@ for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
     await t.step("prefixes: 64-bit hashes exact both ways, longest first", async () => {
       const save = (ip: string, hashes: string) =>
         call("POST", "/v1/cache/save", `{"cluster":"k","ip":"${ip}","prompt_hash":[${hashes}]}`);
-      await save("10.0.0.1", `${MOST},2`);
-      await save("10.0.0.2", `${MOST},2,9007199254740993`);
+      await save("10.0.0.1", `${MAX_HASH},2`);
+      await save("10.0.0.2", `${MAX_HASH},2,9007199254740993`);
       const query = async (hashes: string, topk = 10) =>
         ((await call("POST", "/v1/cache/query", `{"cluster":"k","prompt_hash":[${hashes}],"topk":${topk}}`)).json
           .data as { locations: unknown[] }).locations;
-      assertEquals(await query(`${MOST},2,9007199254740993`), [{ ip: "10.0.0.2", length: 3 }, {
+      assertEquals(await query(`${MAX_HASH},2,9007199254740993`), [{ ip: "10.0.0.2", length: 3 }, {
         ip: "10.0.0.1",
         length: 2,
       }]);
-      assertEquals(await query(`${MOST},2,9007199254740992`), [{ ip: "10.0.0.1", length: 2 }, {
+      assertEquals(await query(`${MAX_HASH},2,9007199254740992`), [{ ip: "10.0.0.1", length: 2 }, {
         ip: "10.0.0.2",
         length: 2,
       }]);
-      assertEquals(await query(`${MOST}`, 1), [{ ip: "10.0.0.1", length: 1 }]);
+      assertEquals(await query(`${MAX_HASH}`, 1), [{ ip: "10.0.0.1", length: 1 }]);
       assertEquals(await query("18446744073709551614"), []);
     });
     await t.step("wrong input: 400 with the documented body", async () => {
@@ -202,14 +202,18 @@ for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
       await set("w2", { ip: "10.0.0.2", gateway: "me" }, "w");
       await set("w3", { ip: "10.0.0.2", prompt_length: 11 }, "w");
       assertMatch(await first.until('"prompt_length":111'), /"queued_req_num":2,"prompt_length":111/);
-      await call("POST", "/v1/cache/save", `{"cluster":"w","ip":"10.0.0.2","prompt_hash":[${MOST}],"gateway":"other"}`);
-      const text = await first.until(`"prompt_hash":[${MOST}]`);
+      await call(
+        "POST",
+        "/v1/cache/save",
+        `{"cluster":"w","ip":"10.0.0.2","prompt_hash":[${MAX_HASH}],"gateway":"other"}`,
+      );
+      const text = await first.until(`"prompt_hash":[${MAX_HASH}]`);
       const id = [...text.matchAll(/^id: (\d+)$/gm)].at(-1)![1];
       await first.close();
       await call("POST", "/v1/cache/save", '{"cluster":"w","ip":"10.0.0.2","prompt_hash":[42],"gateway":"other"}');
       const second = await watch(id);
       const replayed = await second.until('"prompt_hash":[42]');
-      assert(!replayed.includes(MOST), "what was seen is not told again");
+      assert(!replayed.includes(MAX_HASH), "what was seen is not told again");
       await second.close();
     });
     await t.step("metrics under their documented names", async () => {

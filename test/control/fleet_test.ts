@@ -135,13 +135,13 @@ function health(names: string[], changes: Record<string, unknown> = {}) {
   const config = parseConfig({ outliers: { eject_ms: 1_000, slow_start_ms: 4_000, ...changes } });
   const table = new EndpointTable(kernel);
   const returned: string[] = [];
-  const all = new FleetHealth<{ cluster: string; name: string; row: number }>(
+  const all = new FleetHealth<{ cluster: string; name: string; row: number }>({
     table,
     config,
     clock,
     log,
-    ({ name }) => returned.push(name),
-  );
+    returned: ({ name }) => returned.push(name),
+  });
   const patients = names.map((name, i) => ({
     cluster: "c",
     name,
@@ -263,14 +263,14 @@ Deno.test("FleetHealth: when nobody else is left, those serve who listen; where 
 
 Deno.test("FleetHealth: one that asks to be left alone is, for the longest time that it asked for, and no longer", () => {
   const { clock, all, table, patients: [{ row }] } = health(["a", "b"]);
-  table.setReluctant(row, 1_000);
+  table.backOff(row, 1_000);
   clock.advance(50);
-  assertEquals(table.willing(row), false);
-  table.setReluctant(row, 200);
+  assertEquals(table.backedOff(row), true);
+  table.backOff(row, 200);
   clock.advance(950);
-  assertEquals(table.willing(row), false);
+  assertEquals(table.backedOff(row), true);
   clock.advance(100);
-  assertEquals(table.willing(row), true);
+  assertEquals(table.backedOff(row), false);
   all.stop();
   clock.advance(60_000);
 });

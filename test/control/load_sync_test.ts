@@ -55,7 +55,7 @@ function parts(ports = [1, 2]) {
     metadata_center: { report_interval_ms: 20, stale_after_ms: 1_000, fade_ms: 1_000 },
   });
   const link = new KeptLink();
-  const sync = new LoadSync(kernel, fleet, link, config.metadata_center, clock, "me");
+  const sync = new LoadSync({ kernel, fleet, link, config: config.metadata_center, clock, gateway: "me" });
   const rows = {
     clusters: new Map([["c", 0]]),
     models: new Map(),

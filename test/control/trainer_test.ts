@@ -29,14 +29,14 @@ function parts(config: Record<string, unknown> = {}) {
   const names = new Map([["c/a:1", table.add(0, { hostname: "a", port: 1 }, 100, 0)]]);
   const state = new TrainerState(undefined, new KeptLog());
   const predictors = new PredictorTable(kernel);
-  const trainer = new Trainer(
-    predictors,
-    new SampleReader(kernel),
-    parseConfig(config),
-    { table, rows: () => names },
+  const trainer = new Trainer({
+    table: predictors,
+    reader: new SampleReader(kernel),
+    config: parseConfig(config),
+    endpoints: { table, rows: () => names },
     clock,
     state,
-  );
+  });
   trainer.setModels(new Map([["m", 0]]));
   trainer.endpointsChanged();
   const writer = new SampleWriter(worker);

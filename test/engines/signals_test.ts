@@ -78,7 +78,7 @@ Deno.test("signals: reads each engine's names, sums ranks, and takes the capacit
         'vllm:lora_requests_info{max_lora="4",running_lora_adapters="a,b",waiting_lora_adapters="c"} 200.5',
       ].join("\n"),
     ).adapters,
-    { names: ["a", "b", "c"], most: 4 },
+    { names: ["a", "b", "c"], max: 4 },
   );
   assertEquals(readSignals("openai", "anything 1"), {});
   assertEquals(readSignals("sglang", "sglang:num_queue_reqs 4\nsglang:token_usage NaN\nbroken{ 1").waiting, 4);

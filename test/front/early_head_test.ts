@@ -12,7 +12,7 @@ function parts(queuedMs = 100) {
   const early = new EarlyHead(deadlines, context, call, { queuedMs, openedMs: 50, heartbeatMs: 5_000 });
   const { promise: answering, resolve: answer } = Promise.withResolvers<Response>();
   const left: string[] = [];
-  call.cancellation.hold({ fail: ({ failure }) => left.push(failure) });
+  call.cancellation.waitsFor({ fail: ({ failure }) => left.push(failure) });
   return { clock, deadlines, call, calls, early, answering, answer, left };
 }
 

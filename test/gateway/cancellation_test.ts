@@ -24,11 +24,11 @@ Deno.test("Cancellation: what is waited for fails with the reason, and so does w
   ];
   for (const [reason, end] of ways) {
     const { cancellation, failed, waiting } = parts();
-    cancellation.hold(waiting);
+    cancellation.waitsFor(waiting);
     assertEquals([failed, cancellation.gone], [[], false]);
     end(cancellation);
     assertEquals([failed, cancellation.gone], [[reason], true]);
-    cancellation.hold(waiting);
+    cancellation.waitsFor(waiting);
     assertEquals(failed, [reason, reason], "the next step fails at once");
   }
 });
@@ -37,13 +37,13 @@ Deno.test("Cancellation: the first reason stays", () => {
   const { cancellation, failed, waiting } = parts();
   cancellation.leave();
   cancellation.cut();
-  cancellation.hold(waiting);
+  cancellation.waitsFor(waiting);
   assertEquals(failed, ["aborted"]);
 });
 
 Deno.test("Cancellation: an answer that has begun makes room for nobody", () => {
   const { cancellation, failed, waiting } = parts();
-  cancellation.hold(waiting);
+  cancellation.waitsFor(waiting);
   cancellation.answering();
   cancellation.preempt();
   assertEquals([failed, cancellation.gone], [[], false]);
@@ -53,7 +53,7 @@ Deno.test("Cancellation: an answer that has begun makes room for nobody", () => 
 
 Deno.test("Cancellation: a step's limit is told to the step, and the request goes on after unlimit", () => {
   const { clock, cancellation, failed, waiting } = parts(1_000);
-  cancellation.hold(waiting);
+  cancellation.waitsFor(waiting);
   const late: (GatewayError | undefined)[] = [];
   cancellation.limit(100, (error) => late.push(error));
   clock.advance(90);
@@ -67,7 +67,7 @@ Deno.test("Cancellation: a step's limit is told to the step, and the request goe
 Deno.test("Cancellation: a step that outlasts its limit, or the request's time, is told which of both it was", () => {
   for (const [lifeMs, stepMs, code] of [[1_000, 100, undefined], [100, 1_000, "deadline_exceeded"]] as const) {
     const { clock, cancellation, failed, waiting } = parts(lifeMs);
-    cancellation.hold(waiting);
+    cancellation.waitsFor(waiting);
     const late: (string | undefined)[] = [];
     cancellation.limit(stepMs, (error) => late.push(error?.code));
     clock.advance(90);
@@ -79,7 +79,7 @@ Deno.test("Cancellation: a step that outlasts its limit, or the request's time, 
 
 Deno.test("Cancellation: nothing ends a request that has ended, and no timer is left", () => {
   const { clock, deadlines, cancellation, failed, waiting } = parts();
-  cancellation.hold(waiting);
+  cancellation.waitsFor(waiting);
   cancellation.close();
   assertEquals(deadlines.size, 0);
   clock.advance(5_000);

@@ -178,16 +178,16 @@ Deno.test("the comparison of keys takes as long for a key that is nearly right a
     tenants: keys.map((key, i) => ({ name: `t${i}`, keys_sha256: [key] })),
     limits: { tenants: 128 },
   });
-  const book = new Tenants(config, tenantRowsOf(config));
+  const tenants = new Tenants(config, tenantRowsOf(config));
   const none = { authorization: undefined, priority: undefined, tenant: undefined };
   // Every digest is looked at whichever key it is: the first, the last, and none find the right one.
-  assertEquals(book.identify({ ...none, apiKey: "key-0" }).name, "t0");
-  assertEquals(book.identify({ ...none, apiKey: "key-63" }).name, "t63");
+  assertEquals(tenants.identify({ ...none, apiKey: "key-0" }).name, "t0");
+  assertEquals(tenants.identify({ ...none, apiKey: "key-63" }).name, "t63");
   const time = (key: string) => {
     const began = performance.now();
     for (let i = 0; i < 3_000; i++) {
       try {
-        book.identify({ ...none, apiKey: key });
+        tenants.identify({ ...none, apiKey: key });
       } catch {
         // not known
       }
@@ -288,13 +288,13 @@ Deno.test("limits: what was reserved and not used is given back; concurrency end
       signal: controller.signal,
     });
     await stream.body!.getReader().read();
-    engine.hold();
+    engine.pause();
     const second = await post(gateway.origin, chat("x", { max_tokens: 1 }), bearer(GOLD));
     assertEquals(await reason(second), [429, "tenant_concurrency"]);
     controller.abort();
     await gateway.settled();
     engine.setSpeed(20);
-    engine.release();
+    engine.resume();
     assertEquals(await gateway.metric('aigw_tenant_concurrency{tenant="gold"}'), 0);
     const after = await left(chat("x", { max_tokens: 1 }));
     assertEquals(after[0], 200);

@@ -184,13 +184,13 @@ Deno.test("the center dies under load and comes back: no request fails or waits,
   const during = latencies.toSorted((a, b) => a - b);
   await using second = await startCenterProcess("", first.port);
   // The truth: what each gateway has in flight is what the other sees of it, once the engines stand still.
-  for (const engine of engines) engine.hold();
+  for (const engine of engines) engine.pause();
   await eventually("all clients wait for the engines", async () => {
     const [a, b] = await Promise.all(gateways.map(ownLoad));
     return a.requests === 8 && b.requests === 8;
   });
   await agree(gateways);
-  for (const engine of engines) engine.release();
+  for (const engine of engines) engine.resume();
   console.log(
     `center away ${DOWN_MS} ms: ${failures.length} failures, median to the head ${
       before[before.length >> 1].toFixed(1)

@@ -25,7 +25,7 @@ Deno.test("explain tells why: candidates, scores and the choice, and dispatches 
     0,
   ]);
   // While one prompt is computed there, the next one would wait, or be computed elsewhere.
-  for (const engine of engines) engine.hold();
+  for (const engine of engines) engine.pause();
   const long = post(gateway.origin, chat("word ".repeat(60_000), { stream: true, max_tokens: 1 }));
   let busy: { prompt_bytes: number; uncached_bytes: number; has_room: boolean } | undefined;
   await until(async () => {
@@ -37,7 +37,7 @@ Deno.test("explain tells why: candidates, scores and the choice, and dispatches 
     busy && busy.prompt_bytes >= 300_000 && busy.uncached_bytes >= 300_000 && !busy.has_room,
     JSON.stringify(busy),
   );
-  for (const engine of engines) engine.release();
+  for (const engine of engines) engine.resume();
   await (await long).text();
   assertEquals((await gateway.endpoints()).reduce((sum, { dispatched }) => sum + dispatched, 0), 2);
   const wrong = await fetch(`${gateway.admin}/explain`, { method: "POST", body: '{"model":"x","messages":[{}]}' });

@@ -306,7 +306,7 @@ Deno.test("a draining endpoint finishes what it has and gets nothing new", async
   await using gateway = await startTestGateway(engines, QUIET);
   const streams = Array.from({ length: 8 }, () => post(gateway.origin, chat("x", { stream: true, max_tokens: 40 })));
   const answers = await Promise.all(streams);
-  engines[0].hold();
+  engines[0].pause();
   const name = `127.0.0.1:${engines[0].address.port}`;
   const admin = async (action: string, endpoint = name) => {
     const response = await fetch(`${gateway.admin}/endpoints/${endpoint}/${action}`, { method: "POST" });
@@ -320,7 +320,7 @@ Deno.test("a draining endpoint finishes what it has and gets nothing new", async
     await response.text();
     assertEquals(response.headers.get("x-mock-engine"), `127.0.0.1:${engines[1].address.port}`);
   }
-  engines[0].release();
+  engines[0].resume();
   for (const answer of answers) assert((await answer.text()).endsWith("data: [DONE]\n\n"));
   assertEquals([await admin("resume"), await admin("drain", "10.0.0.1:1")], [200, 404]);
   assertEquals((await gateway.endpoints())[0].state, "available");

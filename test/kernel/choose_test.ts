@@ -17,7 +17,7 @@ function randomFleet(random: Random, count: number, kernelSeed: number) {
   const rows: number[] = [];
   const twins: TwinRow[] = [];
   for (let i = 0; i < count; i++) {
-    // Another cluster takes rows in between, so that this one's blocks are not contiguous.
+    // Another cluster takes rows in between, so that this one's groups are not contiguous.
     if (random.chance(0.2)) {
       try {
         table.add(0, { hostname: "other", port: 1 + i }, 100, 0);
@@ -35,15 +35,15 @@ function randomFleet(random: Random, count: number, kernelSeed: number) {
     words[(k.columnOffset(k.ENDPOINT_REQUESTS) >>> 2) + row] = local;
     words[(k.columnOffset(k.ENDPOINT_PROMPT) >>> 2) + row] = localPrompt;
     table.setRemote(row, remote, 100);
-    const reluctant = random.chance(0.2);
-    if (reluctant) table.setReluctant(row, 1_000);
+    const backedOff = random.chance(0.2);
+    if (backedOff) table.backOff(row, 1_000);
     const penalty = random.chance(0.2) ? random.below(4) : 0;
     table.setPenalty(row, penalty);
     const adapters = Array.from({ length: random.below(4) }, () => 1 + random.below(64));
     table.setAdapters(row, adapters);
     rows.push(row);
     twins.push({
-      eligibility: (unavailable ? labels : labels | k.SERVING) | (reluctant ? 0 : k.WILLING),
+      eligibility: (unavailable ? labels : labels | k.SERVING) | (backedOff ? 0 : k.NOT_BACKED_OFF),
       requests: local + remote + penalty,
       adapters,
       promptBytes: localPrompt + 100,
@@ -82,7 +82,7 @@ Deno.test("inference_lb scores and picks exactly like its twin", () => {
     const chosen = ask(kernel, asked).choose();
     // Those that want to be left alone are candidates only when nobody else is.
     const fits = (bits: number) => twins.some(({ eligibility }) => (eligibility & bits) === bits);
-    const wanted = fits(mask | k.WILLING) ? mask | k.WILLING : mask;
+    const wanted = fits(mask | k.NOT_BACKED_OFF) ? mask | k.NOT_BACKED_OFF : mask;
     const expected = scoreInferenceLb(twins, wanted, chunks, weights, adapter, 1.5);
     const candidates = expected.filter((score) => score !== -Infinity).length;
     assertEquals(decisionWord(kernel, k.QUESTION_CANDIDATES), candidates);
@@ -93,8 +93,8 @@ Deno.test("inference_lb scores and picks exactly like its twin", () => {
     // Position order is row order within the cluster's list.
     const positions = decisionWord(kernel, k.QUESTION_POSITIONS);
     const scores = new Float32Array(kernel.buffer, k.scoreOffset(), positions);
-    const blocks = new Int32Array(kernel.buffer, k.positionBlockOffset(), positions / 16);
-    const position = (row: number) => blocks.indexOf(row >> 4) * 16 + row % 16;
+    const groups = new Int32Array(kernel.buffer, k.positionGroupOffset(), positions / 16);
+    const position = (row: number) => groups.indexOf(row >> 4) * 16 + row % 16;
     rows.forEach((row, i) => assertEquals(scores[position(row)], expected[i], `row ${row} of round ${round}`));
     const best = Math.min(candidates, Math.max(1, Math.trunc(Math.fround(Math.fround(candidates * percent) / 100))));
     const inOrder = rows.map((row, i) => ({ row, i })).sort((a, b) => position(a.row) - position(b.row));
@@ -134,8 +134,8 @@ Deno.test("random, round_robin and least_request choose among the candidates onl
     const k = kernel.exports;
     k.lookUpNothing();
     const serving = rows.filter((_, i) => (twins[i].eligibility & k.SERVING) !== 0);
-    const willing = rows.filter((_, i) => (twins[i].eligibility & 3) === (k.SERVING | k.WILLING));
-    const candidates = willing.length > 0 ? willing : serving;
+    const preferred = rows.filter((_, i) => (twins[i].eligibility & 3) === (k.SERVING | k.NOT_BACKED_OFF));
+    const candidates = preferred.length > 0 ? preferred : serving;
     const seen = new Set<number>();
     for (let i = 0; i < candidates.length; i++) {
       seen.add(ask(kernel, { cluster: 1, policy: ROUND_ROBIN }).choose());
@@ -145,9 +145,9 @@ Deno.test("random, round_robin and least_request choose among the candidates onl
     for (let i = 0; i < 10; i++) {
       assert(candidates.includes(ask(kernel, { cluster: 1, policy: RANDOM }).choose()));
     }
-    const least = Math.min(...candidates.map((row) => twins[rows.indexOf(row)].requests));
+    const min = Math.min(...candidates.map((row) => twins[rows.indexOf(row)].requests));
     const chosen = ask(kernel, { cluster: 1, policy: LEAST_REQUEST }).choose();
-    assertEquals(twins[rows.indexOf(chosen)].requests, least);
+    assertEquals(twins[rows.indexOf(chosen)].requests, min);
   }
 });
 

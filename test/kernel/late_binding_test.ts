@@ -239,7 +239,7 @@ Deno.test("queue: endpoints that left or that asked to be left alone get nothing
   const { fleet, free } = busyFleet();
   const { table, rows, kernels } = fleet;
   const waits = ask(fleet);
-  table.setReluctant(rows[0], 1_000);
+  table.backOff(rows[0], 1_000);
   assertEquals(free(1e12 + 10), 0);
   kernels[1].exports.lookUpNothing();
   assertEquals(kernels[1].exports.refresh(waits.row.row, waits.row.generation, 1e12 + 15), 1, "there is no other");

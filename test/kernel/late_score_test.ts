@@ -76,12 +76,12 @@ function scene(random: Random, round: number) {
   }
   const floats = new Float32Array(kernel.buffer);
   const score = (row: number) => {
-    const blocks = new Int32Array(
+    const groups = new Int32Array(
       kernel.buffer,
-      k.positionBlockOffset(),
+      k.positionGroupOffset(),
       decisionWord(kernel, k.QUESTION_POSITIONS) / 16,
     );
-    return floats[(k.scoreOffset() >>> 2) + blocks.indexOf(row >> 4) * 16 + row % 16];
+    return floats[(k.scoreOffset() >>> 2) + groups.indexOf(row >> 4) * 16 + row % 16];
   };
   const choose = (policy: number) => ask(kernel, { cluster: 1, policy, promptBytes: bytes, now: NOW }).choose();
   return { kernel, k, queue, bytes, endpoints, score, choose, floats };
@@ -124,12 +124,12 @@ Deno.test("late_binding scores by work ahead, flight and recomputation; it takes
       return ratio > 0.85 && ratio < 2.4 ? 1 : 2 ** Math.floor(Math.log2(ratio));
     };
     const inFlight = (one: Endpoint) => one.requests * weight(one);
-    const least = Math.min(...endpoints.map(inFlight));
+    const minFlight = Math.min(...endpoints.map(inFlight));
     const chosen = choose(k.POLICY_LATE_BINDING);
     const uncached = (matched: number) =>
       Math.max(400, bytes - Math.min(bytes, matched === 0 ? 0 : (matched + 1) * 512));
     const flight = (one: Endpoint) =>
-      queue.request_ms * inFlight(one) + queue.imbalance_ms * (inFlight(one) - least) ** 2;
+      queue.request_ms * inFlight(one) + queue.imbalance_ms * (inFlight(one) - minFlight) ** 2;
     const cost = (one: Endpoint) => aheadMs(one) + flight(one) + (one.rate + charge * mean) * uncached(one.matched);
     for (const one of endpoints) close(-score(one.row), cost(one), `row ${one.row} of round ${round}`);
     const best = Math.min(...endpoints.map(cost));

@@ -17,7 +17,7 @@ Deno.test("attach refuses a memory of another layout with a plain error", () => 
   assertThrows(attachAfter(1, 99), Error, "another layout version");
   assertThrows(attachAfter(2, 1), Error, "another build");
   assertThrows(attachAfter(6, 4096), Error, "smaller than its header says");
-  assertThrows(() => attachKernel(createSharedKernel(module, SMALL), 3, 1), Error, "no such worker block");
+  assertThrows(() => attachKernel(createSharedKernel(module, SMALL), 3, 1), Error, "no such worker area");
 });
 
 Deno.test("createSharedKernel refuses limits that 32 bits cannot address", () => {
@@ -30,8 +30,8 @@ Deno.test("regions neither overlap nor leave the memory", () => {
   const last = attachKernel(shared, SMALL.workers - 1, 1).exports;
   const ends = [
     [256, first.clusterOffset(0)],
-    [first.clusterOffset(SMALL.clusters), first.nextBlockOffset(0)],
-    [first.nextBlockOffset(4), first.ordinalOffset(0)],
+    [first.clusterOffset(SMALL.clusters), first.nextGroupOffset(0)],
+    [first.nextGroupOffset(4), first.ordinalOffset(0)],
     [first.ordinalOffset(4), first.columnOffset(0)],
     [first.columnOffset(first.ENDPOINT_COLUMNS), first.identityOffset(0)],
     [first.identityOffset(64), first.requestOffset(0)],
@@ -40,8 +40,8 @@ Deno.test("regions neither overlap nor leave the memory", () => {
     [first.hashOffset() + SMALL.promptChunks * 8, first.textOffset()],
     [last.textOffset() + SMALL.promptChunks * 512, last.metricOffset(0)],
     [last.metricOffset(SMALL.workers), first.ringOffset(0)],
-    [last.ringOffset(SMALL.workers), first.pinOffset(0)],
-    [first.pinOffset(SMALL.pins / 8), first.predictorOffset(0)],
+    [last.ringOffset(SMALL.workers), first.responseOffset(0)],
+    [first.responseOffset(SMALL.responses / 8), first.predictorOffset(0)],
     [first.predictorOffset(SMALL.predictors), first.sampleOffset(0)],
     [first.sampleOffset(SMALL.workers), shared.memory.buffer.byteLength],
   ];

@@ -8,6 +8,9 @@ import { Random, seed } from "../support/seed.ts";
 import { sharedText } from "../support/shared.ts";
 import { TwinRls } from "./twin_rls.ts";
 
+const STEADY = { forgetting: 1, pace: 0.1 };
+const FORGETTING = { forgetting: 0.98, pace: 0.05 };
+
 interface Sample {
   input_tokens: number;
   cached_tokens: number;
@@ -28,7 +31,7 @@ Deno.test("learn gives the published predictions for the published samples", () 
   for (const { samples_seen: count, predictions } of after) {
     for (; learned < count; learned++) {
       const { input_tokens, cached_tokens, ttft_ms } = samples[learned];
-      table.learn(1, input_tokens, cached_tokens, ttft_ms, 1, 0.1);
+      table.learn(1, { inputTokens: input_tokens, cachedTokens: cached_tokens, ms: ttft_ms }, STEADY);
     }
     for (const { input_tokens, cached_tokens, ttft_ms } of predictions) {
       const predicted = table.predict(1, input_tokens, cached_tokens);
@@ -54,7 +57,7 @@ Deno.test("learn agrees with its twin on random samples, forgetting included; ro
     const x = [a * a, b * b, a * b, a, b, 1];
     const forgetting = row % 2 === 0 ? 1 : 0.995;
     const expected = twins[row].learn(x, ms, forgetting);
-    const predicted = table.learn(row, input, cached, ms, forgetting, 0.05);
+    const predicted = table.learn(row, { inputTokens: input, cachedTokens: cached, ms }, { forgetting, pace: 0.05 });
     assert(Math.abs(predicted - expected) <= 1e-5 * Math.max(1, Math.abs(expected)), `${predicted} for ${expected}`);
   }
   assert(table.error(0) < 0.2, `${table.error(0)}`);
@@ -67,13 +70,14 @@ Deno.test("a model that forgets follows a change of speed; one without new infor
   const phase = (msPerToken: number, samples: number) => {
     for (let i = 0; i < samples; i++) {
       const input = 100 + random.below(20_000);
-      table.learn(0, input, 0, 30 + input * msPerToken, 0.98, 0.05);
+      table.learn(0, { inputTokens: input, cachedTokens: 0, ms: 30 + input * msPerToken }, FORGETTING);
     }
     return table.predict(0, 8_000, 0);
   };
   assertAlmostEquals(phase(0.125, 400), 1_030, 10);
   assertAlmostEquals(phase(0.25, 600), 2_030, 0.05 * 2_030);
-  for (let i = 0; i < 100_000; i++) table.learn(0, 5_000, 0, 1_280, 0.98, 0.05);
+  const same = { inputTokens: 5_000, cachedTokens: 0, ms: 1_280 };
+  for (let i = 0; i < 100_000; i++) table.learn(0, same, FORGETTING);
   assertAlmostEquals(table.predict(0, 5_000, 0), 1_280, 1);
   assert(table.save(0).covariance.every(Number.isFinite));
 });
@@ -81,7 +85,7 @@ Deno.test("a model that forgets follows a change of speed; one without new infor
 Deno.test("what is saved predicts the same elsewhere; another instance reads what one has learned", () => {
   const [a, b] = freshKernels().map((kernel) => new PredictorTable(kernel));
   a.reset(2);
-  for (let i = 1; i < 200; i++) a.learn(2, i * 50, i * 10, i * 7, 1, 0.1);
+  for (let i = 1; i < 200; i++) a.learn(2, { inputTokens: i * 50, cachedTokens: i * 10, ms: i * 7 }, STEADY);
   a.setBytesPerToken(2, 3.7);
   assertEquals(b.predict(2, 3_000, 500), a.predict(2, 3_000, 500));
   const other = new PredictorTable(freshKernel());

@@ -105,7 +105,7 @@ Deno.test("prefix index forgets what an engine can no longer hold", () => {
   assertEquals(lookUp(kernel, first, 0).matches.size, 0);
 });
 
-Deno.test("prefix index: a block that all hold says nothing, and speaks again when one loses it", () => {
+Deno.test("prefix index: a chunk that all hold says nothing, and speaks again when one loses it", () => {
   const kernel = freshKernel();
   const rows = fleet(kernel, 8, () => 10);
   for (const row of rows) insert(kernel, [7n], 0, row);

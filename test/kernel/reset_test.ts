@@ -17,7 +17,7 @@ function used() {
   const k = control.exports;
   writeQueueParameters(control, parseConfig({}).queue, 4);
   writeTenant(control, 2, { weight: 3 });
-  writeRemoteUse(control, 2, 1, 5, 7);
+  writeRemoteUse(control, 2, 1, { used: 5, presumed: 7 });
   const table = new EndpointTable(control);
   const endpoint = table.add(1, { hostname: "e", port: 1 }, 100, 0);
   const requests = new RequestTable(worker);
@@ -83,11 +83,12 @@ Deno.test("modelReset clears both predictors and the averages, once no request o
   const table = new PredictorTable(control);
   const rows = (model: number) =>
     [model, table.stepRow(model)].flatMap((row) => bytes(k.predictorOffset(row) + 4, k.PREDICTOR_BYTES - 4));
+  const weights = { forgetting: 1, pace: 0.1 };
   for (const model of [0, 1, 2]) {
     table.reset(model);
     table.reset(table.stepRow(model));
-    table.learn(model, 1_000, 10, 50, 1, 0.1);
-    table.learnStep(model, 4, 1_000, 20, 1, 0.1);
+    table.learn(model, { inputTokens: 1_000, cachedTokens: 10, ms: 50 }, weights);
+    table.learnStep(model, { batch: 4, contextTokens: 1_000, ms: 20 }, weights);
     table.learnAverage(model, 2_000, 70);
     table.setBytesPerToken(model, 3);
     table.setRate(model, 0.1);

@@ -152,11 +152,11 @@ export class TwinIndex {
       if (entry.holders.some((holder) => holder && !this.#alive(holder))) entry.overflow = false;
       let place = entry.holders.findIndex((holder) => !holder || !this.#alive(holder));
       if (place < 0) {
-        let most = -Infinity;
+        let oldest = -Infinity;
         entry.holders.forEach((holder, i) => {
           const age = this.#age(holder!);
-          if (age >= most) {
-            most = age;
+          if (age >= oldest) {
+            oldest = age;
             place = i;
           }
         });
@@ -221,14 +221,14 @@ export function scoreInferenceLb(
 ): Float32Array {
   const candidates = rows.filter((row) => (row.eligibility & mask) === mask);
   const queues = candidates.map((row) => f(Math.max(0, row.requests)));
-  const least = Math.min(...queues);
-  const delta = f(Math.max(2, f(Math.max(...queues) - least)));
+  const min = Math.min(...queues);
+  const delta = f(Math.max(2, f(Math.max(...queues) - min)));
   const scale = f(Math.max(1024, ...candidates.map((row) => f(row.promptBytes))));
   const factor = f(f(requestWeight) * f(Math.ceil(f(delta / 5))));
   return Float32Array.from(rows, (row) => {
     if ((row.eligibility & mask) !== mask) return -Infinity;
     const cache = chunks === 0 ? 0 : f(f(cacheWeight) * f(row.matched / (chunks * CHUNK_BYTES)));
-    const request = f(factor * f(f(f(Math.max(0, row.requests)) - least) / delta));
+    const request = f(factor * f(f(f(Math.max(0, row.requests)) - min) / delta));
     const prefill = f(f(prefillWeight) * f(f(row.promptBytes) / scale));
     const score = f(f(cache - request) - prefill);
     return adapter !== 0 && row.adapters?.includes(adapter) ? f(score + f(adapterWeight)) : score;

@@ -15,7 +15,7 @@ Deno.test("Center agrees with a plain count over random lives, out of order, wit
   for (let round = 0; round < 10; round++) {
     const clock = new ManualClock(1_000_000);
     const center = new Center(clock, { ...DEFAULT_CENTER_LIMITS, expiryMs: 60_000 });
-    const open = new Map<string, { ip: string; prompt: number; held: boolean; gateway?: string; at: number }>();
+    const open = new Map<string, { ip: string; prompt: number; counted: boolean; gateway?: string; at: number }>();
     const heard = new Map<string, number>();
     for (let step = 0; step < 3_000; step++) {
       clock.advance(random.below(60));
@@ -32,12 +32,12 @@ Deno.test("Center agrees with a plain count over random lives, out of order, wit
         const prompt = random.below(1_000);
         center.add({ cluster: "c", requestId: id, ip, promptLength: prompt, gateway });
         if (gateway !== undefined && !heard.has(gateway)) heard.set(gateway, now);
-        open.set(id, { ip, prompt, held: true, gateway, at: now });
+        open.set(id, { ip, prompt, counted: true, gateway, at: now });
       } else if (open.size > 0) {
         const [id, request] = random.pick([...open]);
         if (action === 2) {
           center.deletePrompt(id);
-          request.held = false;
+          request.counted = false;
         } else if (action === 3) {
           center.delete(id);
           open.delete(id);
@@ -67,7 +67,7 @@ Deno.test("Center agrees with a plain count over random lives, out of order, wit
           const { queued, promptLength } = center.loadOf("c", { ip }, without);
           assertEquals([queued, promptLength], [
             mine.length,
-            mine.reduce((sum, one) => sum + (one.held ? one.prompt : 0), 0),
+            mine.reduce((sum, one) => sum + (one.counted ? one.prompt : 0), 0),
           ]);
         }
       }

@@ -3,7 +3,7 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { GatewayError } from "../../src/base/errors.ts";
-import type { Grant, Waiter } from "../../src/scheduler/scheduler.ts";
+import type { Grant, Waiting } from "../../src/scheduler/scheduler.ts";
 import { EndpointState } from "../../src/tables/endpoint_table.ts";
 import { schedulerParts, settle } from "../support/parts.ts";
 
@@ -28,7 +28,7 @@ Deno.test("SharedQueue: a grant counts its load on the endpoint, and takes it of
   assertEquals([table.requests(row), requests.open], [0, 0]);
 });
 
-Deno.test("QueueGrant: keep moves the load to a grant that outlives the block; the old one can do nothing any more", async () => {
+Deno.test("QueueGrant: keep moves the load to a grant that outlives the scope; the old one can do nothing any more", async () => {
   using parts = schedulerParts(2);
   const { queue, ask, table, rows } = parts;
   const load = () => rows.reduce((sum, row) => sum + table.requests(row), 0);
@@ -58,14 +58,14 @@ Deno.test("QueueGrant: another endpoint gets the load, none twice, and none when
   assertEquals(rows.map((row) => table.requests(row)), [0, 0, 0]);
 });
 
-Deno.test("SharedQueue: a pinned request goes to its endpoint or nowhere", async () => {
+Deno.test("SharedQueue: a request for one endpoint goes to it or nowhere", async () => {
   using parts = schedulerParts(2);
   const { queue, ask, table, rows, requests } = parts;
-  const grant = await queue.acquire(ask("hello", { pinned: rows[1] }), NOBODY);
+  const grant = await queue.acquire(ask("hello", { onlyEndpoint: rows[1] }), NOBODY);
   assertEquals([grant.leg.endpoint.row, grant.tryAnother()], [rows[1], false]);
   grant[Symbol.dispose]();
   table.setState(rows[1], EndpointState.unhealthy);
-  assertEquals(await codeOf(queue.acquire(ask("hello", { pinned: rows[1] }), NOBODY)), "no_endpoint");
+  assertEquals(await codeOf(queue.acquire(ask("hello", { onlyEndpoint: rows[1] }), NOBODY)), "no_endpoint");
   assertEquals(requests.open, 0);
 });
 
@@ -75,7 +75,7 @@ Deno.test("SharedQueue: who finds no room waits, and is granted when the first t
     const { queue, ask, clock } = parts;
     const first = await queue.acquire(ask(long("a")), NOBODY);
     first.leg.sent();
-    const waiters: Waiter[] = [];
+    const waiters: Waiting[] = [];
     let granted: Grant | undefined;
     const second = queue.acquire(ask(long("b")), (waiter) => waiters.push(waiter)).then((grant) => granted = grant);
     await settle();
@@ -91,7 +91,7 @@ Deno.test("SharedQueue: who finds no room waits, and is granted when the first t
 });
 
 Deno.test("SharedQueue: each way to stop waiting leaves no row, no load, no deadline", async () => {
-  const ways: [string, (parts: ReturnType<typeof schedulerParts>, waiter: Waiter) => void][] = [
+  const ways: [string, (parts: ReturnType<typeof schedulerParts>, waiter: Waiting) => void][] = [
     ["client_closed", (_, waiter) => waiter.fail(new GatewayError("client_closed", "left"))],
     ["queue_timeout", ({ clock }) => clock.advance(1_010)],
     ["no_endpoint", ({ clock, table, rows }) => {
@@ -104,7 +104,7 @@ Deno.test("SharedQueue: each way to stop waiting leaves no row, no load, no dead
     const { queue, ask, table, rows: [row], requests, deadlines } = parts;
     const first = await queue.acquire(ask(long("a")), NOBODY);
     first.leg.sent();
-    let waiter: Waiter | undefined;
+    let waiter: Waiting | undefined;
     const waiting = queue.acquire(ask(long("b")), (given) => waiter = given);
     waiting.catch(() => {});
     await settle();
@@ -121,7 +121,7 @@ Deno.test("SharedQueue: who is failed just as it was granted gives the endpoint 
   const { queue, ask, requests } = parts;
   const first = await queue.acquire(ask(long("a")), NOBODY);
   first.leg.sent();
-  const waiters: Waiter[] = [];
+  const waiters: Waiting[] = [];
   const leaving = queue.acquire(ask(long("b")), (waiter) => waiters.push(waiter));
   const next = queue.acquire(ask(long("c")), (waiter) => waiters.push(waiter));
   leaving.catch(() => {});
@@ -140,18 +140,18 @@ Deno.test("SharedQueue: bounds of the class, of the tenant's waiting and of its 
   const { queue, ask, requests } = parts;
   const first = await queue.acquire(ask(long("a")), NOBODY);
   first.leg.sent();
-  const waiters: Waiter[] = [];
+  const waiters: Waiting[] = [];
   const waiting = ["b", "c"].map((name) => queue.acquire(ask(long(name)), (waiter) => waiters.push(waiter)));
   for (const one of waiting) one.catch(() => {});
   await settle();
   assertEquals(await codeOf(queue.acquire(ask(long("d")), NOBODY)), "queue_full");
-  const standing = { band: 1_000, tenant: 0, deadlineMs: 0 };
+  const flow = { band: 1_000, tenant: 0, deadlineMs: 0 };
   assertEquals(
-    await codeOf(queue.acquire(ask(long("d"), { standing: { ...standing, queued: 1 } }), NOBODY)),
+    await codeOf(queue.acquire(ask(long("d"), { flow: { ...flow, queued: 1 } }), NOBODY)),
     "queue_full",
   );
   assertEquals(
-    await codeOf(queue.acquire(ask(long("d"), { standing: { ...standing, concurrency: 0 } }), NOBODY)),
+    await codeOf(queue.acquire(ask(long("d"), { flow: { ...flow, concurrency: 0 } }), NOBODY)),
     "tenant_concurrency",
   );
   assertEquals([requests.open, queue.waiting], [3, 2]);
@@ -182,16 +182,16 @@ Deno.test("SharedQueue: a batch request that was sent makes room for a critical 
   const classes = ask("").queue.classes;
   const preempting = { classes, refreshMs: 50, preempt: true };
   let given = 0;
-  const standing = (band: number) => ({ band, tenant: 0, deadlineMs: 0 });
+  const flow = (band: number) => ({ band, tenant: 0, deadlineMs: 0 });
   const batch = await queue.acquire(
-    ask(long("batch"), { queue: preempting, standing: standing(1_500), preempt: () => given++ }),
+    ask(long("batch"), { queue: preempting, flow: flow(1_500), preempt: () => given++ }),
     NOBODY,
   );
   batch.leg.sent();
   clock.advance(60);
   assertEquals(given, 0, "nobody needs its place");
   let urgent: Grant | undefined;
-  const asking = queue.acquire(ask(long("urgent"), { queue: preempting, standing: standing(0) }), NOBODY)
+  const asking = queue.acquire(ask(long("urgent"), { queue: preempting, flow: flow(0) }), NOBODY)
     .then((grant) => urgent = grant);
   await settle();
   clock.advance(60);
@@ -220,7 +220,7 @@ Deno.test("SharedQueue: closed, it leaves no timer and no watch behind", async (
   const { queue, ask, clock } = parts;
   const first = await queue.acquire(ask(long("a")), NOBODY);
   first.leg.sent();
-  let waiter: Waiter | undefined;
+  let waiter: Waiting | undefined;
   const waiting = queue.acquire(ask(long("b")), (given) => waiter = given);
   waiting.catch(() => {});
   await settle();

@@ -5,7 +5,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { ManualClock } from "../../src/base/clock.ts";
 import type { Snapshot } from "../../src/config/snapshot.ts";
 import type { FromWorker, ToWorker } from "../../src/server/protocol.ts";
-import { SPARE_BLOCKS, Supervisor } from "../../src/server/supervisor.ts";
+import { SPARE_AREAS, Supervisor } from "../../src/server/supervisor.ts";
 import { ownCells } from "../../src/tables/metric_cells.ts";
 import { KeptLog, settle } from "../support/parts.ts";
 import { sharedKernel } from "../support/kernel.ts";
@@ -29,7 +29,7 @@ class FakeThread {
   crashes(): void {
     this.onerror({ message: "crash", preventDefault() {} });
   }
-  get block(): number {
+  get area(): number {
     const [start] = this.heard;
     return start.kind === "start" ? start.worker : NaN;
   }
@@ -42,7 +42,7 @@ function parts(workers = 2) {
   const clock = new ManualClock();
   const log = new KeptLog();
   const threads: FakeThread[] = [];
-  const { shared, kernel } = sharedKernel({ workers: 1 + workers + SPARE_BLOCKS });
+  const { shared, kernel } = sharedKernel({ workers: 1 + workers + SPARE_AREAS });
   const setup = { listen: { hostname: "127.0.0.1", port: 1 }, tls: undefined, via: "test", started: 0 };
   const supervisor = new Supervisor({
     kernel,
@@ -52,7 +52,7 @@ function parts(workers = 2) {
     workers,
     certificate: undefined,
     clock,
-    reap: (block) => kernel.exports.reap(block),
+    reap: (area) => kernel.exports.reap(area),
     thread: (name) => {
       threads.push(new FakeThread(name));
       return threads.at(-1) as unknown as Worker;
@@ -60,7 +60,7 @@ function parts(workers = 2) {
   });
   supervisor.publish({ version: 1 } as Snapshot);
   let beats = 0;
-  const beat = (thread: FakeThread) => ownCells({ ...kernel, worker: thread.block })[WORKER_CELLS.heartbeat] = ++beats;
+  const beat = (thread: FakeThread) => ownCells({ ...kernel, worker: thread.area })[WORKER_CELLS.heartbeat] = ++beats;
   return { clock, log, threads, supervisor, kernel, beat };
 }
 
@@ -78,9 +78,9 @@ const end = async ({ supervisor, threads }: { supervisor: Supervisor; threads: F
   return await draining;
 };
 
-Deno.test("Supervisor: start waits for all, each with a block of its own, and rejects when one cannot", async () => {
+Deno.test("Supervisor: start waits for all, each with an area of its own, and rejects when one cannot", async () => {
   const one = await started(3);
-  assertEquals(one.threads.map(({ name, block }) => [name, block]), [["worker-1", 1], ["worker-2", 2], [
+  assertEquals(one.threads.map(({ name, area }) => [name, area]), [["worker-1", 1], ["worker-2", 2], [
     "worker-3",
     3,
   ]]);
@@ -96,10 +96,10 @@ Deno.test("Supervisor: start waits for all, each with a block of its own, and re
   assertEquals(other.threads.length, 2, "and none is begun again");
 });
 
-Deno.test("Supervisor: a worker that dies is replaced after a pause that grows, on a block that has rested", async () => {
+Deno.test("Supervisor: a worker that dies is replaced after a pause that grows, on an area that has rested", async () => {
   const all = await started();
   const { clock, threads, supervisor } = all;
-  const blocks = new Set([1, 2]);
+  const areas = new Set([1, 2]);
   let pauseMs = 100;
   for (let i = 0; i < 9; i++) {
     const lost = threads.at(i === 0 ? 0 : -1)!;
@@ -111,8 +111,8 @@ Deno.test("Supervisor: a worker that dies is replaced after a pause that grows, 
     clock.advance(1);
     assertEquals(threads.length, count + 1);
     const fresh = threads.at(-1)!;
-    if (i < SPARE_BLOCKS) assertEquals(blocks.has(fresh.block), false, "no block is used again while others are spare");
-    blocks.add(fresh.block);
+    if (i < SPARE_AREAS) assertEquals(areas.has(fresh.area), false, "no area is used again while others are spare");
+    areas.add(fresh.area);
     fresh.says({ kind: "serving" });
     pauseMs = Math.min(10_000, 2 * pauseMs);
     for (const thread of threads) if (!thread.terminated) all.beat(thread);

@@ -29,7 +29,7 @@ export interface SoakResult {
   readonly failed: string[];
   /** Rows at the end and at most, by what they are of. */
   readonly rows: Record<string, number>;
-  readonly mostRows: Record<string, number>;
+  readonly maxRows: Record<string, number>;
   readonly rssMiB: number;
 }
 
@@ -66,7 +66,7 @@ export async function soakLivingFleet(options: SoakOptions): Promise<SoakResult>
     pending.add(sent);
     return sent;
   };
-  const mostRows: Record<string, number> = {};
+  const maxRows: Record<string, number> = {};
   const began = performance.now();
   const end = began + options.seconds * 1_000;
   const loading = (async () => {
@@ -91,7 +91,7 @@ export async function soakLivingFleet(options: SoakOptions): Promise<SoakResult>
       if (result !== "applied") failed.push(`change ${change}: ${result}: ${error}`);
       await visit(state, send, admin, origin, failed);
     }
-    for (const [of, count] of Object.entries(await rowsIn(admin))) mostRows[of] = Math.max(mostRows[of] ?? 0, count);
+    for (const [of, count] of Object.entries(await rowsIn(admin))) maxRows[of] = Math.max(maxRows[of] ?? 0, count);
   }
   await loading;
   await Promise.all(pending);
@@ -107,9 +107,9 @@ export async function soakLivingFleet(options: SoakOptions): Promise<SoakResult>
   await Deno.remove(file);
   options.log?.(
     `${options.by}: ${requests} requests, ${options.changes} changes, ${failed.length} failed, ${rssMiB} MiB, ` +
-      `rows at most ${JSON.stringify(mostRows)}, in the end ${JSON.stringify(rows)}`,
+      `rows at most ${JSON.stringify(maxRows)}, in the end ${JSON.stringify(rows)}`,
   );
-  return { requests, changes: options.changes, failed, rows, mostRows, rssMiB };
+  return { requests, changes: options.changes, failed, rows, maxRows, rssMiB };
 }
 
 // A model and a tenant in the middle of their lives are used, and their figures are theirs alone.

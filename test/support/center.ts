@@ -19,7 +19,7 @@ export async function startCenterProcess(config = "", port = 0): Promise<CenterH
 
 /**
  * A stand-in for the Go center: the documented load calls and nothing else, engines told apart by IP alone, one request at
- * a time. `loads` are its books.
+ * a time. `loads` is its accounting.
  */
 export function startPlainCenter(): AsyncDisposable & {
   port: number;

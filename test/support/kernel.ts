@@ -23,12 +23,12 @@ export const SMALL: MemoryLimits = {
   promptChunks: 256,
   metricCells: 64,
   ringWords: 1_024,
-  pins: 64,
+  responses: 64,
   predictors: 8,
   tenants: 4,
 };
 
-/** Attached instances of one fresh memory, one per worker block. */
+/** Attached instances of one fresh memory, one per worker area. */
 export function freshKernels(limits: Partial<MemoryLimits> = {}, seed = 1): AttachedKernel[] {
   const all = { ...SMALL, ...limits };
   const shared = createSharedKernel(module, all);

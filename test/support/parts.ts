@@ -170,7 +170,7 @@ export function schedulerParts(endpoints: number, config: Record<string, unknown
     placement,
     promptText,
     model: 0,
-    standing: { band: 1_000, tenant: 0, deadlineMs: 0 },
+    flow: { band: 1_000, tenant: 0, deadlineMs: 0 },
     reserved: { inputTokens: 0, outputTokens: 0 },
     queue: { classes: [limits, limits, limits], refreshMs: 50, preempt: false },
     objectives: { ttftMs: 0, tpotMs: 0 },

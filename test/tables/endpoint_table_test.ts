@@ -26,10 +26,10 @@ Deno.test("setLabels replaces the label sets and nothing else, whatever others c
   const eligibility = () => new Int32Array(buffer)[(k.columnOffset(k.ENDPOINT_ELIGIBILITY) >>> 2) + row];
   const [a, b] = [1 << k.LABEL_BITS, 2 << k.LABEL_BITS];
   table.setLabels(row, a | b);
-  assertEquals(eligibility(), k.SERVING | k.WILLING | a | b);
-  table.setReluctant(row, 1_000);
+  assertEquals(eligibility(), k.SERVING | k.NOT_BACKED_OFF | a | b);
+  table.backOff(row, 1_000);
   table.setState(row, EndpointState.trial);
-  table.setLabels(row, b | k.WILLING);
+  table.setLabels(row, b | k.NOT_BACKED_OFF);
   assertEquals(eligibility(), k.SERVING | k.TRIAL | b);
   const request = new RequestTable(kernels[1]).tryOpen(0, 0, 1)!;
   assert(request.grant(row, 0), "the one request of a trial");
@@ -45,10 +45,10 @@ Deno.test("freed rows are used again the longest free one first", () => {
   const order = [5, 2, 11].map((i) => rows[i]);
   for (const row of order) assert(remove(0, row));
   assertEquals([add(0), add(0), add(0)], order);
-  assertEquals(add(0), 16, "then another block");
+  assertEquals(add(0), 16, "then another group");
 });
 
-Deno.test("removeCluster gives blocks back once no row is in use, the longest free one first", () => {
+Deno.test("removeCluster gives groups back once no row is in use, the longest free one first", () => {
   const { table, add, remove } = setUp();
   const first = Array.from({ length: 20 }, () => add(1));
   const second = Array.from({ length: 32 }, () => add(2));
@@ -64,7 +64,7 @@ Deno.test("removeCluster gives blocks back once no row is in use, the longest fr
   assertEquals(table.removeCluster(0), true, "one that never had any");
 });
 
-Deno.test("removeCluster: blocks rest while a worker reads the cluster's list", () => {
+Deno.test("removeCluster: groups rest while a worker reads the cluster's list", () => {
   const { kernels, table, add, remove } = setUp(16);
   const { exports: k, buffer } = kernels[0];
   const row = add(1);
@@ -80,7 +80,7 @@ Deno.test("removeCluster: blocks rest while a worker reads the cluster's list", 
   assertEquals(k.clusterReset(1), 1);
 });
 
-Deno.test("clusters that come and go leak no block, and choices stay within their cluster", () => {
+Deno.test("clusters that come and go leak no group, and choices stay within their cluster", () => {
   const random = new Random(seed);
   const { kernels, table, add, remove } = setUp(96);
   const rows = new Map([0, 1, 2, 3].map((cluster) => [cluster, [] as number[]]));
@@ -136,7 +136,7 @@ Deno.test("what a removed row held is forgotten, and a stale hint to another clu
   assertEquals(lookUp(), [gone]);
   assert(remove(1, gone));
   assertEquals(lookUp(), []);
-  // Its block is another cluster's, as the first one there as here; somebody who is late says that it holds the prompt.
+  // Its group is another cluster's, as the first one there as here; somebody who is late says that it holds the prompt.
   assert(table.removeCluster(1));
   const mine = [add(1), add(1)];
   add(3);

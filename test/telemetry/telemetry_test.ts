@@ -7,7 +7,10 @@ import { PrometheusText } from "../../src/telemetry/prometheus.ts";
 import { chat, post, startEngines, startTestGateway } from "../support/gateway.ts";
 
 Deno.test("PrometheusText escapes labels and adds histogram buckets up", () => {
-  const text = new PrometheusText().family("h", "histogram", "x").histogram("h", { a: 'q"\\\n' }, [1, 2], [3, 0, 2], 9)
+  const text = new PrometheusText().family("h", "histogram", "x").histogram("h", { a: 'q"\\\n' }, [1, 2], {
+    counts: [3, 0, 2],
+    sum: 9,
+  })
     .toString();
   assertEquals(
     text,

@@ -37,21 +37,23 @@ class KnownBody implements AnswerBody {
   finish(): void {}
 }
 
+export interface GrpcCallParts {
+  readonly model: string;
+  readonly tensors: readonly Tensor[];
+  readonly stream: boolean;
+  writer(): CompletionWriter;
+}
+
 export class GrpcCall implements Transcoder {
-  constructor(
-    readonly options: TritonOptions,
-    readonly model: string,
-    readonly tensors: readonly Tensor[],
-    readonly writer: () => CompletionWriter,
-    readonly stream: boolean,
-  ) {}
+  constructor(readonly options: TritonOptions, readonly parts: GrpcCallParts) {}
 
   // The first response decides between an answer and an error, as a status line does.
-  async send(endpoint: string, { requestId, hold }: Requester): Promise<Opened> {
-    const message = { model_name: this.model, id: requestId, inputs: this.tensors.map(toInferInput) };
+  async send(endpoint: string, { requestId, waitsFor }: Requester): Promise<Opened> {
+    const { model, tensors, stream } = this.parts;
+    const message = { model_name: model, id: requestId, inputs: tensors.map(toInferInput) };
     const call = await this.options.clients.infer(endpoint, message);
-    const body = new GrpcBody(this.options, call, this.writer(), this.stream);
-    hold(body);
+    const body = new GrpcBody(this.options, call, this.parts.writer(), stream);
+    waitsFor(body);
     try {
       await body.begin();
     } catch (error) {
@@ -60,7 +62,7 @@ export class GrpcCall implements Transcoder {
       const bytes = engineError(error.status, error.message);
       return { head: headOf(error.status, false), body: new KnownBody(bytes) };
     }
-    return { head: headOf(200, this.stream), body };
+    return { head: headOf(200, stream), body };
   }
 }
 

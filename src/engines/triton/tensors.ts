@@ -41,17 +41,17 @@ const UNSUPPORTED: [field: string, idle: unknown][] = [
   ["response_format", undefined],
 ];
 
-const MOST_INT32 = 2 ** 31 - 1;
-const RANGES: Partial<Record<Datatype, [least: number, most: number]>> = {
-  INT32: [-MOST_INT32, MOST_INT32],
+const MAX_INT32 = 2 ** 31 - 1;
+const RANGES: Partial<Record<Datatype, [min: number, max: number]>> = {
+  INT32: [-MAX_INT32, MAX_INT32],
   UINT64: [0, Number.MAX_SAFE_INTEGER],
 };
 
 /** Most tokens of the answer to a request. */
 export function maxTokensOf(body: InferenceRequest["body"], defaults: GenerationDefaults): number {
   const asked = body.max_completion_tokens ?? body.max_tokens ?? defaults.maxTokens;
-  if (typeof asked !== "number" || !Number.isInteger(asked) || asked < 1 || asked > MOST_INT32) {
-    const message = `\`max_tokens\` is to be a whole number from 1 to ${MOST_INT32}`;
+  if (typeof asked !== "number" || !Number.isInteger(asked) || asked < 1 || asked > MAX_INT32) {
+    const message = `\`max_tokens\` is to be a whole number from 1 to ${MAX_INT32}`;
     throw new GatewayError("invalid_request", message, "max_tokens");
   }
   return asked;
@@ -81,10 +81,10 @@ export function inputTensors(
     const value = body[field];
     if (value === undefined || value === null) continue;
     const whole = datatype !== "FP32";
-    const [least, most] = RANGES[datatype] ?? [-Infinity, Infinity];
-    const fits = typeof value === "number" && Number.isFinite(value) && value >= least && value <= most;
+    const [min, max] = RANGES[datatype] ?? [-Infinity, Infinity];
+    const fits = typeof value === "number" && Number.isFinite(value) && value >= min && value <= max;
     if (!fits || (whole && !Number.isSafeInteger(value))) {
-      const range = whole ? ` from ${least} to ${most}` : "";
+      const range = whole ? ` from ${min} to ${max}` : "";
       throw new GatewayError(
         "invalid_request",
         `\`${field}\` is to be a ${whole ? "whole " : ""}number${range}`,

@@ -47,7 +47,7 @@ export class TritonTranscoder {
         target: "",
         fields: "",
         body: EMPTY,
-        transcoder: new GrpcCall(this.options, model, tensors, writer, call.stream),
+        transcoder: new GrpcCall(this.options, { model, tensors, stream: call.stream, writer }),
       };
     }
     return {

@@ -56,21 +56,21 @@ function readPlain(
 
 async function readCounted(
   reader: ReadableStreamDefaultReader<Uint8Array>,
-  most: number,
+  maxBytes: number,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const pieces: Uint8Array[] = [];
   let length = 0;
   for (let next = await reader.read(); !next.done; next = await reader.read()) {
     length += next.value.length;
-    if (length > most) {
+    if (length > maxBytes) {
       reader.cancel().catch(() => {});
-      throw tooLarge(most);
+      throw tooLarge(maxBytes);
     }
     pieces.push(next.value);
   }
   return concat(pieces);
 }
 
-function tooLarge(most: number): GatewayError {
-  return new GatewayError("body_too_large", `The request body is larger than ${most} bytes (limits.body_bytes)`);
+function tooLarge(maxBytes: number): GatewayError {
+  return new GatewayError("body_too_large", `The request body is larger than ${maxBytes} bytes (limits.body_bytes)`);
 }

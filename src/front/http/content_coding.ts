@@ -20,7 +20,7 @@ const DECODERS: Readonly<Record<string, (bytes: Uint8Array) => Transform>> = {
 };
 
 /** Codings of one body; each costs a pass. */
-const MOST_CODINGS = 2;
+const MAX_CODINGS = 2;
 
 /** Codings that are undone, in the order in which they were applied; throws GatewayError (unsupported_encoding). */
 export function codingsOf(field: string | undefined): string[] {
@@ -29,7 +29,7 @@ export function codingsOf(field: string | undefined): string[] {
     coding !== "identity"
   );
   const unknown = codings.find((coding) => !Object.hasOwn(DECODERS, coding));
-  if (unknown === undefined && codings.length <= MOST_CODINGS) return codings;
+  if (unknown === undefined && codings.length <= MAX_CODINGS) return codings;
   const known = Object.keys(DECODERS).join(", ");
   throw new GatewayError(
     "unsupported_encoding",
@@ -41,14 +41,14 @@ export function codingsOf(field: string | undefined): string[] {
 export async function decodeBody(
   bytes: Uint8Array<ArrayBuffer>,
   codings: readonly string[],
-  most: number,
+  maxBytes: number,
 ): Promise<Uint8Array<ArrayBuffer>> {
   let plain = bytes;
-  for (const coding of codings.toReversed()) plain = await decode(plain, coding, most);
+  for (const coding of codings.toReversed()) plain = await decode(plain, coding, maxBytes);
   return plain;
 }
 
-function decode(bytes: Uint8Array, coding: string, most: number): Promise<Uint8Array<ArrayBuffer>> {
+function decode(bytes: Uint8Array, coding: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   return new Promise((resolve, reject) => {
     const decoder = DECODERS[coding](bytes);
     const pieces: Uint8Array[] = [];
@@ -56,10 +56,13 @@ function decode(bytes: Uint8Array, coding: string, most: number): Promise<Uint8A
     decoder.on("data", (piece: Uint8Array) => {
       length += piece.length;
       pieces.push(piece);
-      if (length <= most) return;
+      if (length <= maxBytes) return;
       decoder.destroy();
       reject(
-        new GatewayError("body_too_large", `The request body is larger than ${most} bytes decoded (limits.body_bytes)`),
+        new GatewayError(
+          "body_too_large",
+          `The request body is larger than ${maxBytes} bytes decoded (limits.body_bytes)`,
+        ),
       );
     });
     decoder.on("error", (error: Error) => {

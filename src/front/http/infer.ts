@@ -30,7 +30,7 @@ export async function infer(parts: InferenceParts, request: Request, kind: Kind)
     const limits = { bytes: config.limits.body_bytes, ms: config.timeouts.request_body_ms };
     const bytes = await readBody(request, call, limits);
     call.cancellation.unlimit();
-    const admitted = pipeline.admit(call, kind, tenant, target, bytes);
+    const admitted = pipeline.admit(call, { kind, tenant, target, bytes });
 
     // From here on it may take long: a stream's head goes out before that.
     const early = admitted.request.stream

@@ -33,7 +33,7 @@ export async function passStored(parts: StoredParts, request: Request, id: strin
   try {
     const target = checkHead(call, request.url, limits);
     const tenant = call.authenticate();
-    const row = responses.holder(id, tenant);
+    const row = responses.rowOf(id, tenant);
     if (row === undefined) {
       throw new GatewayError("response_not_found", `The response ${JSON.stringify(id)} is not known here`);
     }

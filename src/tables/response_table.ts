@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which engine holds a stored response: a bounded table of 64-bit keys in buckets of 8, written by any worker. A full
+// Which engine has a stored response: a bounded table of 64-bit keys in buckets of 8, written by any worker. A full
 // bucket gives up its entries in turn. A value carries 16 bits of its key, so that a reader who meets an entry while two
 // writers change it takes neither for the other's.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 const WORDS = 2;
-/** Bits of a generation that a pin keeps. */
+/** Bits of a generation that an entry keeps. */
 const GENERATION = 0xffff;
 
-export class PinTable {
+export class ResponseTable {
   readonly #entries: BigUint64Array;
   readonly #first: number;
   readonly #buckets: number;
@@ -18,23 +18,23 @@ export class PinTable {
   constructor(kernel: AttachedKernel) {
     const k = kernel.exports;
     this.#entries = new BigUint64Array(kernel.buffer);
-    this.#first = k.pinOffset(0) >>> 3;
-    this.#buckets = new Int32Array(kernel.buffer)[k.HEADER_PINS];
-    this.#slots = k.PIN_BUCKET_ENTRIES;
+    this.#first = k.responseOffset(0) >>> 3;
+    this.#buckets = new Int32Array(kernel.buffer)[k.HEADER_RESPONSES];
+    this.#slots = k.RESPONSE_BUCKET_ENTRIES;
   }
 
-  /** Remembers the endpoint row, of this identity generation, that holds `id`. */
+  /** Remembers the endpoint row, of this identity generation, that has `id`. */
   set(id: string, row: number, generation: number): void {
     const key = keyOf(id);
     const start = this.#bucket(key);
     let at = -1;
     for (let slot = 0; slot < this.#slots; slot++) {
-      const held = Atomics.load(this.#entries, start + slot * WORDS);
-      if (held === key) {
+      const known = Atomics.load(this.#entries, start + slot * WORDS);
+      if (known === key) {
         at = start + slot * WORDS;
         break;
       }
-      if (held === 0n && at < 0) at = start + slot * WORDS;
+      if (known === 0n && at < 0) at = start + slot * WORDS;
     }
     if (at < 0) at = start + (this.#turn++ % this.#slots) * WORDS;
     Atomics.store(this.#entries, at, 0n);
@@ -43,9 +43,9 @@ export class PinTable {
     Atomics.store(this.#entries, at, key);
   }
 
-  /** Whether a pin's generation is still that of its row. */
-  matches(pinned: number, now: number): boolean {
-    return pinned === (now & GENERATION);
+  /** Whether an entry's generation is still that of its row. */
+  matches(kept: number, now: number): boolean {
+    return kept === (now & GENERATION);
   }
 
   /** The endpoint row and the low bits of its generation at the time, or undefined. */
