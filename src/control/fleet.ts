@@ -30,6 +30,8 @@ import { Reports } from "./reports.ts";
 const CHUNK_BYTES = 512;
 /** How often rows that rest are looked at. */
 const COLLECT_MS = 250;
+const FIRST_MODELS_MS = 1_500;
+
 /** A row rests at least this long: what waits forgets by then what it knew of it. */
 const REST_MS = 2_000;
 
@@ -134,7 +136,7 @@ export class Fleet {
     }
     if (config.probes.enabled === probed) return;
     for (const member of this.#byRow.values()) {
-      if (config.probes.enabled) this.#prober.add(member);
+      if (config.probes.enabled) this.#probe(member);
       else this.#prober.remove(member);
     }
   }
@@ -186,8 +188,14 @@ export class Fleet {
     this.#byRow.set(row, member);
     // Those that are there when the gateway starts share what there is to do from the first request on.
     this.health.add(member, this.#started);
-    if (this.#config.probes.enabled) this.#prober.add(member);
+    if (this.#config.probes.enabled) this.#probe(member);
     return true;
+  }
+
+  // Lists that nothing waits for are asked for when the start is over.
+  #probe(member: Member): void {
+    const { config } = this.#clusters.get(member.cluster)!;
+    this.#prober.add(member, config.discover_models ? 0 : FIRST_MODELS_MS);
   }
 
   #rowFor(state: ClusterState, { host, port, labels }: EndpointSpec): number | undefined {

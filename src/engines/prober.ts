@@ -65,9 +65,11 @@ export class Prober<T extends ProbeTarget> {
     readonly report: (target: T, result: ProbeResult) => void,
   ) {}
 
-  add(target: T): void {
+  /** @param modelsAfterMs When its list of models is first asked for. */
+  add(target: T, modelsAfterMs = 0): void {
     const now = this.clock.now();
-    this.#schedules.set(target, { target, healthDue: now, metricsDue: now, modelsDue: now, busy: false });
+    const modelsDue = now + modelsAfterMs;
+    this.#schedules.set(target, { target, healthDue: now, metricsDue: now, modelsDue, busy: false });
   }
 
   remove(target: T): void {

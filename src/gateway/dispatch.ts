@@ -40,6 +40,14 @@ export interface Dispatched {
   moved(): void;
 }
 
+/** What goes to an endpoint, and how. */
+interface Sent {
+  readonly outgoing: OutgoingRequest;
+  readonly transport: Transport;
+  /** On a new connection. */
+  readonly fresh: boolean;
+}
+
 const BUSY = new Set([429, 503]);
 const RETRIED = new Set([429, 500, 502, 503, 504]);
 
@@ -55,6 +63,8 @@ export class Dispatcher {
     const { leg } = grant;
     /** Who rejected it, until a peer tells who was right. */
     let suspect: EndpointRef | undefined;
+    /** Where a reused connection was lost and there is no other endpoint: the next one is to be a new one. */
+    let fresh = false;
     for (;;) {
       const { endpoint } = leg;
       try {
@@ -62,7 +72,7 @@ export class Dispatcher {
         call.predictedMs = grant.predictedMs;
         leg.sent();
         const outgoing = prepared.encode(leg, call.incoming.fields.fields);
-        const { head, body } = await this.#send(endpoint, call, outgoing, transport);
+        const { head, body } = await this.#send(endpoint, call, { outgoing, transport, fresh });
         const opened = openAnswer(head, body, expected, this.options.answers);
         const answer = opened instanceof Promise ? await opened : opened;
         this.#note(endpoint.row, answer);
@@ -76,6 +86,7 @@ export class Dispatcher {
       } catch (error) {
         if (!(error instanceof UpstreamError)) throw error;
         this.#failed(error, endpoint.row, call);
+        fresh = error.reused;
         if (!error.endpointFailed || call.cancellation.gone || !this.#another(grant, request, error)) {
           throw asGatewayError(error, call);
         }
@@ -84,7 +95,7 @@ export class Dispatcher {
   }
 
   #failed(error: UpstreamError, endpoint: number, { context }: Call): void {
-    if (!error.endpointFailed) return;
+    if (!error.endpointFailed || error.reused) return;
     this.endpoints.countFailure(endpoint);
     if (error.failure === "connect_failed" || error.failure === "connect_timeout") {
       context.instruments.add(WORKER_CELLS.connectFailures);
@@ -101,14 +112,14 @@ export class Dispatcher {
   async direct(endpoint: EndpointRef, call: Call, outgoing: OutgoingRequest, transport: Transport): Promise<Answer> {
     try {
       call.endpoint = endpoint.name;
-      const { head, body } = await this.#send(endpoint, call, outgoing, transport);
+      const { head, body } = await this.#send(endpoint, call, { outgoing, transport, fresh: false });
       return await openAnswer(head, body, NO_TOKENS, this.options.answers);
     } catch (error) {
       throw error instanceof UpstreamError ? asGatewayError(error, call) : error;
     }
   }
 
-  async #send(endpoint: EndpointRef, call: Call, outgoing: OutgoingRequest, transport: Transport): Promise<Opened> {
+  async #send(endpoint: EndpointRef, call: Call, { outgoing, transport, fresh }: Sent): Promise<Opened> {
     const { transcoder, method, target, body } = outgoing;
     if (transcoder?.send) return await transcoder.send(endpoint.name, call);
     const head = requestHead({
@@ -118,7 +129,12 @@ export class Dispatcher {
       fields: outgoing.fields + credentialsOf(call, transport),
       bodyBytes: body.length,
     });
-    const { head: answered, connection } = await this.pools.of(endpoint, transport).send(head, body, call.waitsFor);
+    const { head: answered, connection } = await this.pools.of(endpoint, transport).send(
+      head,
+      body,
+      call.waitsFor,
+      fresh,
+    );
     const opened = { head: answered, body: connection };
     return transcoder?.wrap ? transcoder.wrap(opened) : opened;
   }
@@ -146,10 +162,12 @@ export class Dispatcher {
       context.instruments.add(WORKER_CELLS.retriesRefused);
       return false;
     }
-    if (!grant.tryAnother()) return false;
+    const moves = grant.tryAnother();
+    // Nobody else: once more where the engine had closed an idle connection, which says nothing about it.
+    if (!moves && !error?.reused) return false;
     if (!free) budget.tryWithdraw();
     context.instruments.add(WORKER_CELLS.retries);
-    moved();
+    if (moves) moved();
     return true;
   }
 }

@@ -61,6 +61,8 @@ export class Connection implements Deadline {
   #silentMs = 0;
   #failure: UpstreamError | undefined;
   #closed = false;
+  /** Whether the request has not been written whole. */
+  #unsent = false;
   /** Whether a byte of the answer has arrived. */
   #answered = false;
   /** The read that has been going on since it was parked. */
@@ -78,12 +80,12 @@ export class Connection implements Deadline {
   }
 
   /**
-   * Opens a connection, with HTTPS verified where the transport says so. `hold` is told what to fail when the caller gives up. Throws UpstreamError: connect_failed,
-   * connect_timeout, or what it was failed with.
+   * Opens a connection, with HTTPS verified where the transport says so. `waitsFor` is told what to fail when the caller
+   * gives up. Throws UpstreamError: connect_failed, connect_timeout, or what it was failed with.
    */
   static async open(
     { address, deadlines, limits, transport: { tls } }: ConnectionTarget,
-    hold: (waiting: { fail(error: UpstreamError): void }) => void = () => {},
+    waitsFor: (waiting: { fail(error: UpstreamError): void }) => void = () => {},
   ): Promise<Connection> {
     const controller = new AbortController();
     let given = undefined as UpstreamError | undefined;
@@ -95,7 +97,7 @@ export class Connection implements Deadline {
       () => fail(new UpstreamError("connect_timeout", `no connection within ${limits.connectMs} ms`)),
       limits.connectMs,
     );
-    hold({ fail });
+    waitsFor({ fail });
     try {
       const socket = await Deno.connect({ ...address, signal: controller.signal });
       if (controller.signal.aborted) {
@@ -139,6 +141,7 @@ export class Connection implements Deadline {
     this.#silentMs = 0;
     this.#start = this.#end = 0;
     this.deadline = this.deadlines.clock.now() + this.limits.responseHeaderMs;
+    this.#unsent = true;
     try {
       let parsed: ResponseHead;
       if (head.length + body.length <= SEND_BUFFER_BYTES) {
@@ -148,6 +151,7 @@ export class Connection implements Deadline {
         const length = head.length + body.length;
         const written = await this.socket.write(borrowed.subarray(0, length));
         if (written < length) await this.#writeAll(borrowed.subarray(written, length));
+        this.#unsent = false;
         if (sendBuffers.length < KEPT_SEND_BUFFERS) sendBuffers.push(borrowed);
         parsed = await this.#readHead();
         if (parsed.status < 200) parsed = await this.#readFinalHead();
@@ -155,7 +159,9 @@ export class Connection implements Deadline {
       this.#begin(parsed);
       return parsed;
     } catch (error) {
-      throw this.#failed(error, this.#answered ? "lost_in_answer" : "lost_before_answer");
+      const failed = this.#failed(error, this.#answered ? "lost_in_answer" : "lost_before_answer");
+      failed.unsent = this.#unsent;
+      throw failed;
     }
   }
 
@@ -165,7 +171,10 @@ export class Connection implements Deadline {
     const bytes = new Uint8Array(head.length);
     writeHead(head, bytes);
     await this.#writeAll(bytes);
-    const writing = this.#writeAll(body).then(() => true, () => false);
+    const writing = this.#writeAll(body).then(() => {
+      this.#unsent = false;
+      return true;
+    }, () => false);
     const reading = this.#readFinalHead();
     const first = await Promise.race([writing, reading]);
     const parsed = typeof first === "boolean" ? await reading : first;
@@ -327,6 +336,11 @@ export class Connection implements Deadline {
   #ended(): void {
     this.#bodyDone = true;
     this.deadline = Infinity;
+  }
+
+  /** How long the engine says that it keeps it when it is idle. */
+  get keepAliveMs(): number | undefined {
+    return this.#head?.keepAliveMs;
   }
 
   /** Whether it may carry another exchange. */

@@ -20,6 +20,10 @@ const OURS: ReadonlySet<UpstreamFailure> = new Set<UpstreamFailure>(["aborted", 
 
 export class UpstreamError extends Error {
   override readonly name = "UpstreamError";
+  /** The engine cannot have read the whole request. */
+  unsent = false;
+  /** The connection had carried another request before: the engine may have closed it in the meantime. */
+  reused = false;
   constructor(readonly failure: UpstreamFailure, message: string, cause?: unknown) {
     super(message, { cause });
   }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Idle connections to one endpoint, the one used last first. An engine may close an idle connection at any moment, so one
-// that fails at once, before any byte of an answer, is replaced by a fresh one without counting as a failed attempt.
+// Idle connections to one endpoint, the one used last first. An engine may close an idle connection at any moment: they are
+// kept for less long than it says or the config allows, and one whose end has arrived is not used. Where the engine closes
+// it while a request is on its way, nobody can tell whether it was executed. So a request goes out again on its own
+// only when it could not be written whole; anything else is a failed attempt, and retries decide.
 
 import type { Address } from "../base/address.ts";
 import type { Deadlines } from "../base/deadlines.ts";
@@ -9,8 +11,8 @@ import { UpstreamError } from "./errors.ts";
 import type { ResponseHead } from "./response_head.ts";
 import { PLAIN, type Transport } from "./transport.ts";
 
-/** A connection that its engine had closed already fails within this; later it is the request that was lost. */
-const STALE_MS = 100;
+/** Connections are closed this much earlier than their engine does it, or at half of its time. */
+const KEEP_ALIVE_MARGIN_MS = 1_000;
 
 export interface PoolLimits extends ConnectionLimits {
   idleConnections: number;
@@ -20,6 +22,7 @@ export interface PoolLimits extends ConnectionLimits {
 export class Pool {
   readonly #idle: Connection[] = [];
   #closed = false;
+  #keepAliveMs = Infinity;
   #usedAt: number;
 
   constructor(
@@ -33,34 +36,34 @@ export class Pool {
 
   /**
    * Sends a request on an idle connection or a new one and returns the answer's head with the connection to read its
-   * body from. `hold` is told what the caller waits for, so that it can be failed when the client leaves. Throws
-   * UpstreamError.
+   * body from. `waitsFor` is told what the caller waits for, so that it can be failed when the client leaves; `fresh` asks
+   * for a new connection. Throws UpstreamError.
    */
   async send(
     head: string,
     body: Uint8Array,
-    hold: (waiting: { fail(error: UpstreamError): void }) => void,
+    waitsFor: (waiting: { fail(error: UpstreamError): void }) => void,
+    fresh = false,
   ): Promise<{ head: ResponseHead; connection: Connection }> {
-    const sentAt = this.#usedAt = this.deadlines.clock.now();
-    const idle = this.#take();
-    if (idle) {
-      hold(idle);
+    this.#usedAt = this.deadlines.clock.now();
+    for (let idle = fresh ? undefined : this.#take(); idle !== undefined; idle = this.#take()) {
+      waitsFor(idle);
       try {
         return { head: await idle.send(head, body), connection: idle };
       } catch (error) {
-        const stale = error instanceof UpstreamError && error.failure === "lost_before_answer" &&
-          this.deadlines.clock.now() - sentAt < STALE_MS;
-        if (!stale) throw error;
+        if (!(error instanceof UpstreamError) || error.failure !== "lost_before_answer") throw error;
+        error.reused = true;
+        if (!error.unsent) throw error;
       }
     }
-    const connection = await Connection.open(this, hold);
+    const connection = await Connection.open(this, waitsFor);
     connection.home = this;
-    hold(connection);
+    waitsFor(connection);
     return { head: await connection.send(head, body), connection };
   }
 
   #take(): Connection | undefined {
-    const oldest = this.deadlines.clock.now() - this.limits.idleConnectionMs;
+    const oldest = this.deadlines.clock.now() - this.idleMs;
     for (;;) {
       const connection = this.#idle.pop();
       if (!connection || connection.idleSince >= oldest) return connection;
@@ -74,6 +77,8 @@ export class Pool {
       connection.close();
       return;
     }
+    const { keepAliveMs } = connection;
+    if (keepAliveMs !== undefined) this.#keepAliveMs = Math.max(keepAliveMs - KEEP_ALIVE_MARGIN_MS, keepAliveMs / 2);
     connection.idleSince = this.deadlines.clock.now();
     this.#idle.push(connection);
     connection.park(this.#lost);
@@ -84,9 +89,14 @@ export class Pool {
     if (index >= 0) this.#idle.splice(index, 1);
   };
 
+  /** How long an idle connection is kept: less long than the engine said that it would. */
+  get idleMs(): number {
+    return Math.min(this.limits.idleConnectionMs, this.#keepAliveMs);
+  }
+
   /** Closes what has been idle for too long. */
   sweep(): void {
-    const oldest = this.deadlines.clock.now() - this.limits.idleConnectionMs;
+    const oldest = this.deadlines.clock.now() - this.idleMs;
     while (this.#idle.length > 0 && this.#idle[0].idleSince < oldest) this.#idle.shift()!.close();
   }
 

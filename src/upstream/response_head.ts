@@ -12,11 +12,12 @@ export interface ResponseHead {
   framing: Framing;
   /** Whether the connection may carry another request after this answer. */
   keepAlive: boolean;
+  /** How long the engine says that it keeps the connection when it is idle, in ms. */
+  readonly keepAliveMs?: number;
 }
 
 const HOP_BY_HOP = new Set([
   "connection",
-  "keep-alive",
   "proxy-authenticate",
   "proxy-connection",
   "te",
@@ -46,6 +47,7 @@ export function parseResponseHead(buffer: Uint8Array, start: number, end: number
   if (!status) throw bad("the answer does not begin with an HTTP/1.1 status line");
   const code = Number(status[2]);
   let keepAlive = status[1] === "1";
+  let keepAliveMs: number | undefined;
   let length: number | undefined;
   let coding: string | undefined;
   let named: string[] | undefined;
@@ -71,12 +73,21 @@ export function parseResponseHead(buffer: Uint8Array, start: number, end: number
       named = value.toLowerCase().split(",").map((token) => token.trim());
       if (named.includes("close")) keepAlive = false;
       else if (named.includes("keep-alive")) keepAlive = true;
-    } else if (!HOP_BY_HOP.has(name)) headers.push([name, value]);
+    } else if (name === "keep-alive") keepAliveMs = keepAliveOf(value);
+    else if (!HOP_BY_HOP.has(name)) headers.push([name, value]);
   }
   const kept = named === undefined ? headers : headers.filter(([name]) => !named.includes(name));
   const framing = framingOf(code, coding, length);
   if (framing.kind === "close" || (coding !== undefined && length !== undefined)) keepAlive = false;
-  return { status: code, headers: kept, framing, keepAlive };
+  return keepAliveMs === undefined
+    ? { status: code, headers: kept, framing, keepAlive }
+    : { status: code, headers: kept, framing, keepAlive, keepAliveMs };
+}
+
+// `timeout=SECONDS` of a Keep-Alive field.
+function keepAliveOf(value: string): number | undefined {
+  const seconds = /(?:^|[,\s])timeout\s*=\s*"?(\d{1,6})/i.exec(value)?.[1];
+  return seconds === undefined ? undefined : Number(seconds) * 1_000;
 }
 
 function framingOf(status: number, coding: string | undefined, length: number | undefined): Framing {

@@ -89,12 +89,48 @@ Deno.test("a body without framing ends with its connection, which is not used ag
   assertEquals([server.connections, pool.idle], [2, 0]);
 });
 
-Deno.test("an idle connection that the engine closed is replaced without failing", async () => {
-  const ok = bytes("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
-  await using server = startRawServer((_, n) => ({ writes: n === 1 ? [] : [ok], then: n === 1 ? "close" : "keep" }));
+const OK = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n";
+
+Deno.test("an idle connection that the engine closed is not used again", async () => {
+  await using server = startRawServer(() => ({ writes: [bytes(`${OK}\r\n`)], then: "close" }));
   using pool = poolOf(server.address);
-  for (let i = 0; i < 2; i++) assertEquals((await exchange(pool)).status, 200);
-  assertEquals([server.connections, server.requests.length], [2, 3]);
+  for (let i = 0; i < 5; i++) {
+    assertEquals((await exchange(pool)).status, 200);
+    await until(() => pool.idle === 0, "its end has arrived");
+  }
+  assertEquals([server.connections, server.requests.length], [5, 5]);
+});
+
+Deno.test("a request that a reused connection was lost with is not sent again: it may have been executed", async () => {
+  await using server = startRawServer((_, n) => ({
+    writes: n === 1 ? [] : [bytes(`${OK}\r\n`)],
+    then: n === 1 ? "close" : "keep",
+  }));
+  using pool = poolOf(server.address);
+  await exchange(pool);
+  const error = await assertRejects(() => exchange(pool), UpstreamError);
+  assertEquals([error.failure, error.reused, error.unsent, server.requests.length], [
+    "lost_before_answer",
+    true,
+    false,
+    2,
+  ]);
+  // Asked for: on a new connection.
+  const { head, connection } = await pool.send(HEAD, bytes("{}"), () => {}, true);
+  pool.give(connection);
+  assertEquals([head.status, server.connections, server.requests.length], [200, 2, 3]);
+});
+
+Deno.test("idle connections are kept for less long than the engine says", async () => {
+  for (const [field, ms] of [["timeout=5", 4_000], ["max=3, timeout=1", 500], ["max=3", 60_000]] as const) {
+    await using server = startRawServer(() => ({
+      writes: [bytes(`${OK}keep-alive: ${field}\r\n\r\n`)],
+      then: "keep",
+    }));
+    using pool = poolOf(server.address);
+    await exchange(pool);
+    assertEquals(pool.idleMs, ms);
+  }
 });
 
 Deno.test("bytes that nobody asked for close the connection", async () => {
