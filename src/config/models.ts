@@ -33,6 +33,13 @@ const tritonSchema = z.strictObject({
 });
 export type TritonConfig = z.infer<typeof tritonSchema>;
 
+export const splitReasoningSchema = z.union([
+  z.boolean(),
+  z.strictObject({
+    opened_by_template: z.boolean().default(true).describe("The chat template ends with <think>: answers begin inside"),
+  }),
+]);
+
 export const ruleSchema = z.strictObject({
   backend: z.enum(BACKENDS),
   cluster: z.string().min(1),
@@ -41,6 +48,7 @@ export const ruleSchema = z.strictObject({
   route_name: z.string().default(""),
   target_model: z.string().default("").describe("Name sent to the engine instead of the client's"),
   triton: tritonSchema.optional().describe("How a Triton backend is spoken to"),
+  split_reasoning: splitReasoningSchema.optional().describe("Overrides the config's split_reasoning"),
   headers: z.array(headerSchema, { error: "expected a list like [{key: x-tier, value: gold}]" }).default([]),
   subset: z.array(subsetSchema).default([]),
 });

@@ -6,7 +6,7 @@ import { parseAddress } from "../base/address.ts";
 import { type ClusterConfig, clusterSchema } from "./clusters.ts";
 import { metadataCenterSchema } from "./metadata_center.ts";
 import { tenancySchema, tenantSchema } from "./tenants.ts";
-import { loadBalancingSchema, modelMappingSchema } from "./models.ts";
+import { loadBalancingSchema, modelMappingSchema, splitReasoningSchema } from "./models.ts";
 import {
   addressSchema,
   adminSchema,
@@ -47,8 +47,8 @@ export const configSchema = z.strictObject({
   retry_budget: retryBudgetSchema,
   usage_accounting: z.boolean().default(true)
     .describe("Ask engines for the usage of every stream; who did not ask for it does not see it"),
-  split_reasoning: z.boolean().default(false)
-    .describe("Move text between <think> and </think> to reasoning_content"),
+  split_reasoning: splitReasoningSchema.default(false)
+    .describe("Move a <think>…</think> that opens an answer to reasoning_content"),
   cors: corsSchema.optional(),
   tls: tlsSchema.optional(),
   clusters: z.array(clusterSchema).default([]),

@@ -18,6 +18,7 @@ import type { Backend } from "../engines/backends.ts";
 import type { Engine, PreparedRequest } from "../engines/engine.ts";
 import { asksForUsage } from "../engines/openai_body.ts";
 import { generates, type Kind } from "../openai/api.ts";
+import type { ReasoningStart } from "../openai/reasoning.ts";
 import { type PromptOptions, promptText } from "../openai/prompt_text.ts";
 import { decodeRequest, type InferenceRequest } from "../openai/request.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
@@ -74,7 +75,8 @@ export interface Answered {
   readonly grant: Grant;
   /** The usage chunk is the gateway's own: the client did not ask for it. */
   readonly hideUsage: boolean;
-  readonly splitReasoning: boolean;
+  /** Who opens the reasoning that is split off; undefined where none is. */
+  readonly splitReasoning: ReasoningStart | undefined;
   /** Is told the id of a stored response. */
   readonly stored: ((id: string) => void) | undefined;
 }
@@ -85,6 +87,11 @@ export interface AnswerWatcher {
   queued(): void;
   /** An engine has begun a stream whose first token may be long in coming. */
   opened(head: ResponseHead): void;
+}
+
+function splitOf(option: Config["split_reasoning"]): ReasoningStart | undefined {
+  if (typeof option === "boolean") return option ? "answer" : undefined;
+  return option.opened_by_template ? "template" : "answer";
 }
 
 export class Pipeline {
@@ -168,7 +175,7 @@ export class Pipeline {
         answer,
         grant: grant.keep(),
         hideUsage: request.stream && !asksForUsage(request) && tellsUsage,
-        splitReasoning: config.split_reasoning && kind === "chat",
+        splitReasoning: kind === "chat" ? splitOf(route.rule.split_reasoning ?? config.split_reasoning) : undefined,
         stored: kind === "responses" ? (id) => responses.store(id, row, generation, admitted.tenant) : undefined,
       };
     } catch (error) {

@@ -5,7 +5,7 @@
 
 import { concat } from "../base/bytes.ts";
 import { eventJson, forEachEvent } from "../openai/events.ts";
-import { StreamSplitter } from "../openai/reasoning.ts";
+import { type ReasoningStart, StreamSplitter } from "../openai/reasoning.ts";
 import { type Usage, usageAt, usageOfEvent } from "../openai/usage.ts";
 
 const EMPTY = new Uint8Array(0);
@@ -14,7 +14,8 @@ const encoder = new TextEncoder();
 export interface TapOptions {
   /** The usage chunk is the gateway's own: the client did not ask for it. */
   readonly hideUsage: boolean;
-  readonly splitReasoning: boolean;
+  /** Who opens the reasoning that is split off; undefined where none is. */
+  readonly splitReasoning: ReasoningStart | undefined;
 }
 
 export class StreamTap {
@@ -24,7 +25,7 @@ export class StreamTap {
 
   constructor({ hideUsage, splitReasoning }: TapOptions) {
     this.#hideUsage = hideUsage;
-    this.#splitter = splitReasoning ? new StreamSplitter() : undefined;
+    this.#splitter = splitReasoning && new StreamSplitter(splitReasoning);
   }
 
   /** The latest figures that the stream told. */

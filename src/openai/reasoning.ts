@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Splits `<think>…</think>` out of generated text, however the pieces cut the tags: what may be the beginning of a tag is
-// held back until the next piece tells.
+// Splits the reasoning off generated text: a `<think>…</think>` that opens the answer, however the pieces cut the tags;
+// what may be the beginning of a tag is held back until the next piece tells. A tag further on is text. Where the chat
+// template has opened the tag, the answer begins inside of it.
 
 const OPEN = "<think>";
 const CLOSE = "</think>";
+
+/** Who opens the reasoning: the answer, or the chat template before it. */
+export type ReasoningStart = "answer" | "template";
 
 /** A piece of text, divided. */
 export interface Split {
@@ -13,39 +17,46 @@ export interface Split {
 
 /** The splitter of one choice of one answer. */
 export class ReasoningSplitter {
-  #inside = false;
+  #state: "opening" | "inside" | "after";
   #held = "";
+
+  constructor(start: ReasoningStart) {
+    this.#state = start === "template" ? "inside" : "opening";
+  }
 
   /** Divides the next piece; the parts may come out later than they went in. */
   push(text: string): Split {
-    const split: Split = { reasoning: "", content: "" };
     let rest = this.#held + text;
+    let space = "";
     this.#held = "";
-    for (;;) {
-      const tag = this.#inside ? CLOSE : OPEN;
-      const at = rest.indexOf(tag);
-      if (at < 0) break;
-      this.#emit(split, rest.slice(0, at));
-      rest = rest.slice(at + tag.length);
-      this.#inside = !this.#inside;
+    if (this.#state === "opening") {
+      const opened = rest.trimStart();
+      space = rest.slice(0, rest.length - opened.length); // before the tag it is text
+      rest = opened;
+      if (rest.startsWith(OPEN)) {
+        this.#state = "inside";
+        rest = rest.slice(OPEN.length);
+      } else if (OPEN.startsWith(rest)) {
+        this.#held = rest; // nothing so far, or a part of the tag
+        return { reasoning: "", content: space };
+      } else this.#state = "after";
     }
-    const held = tagStart(rest, this.#inside ? CLOSE : OPEN);
-    this.#emit(split, rest.slice(0, rest.length - held));
+    if (this.#state === "after") return { reasoning: "", content: space + rest };
+    const at = rest.indexOf(CLOSE);
+    if (at >= 0) {
+      this.#state = "after";
+      return { reasoning: rest.slice(0, at), content: space + rest.slice(at + CLOSE.length) };
+    }
+    const held = tagStart(rest, CLOSE);
     this.#held = rest.slice(rest.length - held);
-    return split;
+    return { reasoning: rest.slice(0, rest.length - held), content: space };
   }
 
   /** What was held back, when the text is over. */
   end(): Split {
-    const split: Split = { reasoning: "", content: "" };
-    this.#emit(split, this.#held);
+    const held = this.#held;
     this.#held = "";
-    return split;
-  }
-
-  #emit(split: Split, text: string): void {
-    if (this.#inside) split.reasoning += text;
-    else split.content += text;
+    return this.#state === "inside" ? { reasoning: held, content: "" } : { reasoning: "", content: held };
   }
 }
 
@@ -65,14 +76,16 @@ interface Choice {
 }
 
 /** Splits the message of every choice of a whole chat answer, in place; false when there was nothing to split. */
-export function splitWhole(answer: { choices?: unknown }): boolean {
+export function splitWhole(answer: { choices?: unknown }, start: ReasoningStart): boolean {
   let changed = false;
   for (const { message } of choicesOf(answer)) {
-    if (typeof message?.content !== "string" || !message.content.includes(OPEN)) continue;
-    const splitter = new ReasoningSplitter();
+    if (typeof message?.content !== "string") continue;
+    const splitter = new ReasoningSplitter(start);
     const [first, last] = [splitter.push(message.content), splitter.end()];
+    const reasoning = first.reasoning + last.reasoning;
+    if (reasoning === "") continue;
     message.content = first.content + last.content;
-    message.reasoning_content = `${message.reasoning_content ?? ""}${first.reasoning}${last.reasoning}`;
+    message.reasoning_content = `${message.reasoning_content ?? ""}${reasoning}`;
     changed = true;
   }
   return changed;
@@ -81,6 +94,8 @@ export function splitWhole(answer: { choices?: unknown }): boolean {
 /** The splitters of a stream, by choice. */
 export class StreamSplitter {
   readonly #splitters = new Map<number, ReasoningSplitter>();
+  constructor(readonly start: ReasoningStart) {}
+
   /** The last chunk, without its choices. */
   #frame: Record<string, unknown> = {};
 
@@ -95,7 +110,7 @@ export class StreamSplitter {
       const finished = finish_reason !== null && finish_reason !== undefined;
       const content = typeof delta?.content === "string" ? delta.content : "";
       if (!delta || (content === "" && !finished)) continue;
-      const splitter = this.#splitters.get(index) ?? new ReasoningSplitter();
+      const splitter = this.#splitters.get(index) ?? new ReasoningSplitter(this.start);
       this.#splitters.set(index, splitter);
       const split = splitter.push(content);
       if (finished) {

@@ -31,7 +31,7 @@ async function relayed(head: ResponseHead, first: (string | null)[], more: Parti
     clientStallMs: 1_000,
     heartbeatMs: 15_000,
     hideUsage: false,
-    splitReasoning: false,
+    splitReasoning: undefined,
     stored: undefined,
     ...more,
   };

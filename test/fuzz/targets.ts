@@ -172,7 +172,7 @@ export async function streams(random: Random): Promise<void> {
   }
   const failure = random.chance(0.2) ? new UpstreamError("lost_in_answer", "cut") : undefined;
   try {
-    const seen = await relayPieces(pieces, { failure, splitReasoning: random.chance(0.1) });
+    const seen = await relayPieces(pieces, { failure, splitReasoning: random.chance(0.1) ? "answer" : undefined });
     check(seen.status === 200 || (seen.status >= 400 && seen.status <= 599), `status ${seen.status}`);
     check(seen.released === 1, `released ${seen.released} times`);
     const text = decoder.decode(bytes);

@@ -2,6 +2,7 @@
 // Every recorded stream through the relay, cut at every byte, with LF and CRLF.
 
 import { assert, assertEquals } from "@std/assert";
+import type { ReasoningStart } from "../../src/openai/reasoning.ts";
 import { UpstreamError } from "../../src/upstream/errors.ts";
 import { relayPieces } from "../support/relay.ts";
 import { sharedFiles } from "../support/shared.ts";
@@ -167,32 +168,51 @@ Deno.test("a stream that breaks ends with an error in the dialect of its path", 
   }
 });
 
-Deno.test("reasoning is split out of a stream under every cut of the tags, by choice", async () => {
-  const text = "Hm <think>wel<l> ponder</think>ed answer <thin air>";
-  const words = (pieces: string[]) =>
-    pieces.map((content, i) => {
-      const last = i === pieces.length - 1;
-      const choices = [0, 1].map((index) => ({ index, delta: { content }, finish_reason: last ? "stop" : null }));
-      return `data: ${JSON.stringify({ id: "x", choices })}\n\n`;
-    }).join("") + "data: [DONE]\n\n";
-  for (let a = 0; a <= text.length; a++) {
-    for (const b of [a, Math.min(text.length, a + 3), text.length]) {
-      const stream = words([text.slice(0, a), text.slice(a, b), text.slice(b)]);
-      const seen = await relayPieces([encoder.encode(stream)], { splitReasoning: true });
-      for (const index of [0, 1]) {
-        let content = "";
-        let reasoning = "";
-        for (const { data } of eventsOf(decoder.decode(seen.bytes))) {
-          const delta = json(data)?.choices.find((choice: { index: number }) => choice.index === index)?.delta;
-          content += delta?.content ?? "";
-          reasoning += delta?.reasoning_content ?? "";
+/** Answers, who opens their reasoning, and how they are split: a tag that does not open the answer is text. */
+const SPLITS: [text: string, start: ReasoningStart, content: string, reasoning: string][] = [
+  ["<think>wel<l> ponder</think>ed answer <thin air>", "answer", "ed answer <thin air>", "wel<l> ponder"],
+  ["\n <think>a</think>b<think>c</think>", "answer", "\n b<think>c</think>", "a"],
+  ["Write `<think>` first </think>", "answer", "Write `<think>` first </think>", ""],
+  ["<thin air>", "answer", "<thin air>", ""],
+  ["  ", "answer", "  ", ""],
+  ["<think>never closed </thin", "answer", "", "never closed </thin"],
+  ["ponder</think>ed <think> </think>", "template", "ed <think> </think>", "ponder"],
+  ["never closed", "template", "", "never closed"],
+];
+
+for (const [text, start, wantedContent, wantedReasoning] of SPLITS) {
+  Deno.test(`reasoning is split off under every cut, by choice: ${JSON.stringify(text)}`, async () => {
+    const words = (pieces: string[]) =>
+      pieces.map((content, i) => {
+        const last = i === pieces.length - 1;
+        const choices = [0, 1].map((index) => ({ index, delta: { content }, finish_reason: last ? "stop" : null }));
+        return `data: ${JSON.stringify({ id: "x", choices })}\n\n`;
+      }).join("") + "data: [DONE]\n\n";
+    for (let a = 0; a <= text.length; a++) {
+      for (const b of [a, Math.min(text.length, a + 3), text.length]) {
+        const stream = words([text.slice(0, a), text.slice(a, b), text.slice(b)]);
+        const seen = await relayPieces([encoder.encode(stream)], { splitReasoning: start });
+        for (const index of [0, 1]) {
+          let content = "";
+          let reasoning = "";
+          for (const { data } of eventsOf(decoder.decode(seen.bytes))) {
+            const delta = json(data)?.choices.find((choice: { index: number }) => choice.index === index)?.delta;
+            content += delta?.content ?? "";
+            reasoning += delta?.reasoning_content ?? "";
+          }
+          assertEquals([content, reasoning], [wantedContent, wantedReasoning]);
         }
-        assertEquals([content, reasoning], ["Hm ed answer <thin air>", "wel<l> ponder"]);
       }
     }
-  }
-  const plain = words(["nothing ", "to split"]);
-  const seen = await relayPieces([encoder.encode(plain)], { splitReasoning: true });
+  });
+}
+
+Deno.test("reasoning: a stream with nothing to split passes as it is", async () => {
+  const plain =
+    ["nothing ", "to split"].map((content) =>
+      `data: ${JSON.stringify({ id: "x", choices: [{ index: 0, delta: { content }, finish_reason: null }] })}\n\n`
+    ).join("") + "data: [DONE]\n\n";
+  const seen = await relayPieces([encoder.encode(plain)], { splitReasoning: "answer" });
   assertEquals(decoder.decode(seen.bytes), plain);
 });
 
@@ -204,7 +224,7 @@ Deno.test("reasoning is split out of a whole answer; usage is read from it", asy
   const bytes = encoder.encode(JSON.stringify(answer));
   const seen = await relayPieces([bytes.slice(0, 20), bytes.slice(20)], {
     contentType: "application/json",
-    splitReasoning: true,
+    splitReasoning: "answer",
   });
   const { message } = JSON.parse(decoder.decode(seen.bytes)).choices[0];
   assertEquals([message.content, message.reasoning_content], ["b", "a"]);

@@ -8,6 +8,7 @@ import { systemClock } from "../../src/base/clock.ts";
 import { Deadlines } from "../../src/base/deadlines.ts";
 import type { AnswerBody } from "../../src/engines/engine.ts";
 import { openCall } from "../../src/front/http/http_call.ts";
+import type { ReasoningStart } from "../../src/openai/reasoning.ts";
 import { relay } from "../../src/front/http/relay.ts";
 import { end } from "../../src/gateway/accounting.ts";
 import { openAnswer } from "../../src/gateway/answer.ts";
@@ -59,7 +60,7 @@ export interface Relayed {
 export interface RelayInput {
   kind?: Kind;
   hideUsage?: boolean;
-  splitReasoning?: boolean;
+  splitReasoning?: ReasoningStart;
   contentType?: string;
   /** Thrown after the last piece in place of a good end. */
   failure?: UpstreamError;
@@ -105,7 +106,7 @@ export async function relayPieces(pieces: Uint8Array<ArrayBuffer>[], input: Rela
       clientStallMs: 60_000,
       heartbeatMs: 60_000,
       hideUsage: input.hideUsage ?? false,
-      splitReasoning: input.splitReasoning ?? false,
+      splitReasoning: input.splitReasoning,
       stored: undefined,
     };
     const response = relay({ answer, grant, call, kind, options });

@@ -7,7 +7,7 @@ import type { Deadline, Deadlines } from "../../base/deadlines.ts";
 import { GatewayError } from "../../base/errors.ts";
 import type { Kind } from "../../openai/api.ts";
 import { errorEvents } from "../../openai/errors.ts";
-import { splitWhole } from "../../openai/reasoning.ts";
+import { type ReasoningStart, splitWhole } from "../../openai/reasoning.ts";
 import { usageOfBody } from "../../openai/usage.ts";
 import type { Leg } from "../../scheduler/scheduler.ts";
 import { WORKER_CELLS } from "../../telemetry/instruments.ts";
@@ -79,7 +79,7 @@ function relayWhole(
   let bytes = whole;
   if (head.status === 200) {
     call.usage = usageOfBody(whole);
-    if (options.splitReasoning && kind === "chat") bytes = splitReasoning(whole);
+    if (options.splitReasoning && kind === "chat") bytes = splitReasoning(whole, options.splitReasoning);
     options.stored?.(idOf(decoder.decode(whole.subarray(0, 4_096))) ?? "");
   }
   call.context.instruments.add(WORKER_CELLS.bytes, bytes.length);
@@ -94,12 +94,12 @@ function relayWhole(
   return response;
 }
 
-function splitReasoning(whole: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+function splitReasoning(whole: Uint8Array<ArrayBuffer>, start: ReasoningStart): Uint8Array<ArrayBuffer> {
   const text = decoder.decode(whole);
-  if (!text.includes("<think>")) return whole;
+  if (start === "answer" && !text.includes("<think>")) return whole;
   try {
     const answer = JSON.parse(text);
-    return splitWhole(answer) ? encoder.encode(JSON.stringify(answer)) : whole;
+    return splitWhole(answer, start) ? encoder.encode(JSON.stringify(answer)) : whole;
   } catch {
     return whole;
   }

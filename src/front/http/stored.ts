@@ -49,7 +49,7 @@ export async function passStored(parts: StoredParts, request: Request, id: strin
       clientStallMs: timeouts.client_stall_ms,
       heartbeatMs: timeouts.heartbeat_ms,
       hideUsage: false,
-      splitReasoning: false,
+      splitReasoning: undefined,
       stored: undefined,
     };
     return relay({ answer, grant: NO_GRANT, call, kind: "responses", options });
