@@ -25,6 +25,7 @@ const TABLE = {
   preempted: [429, "RateLimitError"],
   client_closed: [499, "BadRequestError"],
   internal: [500, "InternalServerError"],
+  not_supported: [501, "InternalServerError"],
   upstream_failed: [502, "InferenceServerError"],
   no_endpoint: [503, "InferenceServerError"],
   overloaded: [503, "InferenceServerError"],

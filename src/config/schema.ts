@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The whole configuration and the relations between its sections.
 
+import { INFERENCE_PATHS, KINDS } from "../openai/api.ts";
 import { z } from "zod";
 import { parseAddress } from "../base/address.ts";
 import { type ClusterConfig, clusterSchema } from "./clusters.ts";
@@ -31,6 +32,13 @@ const LOOPBACK = /^(127\.|localhost$|::1$|\[::1\]$)/;
 /** Label sets that one cluster's rules may name: bits 3 to 31 of an endpoint's eligibility. */
 export const MAX_LABEL_SETS = 29;
 
+const pathSchema = z.strictObject({
+  path: z.string().regex(/^\/[^\s?#]*$/, { error: "expected a path without a query, for example /v1/custom" }),
+  kind: z.enum(KINDS).default("other").describe(
+    "What its requests are: how their prompt is read, or only JSON (other) or a multipart form with a model in it",
+  ),
+});
+
 export const configSchema = z.strictObject({
   protocol: z.literal("openai").default("openai"),
   algorithm: z.enum(POLICIES).default("late_binding").describe("Policy of models without a rule of their own"),
@@ -42,13 +50,14 @@ export const configSchema = z.strictObject({
   expose_endpoint: z.boolean().default(false).describe("Answer with x-aigw-endpoint"),
   retries: z.int().min(0).max(7).default(1)
     .describe(
-      "Further endpoints tried before the first byte of an answer: connection failed or lost, no answer in time, 429, 502, 503, 504",
+      "Further endpoints tried before the first token of an answer: connection lost, no answer in time, 429, 500, 502, 503, 504, a rejection that a peer may not share; a refused connection is none of them",
     ),
   retry_budget: retryBudgetSchema,
   usage_accounting: z.boolean().default(true)
     .describe("Ask engines for the usage of every stream; who did not ask for it does not see it"),
   split_reasoning: splitReasoningSchema.default(false)
     .describe("Move a <think>…</think> that opens an answer to reasoning_content"),
+  routes: z.array(pathSchema).default([]).describe("Further paths of the engines that are served"),
   cors: corsSchema.optional(),
   tls: tlsSchema.optional(),
   clusters: z.array(clusterSchema).default([]),
@@ -125,6 +134,10 @@ function checkTenants({ tenants, limits, model_mapping_rule }: Config): ConfigIs
 export function checkRelations(config: Config): ConfigIssue[] {
   const issues: ConfigIssue[] = [];
   const { limits } = config;
+  config.routes.forEach(({ path }, i) => {
+    if (!INFERENCE_PATHS.has(path) && !/^\/(?:health$|v1\/(?:models|responses)(?:\/|$))/.test(path)) return;
+    issues.push({ path: `routes[${i}].path`, message: `${path} is served already` });
+  });
   const clusters = new Map<string, ClusterConfig>();
   let groups = 0;
   config.clusters.forEach((cluster, i) => {

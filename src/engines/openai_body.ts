@@ -2,12 +2,14 @@
 // The body that an OpenAI engine gets: the client's bytes, with another model name for an alias or an adapter, and with
 // the wish for the usage of a stream.
 
+import { concat } from "../base/bytes.ts";
 import type { InferenceRequest } from "../openai/request.ts";
 import { type Change, prependKey, spliceBody } from "../openai/splice.ts";
 
 /** Kinds whose streams tell their usage only when asked. */
 const ASKED = new Set(["chat", "completion"]);
-const WISH = new TextEncoder().encode('"stream_options":{"include_usage":true},');
+const encoder = new TextEncoder();
+const WISH = encoder.encode('"stream_options":{"include_usage":true},');
 
 /** Whether the client itself wants the usage of its stream. */
 export function asksForUsage({ kind, body }: InferenceRequest): boolean {
@@ -25,6 +27,14 @@ export function outgoingBody(
   const wish = usageAccounting && call.stream && !asksForUsage(call);
   // Fast paths: nothing changes, or one key goes in front.
   if (targetModel === "" && !wish) return bytes;
+  if (call.modelAt) {
+    return concat([
+      bytes.subarray(0, call.modelAt.start),
+      encoder.encode(targetModel),
+      bytes.subarray(call.modelAt.end),
+    ]);
+  }
+  if (call.kind === "form") return bytes;
   if (targetModel === "" && !("stream_options" in call.body)) return prependKey(bytes, WISH);
   const changes: Change[] = [];
   if (targetModel !== "") changes.push({ key: "model", value: targetModel });

@@ -20,7 +20,7 @@ import { asksForUsage } from "../engines/openai_body.ts";
 import { generates, type Kind } from "../openai/api.ts";
 import type { ReasoningStart } from "../openai/reasoning.ts";
 import { type PromptOptions, promptText } from "../openai/prompt_text.ts";
-import { decodeRequest, type InferenceRequest } from "../openai/request.ts";
+import { decodeForm, decodeRequest, type InferenceRequest } from "../openai/request.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
 import { withoutCache } from "../scheduler/placement.ts";
 import { presumeFirstToken } from "../scheduler/presumption.ts";
@@ -109,7 +109,9 @@ export class Pipeline {
     const { fields, headers } = call.incoming;
 
     // Decode: one parse; the engine gets the bytes as they came.
-    const request = call.request = decodeRequest(kind, bytes);
+    const request = call.request = kind === "form"
+      ? decodeForm(bytes, headers.get("content-type"))
+      : decodeRequest(kind, bytes);
 
     // Route: model and headers to a cluster, its eligible endpoints and a policy.
     const route = call.route = routes.resolve(request.model, headers);

@@ -115,7 +115,7 @@ export class RouteTable {
 
   /** Throws GatewayError: model_not_found, route_not_found. */
   resolve(model: string, headers: HeaderReader): Route {
-    const rules = this.#models.get(model);
+    const rules = this.#models.get(model) ?? (model === "" ? this.#only() : undefined);
     if (rules) return this.#draw(model, rules, headers);
     const base = this.#adapters.get(model);
     if (base === undefined || !this.#models.has(base)) {
@@ -124,6 +124,14 @@ export class RouteTable {
     const declared = this.#declared.get(model);
     if (declared) return this.#drawDeclared(declared, headers);
     return this.#adapted(model, this.#draw(base, this.#models.get(base)!, headers));
+  }
+
+  // Of a request that names no model.
+  #only(): PreparedRule[] {
+    const [only, ...others] = this.#models.values();
+    if (only !== undefined && others.length === 0) return only;
+    const message = "`model` is required: the gateway serves several, or none";
+    throw new GatewayError("invalid_request", message, "model");
   }
 
   // A subset of a rule that the headers match, else of any: whoever names the adapter itself needs no header for it.

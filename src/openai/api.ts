@@ -12,7 +12,24 @@ export type Kind =
   | "score"
   | "tokenize"
   | "detokenize"
-  | "count_tokens";
+  | "count_tokens"
+  | "other" // JSON with a model in it, or none where there is but one
+  | "form"; // a multipart form with a model in it
+
+export const KINDS = [
+  "chat",
+  "completion",
+  "responses",
+  "messages",
+  "embeddings",
+  "rerank",
+  "score",
+  "tokenize",
+  "detokenize",
+  "count_tokens",
+  "other",
+  "form",
+] as const satisfies readonly Kind[];
 
 /** Paths that take a POST with a model in its body. */
 export const INFERENCE_PATHS: ReadonlyMap<string, Kind> = new Map([
@@ -29,6 +46,19 @@ export const INFERENCE_PATHS: ReadonlyMap<string, Kind> = new Map([
   ["/v1/score", "score"],
   ["/tokenize", "tokenize"],
   ["/detokenize", "detokenize"],
+  ["/v1/audio/transcriptions", "form"],
+  ["/v1/audio/translations", "form"],
+  ["/v1/audio/speech", "other"],
+  ["/v1/images/generations", "other"],
+  ["/v1/images/edits", "form"],
+  ["/v1/images/variations", "form"],
+  ["/v1/moderations", "other"],
+  ["/v1/chat/completions/render", "other"],
+  ["/v1/completions/render", "other"],
+  ["/classify", "other"],
+  ["/pooling", "other"],
+  ["/generate", "other"],
+  ["/invocations", "other"],
 ]);
 
 /** Kinds that generate text from a prompt whose KV cache an engine may hold. */

@@ -3,6 +3,7 @@
 // to the engine as they came.
 
 import { GatewayError } from "../base/errors.ts";
+import { formField } from "./form.ts";
 import { generates, type Kind } from "./api.ts";
 
 /** A decoded inference request. */
@@ -18,6 +19,8 @@ export interface InferenceRequest {
   readonly choices: number;
   /** vLLM's salt: equal prompts with different salts share no cache. */
   readonly cacheSalt: string | undefined;
+  /** Byte range of the model's name in a form. */
+  readonly modelAt?: { readonly start: number; readonly end: number };
   /** The stored response that this one continues. */
   readonly previousResponse: string | undefined;
 }
@@ -29,6 +32,14 @@ const strictDecoder = new TextDecoder("utf-8", { fatal: true });
 function decodeText(bytes: Uint8Array): string {
   const text = decoder.decode(bytes);
   return text.includes("\uFFFD") ? strictDecoder.decode(bytes) : text;
+}
+
+const NO_FIELDS = {};
+
+/** Decodes a form, of which only the model is read. Throws GatewayError (invalid_request). */
+export function decodeForm(bytes: Uint8Array, contentType: string | null): InferenceRequest {
+  const model = formField(bytes, contentType, "model");
+  return { ...read("form", { model: model?.value ?? "" }), body: NO_FIELDS, modelAt: model };
 }
 
 /**
@@ -62,8 +73,10 @@ function kindOf(fields: Record<string, unknown>): Kind {
 }
 
 function read(kind: Kind, body: Record<string, unknown>): InferenceRequest {
-  const { model, stream, cache_salt, previous_response_id } = body;
-  if (typeof model !== "string" || model === "") {
+  const { stream, cache_salt, previous_response_id } = body;
+  const mayLack = kind === "other" || kind === "form";
+  const model = body.model ?? (mayLack ? "" : undefined);
+  if (typeof model !== "string" || (model === "" && !mayLack)) {
     throw new GatewayError("invalid_request", "`model` is required: a non-empty string", "model");
   }
   if (stream !== undefined && stream !== null && typeof stream !== "boolean") {

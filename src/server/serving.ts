@@ -164,6 +164,7 @@ export class Serving {
         },
       },
       routes,
+      paths: new Map(config.routes.map(({ path, kind }) => [path, kind])),
       started: this.setup.started,
       corsMaxAgeS: config.cors?.max_age_s,
     });

@@ -6,7 +6,7 @@ import { GatewayError } from "../../base/errors.ts";
 import { end } from "../../gateway/accounting.ts";
 import type { Call } from "../../gateway/call.ts";
 import type { ListedModel, RouteTable } from "../../gateway/routes.ts";
-import { INFERENCE_PATHS } from "../../openai/api.ts";
+import { INFERENCE_PATHS, type Kind } from "../../openai/api.ts";
 import { addHeaders, type HttpContext, openCall, refuse } from "./http_call.ts";
 import { infer, type InferenceParts } from "./infer.ts";
 import { passStored, type StoredParts } from "./stored.ts";
@@ -16,6 +16,8 @@ export interface FrontOptions {
   readonly inference: InferenceParts;
   readonly stored: StoredParts;
   readonly routes: RouteTable;
+  /** Further paths of inference, by the config. */
+  readonly paths: ReadonlyMap<string, Kind>;
   /** When the gateway started, in seconds: `created` of its models. */
   readonly started: number;
   /** How long a browser may keep a preflight's answer; undefined without CORS. */
@@ -23,6 +25,7 @@ export interface FrontOptions {
 }
 
 const MODELS = "/v1/models";
+const REALTIME = "/v1/realtime";
 const RESPONSES = "/v1/responses";
 const PATHS = [
   ...INFERENCE_PATHS.keys(),
@@ -40,7 +43,7 @@ export class Front {
   /** Answers a client's request; never throws. */
   handle(request: Request): Response | Promise<Response> {
     const path = pathOf(request.url);
-    const kind = INFERENCE_PATHS.get(path);
+    const kind = INFERENCE_PATHS.get(path) ?? this.options.paths.get(path);
     // Fast path: nearly everything is inference.
     if (kind !== undefined && request.method === "POST") return infer(this.options.inference, request, kind);
     if (request.method === "OPTIONS" && this.options.corsMaxAgeS !== undefined) return this.#preflight(request);
@@ -54,7 +57,13 @@ export class Front {
         ? this.#answer(request, (call) => addHeaders(this.options.context, call, new Response("")))
         : this.#wrongMethod(request, path, "GET");
     }
-    const message = `There is no path ${path.slice(0, 200)}; there are: ${PATHS.join(" ")}`;
+    if (path === REALTIME) {
+      const message = "/v1/realtime is not served: the gateway carries requests and streams, no WebSockets";
+      return this.#refuse(request, new GatewayError("not_supported", message));
+    }
+    const message = `There is no path ${path.slice(0, 200)}; there are: ${
+      [...PATHS, ...this.options.paths.keys()].join(" ")
+    }`;
     return this.#refuse(request, new GatewayError("route_not_found", message));
   }
 
