@@ -76,6 +76,10 @@ export const timeoutsSchema = z.strictObject({
     .describe("Between two pieces of the engine's answer; comments and pings are none"),
   heartbeat_ms: positive(86_400_000).default(15_000)
     .describe("A stream that is silent for as long gets a comment: load balancers cut silent connections"),
+  leaver_look_ms: z.int().min(0).max(600_000).default(250)
+    .describe(
+      "How often it is looked whether the clients of requests that wait as long have left (Linux); 0 for never",
+    ),
   request_ms: positive(86_400_000).default(3_600_000)
     .describe("From a request's arrival to the end of its answer; the header x-aigw-timeout-ms may ask for less"),
   client_stall_ms: positive(86_400_000).default(600_000)

@@ -12,6 +12,7 @@ import type { Config } from "../config/schema.ts";
 import type { Snapshot } from "../config/snapshot.ts";
 import { enginesWith } from "../engines/backends.ts";
 import { tritonEngine } from "../engines/triton/triton.ts";
+import { type Arrival, Leavers, systemConnections } from "../front/http/leavers.ts";
 import { Front } from "../front/http/front.ts";
 import type { HttpContext } from "../front/http/http_call.ts";
 import type { Call, CallContext } from "../gateway/call.ts";
@@ -69,6 +70,7 @@ export class Serving {
   readonly #samples: SampleWriter;
   readonly #tracing = openTracing();
   readonly #transports = new Transports();
+  readonly #leavers = new Leavers(clock, systemConnections, 0);
   #accessLog: AccessLog | undefined;
   #current: Generation;
   /** Older snapshots that requests still use. */
@@ -109,8 +111,8 @@ export class Serving {
   }
 
   /** Answers a client's request; never throws. */
-  handle(request: Request): Response | Promise<Response> {
-    return this.#current.front.handle(request);
+  handle(request: Request, arrival: Arrival): Response | Promise<Response> {
+    return this.#current.front.handle(request, arrival);
   }
 
   /** Requests that begin from now on are served by this one. */
@@ -148,10 +150,11 @@ export class Serving {
     const context: HttpContext = { calls, via, origins: config.cors?.origins, status: this.#status };
     const dispatcher = this.#dispatcher(config);
     const parts = { config, context, deadlines: this.#deadlines };
+    this.#leavers.ms = config.timeouts.leaver_look_ms;
     const pipeline = this.#pipeline(config, routes, dispatcher, this.#admission(config, tenants));
     const front = new Front({
       context,
-      inference: { ...parts, pipeline },
+      inference: { ...parts, pipeline, leavers: this.#leavers },
       stored: {
         ...parts,
         responses: this.#responses,
@@ -305,6 +308,7 @@ export class Serving {
     this.#scheduler.close();
     this.#pools.close();
     this.#kserve.close();
+    this.#leavers.close();
     this.#deadlines.close();
     this.#accessLog?.close();
   }

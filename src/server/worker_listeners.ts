@@ -3,6 +3,7 @@
 // so do the old and the new listener while one takes over from the other.
 
 import type { Address } from "../base/address.ts";
+import type { Arrival } from "../front/http/leavers.ts";
 import type { Certificate } from "./protocol.ts";
 
 export interface ListenAddresses {
@@ -18,7 +19,7 @@ export class WorkerListeners {
 
   constructor(
     readonly addresses: ListenAddresses,
-    readonly answer: (request: Request) => Response | Promise<Response>,
+    readonly answer: (request: Request, arrival: Arrival) => Response | Promise<Response>,
     readonly failed: (error: unknown) => void,
   ) {}
 
@@ -50,7 +51,7 @@ export class WorkerListeners {
           this.failed(error);
           return new Response(null, { status: 500 });
         },
-      }, (request) => this.answer(request));
+      }, (request, info) => this.answer(request, { info, port }));
     });
   }
 

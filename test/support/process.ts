@@ -12,7 +12,13 @@ export interface AigwProcess extends AsyncDisposable {
 
 /** Starts `aigw` with these arguments and waits for its first line. Throws Error when it ends before. */
 export async function startAigw(args: string[], stderr: "inherit" | "null" = "inherit"): Promise<AigwProcess> {
-  const permissions = ["--allow-net", "--allow-read", "--allow-env", "--allow-sys=hostname,networkInterfaces"];
+  const permissions = [
+    "--allow-net",
+    "--allow-read",
+    "--allow-env",
+    "--allow-sys=hostname,networkInterfaces",
+    "--allow-run=cat",
+  ];
   const child = new Deno.Command(Deno.execPath(), {
     args: ["run", ...permissions, new URL("../../src/main.ts", import.meta.url).pathname, ...args],
     stdout: "piped",

@@ -8,6 +8,7 @@ import type { Call } from "../../gateway/call.ts";
 import type { ListedModel, RouteTable } from "../../gateway/routes.ts";
 import { INFERENCE_PATHS, type Kind } from "../../openai/api.ts";
 import { addHeaders, type HttpContext, openCall, refuse } from "./http_call.ts";
+import type { Arrival } from "./leavers.ts";
 import { infer, type InferenceParts } from "./infer.ts";
 import { passStored, type StoredParts } from "./stored.ts";
 
@@ -41,11 +42,13 @@ export class Front {
   constructor(readonly options: FrontOptions) {}
 
   /** Answers a client's request; never throws. */
-  handle(request: Request): Response | Promise<Response> {
+  handle(request: Request, arrival?: Arrival): Response | Promise<Response> {
     const path = pathOf(request.url);
     const kind = INFERENCE_PATHS.get(path) ?? this.options.paths.get(path);
     // Fast path: nearly everything is inference.
-    if (kind !== undefined && request.method === "POST") return infer(this.options.inference, request, kind);
+    if (kind !== undefined && request.method === "POST") {
+      return infer(this.options.inference, { request, kind, arrival });
+    }
     if (request.method === "OPTIONS" && this.options.corsMaxAgeS !== undefined) return this.#preflight(request);
     if (kind !== undefined) return this.#wrongMethod(request, path, "POST");
     if (path === MODELS || path.startsWith(`${MODELS}/`)) {

@@ -11,6 +11,7 @@ import { readBody } from "./body.ts";
 import { EarlyHead } from "./early_head.ts";
 import { checkHead } from "./head.ts";
 import { type HttpContext, openCall, refuse } from "./http_call.ts";
+import type { Arrival, Leavers } from "./leavers.ts";
 import { relay } from "./relay.ts";
 
 export interface InferenceParts {
@@ -18,12 +19,33 @@ export interface InferenceParts {
   readonly context: HttpContext;
   readonly deadlines: Deadlines;
   readonly pipeline: Pipeline;
+  readonly leavers: Leavers;
+}
+
+/** A request for inference, as it came. */
+export interface Received {
+  readonly request: Request;
+  readonly kind: Kind;
+  /** Undefined where it did not come over a connection of ours. */
+  readonly arrival: Arrival | undefined;
 }
 
 /** Answers an inference request; never throws. */
-export async function infer(parts: InferenceParts, request: Request, kind: Kind): Promise<Response> {
+export async function infer(parts: InferenceParts, received: Received): Promise<Response> {
+  const { arrival, request, kind } = received;
+  const call = openCall(parts.context, request, kind);
+  if (arrival === undefined) return await headOf(parts, call, received);
+  // Until there is a head the runtime does not tell that the client left.
+  const client = { arrival, since: call.started, leave: call.cancellation.leave };
+  parts.leavers.watch(client);
+  const response = await headOf(parts, call, received);
+  parts.leavers.unwatch(client);
+  return response;
+}
+
+// Never rejects.
+async function headOf(parts: InferenceParts, call: Call, { request, kind }: Received): Promise<Response> {
   const { config, context, deadlines, pipeline } = parts;
-  const call = openCall(context, request, kind);
   try {
     const target = checkHead(call, request.url, config.limits);
     const tenant = call.authenticate();
