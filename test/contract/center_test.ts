@@ -35,7 +35,7 @@ const IMPLEMENTATIONS: Record<string, (leaseMs: number) => Promise<Implementatio
 const MAX_HASH = "18446744073709551615";
 /** No lease ends while the wire is looked at; where leases are looked at, they are short. */
 const LONG_LEASE_MS = 3_600_000;
-const SHORT_LEASE_MS = 500;
+const SHORT_LEASE_MS = 1_000;
 /** After this long a delete whose request was not known is tried again. */
 const SECOND_CHANCE_MS = 1_000;
 

@@ -5,7 +5,7 @@
 import { assertEquals } from "@std/assert";
 import { startCenterProcess } from "../support/center.ts";
 import { post, sleep, startEngines, startTestGateway, type TestGateway } from "../support/gateway.ts";
-import { bytes, startRawServer, startTokenEngine } from "../support/raw_server.ts";
+import { bytes, type RawServer, startRawServer } from "../support/raw_server.ts";
 import { Random, seed } from "../support/seed.ts";
 import { gate, until } from "../support/until.ts";
 
@@ -24,6 +24,17 @@ const remote = (port: number, more: Record<string, unknown> = {}) => ({
 });
 type Engines = { address: { hostname: string; port: number } }[];
 const completions = (requests: readonly string[]) => requests.filter((text) => text.startsWith("POST /v1/chat")).length;
+
+/** An engine whose streams bring a token at once, and end when the test lets them. */
+function heldEngine(end: () => Promise<void>): RawServer {
+  const event = 'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n';
+  const head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+  return startRawServer(() => ({
+    writes: [bytes(`${head}${event.length.toString(16)}\r\n${event}\r\n`), bytes("0\r\n\r\n")],
+    before: (write) => write === 1 ? end() : undefined,
+    then: "keep",
+  }));
+}
 
 /** Some engines here answer nothing but what they are let to: they are not asked for their health. */
 const UNPROBED = { probes: { enabled: false } };
@@ -74,6 +85,18 @@ const agree = ([a, b]: TestGateway[]) =>
     return JSON.stringify([ownA, ownB]) === JSON.stringify([seenByB, seenByA]);
   });
 
+/**
+ * Waits until so many requests are in flight through both gateways, all past their first token, and each knows the other's
+ * part. When they were told of while they were in flight, nothing of them is still on its way after their end.
+ */
+const told = (gateways: TestGateway[], requests: number) =>
+  eventually(`each gateway knows all ${requests} requests`, async () => {
+    const own = await Promise.all(gateways.map(ownLoad));
+    const seen = await Promise.all(gateways.map(remoteLoad));
+    return own[0].requests + own[1].requests === requests && own[0].requests === seen[1].requests &&
+      own[1].requests === seen[0].requests && [...own, ...seen].every(({ promptBytes }) => promptBytes === 0);
+  });
+
 // What is told is told in time, however busy the machine: nothing fades, no call is given up.
 const PATIENT = { stale_after_ms: 600_000, update_stats_timeout_ms: 10_000, fetch_metric_timeout_ms: 10_000 };
 
@@ -85,16 +108,9 @@ const TOGETHER: Record<string, (engines: Engines, centerPort: number) => Promise
 
 for (const [kind, start] of Object.entries(TOGETHER)) {
   Deno.test(`two gateways balance like one: the second takes the engines that the first left (${kind})`, async () => {
-    const event = 'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n';
-    const head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     const end = gate();
     await using stack = new AsyncDisposableStack();
-    const engines = Array.from({ length: 8 }, () =>
-      stack.use(startRawServer(() => ({
-        writes: [bytes(`${head}${event.length.toString(16)}\r\n${event}\r\n`), bytes("0\r\n\r\n")],
-        before: (write) => write === 1 ? end.opened : undefined,
-        then: "keep",
-      }))));
+    const engines = Array.from({ length: 8 }, () => stack.use(heldEngine(() => end.opened)));
     const center = stack.use(await startCenterProcess());
     const gateways = await start(engines, center.port);
     for (const gateway of gateways) stack.use(gateway);
@@ -106,21 +122,21 @@ for (const [kind, start] of Object.entries(TOGETHER)) {
         for (let i = 0; i < 4; i++) {
           const response = await post(gateway.origin, body([{ role: "user", content: words(random, 20) }], 8));
           streams.push(response);
-          await agree(gateways);
+          await told(gateways, streams.length);
         }
       }
       assertEquals(engines.map(({ requests }) => completions(requests)), Array(8).fill(round));
     }
     end.open();
     for (const stream of streams) await stream.text();
-    for (const gateway of gateways) await gateway.settled();
-    await agree(gateways);
+    await told(gateways, 0);
   });
 
   Deno.test(`a conversation whose turns alternate between two gateways stays on its engine (${kind})`, async () => {
     const random = new Random(seed);
     await using stack = new AsyncDisposableStack();
-    const engines = Array.from({ length: 8 }, () => stack.use(startTokenEngine()));
+    let end = gate();
+    const engines = Array.from({ length: 8 }, () => stack.use(heldEngine(() => end.opened)));
     const center = stack.use(await startCenterProcess());
     const gateways = await start(engines, center.port);
     for (const gateway of gateways) stack.use(gateway);
@@ -138,12 +154,15 @@ for (const [kind, start] of Object.entries(TOGETHER)) {
         });
         const response = await post(gateway.origin, request);
         const engine = response.headers.get("x-aigw-endpoint");
+        await told(gateways, 1);
+        end.open();
         await response.text();
+        await told(gateways, 0);
+        end = gate();
         if (before !== null) assertEquals(engine, before, `turn ${turn} of conversation ${conversation}`);
         before = engine;
         chunks = (await explain(gateway, request)).prompt.chunks - 1;
         messages.push({ role: "assistant", content: words(random, 20) }, { role: "user", content: words(random, 20) });
-        await agree(gateways);
       }
     }
   });

@@ -16,10 +16,12 @@ import { DecisionMaker } from "../../src/scheduler/decision.ts";
 import type { Placement } from "../../src/scheduler/placement.ts";
 import { policyOf } from "../../src/scheduler/policy.ts";
 import type { Ask } from "../../src/scheduler/scheduler.ts";
+import { DEFAULT_THETA } from "../../src/scheduler/ttft.ts";
 import { SharedQueue } from "../../src/scheduler/shared_queue.ts";
 import { EndpointTable } from "../../src/tables/endpoint_table.ts";
 import { GrantWatch } from "../../src/tables/grant_watch.ts";
 import { ownCells } from "../../src/tables/metric_cells.ts";
+import { PredictorTable } from "../../src/tables/predictor_table.ts";
 import { writeQueueParameters } from "../../src/tables/queue_parameters.ts";
 import { RequestTable } from "../../src/tables/request_table.ts";
 import { SampleReader, SampleWriter } from "../../src/tables/sample_ring.ts";
@@ -151,6 +153,9 @@ export function schedulerParts(endpoints: number, config: Record<string, unknown
   const kernel = freshKernel();
   writeQueueParameters(kernel, parsed.queue, 4);
   const table = new EndpointTable(kernel);
+  const predictors = new PredictorTable(kernel);
+  predictors.setRate(0, table.firstRate);
+  predictors.restore(0, { samples: 0, covariance: Array(36).fill(0), bytesPerToken: 4, theta: DEFAULT_THETA });
   const rows = Array.from(
     { length: endpoints },
     (_, i) => table.add(0, { hostname: "10.0.0.1", port: 1 + i }, 4_096, 0),

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// The dispatcher over the real scheduler, in front of engines that do what the test says.
+
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { GatewayError } from "../../src/base/errors.ts";
+import type { PreparedRequest } from "../../src/engines/engine.ts";
+import { end } from "../../src/gateway/accounting.ts";
+import { holding } from "../../src/gateway/answer.ts";
+import { Dispatcher } from "../../src/gateway/dispatch.ts";
+import type { EndpointRef } from "../../src/tables/endpoint_directory.ts";
+import { WORKER_CELLS } from "../../src/telemetry/instruments.ts";
+import type { EndpointPools } from "../../src/upstream/endpoint_pools.ts";
+import { UpstreamError, type UpstreamFailure } from "../../src/upstream/errors.ts";
+import type { ResponseHead } from "../../src/upstream/response_head.ts";
+import { RetryBudget } from "../../src/upstream/retry_budget.ts";
+import { PLAIN } from "../../src/upstream/transport.ts";
+import { callParts, HandedBody, schedulerParts, settle } from "../support/parts.ts";
+
+const EMPTY = new Uint8Array(0);
+const prepared: PreparedRequest = {
+  encode: (_leg, fields) => ({ method: "POST", target: "/v1/chat/completions", fields, body: EMPTY }),
+};
+const head = (status: number, ...headers: [string, string][]): ResponseHead => ({
+  status,
+  headers,
+  framing: { kind: "length", bytes: 2 },
+  keepAlive: true,
+});
+
+type Behaviour = UpstreamFailure | ResponseHead;
+
+/** What the first, the second, … endpoint that is tried does. */
+async function parts(behaviours: Behaviour[], more: { retries?: number; percent?: number; endpoints?: number } = {}) {
+  const scheduler = schedulerParts(more.endpoints ?? 3);
+  const { clock, deadlines, context, open } = callParts();
+  const call = open();
+  const tried: number[] = [];
+  const bodies: HandedBody[] = [];
+  const held: { fail(error: UpstreamError): void }[] = [];
+  const sent = (endpoint: EndpointRef) => {
+    tried.push(endpoint.row);
+    const behaviour = behaviours[tried.length - 1];
+    if (typeof behaviour === "string") return Promise.reject(new UpstreamError(behaviour, "why"));
+    const body = new HandedBody();
+    body.hand("{}", null);
+    bodies.push(body);
+    return Promise.resolve({ head: behaviour, connection: body });
+  };
+  const pools = {
+    of: (endpoint: EndpointRef) => ({
+      send(_head: string, _body: Uint8Array, hold: (waiting: { fail(error: UpstreamError): void }) => void) {
+        const failing = Promise.withResolvers<never>();
+        const waiting = { fail: failing.reject };
+        held.push(waiting);
+        hold(waiting);
+        return Promise.race([failing.promise, settle().then(() => sent(endpoint))]);
+      },
+    }),
+  } as unknown as EndpointPools;
+  const budget = new RetryBudget({ percent: more.percent ?? 1_000, minPerSecond: 0 }, clock);
+  const dispatcher = new Dispatcher(pools, scheduler.table, {
+    retries: more.retries ?? 1,
+    budget,
+    answers: { wholeBytes: 1_024, eventBytes: 1_024, hold: holding(deadlines, 500) },
+    backpressureMs: 1_000,
+    maxBackpressureMs: 30_000,
+  });
+  const grant = await scheduler.queue.acquire(scheduler.ask("hello"), () => {});
+  let moved = 0;
+  const dispatch = () => dispatcher.dispatch(grant, call, prepared, PLAIN, () => moved++);
+  const count = (cell: number) => context.calls.instruments.cells[cell];
+  const close = () => {
+    grant[Symbol.dispose]();
+    end(call, "ok");
+    scheduler[Symbol.dispose]();
+  };
+  const { table, rows } = scheduler;
+  return {
+    call,
+    dispatch,
+    grant,
+    tried,
+    bodies,
+    held,
+    table,
+    rows,
+    moved: () => moved,
+    count,
+    [Symbol.dispose]: close,
+  };
+}
+
+async function codeOf(dispatching: Promise<unknown>): Promise<string> {
+  return (await assertRejects(() => dispatching, GatewayError)).code;
+}
+
+Deno.test("Dispatcher: a good answer counts as a success and stays where it is", async () => {
+  using all = await parts([head(200)]);
+  const { head: { status }, whole } = await all.dispatch();
+  assertEquals([status, whole?.length, all.tried.length, all.moved(), all.call.tries], [200, 2, 1, 0, 1]);
+  assertEquals(all.table.successes(all.tried[0]), 1);
+});
+
+Deno.test("Dispatcher: a failed endpoint is left for another, its failure counted, its load moved", async () => {
+  for (const failure of ["connect_failed", "lost_before_answer", "header_timeout", "bad_response"] as const) {
+    using all = await parts([failure, head(200)]);
+    const answer = await all.dispatch();
+    const [first, second] = all.tried;
+    assertEquals([answer.head.status, all.moved(), first !== second], [200, 1, true], failure);
+    assertEquals([all.table.failures(first), all.table.failures(second)], [1, 0]);
+    assertEquals([all.table.requests(first), all.table.requests(second)], [0, 1]);
+    assertEquals([all.count(WORKER_CELLS.retries), all.call.tries, all.call.endpointRow], [1, 2, second]);
+    assertEquals(all.count(WORKER_CELLS.connectFailures), failure === "connect_failed" ? 1 : 0);
+  }
+});
+
+Deno.test("Dispatcher: 429, 502, 503 and 504 are tried elsewhere, and the last answer passes; others pass at once", async () => {
+  for (const status of [429, 502, 503, 504]) {
+    using all = await parts([head(status), head(status)]);
+    assertEquals([(await all.dispatch()).head.status, all.tried.length], [status, 2]);
+    assertEquals(all.bodies.map(({ did }) => did), [["finish"], []], "the connection of the first is free again");
+  }
+  for (const status of [200, 400, 404, 500]) {
+    using all = await parts([head(status)]);
+    assertEquals([(await all.dispatch()).head.status, all.tried.length], [status, 1]);
+    assertEquals(all.table.failures(all.tried[0]), status === 500 ? 1 : 0);
+  }
+});
+
+Deno.test("Dispatcher: a busy endpoint is left alone for as long as it asks, within the limit", async () => {
+  const asked: [ResponseHead, number][] = [
+    [head(429), 1_000],
+    [head(503, ["retry-after", "7"]), 7_000],
+    [head(503, ["retry-after", "900"]), 30_000],
+    [head(429, ["retry-after", "0"]), 0],
+    [head(429, ["retry-after", "soon"]), 1_000],
+    [head(429, ["retry-after", "Thu, 01 Jan 1970 00:00:00 GMT"]), 0],
+  ];
+  for (const [answer, ms] of asked) {
+    using all = await parts([answer], { retries: 0 });
+    await all.dispatch();
+    assertEquals(all.table.takeReluctance(all.tried[0]), ms);
+  }
+});
+
+Deno.test("Dispatcher: no retry without tries, without a budget, or without another endpoint", async () => {
+  using none = await parts(["lost_before_answer"], { retries: 0 });
+  assertEquals([await codeOf(none.dispatch()), none.tried.length], ["upstream_failed", 1]);
+  using poor = await parts(["lost_before_answer"], { percent: 0 });
+  assertEquals([await codeOf(poor.dispatch()), poor.tried.length], ["upstream_failed", 1]);
+  assertEquals(poor.count(WORKER_CELLS.retriesRefused), 1);
+  using alone = await parts(["header_timeout"], { endpoints: 1 });
+  assertEquals([await codeOf(alone.dispatch()), alone.tried.length, alone.moved()], ["upstream_timeout", 1, 0]);
+  assertEquals(alone.table.requests(alone.rows[0]), 1, "the load is the grant's to release");
+});
+
+Deno.test("Dispatcher: a request that is given up is not tried elsewhere, and its endpoint not blamed", async () => {
+  const ways: [string, (call: Awaited<ReturnType<typeof parts>>["call"]) => void][] = [
+    ["client_closed", (call) => call.cancellation.leave()],
+    ["draining", (call) => call.cancellation.cut()],
+    ["preempted", (call) => call.cancellation.preempt()],
+    ["deadline_exceeded", (call) => call.cancellation.expire()],
+  ];
+  for (const [code, give] of ways) {
+    using all = await parts([head(200)]);
+    const dispatching = all.dispatch();
+    assert(all.held.length === 1);
+    give(all.call);
+    assertEquals(await codeOf(dispatching), code);
+    assertEquals([all.moved(), all.rows.map((row) => all.table.failures(row))], [0, [0, 0, 0]], code);
+    await settle(); // what its engine was about to answer
+  }
+});
