@@ -5,7 +5,6 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { GatewayError } from "../../src/base/errors.ts";
 import type { PreparedRequest } from "../../src/engines/engine.ts";
 import { end } from "../../src/gateway/accounting.ts";
-import { holding } from "../../src/gateway/answer.ts";
 import { Dispatcher } from "../../src/gateway/dispatch.ts";
 import type { EndpointRef } from "../../src/tables/endpoint_directory.ts";
 import { WORKER_CELLS } from "../../src/telemetry/instruments.ts";
@@ -27,19 +26,22 @@ const head = (status: number, ...headers: [string, string][]): ResponseHead => (
   keepAlive: true,
 });
 
-type Behaviour = UpstreamFailure | ResponseHead;
+type Behaviour = UpstreamFailure | UpstreamError | ResponseHead;
+const expected = { kind: "chat" as const, tokens: false, choices: 1, opened() {} };
 
 /** What the first, the second, … endpoint that is tried does. */
 async function parts(behaviours: Behaviour[], more: { retries?: number; percent?: number; endpoints?: number } = {}) {
   const scheduler = schedulerParts(more.endpoints ?? 3);
-  const { clock, deadlines, context, open } = callParts();
+  const { clock, context, open } = callParts();
   const call = open();
   const tried: number[] = [];
   const bodies: HandedBody[] = [];
+  const fresh: boolean[] = [];
   const held: { fail(error: UpstreamError): void }[] = [];
   const sent = (endpoint: EndpointRef) => {
     tried.push(endpoint.row);
     const behaviour = behaviours[tried.length - 1];
+    if (behaviour instanceof UpstreamError) return Promise.reject(behaviour);
     if (typeof behaviour === "string") return Promise.reject(new UpstreamError(behaviour, "why"));
     const body = new HandedBody();
     body.hand("{}", null);
@@ -48,11 +50,17 @@ async function parts(behaviours: Behaviour[], more: { retries?: number; percent?
   };
   const pools = {
     of: (endpoint: EndpointRef) => ({
-      send(_head: string, _body: Uint8Array, hold: (waiting: { fail(error: UpstreamError): void }) => void) {
+      send(
+        _head: string,
+        _body: Uint8Array,
+        waitsFor: (waiting: { fail(error: UpstreamError): void }) => void,
+        anew: boolean,
+      ) {
+        fresh.push(anew);
         const failing = Promise.withResolvers<never>();
         const waiting = { fail: failing.reject };
         held.push(waiting);
-        hold(waiting);
+        waitsFor(waiting);
         return Promise.race([failing.promise, settle().then(() => sent(endpoint))]);
       },
     }),
@@ -61,13 +69,14 @@ async function parts(behaviours: Behaviour[], more: { retries?: number; percent?
   const dispatcher = new Dispatcher(pools, scheduler.table, {
     retries: more.retries ?? 1,
     budget,
-    answers: { wholeBytes: 1_024, eventBytes: 1_024, hold: holding(deadlines, 500) },
+    answers: { wholeBytes: 1_024, eventBytes: 1_024 },
     backpressureMs: 1_000,
     maxBackpressureMs: 30_000,
   });
   const grant = await scheduler.queue.acquire(scheduler.ask("hello"), () => {});
   let moved = 0;
-  const dispatch = () => dispatcher.dispatch(grant, call, prepared, PLAIN, () => moved++);
+  const dispatch = () =>
+    dispatcher.dispatch(grant, { call, prepared, transport: PLAIN, expected, moved: () => moved++ });
   const count = (cell: number) => context.calls.instruments.cells[cell];
   const close = () => {
     grant[Symbol.dispose]();
@@ -82,6 +91,7 @@ async function parts(behaviours: Behaviour[], more: { retries?: number; percent?
     tried,
     bodies,
     held,
+    fresh,
     table,
     rows,
     moved: () => moved,
@@ -114,16 +124,16 @@ Deno.test("Dispatcher: a failed endpoint is left for another, its failure counte
   }
 });
 
-Deno.test("Dispatcher: 429, 502, 503 and 504 are tried elsewhere, and the last answer passes; others pass at once", async () => {
-  for (const status of [429, 502, 503, 504]) {
+Deno.test("Dispatcher: 429, 500, 502, 503 and 504 are tried elsewhere, and the last answer passes; others pass at once", async () => {
+  for (const status of [429, 500, 502, 503, 504]) {
     using all = await parts([head(status), head(status)]);
     assertEquals([(await all.dispatch()).head.status, all.tried.length], [status, 2]);
     assertEquals(all.bodies.map(({ did }) => did), [["finish"], []], "the connection of the first is free again");
   }
-  for (const status of [200, 400, 404, 500]) {
+  for (const status of [200, 400, 403, 422]) {
     using all = await parts([head(status)]);
     assertEquals([(await all.dispatch()).head.status, all.tried.length], [status, 1]);
-    assertEquals(all.table.failures(all.tried[0]), status === 500 ? 1 : 0);
+    assertEquals(all.table.failures(all.tried[0]), 0);
   }
 });
 
@@ -139,7 +149,7 @@ Deno.test("Dispatcher: a busy endpoint is left alone for as long as it asks, wit
   for (const [answer, ms] of asked) {
     using all = await parts([answer], { retries: 0 });
     await all.dispatch();
-    assertEquals(all.table.takeReluctance(all.tried[0]), ms);
+    assertEquals(all.table.takeBackOff(all.tried[0]), ms);
   }
 });
 
@@ -170,4 +180,48 @@ Deno.test("Dispatcher: a request that is given up is not tried elsewhere, and it
     assertEquals([all.moved(), all.rows.map((row) => all.table.failures(row))], [0, [0, 0, 0]], code);
     await settle(); // what its engine was about to answer
   }
+});
+
+Deno.test("Dispatcher: refused connections cost neither tries nor the budget", async () => {
+  using all = await parts(["connect_failed", "connect_failed", "lost_before_answer", head(200)], {
+    endpoints: 4,
+    percent: 100,
+  });
+  assertEquals([(await all.dispatch()).head.status, all.tried.length, new Set(all.tried).size], [200, 4, 4]);
+  using dead = await parts(["connect_failed", "connect_failed", "connect_failed"], { retries: 0, percent: 0 });
+  assertEquals([await codeOf(dead.dispatch()), dead.tried.length], ["upstream_failed", 3]);
+});
+
+Deno.test("Dispatcher: one failure backs an endpoint off in this worker at once", async () => {
+  using all = await parts([head(500), head(200)]);
+  all.table.failureBackoffMs = 1_000;
+  await all.dispatch();
+  assertEquals(all.tried.map((row) => all.table.backedOff(row)), [true, false]);
+});
+
+Deno.test("Dispatcher: a rejection that a peer answers is the replica's fault; one that it shares is the client's", async () => {
+  for (const status of [401, 404]) {
+    using fault = await parts([head(status), head(200)]);
+    assertEquals([(await fault.dispatch()).head.status, fault.tried.map((row) => fault.table.failures(row))], [200, [
+      1,
+      0,
+    ]]);
+    assertEquals(fault.count(WORKER_CELLS.replicaFaults), 1);
+    using shared = await parts([head(status), head(status)]);
+    assertEquals([(await shared.dispatch()).head.status, shared.tried.map((row) => shared.table.failures(row))], [
+      status,
+      [0, 0],
+    ]);
+    assertEquals(shared.count(WORKER_CELLS.replicaFaults), 0);
+  }
+});
+
+Deno.test("Dispatcher: a reused connection that is lost is no failure; alone, the request goes out on a new one, by a retry", async () => {
+  const lost = () => Object.assign(new UpstreamError("lost_before_answer", "why"), { reused: true });
+  using all = await parts([lost(), head(200)]);
+  assertEquals([(await all.dispatch()).head.status, all.table.failures(all.tried[0])], [200, 0]);
+  using alone = await parts([lost(), head(200)], { endpoints: 1 });
+  assertEquals([(await alone.dispatch()).head.status, alone.fresh, alone.moved()], [200, [false, true], 0]);
+  using once = await parts([lost()], { endpoints: 1, retries: 0 });
+  assertEquals([await codeOf(once.dispatch()), once.tried.length], ["upstream_failed", 1]);
 });

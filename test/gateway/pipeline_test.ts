@@ -10,8 +10,8 @@ import { enginesWith } from "../../src/engines/backends.ts";
 import { openAiEngine } from "../../src/engines/openai_engine.ts";
 import { end } from "../../src/gateway/accounting.ts";
 import type { Answer } from "../../src/gateway/answer.ts";
-import type { Dispatcher } from "../../src/gateway/dispatch.ts";
-import { Pipeline, type PipelineParts } from "../../src/gateway/pipeline.ts";
+import type { Dispatched, Dispatcher } from "../../src/gateway/dispatch.ts";
+import { type AnswerWatcher, Pipeline, type PipelineParts } from "../../src/gateway/pipeline.ts";
 import type { RouteTable } from "../../src/gateway/routes.ts";
 import type { StoredResponses } from "../../src/gateway/stored_responses.ts";
 import type { DecisionMaker } from "../../src/scheduler/decision.ts";
@@ -28,6 +28,8 @@ const ANSWER: Answer = {
 };
 const body = (more: Record<string, unknown> = {}) =>
   new TextEncoder().encode(JSON.stringify({ model: "m", messages: [{ role: "user", content: "x" }], ...more }));
+
+const NOBODY: AnswerWatcher = { queued() {}, opened() {} };
 
 interface Stage {
   dispatch?: (grant: Grant, moved: () => void) => Promise<Answer>;
@@ -63,18 +65,19 @@ function parts({ dispatch, acquire }: Stage = {}) {
       },
       queue: scheduler.ask("").queue,
       dispatcher: {
-        async dispatch(grant: Grant, _call: unknown, _prepared: unknown, _transport: unknown, moved: () => void) {
+        async dispatch(grant: Grant, { moved }: Dispatched) {
           did.push("dispatch");
           return await (dispatch?.(grant, moved) ?? ANSWER);
         },
       } as unknown as Dispatcher,
-      responses: { holder: () => undefined, store() {} } as unknown as StoredResponses,
+      responses: { rowOf: () => undefined, store() {} } as unknown as StoredResponses,
       engines: enginesWith(openAiEngine(undefined)),
       admission: {
         enter: ({ estimate }: Parameters<Admission["enter"]>[0]) => {
           did.push("admit");
           estimate();
-          const reservation = { settle: () => did.push("settle"), refund: () => did.push("refund") };
+          const tokens = { inputTokens: 0, outputTokens: 0 };
+          const reservation = { tokens, settle: () => did.push("settle"), refund: () => did.push("refund") };
           return { priority: 0, band: 1_000, deadlineMs: 0, reservation };
         },
       } as unknown as Admission,
@@ -86,15 +89,15 @@ function parts({ dispatch, acquire }: Stage = {}) {
   const account = (reservations: string[] = []) => {
     call.account = {
       tenant,
-      hold: () => reservations.push("hold"),
-      piece() {},
+      reserved: () => reservations.push("hold"),
+      generated() {},
       settle() {},
     } as unknown as typeof call.account;
     return reservations;
   };
   const held = account();
   const admit = (more: Record<string, unknown> = {}) =>
-    pipeline.admit(call, "chat", tenant, "/v1/chat/completions", body(more));
+    pipeline.admit(call, { kind: "chat", tenant, target: "/v1/chat/completions", bytes: body(more) });
   const load = () => table.requests(row);
   const finish = () => {
     call.account = undefined;
@@ -110,13 +113,14 @@ Deno.test("Pipeline: route before limits are taken, and the reservation is held 
   assertEquals([all.did, all.held], [["route", "admit"], ["hold"]]);
   using wrong = parts();
   assertThrows(() => wrong.admit({ model: "other" }), GatewayError, "other");
-  assertThrows(() => wrong.pipeline.admit(wrong.call, "chat", {} as Tenant, "/", new Uint8Array(1)), GatewayError);
+  const nonsense = { kind: "chat" as const, tenant: {} as Tenant, target: "/", bytes: new Uint8Array(1) };
+  assertThrows(() => wrong.pipeline.admit(wrong.call, nonsense), GatewayError);
   assertEquals([wrong.did, wrong.held], [["route"], []], "nothing is reserved for what cannot be served");
 });
 
 Deno.test("Pipeline: an answer takes the load along; a failure releases it", async () => {
   using good = parts();
-  const { grant, hideUsage } = await good.pipeline.answer(good.call, good.admit({ stream: true }), () => {});
+  const { grant, hideUsage } = await good.pipeline.answer(good.call, good.admit({ stream: true }), NOBODY);
   assertEquals([good.load(), hideUsage, good.did], [1, true, ["route", "admit", "decide", "dispatch"]]);
   grant[Symbol.dispose]();
   assertEquals([good.load(), good.deadlines.size], [0, 1]);
@@ -127,7 +131,7 @@ Deno.test("Pipeline: an answer takes the load along; a failure releases it", asy
     ]] as const
   ) {
     using bad = parts({ dispatch: () => Promise.reject(error) });
-    const failed = await assertRejects(() => bad.pipeline.answer(bad.call, bad.admit(), () => {}), GatewayError);
+    const failed = await assertRejects(() => bad.pipeline.answer(bad.call, bad.admit(), NOBODY), GatewayError);
     assertEquals([failed.code, bad.load(), bad.deadlines.size], [code, 0, 1]);
     assertEquals(bad.log.lines.length, code === "internal" ? 1 : 0, "what nobody foresaw is logged");
   }
@@ -141,7 +145,7 @@ Deno.test("Pipeline: the usage chunk is hidden where the client did not ask for 
     ], [{}, false]] as const
   ) {
     using all = parts();
-    const { grant, hideUsage } = await all.pipeline.answer(all.call, all.admit(more), () => {});
+    const { grant, hideUsage } = await all.pipeline.answer(all.call, all.admit(more), NOBODY);
     assertEquals(hideUsage, hidden);
     grant[Symbol.dispose]();
   }
@@ -162,7 +166,7 @@ Deno.test("Pipeline: a prompt whose first token is not seen comes off at its mar
   const { table, rows: [row] } = all.scheduler;
   const prompt = () => table.promptBytes(row);
   const messages = [{ role: "user", content: "x".repeat(4_000) }];
-  const answering = all.pipeline.answer(all.call, all.admit({ messages }), () => {});
+  const answering = all.pipeline.answer(all.call, all.admit({ messages }), NOBODY);
   await settle();
   assert(marginMs > 100, `${marginMs} ms`);
   all.clock.advance(marginMs - 20);
@@ -184,7 +188,10 @@ Deno.test("Pipeline: who waits is told so, can leave, and its wait is on the rec
   const first = await scheduler.queue.acquire(scheduler.ask("a ".repeat(10_000)), () => {});
   first.leg.sent();
   const content = "b ".repeat(10_000);
-  const answering = pipeline.answer(call, all.admit({ messages: [{ role: "user", content }] }), () => told++);
+  const answering = pipeline.answer(call, all.admit({ messages: [{ role: "user", content }] }), {
+    ...NOBODY,
+    queued: () => told++,
+  });
   answering.catch(() => {});
   await settle();
   assertEquals([told, scheduler.queue.waiting], [1, 1]);
