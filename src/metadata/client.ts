@@ -10,6 +10,7 @@ import type { Clock } from "../base/clock.ts";
 import { pause } from "../base/pause.ts";
 import { TimeLimit } from "../base/time_limit.ts";
 import { type EngineAddress, engineKey, type EngineLoad } from "./center.ts";
+import { DirectFetch } from "./direct_fetch.ts";
 import type { Host, HostList } from "./hosts.ts";
 import type { CenterLink, LinkListener } from "./link.ts";
 import type { CenterEvent } from "./server.ts";
@@ -65,6 +66,7 @@ export class CenterClient implements CenterLink {
   #timers: ReturnType<typeof setInterval>[] = [];
   #flushTimer: ReturnType<typeof setTimeout> | undefined;
   readonly #tasks = new Set<Promise<void>>();
+  readonly #direct = new DirectFetch();
   #following = false;
   dropped = 0;
 
@@ -244,7 +246,7 @@ export class CenterClient implements CenterLink {
     let begun = false;
     try {
       const query = new URLSearchParams({ cluster, gateway: this.options.gateway });
-      const response = await fetch(`http://${host.address}/v1/watch?${query}`, { signal: silence.signal });
+      const response = await this.#direct.fetch(host.address, `/v1/watch?${query}`, { signal: silence.signal });
       if (response.status === 404) {
         this.#plain.add(host.address);
         await response.body?.cancel();
@@ -315,7 +317,7 @@ export class CenterClient implements CenterLink {
   ): Promise<{ status: number; data: unknown } | undefined> {
     using limit = new TimeLimit(this.#abort.signal, timeoutMs);
     try {
-      const response = await fetch(`http://${host.address}${path}`, {
+      const response = await this.#direct.fetch(host.address, path, {
         method,
         headers: { "content-type": "application/json" },
         body: body === undefined ? undefined : printExact(body),
@@ -347,6 +349,7 @@ export class CenterClient implements CenterLink {
     const late = new Promise((resolve) => timer = setTimeout(resolve, MAX_STOP_MS));
     await Promise.race([Promise.allSettled(this.#tasks), late]);
     clearTimeout(timer);
+    this.#direct.close();
   }
 
   view(): { center: string; state: string; dropped: number }[] {
