@@ -7,6 +7,7 @@ import { readAccess } from "../config/access.ts";
 import { FileStamp } from "../config/file_stamp.ts";
 import { checkRelations, type Config } from "../config/schema.ts";
 import { type ConfigDiff, diff, keepFixed } from "../config/snapshot.ts";
+import { RegistryFull } from "../tables/registry.ts";
 import type { Log } from "../telemetry/log.ts";
 import type { ControlPlane } from "./control_plane.ts";
 
@@ -65,6 +66,8 @@ export class Reloader {
   #next: Promise<ReloadResult> | undefined;
   #cancel: () => void = () => {};
   #stopped = false;
+  /** A valid change found no rows: they come free when what has left is forgotten, without a change of the files. */
+  #waitsForRows = false;
 
   constructor(readonly parts: ReloaderParts) {
     this.#since = this.#lastSuccess = parts.clock.wall();
@@ -85,7 +88,9 @@ export class Reloader {
     if (this.#stopped) return;
     const { reload } = this.parts.control.config;
     this.#cancel = this.parts.clock.after(reload.interval_ms, async () => {
-      if (this.parts.control.config.reload.watch && await this.#changed()) await this.reload("a file changed");
+      const changed = this.parts.control.config.reload.watch && await this.#changed();
+      if (changed) await this.reload("a file changed");
+      else if (this.#waitsForRows) await this.reload("rows may have come free");
       this.#schedule();
     });
   }
@@ -135,18 +140,22 @@ export class Reloader {
       }
       const changes = { ...diff(running, kept), restart };
       const commit = await this.parts.prepare(kept);
-      this.#lastSuccess = clock.wall();
-      this.#lastError = null;
-      this.#restart = restart;
+      const succeeded = () => {
+        this.#lastSuccess = clock.wall();
+        this.#lastError = null;
+        this.#restart = restart;
+        this.#waitsForRows = false;
+        commit();
+      };
       const same = changes.sections.length === 0 &&
         JSON.stringify([...access]) === JSON.stringify([...control.snapshot.access]);
       if (same) {
-        commit(); // a certificate is no value of the configuration
+        succeeded(); // a certificate is no value of the configuration
         this.#counts.unchanged++;
         return { result: "unchanged", error: null, changes };
       }
       control.apply(kept, access);
-      commit();
+      succeeded();
       this.#since = clock.wall();
       this.#counts.applied++;
       log.info("the configuration was reloaded", { source: source.name, why, sections: changes.sections });
@@ -160,6 +169,7 @@ export class Reloader {
         log.error("a changed configuration is refused; the running one stays", { source: source.name, error: message });
       }
       this.#lastError = message;
+      this.#waitsForRows = error instanceof RegistryFull;
       this.#counts.refused++;
       return { result: "refused", error: message, changes: null };
     }

@@ -44,12 +44,16 @@ export interface ProberOptions {
   concurrency: number;
 }
 
+/** How long a list of models may take at least. */
+const LIST_MS = 10_000;
+
 interface Schedule<T> {
   target: T;
   healthDue: number;
   metricsDue: number;
   modelsDue: number;
   busy: boolean;
+  listing: boolean;
 }
 
 export class Prober<T extends ProbeTarget> {
@@ -69,7 +73,7 @@ export class Prober<T extends ProbeTarget> {
   add(target: T, modelsAfterMs = 0): void {
     const now = this.clock.now();
     const modelsDue = now + modelsAfterMs;
-    this.#schedules.set(target, { target, healthDue: now, metricsDue: now, modelsDue, busy: false });
+    this.#schedules.set(target, { target, healthDue: now, metricsDue: now, modelsDue, busy: false, listing: false });
   }
 
   remove(target: T): void {
@@ -92,21 +96,44 @@ export class Prober<T extends ProbeTarget> {
     const now = this.clock.now();
     for (const schedule of this.#schedules.values()) {
       if (this.#probes.size >= this.options.concurrency) break;
-      if (schedule.busy || Math.min(schedule.healthDue, schedule.metricsDue, schedule.modelsDue) > now) continue;
+      const lists = !schedule.listing && schedule.modelsDue <= now;
+      const probes = !schedule.busy && Math.min(schedule.healthDue, schedule.metricsDue) <= now;
+      if (!lists && !probes) continue;
       // Behind the others: those that are always due because they are silent must not keep them waiting.
       this.#schedules.delete(schedule.target);
       this.#schedules.set(schedule.target, schedule);
-      const probe = this.#probe(schedule, now).finally(() => this.#probes.delete(probe));
-      this.#probes.add(probe);
+      if (probes) this.#begin(this.#probe(schedule, now));
+      if (lists) this.#begin(this.#list(schedule, now));
     }
     const interval = Math.min(this.options.healthIntervalMs, this.options.metricsIntervalMs);
     this.#cancel = this.clock.after(Math.max(5, Math.min(50, interval / 4)), this.#tick);
   };
 
+  #begin(probing: Promise<void>): void {
+    const probe = probing.finally(() => this.#probes.delete(probe));
+    this.#probes.add(probe);
+  }
+
+  #tell(schedule: Schedule<T>, result: ProbeResult): void {
+    if (!this.#stopped && this.#schedules.get(schedule.target) === schedule) this.report(schedule.target, result);
+  }
+
+  // Apart from the others: it may take its time, and says nothing about health.
+  async #list(schedule: Schedule<T>, now: number): Promise<void> {
+    const { modelsIntervalMs, timeoutMs } = this.options;
+    schedule.modelsDue = now + modelsIntervalMs;
+    const { pages: { models: page }, reader } = schedule.target;
+    if (page === undefined) return;
+    schedule.listing = true;
+    const models = await textOf(reader, page, Math.max(timeoutMs, LIST_MS));
+    schedule.listing = false;
+    if (models !== undefined) this.#tell(schedule, { models, ms: 0 });
+  }
+
   async #probe(schedule: Schedule<T>, now: number): Promise<void> {
     schedule.busy = true;
-    const { healthIntervalMs, metricsIntervalMs, modelsIntervalMs, timeoutMs } = this.options;
-    const { pages: { health, metrics, models }, port, reader } = schedule.target;
+    const { healthIntervalMs, metricsIntervalMs, timeoutMs } = this.options;
+    const { pages: { health, metrics }, port, reader } = schedule.target;
     const result: ProbeResult = { ms: 0 };
     if (schedule.healthDue <= now) {
       schedule.healthDue = now + healthIntervalMs;
@@ -138,13 +165,8 @@ export class Prober<T extends ProbeTarget> {
       result.metrics = metrics === undefined ? null : await textOf(reader, metrics, timeoutMs) ?? null;
       result.ms = this.clock.now() - began;
     }
-    const list = schedule.modelsDue <= now;
-    if (list) schedule.modelsDue = now + modelsIntervalMs;
-    if (list && result.healthy !== false && models !== undefined) {
-      result.models = await textOf(reader, models, timeoutMs);
-    }
     schedule.busy = false;
-    if (!this.#stopped && this.#schedules.get(schedule.target) === schedule) this.report(schedule.target, result);
+    this.#tell(schedule, result);
   }
 }
 

@@ -5,6 +5,7 @@ import { parseConfig } from "../../src/config/load.ts";
 import type { Config } from "../../src/config/schema.ts";
 import type { ControlPlane } from "../../src/control/control_plane.ts";
 import { Reloader } from "../../src/control/reloader.ts";
+import { RegistryFull } from "../../src/tables/registry.ts";
 import { KeptLog, settle } from "../support/parts.ts";
 
 const config = (retries: number) => parseConfig({ retries });
@@ -105,4 +106,33 @@ Deno.test("Reloader: what only a new process can take on is named, the rest come
   const { result, changes } = await reloading;
   assertEquals([result, changes?.restart, reloader.view().restart_needed_for], ["applied", ["listen"], ["listen"]]);
   assertEquals([control.config.retries, control.config.listen], [3, "0.0.0.0:10000"]);
+});
+
+Deno.test("Reloader: a valid change that finds no rows is tried again until it does, without a change of the files", async () => {
+  const { clock, reads, put, control, reloader } = parts();
+  const { apply } = control;
+  control.apply = () => {
+    throw new RegistryFull("no row is free for the model x");
+  };
+  await reloader.start();
+  const interval = control.config.reload.interval_ms;
+  const first = reloader.reload("a file changed");
+  reads[0].resolve(config(2));
+  assertEquals((await first).result, "refused");
+  for (let i = 1; i <= 3; i++) {
+    clock.advance(interval);
+    await settle();
+    assertEquals(reads.length, 1 + i);
+    assertEquals(reloader.view().last_error, "no row is free for the model x");
+    if (i === 3) control.apply = apply;
+    reads[i].resolve(config(2));
+    await settle();
+  }
+  assertEquals([put, reloader.view().last_error, reloader.view().counts.applied], [[2], null, 1]);
+  for (let i = 0; i < 3; i++) {
+    clock.advance(interval);
+    await settle();
+  }
+  assertEquals(reads.length, 4);
+  reloader.stop();
 });

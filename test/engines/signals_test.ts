@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals } from "@std/assert";
+import { settle } from "../support/parts.ts";
 import { UpstreamError } from "../../src/upstream/errors.ts";
 import { ManualClock } from "../../src/base/clock.ts";
 import { Prober, type ProbeResult } from "../../src/engines/prober.ts";
@@ -101,12 +102,12 @@ Deno.test("Prober: refused and 5xx are unhealthy and say why, a missing path is 
     metricsIntervalMs: 100,
     modelsIntervalMs: 100,
     timeoutMs: 50,
-    concurrency: 8,
+    concurrency: 16,
   };
   const all = Promise.withResolvers<void>();
   const prober = new Prober(options, clock, ({ port }, { ms, ...result }) => {
     assert(ms >= 0);
-    results.set(port, result);
+    results.set(port, { ...results.get(port), ...result });
     if (results.size === 5) all.resolve();
   });
   Object.entries(engines).forEach(([name, pages], port) => {
@@ -123,12 +124,49 @@ Deno.test("Prober: refused and 5xx are unhealthy and say why, a missing path is 
   });
   prober.start();
   await all.promise;
+  await settle();
   prober.stop();
   assertEquals([...results].sort(([a], [b]) => a - b).map(([, result]) => result), [
     { healthy: true, metrics: "m 1", models: "[]" },
-    { healthy: true, metrics: null, models: undefined },
+    { healthy: true, metrics: null },
     { healthy: false, failure: "status", why: "/health answered 503" },
     { healthy: false, failure: "refused", why: "/health: nobody listens" },
     { healthy: false, failure: "silent", why: "/health: late" },
   ]);
+});
+
+Deno.test("Prober: a list of models that is long in coming holds no other probe up", async () => {
+  const clock = new ManualClock();
+  const list = Promise.withResolvers<{ status: number; text: string }>();
+  const asked: string[] = [];
+  const results: Partial<ProbeResult>[] = [];
+  const options = {
+    healthIntervalMs: 100,
+    metricsIntervalMs: 100,
+    modelsIntervalMs: 100,
+    timeoutMs: 50,
+    concurrency: 8,
+  };
+  const prober = new Prober(options, clock, (_, result) => results.push(result));
+  const reader = {
+    get(_: number, path: string) {
+      asked.push(path);
+      return path === "/v1/models" ? list.promise : Promise.resolve({ status: 200, text: "" });
+    },
+    connects: () => Promise.resolve(true),
+  };
+  const at = (path: string) => ({ port: 1, path });
+  const pages = { health: at("/health"), metrics: at("/metrics"), models: at("/v1/models") };
+  prober.add({ pages, port: 1, reader }, 150);
+  prober.start();
+  for (let i = 0; i < 20; i++) {
+    await settle();
+    clock.advance(50);
+  }
+  assertEquals(asked.filter((path) => path === "/v1/models").length, 1);
+  assert(asked.filter((path) => path === "/health").length >= 9, `${asked}`);
+  list.resolve({ status: 200, text: "[]" });
+  await settle();
+  assertEquals(results.filter(({ models }) => models === "[]").length, 1);
+  await prober.stop();
 });

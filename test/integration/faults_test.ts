@@ -9,8 +9,8 @@ import { gate, until } from "../support/until.ts";
 async function streamOf(response: Response): Promise<"complete" | "error event" | "cut"> {
   try {
     const text = await response.text();
-    if (text.trimEnd().endsWith("data: [DONE]")) return "complete";
-    return /data: \{"error":\{[^\n]+\}\}\n\n$/.test(text) ? "error event" : "cut";
+    if (!text.trimEnd().endsWith("data: [DONE]")) return "cut";
+    return /^data: \{"error":/m.test(text) ? "error event" : "complete";
   } catch {
     return "cut";
   }
@@ -204,5 +204,26 @@ Deno.test("mock engine faults: status, delay, stall, error chunk, the first N, a
   const wrong = await fault({ kind: "explode" });
   assertEquals(wrong.status, 400);
   await wrong.text();
+  await gateway.settled();
+});
+
+Deno.test("endpoints [dead, always 503, good] with default settings: at most the first three see an error", async () => {
+  const answer = (status: number) => () => ({
+    writes: [bytes(`HTTP/1.1 ${status} X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}`)],
+    then: "keep" as const,
+  });
+  await using busy = startRawServer(answer(503));
+  await using good = startRawServer(answer(200));
+  const dead = { address: { hostname: "127.0.0.1", port: 1 } };
+  // Probes would find the dead one out; the requests are to.
+  await using gateway = await startTestGateway([dead, busy, good], { workers: 1, probes: { enabled: false } });
+  const statuses: number[] = [];
+  for (let i = 0; i < 60; i++) {
+    const response = await post(gateway.origin, chat(`hello ${i}`));
+    await response.body?.cancel();
+    statuses.push(response.status);
+  }
+  const failed = statuses.flatMap((status, i) => status === 200 ? [] : [i]);
+  assert(failed.every((i) => i < 3), `${statuses}`);
   await gateway.settled();
 });

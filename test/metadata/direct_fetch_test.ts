@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assertEquals } from "@std/assert";
-import { DirectFetch } from "../../src/metadata/direct_fetch.ts";
 
 Deno.test("DirectFetch: proxies of the environment are for others", async () => {
   await using server = Deno.serve(
