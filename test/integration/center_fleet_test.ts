@@ -3,7 +3,7 @@
 // center is away (the gate uses a few seconds).
 
 import { assertEquals } from "@std/assert";
-import { startCenterProcess } from "../support/center.ts";
+import { LONG_LEASE, startCenterProcess } from "../support/center.ts";
 import { post, sleep, startEngines, startTestGateway, type TestGateway } from "../support/gateway.ts";
 import { bytes, type RawServer, startRawServer } from "../support/raw_server.ts";
 import { Random, seed } from "../support/seed.ts";
@@ -98,7 +98,12 @@ const told = (gateways: TestGateway[], requests: number) =>
   });
 
 // What is told is told in time, however busy the machine: nothing fades, no call is given up.
-const PATIENT = { stale_after_ms: 600_000, update_stats_timeout_ms: 10_000, fetch_metric_timeout_ms: 10_000 };
+const PATIENT = {
+  lease_ms: 600_000,
+  stale_after_ms: 600_000,
+  update_stats_timeout_ms: 10_000,
+  fetch_metric_timeout_ms: 10_000,
+};
 
 const TOGETHER: Record<string, (engines: Engines, centerPort: number) => Promise<TestGateway[]>> = {
   "one center": (engines, port) =>
@@ -111,7 +116,7 @@ for (const [kind, start] of Object.entries(TOGETHER)) {
     const end = gate();
     await using stack = new AsyncDisposableStack();
     const engines = Array.from({ length: 8 }, () => stack.use(heldEngine(() => end.opened)));
-    const center = stack.use(await startCenterProcess());
+    const center = stack.use(await startCenterProcess(LONG_LEASE));
     const gateways = await start(engines, center.port);
     for (const gateway of gateways) stack.use(gateway);
     const random = new Random(seed);
@@ -137,7 +142,7 @@ for (const [kind, start] of Object.entries(TOGETHER)) {
     await using stack = new AsyncDisposableStack();
     let end = gate();
     const engines = Array.from({ length: 8 }, () => stack.use(heldEngine(() => end.opened)));
-    const center = stack.use(await startCenterProcess());
+    const center = stack.use(await startCenterProcess(LONG_LEASE));
     const gateways = await start(engines, center.port);
     for (const gateway of gateways) stack.use(gateway);
     const explain = async (gateway: TestGateway, request: string) =>
@@ -171,7 +176,7 @@ for (const [kind, start] of Object.entries(TOGETHER)) {
 Deno.test("the center dies under load and comes back: no request fails or waits, the remote part fades, then agrees again", async () => {
   const random = new Random(seed);
   await using engines = startEngines(4, { speed: 2 });
-  const first = await startCenterProcess();
+  const first = await startCenterProcess(LONG_LEASE);
   const changes = { metadata_center: { host: "127.0.0.1", port: first.port, stale_after_ms: 300, fade_ms: 700 } };
   const gateways = await Promise.all([0, 1].map(() => startTestGateway(engines, changes)));
   let running = true;
@@ -201,7 +206,7 @@ Deno.test("the center dies under load and comes back: no request fails or waits,
   latencies.length = 0;
   await sleep(DOWN_MS);
   const during = latencies.toSorted((a, b) => a - b);
-  await using second = await startCenterProcess("", first.port);
+  await using second = await startCenterProcess(LONG_LEASE, first.port);
   // The truth: what each gateway has in flight is what the other sees of it, once the engines stand still.
   for (const engine of engines) engine.pause();
   await eventually("all clients wait for the engines", async () => {

@@ -17,6 +17,9 @@ export async function startCenterProcess(config = "", port = 0): Promise<CenterH
   return { ...center, origin: `http://127.0.0.1:${center.port}` };
 }
 
+/** No gateway that lives loses its lease at such a center, however late it renews. */
+export const LONG_LEASE = "metadata_center: {lease_ms: 600000}";
+
 /**
  * A stand-in for the Go center: the documented load calls and nothing else, engines told apart by IP alone, one request at
  * a time. `loads` is its accounting.
