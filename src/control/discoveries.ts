@@ -55,10 +55,20 @@ export class Discoveries {
       this.#gone.add(source);
     }
     for (const [key, discovery] of sources) if (!this.#sources.has(key)) this.#begin(key, discovery);
+    this.#order([...sources.keys()]);
     if (this.#gone.size === 0) return;
     this.#cancelHandover?.();
     this.#cancelHandover = this.clock.after(HANDOVER_MS, () => this.#handOver(true));
     this.#handOver(false);
+  }
+
+  // Whose labels count follows the order of the configuration that is in force now.
+  #order(keys: readonly string[]): void {
+    if (keys.join("\n") === [...this.#sources.keys()].join("\n")) return;
+    const ordered = keys.map((key) => [key, this.#sources.get(key)!] as const);
+    this.#sources.clear();
+    for (const [key, source] of ordered) this.#sources.set(key, source);
+    for (const cluster of new Set(ordered.flatMap(([, { clusters }]) => [...clusters.keys()]))) this.#publish(cluster);
   }
 
   #begin(key: string, discovery: Discovery): void {

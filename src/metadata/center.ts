@@ -98,12 +98,19 @@ export function engineKey({ ip, port }: EngineAddress): string {
   return port === undefined ? ip : `${ip}:${port}`;
 }
 
+interface Lease {
+  readonly number: number;
+  untilMs: number;
+  readonly requests: Set<string>;
+}
+
 const EMPTY: Cluster["prefixes"] = new Map();
 
 export class Center {
   readonly #clusters = new Map<string, Cluster>();
   readonly #requests = new Map<string, OpenRequest>();
-  readonly #leases = new Map<string, { untilMs: number; requests: Set<string> }>();
+  readonly #leases = new Map<string, Lease>();
+  #leaseCount = 0;
   readonly #cancels = new Set<() => void>();
   #prefixCount = 0;
 
@@ -188,10 +195,16 @@ export class Center {
     }
   }
 
-  #lease(gateway: string): { untilMs: number; requests: Set<string> } {
+  /** Number of a gateway's lease: another one says that what it had told has been dropped. Undefined without one. */
+  leaseNumber(gateway: string): number | undefined {
+    return this.#leases.get(gateway)?.number;
+  }
+
+  #lease(gateway: string): Lease {
     let lease = this.#leases.get(gateway);
     if (!lease) {
-      lease = { untilMs: this.clock.wall() + this.limits.leaseMs, requests: new Set() };
+      const untilMs = this.clock.wall() + this.limits.leaseMs;
+      lease = { number: ++this.#leaseCount, untilMs, requests: new Set() };
       this.#leases.set(gateway, lease);
     }
     return lease;

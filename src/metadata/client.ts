@@ -67,6 +67,8 @@ export class CenterClient implements CenterLink {
   #flushTimer: ReturnType<typeof setTimeout> | undefined;
   readonly #tasks = new Set<Promise<void>>();
   readonly #direct = new DirectFetch();
+  /** Numbers of our leases at the centers. */
+  readonly #leases = new Map<string, number>();
   #following = false;
   dropped = 0;
 
@@ -170,7 +172,10 @@ export class CenterClient implements CenterLink {
         const batch = { method: "POST", path: "/v1/batch", body: { events } };
         const answer = await this.#call(host, batch, this.options.updateTimeoutMs);
         if (answer && answer.status === 200) {
-          return `${host.address} ${(answer.data as { epoch?: string } | null)?.epoch ?? ""}`;
+          const { epoch = "", lease } = answer.data as { epoch?: string; lease?: number } ?? {};
+          // A lease that ran out while we live: what we told was dropped, as by a center that began anew.
+          if (lease !== undefined) this.#leases.set(host.address, lease);
+          return `${host.address} ${epoch} ${this.#leases.get(host.address) ?? ""}`;
         }
         if (!answer || answer.status !== 404) continue;
         this.#plain.add(host.address);

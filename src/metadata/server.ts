@@ -81,6 +81,18 @@ export class CenterServer {
     return response;
   };
 
+  // Answers with this center's epoch and the number of the gateway's lease: when either is another one than before, the
+  // center has forgotten what that gateway told.
+  #batch(events: readonly CenterEvent[]): { epoch: string; lease?: number } {
+    let gateway: string | undefined;
+    for (const event of events) {
+      this.#replicated(event);
+      gateway ??= (event.body as { gateway?: string }).gateway;
+    }
+    const lease = gateway === undefined ? undefined : this.center.leaseNumber(gateway);
+    return lease === undefined ? { epoch: this.epoch } : { epoch: this.epoch, lease };
+  }
+
   async #route(request: Request, path: string, query: URLSearchParams, traceId: string): Promise<Response> {
     switch (`${request.method} ${path}`) {
       case "POST /v1/load/stats":
@@ -100,8 +112,7 @@ export class CenterServer {
         return answer(printLocations(this.center.queryCache(cluster, hashes, topk)), traceId);
       }
       case "POST /v1/batch":
-        for (const event of readEvents(await this.#body(request))) this.#replicated(event);
-        return answer({ epoch: this.epoch }, traceId);
+        return answer(this.#batch(readEvents(await this.#body(request))), traceId);
       case "POST /v1/replica/event":
         return this.#replica(request, traceId);
       case "GET /v1/watch":

@@ -158,3 +158,19 @@ Deno.test("Discoveries: a source that stays is not watched anew; stop ends all, 
   await settle();
   assertEquals([stays.watched, fails.watched, times()], [1, 1, before]);
 });
+
+Deno.test("Discoveries: whose labels count follows the order of the newest configuration", async () => {
+  const { discoveries } = parts();
+  const [one, two] = [new Told("one"), new Told("two")];
+  discoveries.set(new Map([["1", one], ["2", two]]));
+  one.tell({ kind: "reset", cluster: "c", endpoints: [spec(1, { from: "one" })] }, SYNCED);
+  two.tell({ kind: "reset", cluster: "c", endpoints: [spec(1, { from: "two" })] }, SYNCED);
+  await settle();
+  const labels = () => discoveries.endpointsOf("c").map(({ labels: { from } }) => from);
+  assertEquals(labels(), ["one"]);
+  discoveries.set(new Map([["2", two], ["1", one]]));
+  assertEquals([labels(), one.watched, two.watched], [["two"], 1, 1]);
+  discoveries.set(new Map([["3", new Told("three")], ["1", one], ["2", two]]));
+  assertEquals(labels(), ["one"]);
+  await discoveries.stop();
+});
