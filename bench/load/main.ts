@@ -273,12 +273,13 @@ console.log(
     pinning ? "proxy on a core of its own" : "not pinned"
   }, ${ROUNDS} rounds of ${SECONDS} s, streams of ${CHUNKS} chunks\n`,
 );
+const names = [...new Set(rows.map(({ target }) => target))];
 for (const stream of [false, true]) {
-  console.log(`| ${stream ? "streaming" : "whole answers"}: body, connections | ${Object.keys(TARGETS).join(" | ")} |`);
-  console.log(`|---|${"---|".repeat(Object.keys(TARGETS).length)}`);
+  console.log(`| ${stream ? "streaming" : "whole answers"}: body, connections | ${names.join(" | ")} |`);
+  console.log(`|---|${"---|".repeat(names.length)}`);
   for (const bodyBytes of [200, 2_048, 16_384]) {
     for (const connections of [1, 64]) {
-      const cells = Object.keys(TARGETS).map((target) => {
+      const cells = names.map((target) => {
         const row = rows.find((one) =>
           one.target === target && one.stream === stream && one.bodyBytes === bodyBytes &&
           one.connections === connections

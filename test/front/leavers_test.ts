@@ -16,6 +16,7 @@ function client(port: number, clock: ManualClock, hostname = "127.0.0.1") {
   return Object.assign(told, {
     arrival: { info: { remoteAddr }, port: 10_000 },
     since: clock.now(),
+    place: -1,
     leave: () => void told.left++,
   });
 }

@@ -31,21 +31,12 @@ export interface Received {
 }
 
 /** Answers an inference request; never throws. */
-export async function infer(parts: InferenceParts, received: Received): Promise<Response> {
-  const { arrival, request, kind } = received;
-  const call = openCall(parts.context, request, kind);
-  if (arrival === undefined) return await headOf(parts, call, received);
+export async function infer(parts: InferenceParts, { request, kind, arrival }: Received): Promise<Response> {
+  const { config, context, deadlines, pipeline, leavers } = parts;
+  const call = openCall(context, request, kind);
   // Until there is a head the runtime does not tell that the client left.
-  const client = { arrival, since: call.started, leave: call.cancellation.leave };
-  parts.leavers.watch(client);
-  const response = await headOf(parts, call, received);
-  parts.leavers.unwatch(client);
-  return response;
-}
-
-// Never rejects.
-async function headOf(parts: InferenceParts, call: Call, { request, kind }: Received): Promise<Response> {
-  const { config, context, deadlines, pipeline } = parts;
+  const client = arrival && { arrival, since: call.started, place: -1, leave: call.cancellation.leave };
+  if (client) leavers.watch(client);
   try {
     const target = checkHead(call, request.url, config.limits);
     const tenant = call.authenticate();
@@ -66,6 +57,8 @@ async function headOf(parts: InferenceParts, call: Call, { request, kind }: Rece
     return early === undefined ? await answering : await early.race(answering);
   } catch (error) {
     return refuse(context, call, pipeline.asGatewayError(error, call));
+  } finally {
+    if (client) leavers.unwatch(client);
   }
 }
 

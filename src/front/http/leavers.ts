@@ -16,6 +16,8 @@ export interface Arrival {
 export interface WaitingClient {
   readonly arrival: Arrival;
   readonly since: number;
+  /** Its place among the watched, kept by `Leavers`; -1 when it is not watched. */
+  place: number;
   leave(): void;
 }
 
@@ -26,7 +28,8 @@ export type ConnectionTable = () => Promise<string>;
 const MAX_SHARE = 1 / 20;
 
 export class Leavers {
-  readonly #waiting = new Set<WaitingClient>();
+  // An array with swapped removal, as in Deadlines: most requests come and go between two looks.
+  readonly #waiting: WaitingClient[] = [];
   #cancel: (() => void) | undefined;
   #looking = false;
 
@@ -36,44 +39,55 @@ export class Leavers {
   /** Its client is looked for until `unwatch`. */
   watch(client: WaitingClient): void {
     if (this.ms === 0) return;
-    this.#waiting.add(client);
+    client.place = this.#waiting.push(client) - 1;
     if (!this.#looking) this.#cancel ??= this.clock.after(this.ms, this.#look);
   }
 
   unwatch(client: WaitingClient): void {
-    this.#waiting.delete(client);
+    const { place } = client;
+    if (place < 0) return;
+    const last = this.#waiting.pop()!;
+    if (last !== client) {
+      this.#waiting[place] = last;
+      last.place = place;
+    }
+    client.place = -1;
   }
 
   close(): void {
     this.#cancel?.();
     this.#cancel = undefined;
-    this.#waiting.clear();
+    this.#forget();
+  }
+
+  #forget(): void {
+    for (const client of this.#waiting.splice(0)) client.place = -1;
   }
 
   get size(): number {
-    return this.#waiting.size;
+    return this.#waiting.length;
   }
 
   readonly #look = async (): Promise<void> => {
     this.#cancel = undefined;
     const began = this.clock.now();
-    const long = [...this.#waiting].filter(({ since }) => began - since >= this.ms);
+    const long = this.#waiting.filter(({ since }) => began - since >= this.ms);
     let pause = this.ms;
     if (long.length > 0) {
       this.#looking = true;
       try {
         const left = closedByPeer(await this.table());
         for (const client of long) {
-          if (this.#waiting.has(client) && left.has(keyOf(client))) client.leave();
+          if (client.place >= 0 && left.has(keyOf(client))) client.leave();
         }
       } catch {
         this.ms = 0; // there is no such table here
-        this.#waiting.clear();
+        this.#forget();
       }
       this.#looking = false;
       pause = Math.max(this.ms, (this.clock.now() - began) / MAX_SHARE);
     }
-    if (this.#waiting.size > 0) this.#cancel ??= this.clock.after(pause, this.#look);
+    if (this.#waiting.length > 0) this.#cancel ??= this.clock.after(pause, this.#look);
   };
 }
 
