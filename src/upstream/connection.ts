@@ -57,8 +57,8 @@ export class Connection implements Deadline {
   #handed = false;
   /** Whether one of them has counted. */
   #bodyBegun = false;
-  /** Ms that the engine has been silent while it was waited for. */
-  #silentMs = 0;
+  /** Since when the engine has been waited for without anything that counts; -1 before it is. */
+  #silentSince = -1;
   #failure: UpstreamError | undefined;
   #closed = false;
   /** Whether the request has not been written whole. */
@@ -138,7 +138,7 @@ export class Connection implements Deadline {
     this.#head = undefined;
     this.#answered = false;
     this.#handed = this.#bodyBegun = false;
-    this.#silentMs = 0;
+    this.#silentSince = -1;
     this.#start = this.#end = 0;
     this.deadline = this.deadlines.clock.now() + this.limits.responseHeaderMs;
     this.#unsent = true;
@@ -276,9 +276,9 @@ export class Connection implements Deadline {
    * count (`silent`). Throws UpstreamError, afterwards it is closed.
    */
   async readBody(silent = false): Promise<Uint8Array<ArrayBuffer> | null> {
-    if (!silent && this.#handed) {
-      this.#bodyBegun = true;
-      this.#silentMs = 0;
+    if (!silent) {
+      this.#bodyBegun = this.#handed;
+      this.#silentSince = -1;
     }
     try {
       for (;;) {
@@ -286,11 +286,10 @@ export class Connection implements Deadline {
         if (arrived !== undefined && arrived.length > 0) return arrived;
         if (this.#bodyDone) return null;
         const patience = this.#bodyBegun ? this.limits.streamIdleMs : this.limits.firstByteMs;
-        const asked = this.deadlines.clock.now();
-        this.deadline = asked + patience - this.#silentMs;
+        if (this.#silentSince < 0) this.#silentSince = this.deadlines.clock.now();
+        this.deadline = this.#silentSince + patience;
         const n = await this.socket.read(this.#buffer);
         this.deadline = Infinity;
-        this.#silentMs += this.deadlines.clock.now() - asked;
         if (n === null) {
           if (this.#left !== Infinity || this.#chunked) {
             throw new UpstreamError("lost_in_answer", "the engine closed the connection inside its answer");

@@ -226,8 +226,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
 
   async #read(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
     const { body, boundary, progress } = this.#answer;
-    const { deadlines, heartbeatMs } = this.#options;
-    this.deadline = boundary === undefined ? Infinity : deadlines.clock.now() + heartbeatMs;
+    this.deadline = boundary === undefined ? Infinity : this.#offeredAt + this.#options.heartbeatMs;
     this.#reading = true;
     try {
       let silent = false;
