@@ -82,7 +82,7 @@ for (const kib of PROMPT_KIB) {
   for (const endpoints of ENDPOINTS) {
     const { kernel, rows } = loadedFleet(endpoints);
     const decisions = new DecisionMaker(kernel);
-    decisions.remember(decisions.begin(text, PLACEMENT), 1, rows[3]);
+    decisions.caches.remember(decisions.begin(text, PLACEMENT), 1, rows[3]);
     Deno.bench(`whole decision, ${endpoints} endpoints, ${kib} KiB`, { group: `decision ${kib} KiB` }, () => {
       decisions.begin(text, PLACEMENT);
       decisions.choose(PLACEMENT, bytes.length, 0, 0);

@@ -10,7 +10,8 @@ import type { Config } from "../../src/config/schema.ts";
 import type { PolicyName } from "../../src/config/sections.ts";
 import { Trainer } from "../../src/control/trainer.ts";
 import { TrainerState } from "../../src/control/trainer_state.ts";
-import { DecisionMaker, type HashedPrompt } from "../../src/scheduler/decision.ts";
+import { type HashedPrompt, PresumedCaches } from "../../src/scheduler/cache_knowledge.ts";
+import { DecisionMaker } from "../../src/scheduler/decision.ts";
 import { HiddenPrefills } from "../../src/scheduler/hidden_prefills.ts";
 import { type Placement, placementSalt } from "../../src/scheduler/placement.ts";
 import { policyOf } from "../../src/scheduler/policy.ts";
@@ -70,18 +71,15 @@ class FleetClock implements Clock {
   }
 }
 
-/** Decisions about prompts that are named by the index of their job. */
-class JobDecisions extends DecisionMaker {
-  readonly #jobs: ReadonlyMap<string, Job>;
-
-  constructor(kernel: AttachedKernel, jobs: ReadonlyMap<string, Job>) {
+/** Knows prompts by the names of their jobs. */
+class JobCaches extends PresumedCaches {
+  constructor(kernel: AttachedKernel, readonly jobs: ReadonlyMap<string, Job>) {
     super(kernel);
-    this.#jobs = jobs;
   }
 
-  override begin(text: string, placement: Placement): HashedPrompt {
-    const prompt = promptOf(this.#jobs.get(text)!, placement.policy.cacheAware);
-    this.resume(prompt, placement, []);
+  override keysOf(text: string, placement: Placement): HashedPrompt {
+    const prompt = promptOf(this.jobs.get(text)!, placement.policy.cacheAware);
+    this.match(prompt, placement);
     return prompt;
   }
 
@@ -91,7 +89,7 @@ class JobDecisions extends DecisionMaker {
 
 export class GatewayPolicy implements RoutingPolicy {
   readonly #config: Config;
-  readonly #decisions: JobDecisions;
+  readonly #decisions: DecisionMaker;
   readonly #scheduler: SharedQueue;
   readonly #deadlines: Deadlines;
   readonly #endpoints: EndpointTable;
@@ -135,7 +133,7 @@ export class GatewayPolicy implements RoutingPolicy {
     );
     this.#rows.forEach((row, engine) => this.#engineOf.set(row, engine));
     const clock = new FleetClock(fleet);
-    this.#decisions = new JobDecisions(kernel, this.#jobs);
+    this.#decisions = new DecisionMaker(kernel, new JobCaches(kernel, this.#jobs));
     this.#deadlines = new Deadlines(clock);
     this.#scheduler = new SharedQueue({
       decisions: this.#decisions,
@@ -269,7 +267,7 @@ export class GatewayPolicy implements RoutingPolicy {
 
   /** An engine holds a prompt that went there through another gateway. */
   saved(prompt: HashedPrompt, engine: number): void {
-    this.#decisions.remember(prompt, this.#placement.salt, this.#rows[engine]);
+    this.#decisions.caches.remember(prompt, this.#placement.salt, this.#rows[engine]);
   }
 
   setRemote(inFlight: readonly number[], promptTokens: readonly number[]): void {

@@ -4,19 +4,9 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { type QuestionFields, questionFields } from "../tables/question.ts";
-import { SaveRingWriter } from "../tables/save_ring.ts";
-import { utf8Length } from "../base/utf8.ts";
 import type { RequestRow } from "../tables/request_table.ts";
+import { type CacheKnowledge, type HashedPrompt, PresumedCaches } from "./cache_knowledge.ts";
 import type { Placement } from "./placement.ts";
-
-/** The hashes of a prompt and its length. */
-export interface HashedPrompt {
-  readonly bytes: number;
-  /** Number of prefix hashes; 0 when the policy takes no notice of caches. */
-  readonly chunks: number;
-  /** The hashes as pairs of words, in a buffer that may be longer and goes back to the decision maker with `retire`. */
-  readonly hashes: Int32Array;
-}
 
 /** What the queue orders a request by. */
 export interface FlowPriority {
@@ -52,10 +42,6 @@ export interface Explanation {
   candidates: Candidate[];
 }
 
-const NO_HASHES = new Int32Array(0);
-/** Hash buffers kept for reuse, by power of two of their length. */
-const KEPT_BUFFERS = 256;
-
 export class DecisionMaker {
   readonly #kernel: AttachedKernel;
   readonly #text: Uint8Array;
@@ -65,17 +51,13 @@ export class DecisionMaker {
   readonly #floats: Float32Array;
   readonly #doubles: Float64Array;
   readonly #question: QuestionFields;
-  readonly #hashWord: number;
   readonly #promptColumn: number;
   readonly #uncachedColumn: number;
   readonly #encoder = new TextEncoder();
-  readonly #ring: SaveRingWriter;
-  readonly #buffers: Int32Array[][] = [];
 
-  constructor(kernel: AttachedKernel) {
+  constructor(kernel: AttachedKernel, readonly caches: CacheKnowledge = new PresumedCaches(kernel)) {
     const k = kernel.exports;
     this.#kernel = kernel;
-    this.#ring = new SaveRingWriter(kernel);
     this.#words = new Int32Array(kernel.buffer);
     this.#floats = new Float32Array(kernel.buffer);
     this.#doubles = new Float64Array(kernel.buffer);
@@ -84,7 +66,6 @@ export class DecisionMaker {
     this.#text = new Uint8Array(kernel.buffer, k.textOffset(), this.#textBytes);
     this.#hashes = new BigUint64Array(kernel.buffer, k.hashOffset(), chunks);
     this.#question = questionFields(kernel);
-    this.#hashWord = k.hashOffset() >>> 2;
     this.#promptColumn = k.ENDPOINT_PROMPT;
     this.#uncachedColumn = k.ENDPOINT_UNCACHED;
   }
@@ -108,46 +89,14 @@ export class DecisionMaker {
 
   /** Puts a prompt up for decision: hashes it and looks it up, when the policy cares. */
   begin(text: string, placement: Placement): HashedPrompt {
-    const k = this.#kernel.exports;
     this.#exclude([]);
-    const { read, written } = this.#encoder.encodeInto(text, this.#text);
-    const bytes = written + (read === text.length ? 0 : utf8Length(text, read));
-    if (!placement.policy.cacheAware) {
-      k.lookUpNothing();
-      return { bytes, chunks: 0, hashes: NO_HASHES };
-    }
-    const chunks = k.lookUp(written, placement.salt);
-    const hashes = this.#takeBuffer(chunks);
-    for (let i = 0; i < 2 * chunks; i++) hashes[i] = this.#words[this.#hashWord + i];
-    return { bytes, chunks, hashes };
-  }
-
-  // A fresh typed array costs more than the copy into it, most of it in the garbage collector.
-  #takeBuffer(chunks: number): Int32Array {
-    const size = Math.max(5, 32 - Math.clz32(Math.max(0, 2 * chunks - 1)));
-    return this.#buffers[size]?.pop() ?? new Int32Array(2 ** size);
-  }
-
-  /** Takes the hash buffer of a prompt back when its request is over. */
-  retire({ hashes }: HashedPrompt): void {
-    if (hashes.length === 0) return;
-    const kept = this.#buffers[31 - Math.clz32(hashes.length)] ??= [];
-    if (kept.length < KEPT_BUFFERS) kept.push(hashes);
-  }
-
-  #restore({ chunks, hashes }: HashedPrompt): void {
-    for (let i = 0; i < 2 * chunks; i++) this.#words[this.#hashWord + i] = hashes[i];
+    return this.caches.keysOf(text, placement);
   }
 
   /** Puts a prompt up again, without the endpoints in `tried`. */
   resume(prompt: HashedPrompt, placement: Placement, tried: readonly number[]): void {
-    const k = this.#kernel.exports;
     this.#exclude(tried);
-    k.lookUpNothing();
-    if (prompt.chunks === 0) return;
-    this.#restore(prompt);
-    this.#words[this.#question.chunks] = prompt.chunks;
-    k.indexLookup(prompt.chunks, placement.salt);
+    this.caches.match(prompt, placement);
   }
 
   #exclude(tried: readonly number[]): void {
@@ -264,40 +213,11 @@ export class DecisionMaker {
     return this.#words[this.#question.matched];
   }
 
-  /** Prefixes that were not handed on to the metadata center because the ring was full. */
-  get savesDropped(): number {
-    return this.#ring.dropped;
-  }
-
-  /** Records that an endpoint holds a prompt that nobody uses there right now. */
-  remember(prompt: HashedPrompt, salt: number, row: number): void {
-    if (prompt.chunks === 0) return;
-    this.#restore(prompt);
-    this.#kernel.exports.indexInsertScratch(prompt.chunks, salt, row);
-    this.#ring.write(row, salt, prompt.chunks, prompt.hashes);
-  }
-
-  /** A request with this prompt is sent to an endpoint and uses its chunks there. Returns what `unpin` takes. */
-  pin(prompt: HashedPrompt, salt: number, row: number): number {
-    if (prompt.chunks === 0) return 0;
-    this.#restore(prompt);
-    const pinned = this.#kernel.exports.indexPinScratch(prompt.chunks, salt, row);
-    this.#ring.write(row, salt, prompt.chunks, prompt.hashes);
-    return pinned;
-  }
-
-  /** The request is over: its chunks are no longer in use. */
-  unpin(prompt: HashedPrompt, pinned: number, salt: number, row: number): void {
-    if (prompt.chunks === 0) return;
-    this.#restore(prompt);
-    this.#kernel.exports.indexUnpinScratch(prompt.chunks, pinned, salt, row);
-  }
-
   /** Decides and tells how: every candidate with its load, cached bytes and score. */
   explain(text: string, placement: Placement, model: number, sharedMs: number): Explanation {
     const k = this.#kernel.exports;
     const prompt = this.begin(text, placement);
-    this.retire(prompt);
+    this.caches.retire(prompt);
     const chosen = this.choose(placement, prompt.bytes, model, sharedMs);
     const candidates: Candidate[] = [];
     for (let position = 0; position < this.#words[this.#question.positions]; position++) {

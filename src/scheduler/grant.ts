@@ -3,7 +3,7 @@
 
 import type { EndpointRef } from "../tables/endpoint_directory.ts";
 import type { RequestRow } from "../tables/request_table.ts";
-import type { HashedPrompt } from "./decision.ts";
+import type { HashedPrompt } from "./cache_knowledge.ts";
 import type { Placement } from "./placement.ts";
 import type { Grant, Leg } from "./scheduler.ts";
 

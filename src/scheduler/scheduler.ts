@@ -3,7 +3,8 @@
 // request's load counted on it. A grant is disposed of exactly once, at the true end of the request; whoever holds it last
 // owns that end.
 
-import type { Explanation, FlowPriority, HashedPrompt } from "./decision.ts";
+import type { HashedPrompt } from "./cache_knowledge.ts";
+import type { Explanation, FlowPriority } from "./decision.ts";
 import type { EndpointRef } from "../tables/endpoint_directory.ts";
 import type { Placement } from "./placement.ts";
 

@@ -10,7 +10,8 @@ import type { GrantWatch } from "../tables/grant_watch.ts";
 import { EndpointDirectory, type EndpointRef } from "../tables/endpoint_directory.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import { RequestPhase, type RequestRow, type RequestTable } from "../tables/request_table.ts";
-import { type DecisionMaker, type HashedPrompt, HOPELESS, NO_ENDPOINT, QUEUED } from "./decision.ts";
+import type { HashedPrompt } from "./cache_knowledge.ts";
+import { type DecisionMaker, HOPELESS, NO_ENDPOINT, QUEUED } from "./decision.ts";
 import { MAX_PRIORITY, PRIORITIES } from "../config/tenants.ts";
 import { type GrantOwner, type GrantParts, QueueGrant } from "./grant.ts";
 import type { Placement } from "./placement.ts";
@@ -119,7 +120,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
     const prompt = this.decisions.begin(promptText, placement);
     const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes);
     if (!row) {
-      this.decisions.retire(prompt);
+      this.decisions.caches.retire(prompt);
       throw new GatewayError(
         "overloaded",
         `This gateway has ${this.requests.capacity} requests in flight in one worker, its limit`,
@@ -157,7 +158,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
       const { endpoint } = row;
       const carried = row.phase >= RequestPhase.granted;
       row.release();
-      this.decisions.retire(prompt);
+      this.decisions.caches.retire(prompt);
       if (carried) this.roomAt(placement.cluster, endpoint);
       throw error;
     }
@@ -301,15 +302,15 @@ export class SharedQueue implements Scheduler, GrantOwner {
   }
 
   pin(prompt: HashedPrompt, salt: number, endpoint: number): number {
-    return this.decisions.pin(prompt, salt, endpoint);
+    return this.decisions.caches.pin(prompt, salt, endpoint);
   }
 
   unpin(prompt: HashedPrompt, pinned: number, salt: number, endpoint: number): void {
-    this.decisions.unpin(prompt, pinned, salt, endpoint);
+    this.decisions.caches.unpin(prompt, pinned, salt, endpoint);
   }
 
   retire(prompt: HashedPrompt): void {
-    this.decisions.retire(prompt);
+    this.decisions.caches.retire(prompt);
   }
 
   countFailure(endpoint: number): void {

@@ -271,7 +271,7 @@ export class Serving {
   beat(memory: boolean): void {
     const { cells } = this.instruments;
     cells[WORKER_CELLS.heartbeat]++;
-    cells[WORKER_CELLS.savesDropped] = this.#decisions.savesDropped;
+    cells[WORKER_CELLS.savesDropped] = this.#decisions.caches.savesDropped;
     cells[WORKER_CELLS.logLinesDropped] = this.#accessLog?.dropped ?? 0;
     cells[WORKER_CELLS.memory] = memory ? Deno.memoryUsage().rss : 0;
     this.#pools.sweep();

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is known of the prompts that engines hold in their caches. Today it is presumed: from the prompts that were sent to
+// them, by prefix hashes of their text. Whoever decides asks for the prompt that is up; the answer is told in bytes.
+
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { utf8Length } from "../base/utf8.ts";
+import { questionFields } from "../tables/question.ts";
+import { SaveRingWriter } from "../tables/save_ring.ts";
+import type { Placement } from "./placement.ts";
+
+/** The hashes of a prompt and its length. */
+export interface HashedPrompt {
+  readonly bytes: number;
+  /** Number of prefix hashes; 0 when the policy takes no notice of caches. */
+  readonly chunks: number;
+  /** The hashes as pairs of words, in a buffer that may be longer and goes back with `retire`. */
+  readonly hashes: Int32Array;
+}
+
+export interface CacheKnowledge {
+  /** The keys of a prompt, which is up for decision then: who holds how much of it is known to the kernel. */
+  keysOf(text: string, placement: Placement): HashedPrompt;
+  /** Puts a prompt up again. */
+  match(prompt: HashedPrompt, placement: Placement): void;
+  /** Records that an endpoint holds a prompt that nobody uses there right now. */
+  remember(prompt: HashedPrompt, salt: number, row: number): void;
+  /** A request with this prompt is sent to an endpoint and uses its chunks there. Returns what `unpin` takes. */
+  pin(prompt: HashedPrompt, salt: number, row: number): number;
+  /** The request is over: its chunks are no longer in use. */
+  unpin(prompt: HashedPrompt, pinned: number, salt: number, row: number): void;
+  /** Takes the keys back when nobody needs them any more. */
+  retire(prompt: HashedPrompt): void;
+  /** Prefixes that were not handed on to the metadata center. */
+  readonly savesDropped: number;
+}
+
+const NO_HASHES = new Int32Array(0);
+/** Hash buffers kept for reuse, by power of two of their length. */
+const KEPT_BUFFERS = 256;
+
+/** Knowledge by the text of prompts, in the kernel's index. */
+export class PresumedCaches implements CacheKnowledge {
+  readonly #kernel: AttachedKernel;
+  readonly #text: Uint8Array;
+  readonly #words: Int32Array;
+  readonly #chunksWord: number;
+  readonly #hashWord: number;
+  readonly #encoder = new TextEncoder();
+  readonly #ring: SaveRingWriter;
+  readonly #buffers: Int32Array[][] = [];
+
+  constructor(kernel: AttachedKernel) {
+    const k = kernel.exports;
+    this.#kernel = kernel;
+    this.#ring = new SaveRingWriter(kernel);
+    this.#words = new Int32Array(kernel.buffer);
+    this.#text = new Uint8Array(kernel.buffer, k.textOffset(), this.#words[k.HEADER_CHUNKS] * k.CHUNK_BYTES);
+    this.#chunksWord = questionFields(kernel).chunks;
+    this.#hashWord = k.hashOffset() >>> 2;
+  }
+
+  keysOf(text: string, placement: Placement): HashedPrompt {
+    const k = this.#kernel.exports;
+    const { read, written } = this.#encoder.encodeInto(text, this.#text);
+    const bytes = written + (read === text.length ? 0 : utf8Length(text, read));
+    if (!placement.policy.cacheAware) {
+      k.lookUpNothing();
+      return { bytes, chunks: 0, hashes: NO_HASHES };
+    }
+    const chunks = k.lookUp(written, placement.salt);
+    const hashes = this.#takeBuffer(chunks);
+    for (let i = 0; i < 2 * chunks; i++) hashes[i] = this.#words[this.#hashWord + i];
+    return { bytes, chunks, hashes };
+  }
+
+  // A fresh typed array costs more than the copy into it, most of it in the garbage collector.
+  #takeBuffer(chunks: number): Int32Array {
+    const size = Math.max(5, 32 - Math.clz32(Math.max(0, 2 * chunks - 1)));
+    return this.#buffers[size]?.pop() ?? new Int32Array(2 ** size);
+  }
+
+  retire({ hashes }: HashedPrompt): void {
+    if (hashes.length === 0) return;
+    const kept = this.#buffers[31 - Math.clz32(hashes.length)] ??= [];
+    if (kept.length < KEPT_BUFFERS) kept.push(hashes);
+  }
+
+  #restore({ chunks, hashes }: HashedPrompt): void {
+    for (let i = 0; i < 2 * chunks; i++) this.#words[this.#hashWord + i] = hashes[i];
+  }
+
+  match(prompt: HashedPrompt, { salt }: Placement): void {
+    const k = this.#kernel.exports;
+    k.lookUpNothing();
+    if (prompt.chunks === 0) return;
+    this.#restore(prompt);
+    this.#words[this.#chunksWord] = prompt.chunks;
+    k.indexLookup(prompt.chunks, salt);
+  }
+
+  remember(prompt: HashedPrompt, salt: number, row: number): void {
+    if (prompt.chunks === 0) return;
+    this.#restore(prompt);
+    this.#kernel.exports.indexInsertScratch(prompt.chunks, salt, row);
+    this.#ring.write(row, salt, prompt.chunks, prompt.hashes);
+  }
+
+  pin(prompt: HashedPrompt, salt: number, row: number): number {
+    if (prompt.chunks === 0) return 0;
+    this.#restore(prompt);
+    const pinned = this.#kernel.exports.indexPinScratch(prompt.chunks, salt, row);
+    this.#ring.write(row, salt, prompt.chunks, prompt.hashes);
+    return pinned;
+  }
+
+  unpin(prompt: HashedPrompt, pinned: number, salt: number, row: number): void {
+    if (prompt.chunks === 0) return;
+    this.#restore(prompt);
+    this.#kernel.exports.indexUnpinScratch(prompt.chunks, pinned, salt, row);
+  }
+
+  get savesDropped(): number {
+    return this.#ring.dropped;
+  }
+}
