@@ -1,21 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The inference API: which paths there are and what their requests have in common.
 
-/** What a request asks an engine to do. */
-export type Kind =
-  | "chat"
-  | "completion"
-  | "responses"
-  | "messages"
-  | "embeddings"
-  | "rerank"
-  | "score"
-  | "tokenize"
-  | "detokenize"
-  | "count_tokens"
-  | "other" // JSON with a model in it, or none where there is but one
-  | "form"; // a multipart form with a model in it
-
 export const KINDS = [
   "chat",
   "completion",
@@ -27,9 +12,12 @@ export const KINDS = [
   "tokenize",
   "detokenize",
   "count_tokens",
-  "other",
-  "form",
-] as const satisfies readonly Kind[];
+  "other", // JSON with a model in it, or none where there is but one
+  "form", // a multipart form with a model in it
+] as const;
+
+/** What a request asks an engine to do. */
+export type Kind = (typeof KINDS)[number];
 
 /** Paths that take a POST with a model in its body. */
 export const INFERENCE_PATHS: ReadonlyMap<string, Kind> = new Map([
