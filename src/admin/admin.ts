@@ -153,7 +153,7 @@ function explain(
   body: Uint8Array,
 ): unknown {
   const request = decodeRequest(undefined, body);
-  const route = routes().resolve(request.model, headers);
+  const route = routes().resolve(request, headers);
   const { policy } = route.placement;
   const text = promptText(request, {
     digest: decisions.digest,
@@ -172,8 +172,8 @@ function explain(
     prefill_load_weight: policy.prefillWeight,
   };
   return {
-    model: request.model,
-    target_model: route.targetModel || request.model,
+    model: request.model || route.modelName,
+    target_model: route.targetModel || request.model || route.modelName,
     cluster: route.rule.cluster,
     route_name: route.rule.route_name,
     policy: {

@@ -21,8 +21,8 @@ export interface MetricsSource {
   loadBalancingRules: number;
   endpoints: {
     cluster: string;
-    address: string;
-    port: number;
+    /** HOST:PORT */
+    endpoint: string;
     state: string;
     in_flight: number;
     prompt_bytes: number;
@@ -219,10 +219,10 @@ function fleetMetrics(text: PrometheusText, source: MetricsSource): void {
     text.sample("watched_cluster_endpoints", { cluster }, endpoints.filter((one) => one.cluster === cluster).length);
   }
   text.family("watched_cluster_labels", "gauge", "Labels of an endpoint");
-  for (const { cluster, address, port, labels } of endpoints) {
+  for (const { cluster, endpoint, labels } of endpoints) {
     text.sample(
       "watched_cluster_labels",
-      { cluster, endpoint_address: `${address}:${port}` },
+      { cluster, endpoint_address: endpoint },
       Object.keys(labels).length,
     );
   }
@@ -234,7 +234,7 @@ function fleetMetrics(text: PrometheusText, source: MetricsSource): void {
     text.family(name, name.endsWith("_total") ? "counter" : "gauge", help);
     for (const one of endpoints) {
       const number = value(one);
-      if (number !== null) text.sample(name, { cluster: one.cluster, endpoint: `${one.address}:${one.port}` }, number);
+      if (number !== null) text.sample(name, { cluster: one.cluster, endpoint: one.endpoint }, number);
     }
   };
   each(
@@ -252,11 +252,11 @@ function fleetMetrics(text: PrometheusText, source: MetricsSource): void {
   each("aigw_endpoint_running_requests", "Requests running in the engine", (one) => one.running);
   each("aigw_endpoint_kv_usage_ratio", "Share of the engine's KV cache in use", (one) => one.kv_usage);
   text.family("aigw_endpoint_state", "gauge", "1 for the state that an endpoint is in");
-  for (const { cluster, address, port, state } of endpoints) {
+  for (const { cluster, endpoint, state } of endpoints) {
     for (const name of STATES) {
       text.sample(
         "aigw_endpoint_state",
-        { cluster, endpoint: `${address}:${port}`, state: name },
+        { cluster, endpoint, state: name },
         state === name ? 1 : 0,
       );
     }

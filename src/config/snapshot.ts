@@ -25,9 +25,9 @@ export interface ClusterAccess {
   readonly authorization: string | undefined;
 }
 
-/** What engines say of a model. */
+/** What engines say of a model that they list. */
 export interface ModelFacts {
-  /** Longest prompt and answer in tokens, the least of its engines'. */
+  /** Longest prompt and answer in tokens, the least of its engines'; undefined when none says. */
   readonly maxModelLen: number | undefined;
 }
 

@@ -25,8 +25,9 @@ export function effective(config: Config, membersOf: (cluster: string) => readon
     const lists = members.flatMap(({ models }) => models === undefined ? [] : [models.filter(({ parent }) => !parent)]);
     const listed = new Map(lists.flat().map((model) => [model.id, model]));
     for (const { id, maxModelLen } of lists.flat()) {
-      if (maxModelLen === undefined) continue;
-      facts.set(id, { maxModelLen: Math.min(maxModelLen, facts.get(id)?.maxModelLen ?? Infinity) });
+      const known = facts.get(id)?.maxModelLen ?? Infinity;
+      const least = Math.min(maxModelLen ?? Infinity, known);
+      facts.set(id, { maxModelLen: least === Infinity ? undefined : least });
     }
     if (!cluster.discover_models) continue;
     const owner = [...listed.values()].map(({ ownedBy }) => OWNERS[ownedBy]).find((kind) => kind !== undefined);

@@ -141,8 +141,8 @@ export class FleetHealth<P extends Patient> {
   };
 
   // When so few are left, those are asked too whose probes fail, but who listen: refusing all is no better.
-  #panic(patients: P[], { available, size }: Ward): void {
-    const panics = available * 100 < this.config.outliers.panic_percent * size;
+  #panic(patients: P[], ward: Ward): void {
+    const panics = this.#panics(ward);
     for (const patient of patients) {
       if (this.of(patient).state !== "unhealthy") continue;
       const serves = panics && !this.#charts.get(patient)!.refused;
@@ -152,6 +152,10 @@ export class FleetHealth<P extends Patient> {
         this.parts.log.warn("unhealthy endpoint serves: too few others are left", { cluster, endpoint: name });
       }
     }
+  }
+
+  #panics({ available, size }: Ward): boolean {
+    return available * 100 < this.config.outliers.panic_percent * size;
   }
 
   #count(patients: P[]): Ward {
@@ -195,7 +199,10 @@ export class FleetHealth<P extends Patient> {
       this.table.clearFailures(row);
       if (before === EndpointState.unhealthy && this.#charts.get(patient)!.wasRefused) this.parts.returned(patient);
     }
-    this.table.setState(row, after);
+    // The last one does not stop serving for a moment.
+    const panic = after === EndpointState.unhealthy && !this.#charts.get(patient)!.refused &&
+      this.#panics(this.#count(this.#clusters.get(cluster)!));
+    this.table.setState(row, after, panic);
     const level = state === "available" || state === "trial" ? "info" : "warn";
     this.parts.log[level](`endpoint is ${state}`, { cluster, endpoint: name, why });
   }

@@ -7,6 +7,8 @@ import type { Fleet } from "./fleet.ts";
 /** One endpoint as `/endpoints` shows it. */
 export interface EndpointView {
   cluster: string;
+  /** HOST:PORT, as everywhere. */
+  endpoint: string;
   address: string;
   port: number;
   state: (typeof ENDPOINT_STATE_NAMES)[number];
@@ -35,10 +37,11 @@ const known = (value: number) => Number.isNaN(value) ? null : value;
 export function endpointViews({ members, table, health, clock }: Fleet): EndpointView[] {
   const now = clock.now();
   return members.map((member) => {
-    const { cluster, spec: { host, port, labels }, row, metricsAt, adapters, leftAt } = member;
+    const { cluster, name, spec: { host, port, labels }, row, metricsAt, adapters, leftAt } = member;
     const { waiting, running, kvUsage } = table.gauges(row);
     return {
       cluster,
+      endpoint: name,
       address: host,
       port,
       state: ENDPOINT_STATE_NAMES[table.state(row)],

@@ -4,6 +4,7 @@
 
 import { concat } from "../base/bytes.ts";
 import type { InferenceRequest } from "../openai/request.ts";
+import { isTrue } from "../openai/lenient.ts";
 import { type Change, prependKey, spliceBody } from "../openai/splice.ts";
 
 /** Kinds whose streams tell their usage only when asked. */
@@ -14,7 +15,7 @@ const WISH = encoder.encode('"stream_options":{"include_usage":true},');
 /** Whether the client itself wants the usage of its stream. */
 export function asksForUsage({ kind, body }: InferenceRequest): boolean {
   const options = body.stream_options as { include_usage?: unknown } | null | undefined;
-  return !ASKED.has(kind) || (typeof options === "object" && options?.include_usage === true);
+  return !ASKED.has(kind) || (typeof options === "object" && isTrue(options?.include_usage));
 }
 
 /** @param targetModel The name to send; empty for the client's. */

@@ -64,6 +64,11 @@ function observe(call: Call, { promptTokens, cachedTokens = 0, completionTokens 
   });
 }
 
+// As the client names it; of a request that names none, the model that it is for.
+function modelOf({ request, route }: Call): string {
+  return request?.model || (route?.modelName ?? "");
+}
+
 function ttftMs({ firstTokenAt, started }: Call): number | null {
   return firstTokenAt === undefined ? null : firstTokenAt - started;
 }
@@ -72,7 +77,7 @@ function trace(call: Call, outcome: Outcome, span: RequestSpan): void {
   const { usage } = call;
   const ttft = ttftMs(call);
   span.end({
-    "gen_ai.request.model": call.request?.model ?? "",
+    "gen_ai.request.model": modelOf(call),
     "server.address": call.endpoint,
     "aigw.outcome": outcome,
     "aigw.cached_bytes": call.matchedBytes,
@@ -85,7 +90,7 @@ function trace(call: Call, outcome: Outcome, span: RequestSpan): void {
 
 function log(call: Call, outcome: Outcome, elapsed: number): void {
   const { context: { clock, accessLog }, request, route, usage } = call;
-  const model = request?.model ?? "";
+  const model = modelOf(call);
   const ttft = ttftMs(call);
   accessLog!.write({
     time: new Date(clock.wall()).toISOString(),

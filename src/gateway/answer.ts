@@ -141,7 +141,8 @@ async function gather(head: ResponseHead, body: AnswerBody, maxBytes: number): P
   return { head, body, whole: concat(pieces), first: undefined, boundary: undefined };
 }
 
-function isJson({ headers }: ResponseHead): boolean {
+/** Whether the body is JSON. */
+export function isJson({ headers }: ResponseHead): boolean {
   return headers.some(([name, value]) => name === "content-type" && value.startsWith("application/json"));
 }
 

@@ -28,6 +28,14 @@ export interface DispatchOptions {
   /** How long a busy endpoint is left alone when it does not say, and at most; 0 for not at all. */
   readonly backpressureMs: number;
   readonly maxBackpressureMs: number;
+  /** Is told an endpoint that rejects what a peer answers, once until it answers again. */
+  atFault(endpoint: string, statuses: { readonly rejected: number; readonly peer: number }): void;
+}
+
+/** An answer by which an endpoint rejected a request that a peer may answer. */
+interface Rejection {
+  readonly endpoint: EndpointRef;
+  readonly answer: Answer;
 }
 
 /** A request that is to be sent, wherever its grant says. */
@@ -61,8 +69,8 @@ export class Dispatcher {
     const { call, prepared, transport, expected } = request;
     this.options.budget.deposit();
     const { leg } = grant;
-    /** Who rejected it, until a peer tells who was right. */
-    let suspect: EndpointRef | undefined;
+    /** Who rejected it and how, until a peer tells who was right. */
+    let rejection: Rejection | undefined;
     /** Where a reused connection was lost and there is no other endpoint: the next one is to be a new one. */
     let fresh = false;
     for (;;) {
@@ -77,10 +85,16 @@ export class Dispatcher {
         const answer = opened instanceof Promise ? await opened : opened;
         this.#note(endpoint.row, answer);
         const { status } = answer.head;
-        if (suspect !== undefined && status < 500) this.#confront(suspect, status, call);
-        const asksPeer = this.#judge.suspects(endpoint, status) && suspect === undefined;
-        if ((!asksPeer && !RETRIED.has(status)) || !this.#another(grant, request)) return answer;
-        suspect = asksPeer ? endpoint : undefined;
+        if (rejection !== undefined && !RETRIED.has(status)) this.#confront(rejection, status, call);
+        const asksPeer = this.#judge.suspects(endpoint, status) && rejection === undefined;
+        if ((!asksPeer && !RETRIED.has(status)) || !this.#another(grant, request)) {
+          // A peer that failed tells nothing: the rejection stands.
+          if (rejection === undefined || !RETRIED.has(status)) return answer;
+          if (answer.whole === undefined) body.close();
+          else body.finish();
+          return standing(rejection, call);
+        }
+        if (asksPeer) rejection = { endpoint, answer };
         if (answer.whole === undefined) body.close();
         else body.finish();
       } catch (error) {
@@ -88,6 +102,9 @@ export class Dispatcher {
         this.#failed(error, endpoint.row, call);
         fresh = error.reused;
         if (!error.endpointFailed || call.cancellation.gone || !this.#another(grant, request, error)) {
+          if (rejection !== undefined && error.endpointFailed && !call.cancellation.gone) {
+            return standing(rejection, call);
+          }
           throw asGatewayError(error, call);
         }
       }
@@ -102,10 +119,11 @@ export class Dispatcher {
     }
   }
 
-  #confront(suspect: EndpointRef, status: number, { context }: Call): void {
-    if (status >= 400) return this.#judge.acquitted(suspect);
-    this.endpoints.countFailure(suspect.row);
+  #confront({ endpoint, answer }: Rejection, peer: number, { context }: Call): void {
+    if (peer >= 400) return this.#judge.acquitted(endpoint);
+    this.endpoints.countFailure(endpoint.row);
     context.instruments.add(WORKER_CELLS.replicaFaults);
+    if (this.#judge.guilty(endpoint)) this.options.atFault(endpoint.name, { rejected: answer.head.status, peer });
   }
 
   /** Sends a request to one endpoint without a grant: a look at what it holds. Throws as `dispatch` does. */
@@ -170,6 +188,12 @@ export class Dispatcher {
     if (moves) moved();
     return true;
   }
+}
+
+// The answer of who rejected the request, when no peer could tell.
+function standing({ endpoint, answer }: Rejection, call: Call): Answer {
+  call.endpoint = endpoint.name;
+  return answer;
 }
 
 /** An answer of which nothing is known before. */

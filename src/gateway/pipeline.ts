@@ -114,7 +114,7 @@ export class Pipeline {
       : decodeRequest(kind, bytes);
 
     // Route: model and headers to a cluster, its eligible endpoints and a policy.
-    const route = call.route = routes.resolve(request.model, headers);
+    const route = call.route = routes.resolve(request, headers);
 
     // Prompt: the canonical text that prefixes are hashes of.
     const prompt = promptText(request, this.#prompts);
@@ -131,7 +131,7 @@ export class Pipeline {
     const { policy, cluster } = route.placement;
     const admitted = admission.enter({
       tenant,
-      model: request.model,
+      model: request.model || route.modelName,
       cluster,
       priority: fields.priority,
       estimate: () => usageEstimate(route.model, utf8Length(prompt), request.maxTokens),

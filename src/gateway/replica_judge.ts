@@ -14,6 +14,8 @@ const ALWAYS_ASKED = new Set([401, 404]);
 interface Streak {
   readonly generation: number;
   rejected: number;
+  /** Whether it has been said that the replica is at fault. */
+  told: boolean;
 }
 
 export class ReplicaJudge {
@@ -27,10 +29,17 @@ export class ReplicaJudge {
       return false;
     }
     const known = this.#streaks.get(row);
-    const streak = known?.generation === generation ? known : { generation, rejected: 0 };
+    const streak = known?.generation === generation ? known : { generation, rejected: 0, told: false };
     this.#streaks.set(row, streak);
     streak.rejected++;
     return ALWAYS_ASKED.has(status) || streak.rejected > SUSPECT_AFTER;
+  }
+
+  /** A peer answered what it had rejected; true when that is news since its last good answer. */
+  guilty({ row }: EndpointRef): boolean {
+    const streak = this.#streaks.get(row);
+    if (streak === undefined || streak.told) return false;
+    return streak.told = true;
   }
 
   /** A peer rejected the request too: it was the request. */

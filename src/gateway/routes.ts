@@ -6,6 +6,8 @@
 import { GatewayError } from "../base/errors.ts";
 import type { RuleConfig, SubsetConfig } from "../config/models.ts";
 import type { Snapshot } from "../config/snapshot.ts";
+import { generates, type Kind } from "../openai/api.ts";
+import type { InferenceRequest } from "../openai/request.ts";
 import { requiredBits } from "../scheduler/eligibility.ts";
 import { adapterNumber, type Placement, placementSalt } from "../scheduler/placement.ts";
 import { policyOf } from "../scheduler/policy.ts";
@@ -19,6 +21,8 @@ export interface HeaderReader {
 export interface Route {
   /** Model row. */
   readonly model: number;
+  /** Name of that model, which a request that names none is for. */
+  readonly modelName: string;
   readonly rule: RuleConfig;
   readonly placement: Placement;
   readonly transport: Transport;
@@ -79,6 +83,7 @@ export class RouteTable {
           };
           const route: Route = {
             model: rows.models.get(name)!,
+            modelName: name,
             rule,
             placement,
             transport: transportOf(rule.cluster),
@@ -113,9 +118,9 @@ export class RouteTable {
     ];
   }
 
-  /** Throws GatewayError: model_not_found, route_not_found. */
-  resolve(model: string, headers: HeaderReader): Route {
-    const rules = this.#models.get(model) ?? (model === "" ? this.#only() : undefined);
+  /** Throws GatewayError: model_not_found, route_not_found; invalid_request for none where there are several. */
+  resolve({ model, kind }: Pick<InferenceRequest, "model" | "kind">, headers: HeaderReader): Route {
+    const rules = this.#models.get(model) ?? (model === "" ? this.#only(kind) : undefined);
     if (rules) return this.#draw(model, rules, headers);
     const base = this.#adapters.get(model);
     if (base === undefined || !this.#models.has(base)) {
@@ -126,12 +131,13 @@ export class RouteTable {
     return this.#adapted(model, this.#draw(base, this.#models.get(base)!, headers));
   }
 
-  // Of a request that names no model.
-  #only(): PreparedRule[] {
-    const [only, ...others] = this.#models.values();
-    if (only !== undefined && others.length === 0) return only;
-    const message = "`model` is required: the gateway serves several, or none";
-    throw new GatewayError("invalid_request", message, "model");
+  // Of a request that names no model. Engines whose list of models is known take one for their own.
+  #only(kind: Kind): PreparedRule[] {
+    const [[name, rules] = [], ...others] = this.#models;
+    const listed = this.#facts.has(name!) || !generates(kind);
+    if (rules !== undefined && others.length === 0 && listed) return rules;
+    const why = rules === undefined ? "none" : others.length > 0 ? "several" : "one that no engine has listed yet";
+    throw new GatewayError("invalid_request", `\`model\` is required: the gateway serves ${why}`, "model");
   }
 
   // A subset of a rule that the headers match, else of any: whoever names the adapter itself needs no header for it.

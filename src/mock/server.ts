@@ -5,6 +5,7 @@
 import { z } from "zod";
 import { type Address, formatAddress } from "../base/address.ts";
 import { systemClock } from "../base/clock.ts";
+import { isTrue } from "../openai/lenient.ts";
 import { EngineDriver } from "./engine_driver.ts";
 import { DEFAULT_PROFILE, EngineModel, type EngineProfile, type Sequence } from "./engine_model.ts";
 import { type Fault, FaultPlan, faultSchema } from "./faults.ts";
@@ -40,16 +41,18 @@ export interface MockEngine {
   stop(): Promise<void>;
 }
 
+const tokenCount = z.union([z.int().min(1), z.string().regex(/^[1-9]\d{0,8}$/).transform(Number)]);
+// As leniently as engines read it.
 const requestSchema = z.looseObject({
-  model: z.string(),
+  model: z.string().nullish(),
   messages: z.array(z.unknown()).optional(),
   prompt: z.unknown().optional(),
-  stream: z.boolean().nullish(),
-  stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
-  max_tokens: z.int().min(1).nullish(),
-  max_completion_tokens: z.int().min(1).nullish(),
+  stream: z.unknown().optional(),
+  stream_options: z.looseObject({ include_usage: z.unknown().optional() }).nullish(),
+  max_tokens: tokenCount.nullish(),
+  max_completion_tokens: tokenCount.nullish(),
 });
-type EngineRequest = z.infer<typeof requestSchema>;
+type EngineRequest = z.infer<typeof requestSchema> & { model: string };
 
 /** Starts an engine; port 0 takes a free one. Throws Deno.errors.AddrInUse. */
 export function startMockEngine(options: MockEngineOptions): MockEngine {
@@ -172,16 +175,17 @@ function failure(status: number, message: string, type: string): Response {
 }
 
 async function complete(context: Context, request: Request, chat: boolean): Promise<Response> {
-  let body: EngineRequest;
+  let parsed: z.infer<typeof requestSchema>;
   let fault: Fault | undefined;
   try {
-    body = requestSchema.parse(await request.json());
+    parsed = requestSchema.parse(await request.json());
     fault = context.faults.next(request.headers.get("x-mock-fault"));
   } catch (error) {
     const message = error instanceof z.ZodError ? z.prettifyError(error) : `The body is no JSON: ${error}`;
     return failure(400, message, "BadRequestError");
   }
   const { models, adapters } = context.options;
+  const body = { ...parsed, model: parsed.model ?? models?.[0] ?? "mock" };
   if (models && models.length > 0 && ![...models, ...adapters ?? []].includes(body.model)) {
     return failure(404, `The model \`${body.model}\` does not exist.`, "NotFoundError");
   }
@@ -254,7 +258,7 @@ class Completion {
     if (!this.context.model.fits(this.#sequence)) {
       return failure(400, "This model's maximum context length is exceeded.", "BadRequestError");
     }
-    return this.body.stream ? this.#stream() : this.#whole();
+    return isTrue(this.body.stream) ? this.#stream() : this.#whole();
   }
 
   #start(onToken: (generated: number) => void): void {
@@ -272,7 +276,7 @@ class Completion {
   async #instant(): Promise<void> {
     for (let generated = 1; generated <= this.#outputTokens && !this.request.signal.aborted; generated++) {
       this.#sequence.onToken(generated);
-      if (this.body.stream) await new Promise((resolve) => setTimeout(resolve, 0));
+      if (isTrue(this.body.stream)) await new Promise((resolve) => setTimeout(resolve, 0));
     }
   }
 
@@ -361,7 +365,7 @@ class Completion {
             send(this.#delta({ content: text }, text, last ? "length" : null));
             if (failing && generated >= fault.after_tokens) return strike();
             if (!last) return;
-            if (this.body.stream_options?.include_usage) send(this.#chunk([], this.#usage()));
+            if (isTrue(this.body.stream_options?.include_usage)) send(this.#chunk([], this.#usage()));
             send("data: [DONE]\n\n");
             controller.close();
           } catch {

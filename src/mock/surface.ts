@@ -2,6 +2,7 @@
 // The mock engine's other endpoints: what vLLM serves beside chat and text completions, with answers of the right shape
 // and no model behind them. Stored responses are kept in this engine, as real ones are.
 
+import { isTrue } from "../openai/lenient.ts";
 import { word } from "./text.ts";
 
 type Body = Record<string, unknown>;
@@ -111,7 +112,7 @@ export class MockSurface {
     };
     if (this.#stored.size >= MAX_STORED) this.#stored.delete(this.#stored.keys().next().value!);
     this.#stored.set(id, response);
-    if (body.stream !== true) return Response.json(response);
+    if (!isTrue(body.stream)) return Response.json(response);
     const place = { item_id: message.id, output_index: 0, content_index: 0 };
     return events([
       ["response.created", { response: { ...response, status: "in_progress", output: [], usage: null } }],
@@ -136,7 +137,7 @@ export class MockSurface {
       stop_sequence: null,
       usage: { input_tokens: tokensOf(body.messages), output_tokens: 2, cache_read_input_tokens: 0 },
     };
-    if (body.stream !== true) return Response.json(message);
+    if (!isTrue(body.stream)) return Response.json(message);
     const begun = { ...message, content: [], stop_reason: null, usage: { ...message.usage, output_tokens: 0 } };
     return events([
       ["message_start", { message: begun }],

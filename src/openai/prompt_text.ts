@@ -64,7 +64,8 @@ function textOf(kind: Kind, body: Readonly<Record<string, unknown>>, options: Pr
       return canonicalMessages(withSystem(body.instructions, input as unknown[]), options);
     }
     case "completion":
-      return typeof body.prompt === "string" ? body.prompt : promptOf(body.prompt);
+      if (typeof body.prompt === "string") return body.prompt;
+      return body.prompt === undefined ? options.digest(canonical(body.prompt_embeds)) : promptOf(body.prompt);
     case "embeddings":
       return canonical(body.input ?? body.messages);
     case "rerank":

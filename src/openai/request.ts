@@ -5,10 +5,12 @@
 import { GatewayError } from "../base/errors.ts";
 import { formField } from "./form.ts";
 import { generates, type Kind } from "./api.ts";
+import { countOf, isTrue } from "./lenient.ts";
 
 /** A decoded inference request. */
 export interface InferenceRequest {
   readonly kind: Kind;
+  /** Empty when it names none. */
   readonly model: string;
   readonly stream: boolean;
   /** The parsed body. */
@@ -74,19 +76,13 @@ function kindOf(fields: Record<string, unknown>): Kind {
 
 function read(kind: Kind, body: Record<string, unknown>): InferenceRequest {
   const { stream, cache_salt, previous_response_id } = body;
-  const mayLack = kind === "other" || kind === "form";
-  const model = body.model ?? (mayLack ? "" : undefined);
-  if (typeof model !== "string" || (model === "" && !mayLack)) {
-    throw new GatewayError("invalid_request", "`model` is required: a non-empty string", "model");
-  }
-  if (stream !== undefined && stream !== null && typeof stream !== "boolean") {
-    throw new GatewayError("invalid_request", "`stream` is to be true or false", "stream");
-  }
+  const model = body.model ?? "";
+  if (typeof model !== "string") throw new GatewayError("invalid_request", "`model` is to be a string", "model");
   check(kind, body);
   return {
     kind,
     model,
-    stream: stream === true && generates(kind),
+    stream: isTrue(stream) && generates(kind),
     body,
     maxTokens: maxTokens(kind, body),
     choices: choicesOf(kind, body),
@@ -98,16 +94,15 @@ function read(kind: Kind, body: Record<string, unknown>): InferenceRequest {
 }
 
 function choicesOf(kind: Kind, { n, prompt }: Record<string, unknown>): number {
-  const answers = typeof n === "number" && n > 1 ? n : 1;
+  const answers = Math.max(1, countOf(n) ?? 1);
   const prompts = kind === "completion" && Array.isArray(prompt) && typeof prompt[0] !== "number" ? prompt.length : 1;
   return answers * prompts;
 }
 
 function maxTokens(kind: Kind, body: Record<string, unknown>): number | undefined {
   if (!generates(kind)) return 0;
-  const max = body.max_completion_tokens ?? body.max_tokens ?? body.max_output_tokens;
-  const answers = typeof body.n === "number" && body.n > 1 ? body.n : 1;
-  return typeof max === "number" && max >= 0 ? max * answers : undefined;
+  const max = countOf(body.max_completion_tokens ?? body.max_tokens ?? body.max_output_tokens);
+  return max === undefined ? undefined : max * Math.max(1, countOf(body.n) ?? 1);
 }
 
 // What an engine could not do without, so that the error names the field; the rest is the engine's to judge.
@@ -118,7 +113,7 @@ function check(kind: Kind, body: Record<string, unknown>): void {
     case "count_tokens":
       return checkMessages(body.messages);
     case "completion":
-      return checkText(body, "prompt");
+      return "prompt_embeds" in body ? undefined : checkText(body, "prompt");
     case "embeddings":
       return checkText(body, "input" in body || !("messages" in body) ? "input" : "messages");
     case "responses":

@@ -54,7 +54,8 @@ export function usageOfEvent(data: unknown): Usage | undefined {
   return readUsage(usage ?? response?.usage ?? message?.usage);
 }
 
-function readUsage(value: unknown): Usage | undefined {
+/** The figures of a usage object, under the names of any of the APIs. */
+export function readUsage(value: unknown): Usage | undefined {
   if (typeof value !== "object" || value === null) return undefined;
   const fields = value as Record<string, unknown>;
   const details = (fields.prompt_tokens_details ?? fields.input_tokens_details ?? {}) as Record<string, unknown>;

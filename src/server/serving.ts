@@ -221,6 +221,8 @@ export class Serving {
       },
       backpressureMs: outliers.enabled ? outliers.backpressure_ms : 0,
       maxBackpressureMs: outliers.enabled ? outliers.max_backpressure_ms : 0,
+      atFault: (endpoint, { rejected, peer }) =>
+        this.log.warn("an endpoint rejects what a peer answers", { endpoint, status: rejected, peer_status: peer }),
     });
   }
 

@@ -120,13 +120,13 @@ export class EndpointTable {
     }
   }
 
-  /** Changes the state; an available endpoint serves, and one on trial until it has taken its request. */
-  setState(row: number, state: EndpointState): void {
+  /** Changes the state; an available endpoint serves, one on trial until it has taken its request, others in `panic`. */
+  setState(row: number, state: EndpointState, panic = false): void {
     const k = this.#kernel.exports;
     assert(this.state(row) !== EndpointState.unused && state !== EndpointState.unused, "the row is in use");
     const eligibility = this.#cell(k.ENDPOINT_ELIGIBILITY, row);
     if (state === EndpointState.trial) Atomics.or(this.#words, eligibility, k.TRIAL);
-    if (state === EndpointState.available || state === EndpointState.trial) {
+    if (state === EndpointState.available || state === EndpointState.trial || panic) {
       Atomics.or(this.#words, eligibility, k.SERVING);
     } else Atomics.and(this.#words, eligibility, ~k.SERVING);
     if (state !== EndpointState.trial) Atomics.and(this.#words, eligibility, ~k.TRIAL);

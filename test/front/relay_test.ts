@@ -52,6 +52,21 @@ Deno.test("relay: a good end: first token once, success, release, outcome; no de
   assertEquals([body.did, outcomes, deadlines.size, calls.active.size], [["finish"], ["ok"], 0, 0]);
 });
 
+Deno.test("relay: the usage of an answer too large to be read whole is read while it passes", async () => {
+  const json: ResponseHead = {
+    status: 200,
+    headers: [["content-type", "application/json"]],
+    framing: { kind: "chunked" },
+    keepAlive: true,
+  };
+  const { body, call, read, reader, outcomes } = await relayed(json, [`{"data":["${"x".repeat(2_000)}"],"usa`]);
+  await read();
+  body.hand('ge":{"prompt_tokens":7,"total_tokens":7}}', null);
+  await read();
+  assert((await reader.read()).done);
+  assertEquals([call.usage, outcomes], [{ promptTokens: 7 }, ["ok"]]);
+});
+
 Deno.test("relay: nothing is read that the client does not ask for", async () => {
   const { clock, body, read, reader } = await relayed(EVENTS, [TOKEN, TOKEN, TOKEN]);
   await settle();

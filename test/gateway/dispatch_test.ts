@@ -65,6 +65,7 @@ async function parts(behaviours: Behaviour[], more: { retries?: number; percent?
       },
     }),
   } as unknown as EndpointPools;
+  const faults: [string, number, number][] = [];
   const budget = new RetryBudget({ percent: more.percent ?? 1_000, minPerSecond: 0 }, clock);
   const dispatcher = new Dispatcher(pools, scheduler.table, {
     retries: more.retries ?? 1,
@@ -72,6 +73,7 @@ async function parts(behaviours: Behaviour[], more: { retries?: number; percent?
     answers: { wholeBytes: 1_024, eventBytes: 1_024 },
     backpressureMs: 1_000,
     maxBackpressureMs: 30_000,
+    atFault: (endpoint, { rejected, peer }) => faults.push([endpoint, rejected, peer]),
   });
   const grant = await scheduler.queue.acquire(scheduler.ask("hello"), () => {});
   let moved = 0;
@@ -92,6 +94,7 @@ async function parts(behaviours: Behaviour[], more: { retries?: number; percent?
     bodies,
     held,
     fresh,
+    faults,
     table,
     rows,
     moved: () => moved,
@@ -207,12 +210,22 @@ Deno.test("Dispatcher: a rejection that a peer answers is the replica's fault; o
       0,
     ]]);
     assertEquals(fault.count(WORKER_CELLS.replicaFaults), 1);
+    assertEquals(fault.faults.map(([, ...statuses]) => statuses), [[status, 200]]);
     using shared = await parts([head(status), head(status)]);
     assertEquals([(await shared.dispatch()).head.status, shared.tried.map((row) => shared.table.failures(row))], [
       status,
       [0, 0],
     ]);
     assertEquals(shared.count(WORKER_CELLS.replicaFaults), 0);
+  }
+});
+
+Deno.test("Dispatcher: a rejection stands where the peer that was asked fails", async () => {
+  for (const failure of [head(502), new UpstreamError("connect_timeout", "why")]) {
+    using all = await parts([head(404), failure]);
+    const { head: { status } } = await all.dispatch();
+    assertEquals([status, all.tried.length, all.faults], [404, 2, []]);
+    assertEquals(all.tried.map((row) => all.table.failures(row)), [0, 1]);
   }
 });
 

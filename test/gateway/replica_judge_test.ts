@@ -29,3 +29,10 @@ Deno.test("ReplicaJudge: an answer, an acquittal and another engine in the row b
   assertEquals(reject(a, 6), true);
   assertEquals(reject(endpoint(0, 2), 5), false);
 });
+
+Deno.test("ReplicaJudge: that a replica is at fault is news once, until it answers again", () => {
+  const judge = new ReplicaJudge();
+  const a = endpoint(0);
+  const found = [404, 404, 200, 404].map((status) => judge.suspects(a, status) && judge.guilty(a));
+  assertEquals(found, [true, false, false, true]);
+});

@@ -21,6 +21,7 @@ const OF_STREAMS = new Set([
   "error event last",
   "clean end without an end",
 ]);
+const SILENT_HEALTH = "health not told";
 const HEAD = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
 const chunk = (text: string) => `${text.length.toString(16)}\r\n${text}\r\n`;
 const whole = (text: string) =>
@@ -38,7 +39,7 @@ const status = (code: number, headers = "") => (): RawAnswer => ({
 });
 
 /** What a bad engine does; undefined refuses connections. */
-const FAULTS: Record<string, ((stream: boolean) => RawAnswer) | undefined> = {
+const FAULTS: Record<string, ((stream: boolean, request: string) => RawAnswer) | undefined> = {
   "refuse": undefined,
   "reset before headers": () => ({ writes: [], then: "close" }),
   "reset in mid-stream": (stream) => ({ writes: [bytes(stream ? HEAD + chunk(EVENT) : cutWhole)], then: "close" }),
@@ -70,6 +71,8 @@ const FAULTS: Record<string, ((stream: boolean) => RawAnswer) | undefined> = {
     ],
     then: "hang",
   }),
+  // Its health is never told, and it answers requests.
+  [SILENT_HEALTH]: (stream, request) => request.startsWith("GET") ? { writes: [], then: "hang" } : good(stream),
   "slow drip": (stream) => ({
     writes: [
       bytes(stream ? HEAD : "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n"),
@@ -113,13 +116,13 @@ async function scenario(fault: string, stream: boolean, allBad: boolean, state: 
     const bad = allBad || i === 0;
     const behave = bad ? FAULTS[fault] : good;
     if (behave === undefined) return { address: { hostname: "127.0.0.1", port: 1 + i } };
-    return stack.use(startRawServer(() => behave(stream)));
+    return stack.use(startRawServer((request) => behave(stream, request)));
   });
   const log = await Deno.makeTempFile();
   const gateway = await startTestGateway(servers, {
     workers: 1,
     algorithm: "round_robin",
-    probes: { enabled: false },
+    probes: { enabled: fault === SILENT_HEALTH, health_interval_ms: 100, timeout_ms: 1_000 },
     log: { level: "error", enabled: true, path: log },
     metadata_center: { enabled: false },
     timeouts: timeoutsOf(fault),
@@ -127,24 +130,28 @@ async function scenario(fault: string, stream: boolean, allBad: boolean, state: 
     retry_budget: { min_per_second: 1_000 },
     limits: { prefixes: 1_024, requests_in_flight: 64 },
   });
+  const read = async () => {
+    const endpoints = await gateway.endpoints() as unknown as { state: string; backed_off: boolean }[];
+    return endpoints.map(({ state, backed_off }) => backed_off ? "left alone" : state);
+  };
+  const bad = allBad ? 4 : 1;
+  let states: string[] = [];
+  const settled = () =>
+    until(
+      async () => tally((states = await read()).slice(0, bad)) === state,
+      () => `${[fault, stream, allBad]}: the states of the bad ones become ${state}; all are ${states}`,
+    );
+  // What only probes see is seen before the requests come.
+  if (fault === SILENT_HEALTH) await settled();
   const seen = await Promise.all(
     Array.from({ length: REQUESTS }, async (_, i) => {
       return await outcomeOf(await post(gateway.origin, chat(`x${i}.`, { stream })), stream);
     }),
   );
   await gateway.settled();
-  const read = async () => {
-    const endpoints = await gateway.endpoints() as unknown as { state: string; backed_off: boolean }[];
-    return endpoints.map(({ state, backed_off }) => backed_off ? "left alone" : state);
-  };
   // The control plane looks at what workers counted every 50 ms: a state that is not to change has the time to.
   await sleep(150);
-  const bad = allBad ? 4 : 1;
-  let states: string[] = [];
-  await until(
-    async () => tally((states = await read()).slice(0, bad)) === state,
-    () => `${[fault, stream, allBad]}: the states of the bad ones become ${state}; all are ${states}`,
-  );
+  await settled();
   assertEquals(states.slice(bad), Array(4 - bad).fill("available"));
   await gateway[Symbol.asyncDispose]();
   const records = Deno.readTextFileSync(log).trim().split("\n").map((line) => JSON.parse(line));

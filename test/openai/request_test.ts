@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { GatewayError } from "../../src/base/errors.ts";
+import { promptText } from "../../src/openai/prompt_text.ts";
 import { decodeRequest } from "../../src/openai/request.ts";
 import { spliceBody } from "../../src/openai/splice.ts";
 import { Random, seed } from "../support/seed.ts";
@@ -11,18 +12,44 @@ Deno.test("decodeRequest names what is wrong and where", () => {
     ["{", "not valid JSON", null],
     ["[]", "JSON object", null],
     ["null", "JSON object", null],
-    ["{}", "`model`", "model"],
     ['{"model":3}', "`model`", "model"],
     ['{"model":"m"}', "`messages`", "messages"],
     ['{"model":"m","messages":[]}', "`messages`", "messages"],
     ['{"model":"m","messages":["hi"]}', "`messages[0]`", "messages[0]"],
-    ['{"model":"m","messages":[{}],"stream":"yes"}', "`stream`", "stream"],
   ];
   for (const [body, message, param] of wrong) {
     const error = assertThrows(() => decodeRequest("chat", new TextEncoder().encode(body)), GatewayError, message);
     assertEquals([error.status, error.param], [400, param]);
   }
   assertThrows(() => decodeRequest("chat", Uint8Array.of(0x7b, 0xff, 0x7d)), GatewayError, "not valid UTF-8");
+});
+
+Deno.test("decodeRequest reads options as leniently as engines do", () => {
+  const read = (options: string) =>
+    decodeRequest("chat", new TextEncoder().encode(`{"model":"m","messages":[{}],${options}}`));
+  for (const stream of ["true", "1", '"true"', '"Yes"', '"on"', '" T "', '"y"', '"1"']) {
+    assertEquals(read(`"stream":${stream}`).stream, true, stream);
+  }
+  for (const stream of ["false", "0", "null", '"false"', '"maybe"', "2", "[]", "{}"]) {
+    assertEquals(read(`"stream":${stream}`).stream, false, stream);
+  }
+  for (
+    const [options, tokens, choices] of [
+      ['"max_tokens":16', 16, 1],
+      ['"max_tokens":"16"', 16, 1],
+      ['"max_completion_tokens":16.0,"n":"2"', 32, 2],
+      ['"max_tokens":null', undefined, 1],
+      ['"max_tokens":"many"', undefined, 1],
+      ['"max_tokens":-1,"n":0', undefined, 1],
+      ['"n":null,"max_tokens":"8.0"', 8, 1],
+    ] as const
+  ) {
+    const { maxTokens, choices: found } = read(options);
+    assertEquals([maxTokens, found], [tokens, choices], options);
+  }
+  assertEquals(decodeRequest("chat", new TextEncoder().encode('{"messages":[{}]}')).model, "");
+  const embeds = decodeRequest("completion", new TextEncoder().encode('{"model":"m","prompt_embeds":"AAAA"}'));
+  assertEquals(promptText(embeds, { digest: (text) => `of ${text}`, payloadCharacters: 0 }), 'of "AAAA"');
 });
 
 Deno.test("decodeRequest answers random bytes with an error of its own, never another", () => {

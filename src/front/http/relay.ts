@@ -9,13 +9,14 @@ import type { Kind } from "../../openai/api.ts";
 import { errorEvents } from "../../openai/errors.ts";
 import { type ReasoningStart, splitWhole } from "../../openai/reasoning.ts";
 import { usageOfBody } from "../../openai/usage.ts";
+import { UsageSearch } from "../../openai/usage_search.ts";
 import type { Leg } from "../../scheduler/scheduler.ts";
 import { WORKER_CELLS } from "../../telemetry/instruments.ts";
 import { type Outcome, outcomeOfStatus } from "../../telemetry/outcome.ts";
 import { UpstreamError } from "../../upstream/errors.ts";
 import type { ResponseHead } from "../../upstream/response_head.ts";
 import { end } from "../../gateway/accounting.ts";
-import type { Answer } from "../../gateway/answer.ts";
+import { type Answer, isJson } from "../../gateway/answer.ts";
 import type { Call } from "../../gateway/call.ts";
 import { asGatewayError } from "../../gateway/dispatch.ts";
 import { StreamTap, type TapOptions } from "../../gateway/stream_tap.ts";
@@ -161,6 +162,8 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
   #failed = false;
   #over = false;
   readonly #tap: StreamTap | undefined;
+  /** Of a large answer that is no stream of events. */
+  readonly #usage: UsageSearch | undefined;
   readonly #answer: Answer;
   readonly #grant: RelayGrant;
   readonly #call: Call;
@@ -177,6 +180,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
     options.deadlines.watch(this);
     this.#first = answer.first;
     if (answer.boundary) this.#tap = new StreamTap(options);
+    else if (answer.head.status === 200 && isJson(answer.head)) this.#usage = new UsageSearch();
     if (answer.first) this.#stored(answer.first);
     if (answer.progress) this.#noteFirstToken();
   }
@@ -263,6 +267,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
     }
     instruments.add(WORKER_CELLS.pieces);
     instruments.add(WORKER_CELLS.bytes, ready.length);
+    this.#usage?.look(ready);
     const passed = this.#tap === undefined ? ready : this.#tap.pass(ready);
     if (passed.length === 0) return false;
     this.#patience();
@@ -326,7 +331,8 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
   #end(outcome: Outcome): void {
     this.#over = true;
     this.#options.deadlines.unwatch(this);
-    if (this.#tap?.usage) this.#call.usage = this.#tap.usage;
+    const usage = this.#tap?.usage ?? this.#usage?.usage;
+    if (usage) this.#call.usage = usage;
     this.#grant[Symbol.dispose]();
     end(this.#call, outcome);
   }
