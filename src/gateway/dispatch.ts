@@ -9,6 +9,7 @@ import type { Opened, OutgoingRequest, PreparedRequest } from "../engines/engine
 import type { Grant } from "../scheduler/scheduler.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import { WORKER_CELLS } from "../telemetry/instruments.ts";
+import type { BodyRest } from "../upstream/body_rest.ts";
 import type { EndpointPools } from "../upstream/endpoint_pools.ts";
 import { UpstreamError } from "../upstream/errors.ts";
 import { requestHead } from "../upstream/request_head.ts";
@@ -42,6 +43,8 @@ interface Rejection {
 export interface Dispatched {
   readonly call: Call;
   readonly prepared: PreparedRequest;
+  /** What of its body is still to come. */
+  readonly rest?: BodyRest;
   readonly transport: Transport;
   readonly expected: Expected;
   /** Another endpoint is tried. */
@@ -52,6 +55,7 @@ export interface Dispatched {
 interface Sent {
   readonly outgoing: OutgoingRequest;
   readonly transport: Transport;
+  readonly rest?: BodyRest;
   /** On a new connection. */
   readonly fresh: boolean;
 }
@@ -66,7 +70,7 @@ export class Dispatcher {
 
   /** Throws GatewayError: upstream_failed, upstream_timeout, deadline_exceeded, client_closed, draining. */
   async dispatch(grant: Grant, request: Dispatched): Promise<Answer> {
-    const { call, prepared, transport, expected } = request;
+    const { call, prepared, rest, transport, expected } = request;
     this.options.budget.deposit();
     const { leg } = grant;
     /** Who rejected it and how, until a peer tells who was right. */
@@ -80,7 +84,7 @@ export class Dispatcher {
         call.predictedMs = grant.predictedMs;
         leg.sent();
         const outgoing = prepared.encode(leg, call.incoming.fields.fields);
-        const { head, body } = await this.#send(endpoint, call, { outgoing, transport, fresh });
+        const { head, body } = await this.#send(endpoint, call, { outgoing, rest, transport, fresh });
         const opened = openAnswer(head, body, expected, this.options.answers);
         const answer = opened instanceof Promise ? await opened : opened;
         this.#note(endpoint.row, answer);
@@ -99,6 +103,7 @@ export class Dispatcher {
         else body.finish();
       } catch (error) {
         if (!(error instanceof UpstreamError)) throw error;
+        if (rest?.failure) throw rest.failure;
         this.#failed(error, endpoint.row, call);
         fresh = error.reused;
         if (!error.endpointFailed || call.cancellation.gone || !this.#another(grant, request, error)) {
@@ -137,7 +142,7 @@ export class Dispatcher {
     }
   }
 
-  async #send(endpoint: EndpointRef, call: Call, { outgoing, transport, fresh }: Sent): Promise<Opened> {
+  async #send(endpoint: EndpointRef, call: Call, { outgoing, rest, transport, fresh }: Sent): Promise<Opened> {
     const { transcoder, method, target, body } = outgoing;
     if (transcoder?.send) return await transcoder.send(endpoint.name, call);
     const head = requestHead({
@@ -145,11 +150,10 @@ export class Dispatcher {
       path: transport.basePath + target,
       host: hostOf(endpoint, transport),
       fields: outgoing.fields + credentialsOf(call, transport),
-      bodyBytes: body.length,
+      bodyBytes: rest === undefined ? body.length : rest.length === undefined ? undefined : body.length + rest.length,
     });
     const { head: answered, connection } = await this.pools.of(endpoint, transport).send(
-      head,
-      body,
+      { head, body, rest },
       call.waitsFor,
       fresh,
     );
@@ -170,8 +174,9 @@ export class Dispatcher {
   }
 
   // Moves the load on, when there are tries left, a budget for them, and an endpoint that was not tried.
-  #another(grant: Grant, { call, moved }: Dispatched, error?: UpstreamError): boolean {
+  #another(grant: Grant, { call, rest, moved }: Dispatched, error?: UpstreamError): boolean {
     const { cancellation, context } = call;
+    if (rest?.begun) return false; // what has gone on of its body is not here any more
     const free = error?.failure === "connect_failed";
     if (free) call.refusals++;
     if (cancellation.gone || call.tries - call.refusals > this.options.retries) return false;

@@ -26,6 +26,8 @@ import { withoutCache } from "../scheduler/placement.ts";
 import { presumeFirstToken } from "../scheduler/presumption.ts";
 import type { Grant, QueueLimits, Scheduler } from "../scheduler/scheduler.ts";
 import type { Log } from "../telemetry/log.ts";
+import type { FormField } from "../openai/form.ts";
+import type { BodyRest } from "../upstream/body_rest.ts";
 import { UpstreamError } from "../upstream/errors.ts";
 import type { ResponseHead } from "../upstream/response_head.ts";
 import type { Answer } from "./answer.ts";
@@ -57,6 +59,9 @@ export interface ReceivedRequest {
   /** Its path and query. */
   readonly target: string;
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Of a form: its model, and what of its body is still to come. */
+  readonly model?: FormField;
+  readonly rest?: BodyRest;
 }
 
 /** A request that was let in and is ready to be placed. */
@@ -65,6 +70,8 @@ export interface AdmittedRequest {
   readonly route: Route;
   readonly prompt: string;
   readonly prepared: PreparedRequest;
+  /** What of its body is still to come. */
+  readonly rest: BodyRest | undefined;
   readonly tenant: Tenant;
   readonly admitted: Admitted;
 }
@@ -104,14 +111,12 @@ export class Pipeline {
   }
 
   /** Everything that needs no waiting. Throws GatewayError. */
-  admit(call: Call, { kind, tenant, target, bytes }: ReceivedRequest): AdmittedRequest {
+  admit(call: Call, { kind, tenant, target, bytes, model, rest }: ReceivedRequest): AdmittedRequest {
     const { config, routes, engines, admission, usageEstimate } = this.#parts;
     const { fields, headers } = call.incoming;
 
     // Decode: one parse; the engine gets the bytes as they came.
-    const request = call.request = kind === "form"
-      ? decodeForm(bytes, headers.get("content-type"))
-      : decodeRequest(kind, bytes);
+    const request = call.request = kind === "form" ? decodeForm(model) : decodeRequest(kind, bytes);
 
     // Route: model and headers to a cluster, its eligible endpoints and a policy.
     const route = call.route = routes.resolve(request, headers);
@@ -138,14 +143,14 @@ export class Pipeline {
       ttftSloMs: Number(fields.ttftSloMs ?? policy.ttftSloMs),
     });
     call.account!.reserved(admitted.reservation);
-    return { request, route, prompt, prepared, tenant, admitted };
+    return { request, route, prompt, prepared, rest, tenant, admitted };
   }
 
   /**
    * The part that waits: for an endpoint, and for its answer. Throws GatewayError.
    */
   async answer(call: Call, admitted: AdmittedRequest, watcher: AnswerWatcher): Promise<Answered> {
-    const { request, route, prepared } = admitted;
+    const { request, route, prepared, rest } = admitted;
     const { config, deadlines, dispatcher, responses, engines } = this.#parts;
     let waitsSince: number | undefined;
     try {
@@ -166,6 +171,7 @@ export class Pipeline {
       const answer = await dispatcher.dispatch(grant, {
         call,
         prepared,
+        rest,
         transport: route.transport,
         expected: { kind, tokens: stream, choices, opened: (head) => watcher.opened(head) },
         moved: () => presumption?.again(),

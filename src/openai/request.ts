@@ -3,7 +3,7 @@
 // to the engine as they came.
 
 import { GatewayError } from "../base/errors.ts";
-import { formField } from "./form.ts";
+import type { FormField } from "./form.ts";
 import { generates, type Kind } from "./api.ts";
 import { countOf, isTrue } from "./lenient.ts";
 
@@ -38,9 +38,8 @@ function decodeText(bytes: Uint8Array): string {
 
 const NO_FIELDS = {};
 
-/** Decodes a form, of which only the model is read. Throws GatewayError (invalid_request). */
-export function decodeForm(bytes: Uint8Array, contentType: string | null): InferenceRequest {
-  const model = formField(bytes, contentType, "model");
+/** The request of a form, of which only the model is read. */
+export function decodeForm(model: FormField | undefined): InferenceRequest {
   return { ...read("form", { model: model?.value ?? "" }), body: NO_FIELDS, modelAt: model };
 }
 

@@ -7,9 +7,11 @@
 import type { Address } from "../base/address.ts";
 import { assert } from "../base/assert.ts";
 import type { Deadline, Deadlines } from "../base/deadlines.ts";
+import type { BodyRest } from "./body_rest.ts";
 import { ChunkedDecoder } from "./chunked_decoder.ts";
 import { UpstreamError, type UpstreamFailure } from "./errors.ts";
 import { writeHead } from "./request_head.ts";
+import { writeAll, writeArriving } from "./request_writer.ts";
 import { headEnd, parseResponseHead, type ResponseHead } from "./response_head.ts";
 import type { Transport } from "./transport.ts";
 
@@ -131,7 +133,7 @@ export class Connection implements Deadline {
    * Sends a request and reads the head of its answer; interim 1xx answers are skipped.
    * Throws UpstreamError; afterwards the connection is closed.
    */
-  async send(head: string, body: Uint8Array): Promise<ResponseHead> {
+  async send(head: string, body: Uint8Array, rest?: BodyRest): Promise<ResponseHead> {
     assert(this.#bodyDone && !this.#closed, "an exchange begins on a connection that is free");
     this.#parked = undefined;
     this.#bodyDone = false;
@@ -144,37 +146,42 @@ export class Connection implements Deadline {
     this.#unsent = true;
     try {
       let parsed: ResponseHead;
-      if (head.length + body.length <= SEND_BUFFER_BYTES) {
+      if (head.length + body.length <= SEND_BUFFER_BYTES && rest === undefined) {
         // Head and body leave in one write from a borrowed buffer: the connection's own may be waiting for the answer.
         const borrowed = sendBuffers.pop() ?? new Uint8Array(SEND_BUFFER_BYTES);
         borrowed.set(body, writeHead(head, borrowed));
         const length = head.length + body.length;
         const written = await this.socket.write(borrowed.subarray(0, length));
-        if (written < length) await this.#writeAll(borrowed.subarray(written, length));
+        if (written < length) await writeAll(this.socket, borrowed.subarray(written, length));
         this.#unsent = false;
         if (sendBuffers.length < KEPT_SEND_BUFFERS) sendBuffers.push(borrowed);
         parsed = await this.#readHead();
         if (parsed.status < 200) parsed = await this.#readFinalHead();
-      } else parsed = await this.#writeLarge(head, body);
+      } else parsed = await this.#writeLarge(head, body, rest);
       this.#begin(parsed);
       return parsed;
     } catch (error) {
       const failed = this.#failed(error, this.#answered ? "lost_in_answer" : "lost_before_answer");
-      failed.unsent = this.#unsent;
+      failed.unsent = this.#unsent && !rest?.begun;
       throw failed;
     }
   }
 
   // An engine may answer a large body before it has read all of it, with a refusal: that answer counts, whatever becomes
   // of the rest, and the connection is not used again.
-  async #writeLarge(head: string, body: Uint8Array): Promise<ResponseHead> {
+  async #writeLarge(head: string, body: Uint8Array, rest?: BodyRest): Promise<ResponseHead> {
     const bytes = new Uint8Array(head.length);
     writeHead(head, bytes);
-    await this.#writeAll(bytes);
-    const writing = this.#writeAll(body).then(() => {
+    await writeAll(this.socket, bytes);
+    const written = rest ? writeArriving(this.socket, body, rest, this.#turn) : writeAll(this.socket, body);
+    const writing = written.then(() => {
       this.#unsent = false;
       return true;
-    }, () => false);
+    }, () => {
+      // What the engine has got of it is never to be taken for the whole.
+      if (rest?.failure) this.fail(new UpstreamError("aborted", rest.failure.message));
+      return false;
+    });
     const reading = this.#readFinalHead();
     const first = await Promise.race([writing, reading]);
     const parsed = typeof first === "boolean" ? await reading : first;
@@ -182,10 +189,10 @@ export class Connection implements Deadline {
     return parsed;
   }
 
-  async #writeAll(bytes: Uint8Array): Promise<void> {
-    let written = await this.socket.write(bytes);
-    while (written < bytes.length) written += await this.socket.write(bytes.subarray(written));
-  }
+  // While the client is waited for, the engine has all the time.
+  readonly #turn = (whose: "engine" | "client"): void => {
+    this.deadline = whose === "client" ? Infinity : this.deadlines.clock.now() + this.limits.responseHeaderMs;
+  };
 
   async #readFinalHead(): Promise<ResponseHead> {
     for (let interim = 0; interim <= this.limits.interimAnswers; interim++) {

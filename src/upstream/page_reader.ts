@@ -55,7 +55,7 @@ export class PageReader {
     const late = new UpstreamError("first_byte_timeout", `no whole answer within ${ms} ms`);
     const timer = setTimeout(() => question.fail(late), ms);
     try {
-      const { head: answer, connection } = await pool.send(head, NOTHING, (next) => waiting = next);
+      const { head: answer, connection } = await pool.send({ head, body: NOTHING }, (next) => waiting = next);
       const pieces: Uint8Array[] = [];
       let length = 0;
       for (let piece = await connection.readBody(); piece !== null; piece = await connection.readBody()) {

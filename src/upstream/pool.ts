@@ -6,6 +6,7 @@
 
 import type { Address } from "../base/address.ts";
 import type { Deadlines } from "../base/deadlines.ts";
+import type { BodyRest } from "./body_rest.ts";
 import { Connection, type ConnectionLimits } from "./connection.ts";
 import { UpstreamError } from "./errors.ts";
 import type { ResponseHead } from "./response_head.ts";
@@ -17,6 +18,14 @@ const KEEP_ALIVE_MARGIN_MS = 1_000;
 export interface PoolLimits extends ConnectionLimits {
   idleConnections: number;
   idleConnectionMs: number;
+}
+
+/** A request as it is written. */
+export interface OutgoingMessage {
+  readonly head: string;
+  readonly body: Uint8Array;
+  /** What of the body is still to come. */
+  readonly rest?: BodyRest;
 }
 
 export class Pool {
@@ -40,8 +49,7 @@ export class Pool {
    * for a new connection. Throws UpstreamError.
    */
   async send(
-    head: string,
-    body: Uint8Array,
+    { head, body, rest }: OutgoingMessage,
     waitsFor: (waiting: { fail(error: UpstreamError): void }) => void,
     fresh = false,
   ): Promise<{ head: ResponseHead; connection: Connection }> {
@@ -49,7 +57,7 @@ export class Pool {
     for (let idle = fresh ? undefined : this.#take(); idle !== undefined; idle = this.#take()) {
       waitsFor(idle);
       try {
-        return { head: await idle.send(head, body), connection: idle };
+        return { head: await idle.send(head, body, rest), connection: idle };
       } catch (error) {
         if (!(error instanceof UpstreamError) || error.failure !== "lost_before_answer") throw error;
         error.reused = true;
@@ -59,7 +67,7 @@ export class Pool {
     const connection = await Connection.open(this, waitsFor);
     connection.home = this;
     waitsFor(connection);
-    return { head: await connection.send(head, body), connection };
+    return { head: await connection.send(head, body, rest), connection };
   }
 
   #take(): Connection | undefined {

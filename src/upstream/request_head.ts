@@ -136,12 +136,14 @@ export interface RequestHeadParts {
   readonly host: string;
   /** Lines, as `readIncoming` gives them. */
   readonly fields: string;
-  readonly bodyBytes: number;
+  /** Length of the body; undefined when it is not known: it goes in chunks. */
+  readonly bodyBytes: number | undefined;
 }
 
 /** The text of a request head. */
 export function requestHead({ method, path, host, fields, bodyBytes }: RequestHeadParts): string {
-  return `${method} ${path} HTTP/1.1\r\nhost: ${host}\r\n${fields}content-length: ${bodyBytes}\r\n\r\n`;
+  const framing = bodyBytes === undefined ? "transfer-encoding: chunked" : `content-length: ${bodyBytes}`;
+  return `${method} ${path} HTTP/1.1\r\nhost: ${host}\r\n${fields}${framing}\r\n\r\n`;
 }
 
 /** Writes a head to `buffer`, which has room for it, one byte a character; returns its length. */

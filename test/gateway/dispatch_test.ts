@@ -11,6 +11,7 @@ import { WORKER_CELLS } from "../../src/telemetry/instruments.ts";
 import type { EndpointPools } from "../../src/upstream/endpoint_pools.ts";
 import { UpstreamError, type UpstreamFailure } from "../../src/upstream/errors.ts";
 import type { ResponseHead } from "../../src/upstream/response_head.ts";
+import type { OutgoingMessage } from "../../src/upstream/pool.ts";
 import { RetryBudget } from "../../src/upstream/retry_budget.ts";
 import { PLAIN } from "../../src/upstream/transport.ts";
 import { callParts, HandedBody, schedulerParts, settle } from "../support/parts.ts";
@@ -51,8 +52,7 @@ async function parts(behaviours: Behaviour[], more: { retries?: number; percent?
   const pools = {
     of: (endpoint: EndpointRef) => ({
       send(
-        _head: string,
-        _body: Uint8Array,
+        _message: OutgoingMessage,
         waitsFor: (waiting: { fail(error: UpstreamError): void }) => void,
         anew: boolean,
       ) {

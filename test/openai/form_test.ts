@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assertEquals, assertThrows } from "@std/assert";
 import { GatewayError } from "../../src/base/errors.ts";
-import { formField } from "../../src/openai/form.ts";
+import { formField, FormSearch } from "../../src/openai/form.ts";
 import { decodeForm } from "../../src/openai/request.ts";
 import { outgoingBody } from "../../src/engines/openai_body.ts";
 import { Random, seed } from "../support/seed.ts";
@@ -28,11 +28,11 @@ Deno.test("formField: the field among files of any bytes, wherever it stands", a
     assertEquals([found.value, decoder.decode(bytes.subarray(found.start, found.end))], [model, model]);
     assertEquals(formField(bytes, type, "other"), undefined);
     // The name that goes to the engine takes its place, and nothing else changes.
-    const sent = outgoingBody(decodeForm(bytes, type), bytes, "target", true);
+    const sent = outgoingBody(decodeForm(formField(bytes, type, "model")), bytes, "target", true);
     const form = await new Response(sent, { headers: { "content-type": type } }).formData();
     assertEquals([form.get("model"), form.get("language")], ["target", "en"]);
     assertEquals(await (form.get("file") as File).bytes(), file);
-    assertEquals(outgoingBody(decodeForm(bytes, type), bytes, "", true), bytes);
+    assertEquals(outgoingBody(decodeForm(formField(bytes, type, "model")), bytes, "", true), bytes);
   }
 });
 
@@ -50,6 +50,27 @@ Deno.test("formField: what is no form, or is cut anywhere, is refused or lacks t
     assertThrows(() => formField(bytes, other, "model"), GatewayError, "boundary");
   }
   assertThrows(() => formField(bytes, "multipart/form-data; boundary=other", "model"), GatewayError, "boundary");
+});
+
+Deno.test("FormSearch finds in a form that arrives in pieces what it finds in the whole, as early as it can", async () => {
+  const random = new Random(seed);
+  for (let i = 0; i < 300; i++) {
+    const file = new Uint8Array(random.below(600)).map(() => random.pick([13, 10, 45, random.below(256)]));
+    const fields: [string, string | Blob][] = [["file", new Blob([file])], ["language", "en"]];
+    if (i % 4 > 0) fields.splice(random.below(3), 0, ["model", `model-${i}`]);
+    const { bytes, type } = await formOf(fields);
+    const whole = formField(bytes, type, "model");
+    const search = new FormSearch(type, "model");
+    let found: ReturnType<FormSearch["look"]> = "more";
+    let at = 0;
+    while (found === "more" && at < bytes.length) {
+      at += 1 + (i % 2 === 0 ? 0 : random.below(300));
+      found = search.look(bytes.subarray(0, at));
+    }
+    assertEquals(found, whole);
+    const boundary = type.slice(type.indexOf("boundary=") + 9);
+    if (i % 2 === 0 && whole) assertEquals(at, whole.end + 2 + `--${boundary}`.length + 1);
+  }
 });
 
 Deno.test("formField: quoted boundaries and bare names; a file of that name is none", () => {

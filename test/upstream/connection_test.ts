@@ -34,7 +34,7 @@ function poolOf(
 }
 
 async function exchange(pool: Pool): Promise<{ status: number; body: string }> {
-  const { head, connection } = await pool.send(HEAD, bytes("{}"), () => {});
+  const { head, connection } = await pool.send({ head: HEAD, body: bytes("{}") }, () => {});
   let body = "";
   const decoder = new TextDecoder();
   try {
@@ -116,7 +116,7 @@ Deno.test("a request that a reused connection was lost with is not sent again: i
     2,
   ]);
   // Asked for: on a new connection.
-  const { head, connection } = await pool.send(HEAD, bytes("{}"), () => {}, true);
+  const { head, connection } = await pool.send({ head: HEAD, body: bytes("{}") }, () => {}, true);
   pool.give(connection);
   assertEquals([head.status, server.connections, server.requests.length], [200, 2, 3]);
 });
@@ -152,7 +152,7 @@ Deno.test("each limit has its own failure", async () => {
     let failed = false;
     let pieces = 0;
     const outcome = (async () => {
-      const { connection } = await pool.send(HEAD, bytes("{}"), () => {});
+      const { connection } = await pool.send({ head: HEAD, body: bytes("{}") }, () => {});
       pieces++;
       while (await connection.readBody() !== null) pieces++;
     })();
@@ -187,7 +187,7 @@ Deno.test("failing a connection ends its exchange at once and reaches the engine
   await using server = startRawServer(() => ({ writes: [], then: "hang" }));
   using pool = poolOf(server.address);
   let waiting: { fail(error: UpstreamError): void } | undefined;
-  const sending = pool.send(HEAD, bytes("{}"), (connection) => {
+  const sending = pool.send({ head: HEAD, body: bytes("{}") }, (connection) => {
     waiting = connection;
   });
   await until(() => server.requests.length === 1, "the engine has the request");
@@ -204,7 +204,7 @@ Deno.test("large bodies go out and come back whole", async () => {
   }));
   using pool = poolOf(server.address);
   const head = `POST / HTTP/1.1\r\nhost: x\r\ncontent-length: ${large.length}\r\n\r\n`;
-  const { connection } = await pool.send(head, bytes(large), () => {});
+  const { connection } = await pool.send({ head, body: bytes(large) }, () => {});
   let length = 0;
   for (let piece = await connection.readBody(); piece !== null; piece = await connection.readBody()) {
     length += piece.length;

@@ -43,8 +43,7 @@ function readPlain(
   const reading = reader ? readCounted(reader, limits.bytes) : request.bytes();
   return new Promise((resolve, reject) => {
     const late = (over: GatewayError | undefined) => {
-      const message = `The request body did not arrive within ${limits.ms} ms`;
-      reject(over ?? new GatewayError("request_timeout", message));
+      reject(over ?? tooSlow(limits.ms));
       reader?.cancel().catch(() => {});
     };
     const give = (error: unknown) =>
@@ -71,6 +70,12 @@ async function readCounted(
   return concat(pieces);
 }
 
-function tooLarge(maxBytes: number): GatewayError {
+/** It did not come in its time. */
+export function tooSlow(ms: number): GatewayError {
+  return new GatewayError("request_timeout", `The request body did not arrive within ${ms} ms`);
+}
+
+/** It is beyond its limit. */
+export function tooLarge(maxBytes: number): GatewayError {
   return new GatewayError("body_too_large", `The request body is larger than ${maxBytes} bytes (limits.body_bytes)`);
 }

@@ -7,11 +7,12 @@ import type { Config } from "../../config/schema.ts";
 import type { Call } from "../../gateway/call.ts";
 import type { AdmittedRequest, AnswerWatcher, Pipeline } from "../../gateway/pipeline.ts";
 import type { Kind } from "../../openai/api.ts";
-import { readBody } from "./body.ts";
+import { type BodyLimits, readBody } from "./body.ts";
 import { EarlyHead } from "./early_head.ts";
 import { checkHead } from "./head.ts";
 import { type HttpContext, openCall, refuse } from "./http_call.ts";
 import type { Arrival, Leavers } from "./leavers.ts";
+import { readForm } from "./form_body.ts";
 import { relay } from "./relay.ts";
 
 export interface InferenceParts {
@@ -41,9 +42,8 @@ export async function infer(parts: InferenceParts, { request, kind, arrival }: R
     const target = checkHead(call, request.url, config.limits);
     const tenant = call.authenticate();
     const limits = { bytes: config.limits.body_bytes, ms: config.timeouts.request_body_ms };
-    const bytes = await readBody(request, call, limits);
-    call.cancellation.unlimit();
-    const admitted = pipeline.admit(call, { kind, tenant, target, bytes });
+    const body = kind === "form" ? await readForm(request, call, limits) : await readWhole(request, call, limits);
+    const admitted = pipeline.admit(call, { kind, tenant, target, ...body });
 
     // From here on it may take long: a stream's head goes out before that.
     const early = admitted.request.stream
@@ -60,6 +60,12 @@ export async function infer(parts: InferenceParts, { request, kind, arrival }: R
   } finally {
     if (client) leavers.unwatch(client);
   }
+}
+
+async function readWhole(request: Request, call: Call, limits: BodyLimits) {
+  const bytes = await readBody(request, call, limits);
+  call.cancellation.unlimit();
+  return { bytes };
 }
 
 /** Of an answer that is no stream: its status is not known before it has come. */
