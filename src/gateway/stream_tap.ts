@@ -33,10 +33,10 @@ export class StreamTap {
     return this.#usage;
   }
 
-  /** What goes on to the client of bytes that hold whole events. */
-  pass(events: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  /** What goes on to the client of bytes that hold whole events; `plain` says that they tell no usage. */
+  pass(events: Uint8Array<ArrayBuffer>, plain = false): Uint8Array<ArrayBuffer> {
     // Fast path, all but the last chunks of most streams: nothing in it concerns the gateway.
-    if (this.#splitter === undefined && usageAt(events) < 0) return events;
+    if (this.#splitter === undefined && (plain || usageAt(events) < 0)) return events;
     const kept: Uint8Array[] = [];
     let changed = false;
     forEachEvent(events, (start, end) => {

@@ -19,7 +19,7 @@ type Fields = Record<string, unknown>;
 
 /** Events that have to be looked into after the first token; what a text quotes is escaped and does not match. */
 const MARKS =
-  /"error"|\[DONE\]|"finish_reason"\s*:\s*"|"message_stop"|"response\.(?:completed|incomplete|failed|cancelled)"/;
+  /"error"|\[DONE\]|"finish_reason"\s*:\s*"|"usage"\s*:\s*\{|"message_stop"|"response\.(?:completed|incomplete|failed|cancelled)"/;
 const LINE_OF_DATA = "\ndata:";
 const decoder = new TextDecoder();
 
@@ -37,12 +37,18 @@ export class StreamProgress {
   /** @param choices Alternatives that the answer has, each with a finish reason of its own. */
   constructor(readonly kind: Kind, readonly choices: number) {}
 
-  /** Takes note of bytes that hold whole events. */
-  look(events: Uint8Array): void {
-    if (!this.begun) return forEachEvent(events, (start, end) => this.#event(events, start, end));
-    const text = decoder.decode(events);
-    if (MARKS.test(text)) forEachEvent(events, (start, end) => this.#event(events, start, end));
-    else this.tokens += eventsIn(text);
+  /** Takes note of bytes that hold whole events; true when they bring tokens and tell nothing else, no usage either. */
+  look(events: Uint8Array): boolean {
+    if (this.begun) {
+      const text = decoder.decode(events);
+      // Fast path, all but the last events of most streams.
+      if (!MARKS.test(text)) {
+        this.tokens += eventsIn(text);
+        return true;
+      }
+    }
+    forEachEvent(events, (start, end) => this.#event(events, start, end));
+    return false;
   }
 
   #event(events: Uint8Array, start: number, end: number): void {

@@ -49,7 +49,7 @@ function parts({ dispatch, acquire }: Stage = {}) {
       config,
       deadlines,
       routes: {
-        resolve(model: string) {
+        resolve({ model }: { model: string }) {
           did.push("route");
           if (model !== "m") throw new GatewayError("model_not_found", model);
           return { model: 0, rule: { backend: "openai" }, placement, transport: PLAIN, targetModel: "", lora: "" };

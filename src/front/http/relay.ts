@@ -253,11 +253,12 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
   #hand(ready: Uint8Array<ArrayBuffer>, controller: ReadableStreamDefaultController<Uint8Array>): boolean {
     const { context: { instruments }, account } = this.#call;
     const { progress } = this.#answer;
+    let plain = false;
     // All that was read before the first token has been looked at.
     if (progress === undefined) {
       if (!this.#sawToken) this.#noteFirstToken();
     } else {
-      if (ready !== this.#answer.first) progress.look(ready);
+      if (ready !== this.#answer.first) plain = progress.look(ready);
       this.#call.tokens = progress.tokens;
       account?.generated(progress.tokens);
       if (progress.error?.blamesEngine && !this.#failed) {
@@ -268,7 +269,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
     instruments.add(WORKER_CELLS.pieces);
     instruments.add(WORKER_CELLS.bytes, ready.length);
     this.#usage?.look(ready);
-    const passed = this.#tap === undefined ? ready : this.#tap.pass(ready);
+    const passed = this.#tap === undefined ? ready : this.#tap.pass(ready, plain);
     if (passed.length === 0) return false;
     this.#patience();
     controller.enqueue(passed);
