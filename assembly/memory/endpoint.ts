@@ -28,7 +28,14 @@ export const ENDPOINT_HEAD_AT: u32 = 21; // when the prefill that it is at began
 export const ENDPOINT_TOUCHED: u32 = 22; // ages of the chunks that were touched again, summed
 export const ENDPOINT_LIMIT: u32 = 23; // most requests in flight, where that is learned; 2^31 - 1 without a limit
 export const ENDPOINT_IDLE: u32 = 24; // of ENDPOINT_CAPACITY, the chunks that are not in use by running requests
-export const ENDPOINT_COLUMNS: u32 = 25;
+export const ENDPOINT_HEARD: u32 = 25; // when something last came from it, in 1/16 ms, modulo 2^32
+export const ENDPOINT_TELLS: u32 = 26; // 1 when its metrics tell that it computes
+export const ENDPOINT_LISTED: u32 = 27; // two columns: 64 bits, one set for each LoRA adapter that it lists, by its hash
+export const ENDPOINT_ASKED: u32 = 29; // 1 when its list of models is to be read at once
+export const ENDPOINT_COLUMNS: u32 = 30;
+
+/** Flag of an adapter's number: only an endpoint that lists the adapter is eligible. */
+export const MUST_LIST: u32 = 128;
 
 /** Serving: bit 0 of the eligibility word. */
 export const SERVING: u32 = 1;

@@ -143,6 +143,7 @@ export function refresh(row: u32, generation: u32, now: f64): i32 {
 
 function lookAgain(request: RequestRow, now: f64): i32 {
   question().cluster = request.cluster;
+  question().adapter = request.adapter;
   const mask = request.mask | NOT_BACKED_OFF;
   const count = gather(mask, ENDPOINT_PROMPT);
   request.mask = count > 0 ? mask : mask & ~NOT_BACKED_OFF;

@@ -30,7 +30,7 @@ import {
 import { PHASE_WAITING, REQUEST_GENERATION, RequestRow } from "../memory/request_row";
 import { TENANT_VIRTUAL, TenantRow } from "../memory/tenant";
 import { uncachedOf } from "../prefix/known";
-import { adapterMs } from "../score/adapter";
+import { adapterMs, lists } from "../score/adapter";
 import { compareFlights, compareRates, flightMs, flightOf, meanRate } from "../score/flight";
 import { aheadOf, baseOf, chargeOf, observeBusy } from "../score/late";
 import { serviceRate, virtualOf } from "./fair_share";
@@ -50,6 +50,12 @@ export function matchedOn(request: RequestRow, endpoint: u32): u32 {
     if (match.row == endpoint) return match.bytes;
   }
   return request.everywhere;
+}
+
+// Whether an endpoint may be granted a request of this mask and adapter.
+@inline
+function eligible(endpoint: u32, mask: u32, adapter: u32): bool {
+  return (load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) == mask && lists(endpoint, adapter);
 }
 
 @unmanaged
@@ -129,13 +135,13 @@ export function minCost(request: RequestRow, left: f32, share: f32, stamp: u32):
   for (let m: u32 = 0; m < matches; m++) {
     const match = requestMatch(request, m);
     const endpoint = match.row;
-    if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) != mask) continue;
+    if (!eligible(endpoint, mask, adapter)) continue;
     const work = uncachedOf(prompt, match.bytes);
     cost = min(cost, costOn(endpoint, baseOf(endpoint, share, stamp) / left, work, 0, adapter));
   }
   for (let i: u32 = 0; i < alternatives; i++) {
     const endpoint = alternative(i).endpoint;
-    if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) != mask) continue;
+    if (!eligible(endpoint, mask, adapter)) continue;
     const work = uncachedOf(prompt, matchedOn(request, endpoint));
     cost = min(cost, costOn(endpoint, alternative(i).base / left, work, 0, adapter));
   }
@@ -176,7 +182,7 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
       const generation = atomic.load<u32>(at, REQUEST_GENERATION);
       if (request.cluster != cluster || request.phase != PHASE_WAITING) continue;
       const mask = request.mask;
-      if ((eligibility & mask) != mask) continue;
+      if ((eligibility & mask) != mask || !lists(endpoint, request.adapter)) continue;
       const itsBand = request.band;
       if (itsBand > band) continue;
       const account = tenantRow(request.tenant);
@@ -225,7 +231,7 @@ function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool 
   for (let m: u32 = 0; m < matches; m++) {
     const match = requestMatch(request, m);
     const other = match.row;
-    if (other == offered || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
+    if (other == offered || !eligible(other, mask, adapter)) continue;
     const its = uncachedOf(prompt, match.bytes);
     const otherBase: f32 = overdue ? 0 : baseOf(other, remote, stamp);
     if (costOn(other, otherBase, its, price, adapter) < maxCost) return false;
@@ -233,7 +239,7 @@ function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool 
   if (overdue) return true;
   for (let i: u32 = 0; i < alternatives; i++) {
     const other = alternative(i).endpoint;
-    if (other == offered || (load<u32>(cell(ENDPOINT_ELIGIBILITY, other)) & mask) != mask) continue;
+    if (other == offered || !eligible(other, mask, adapter)) continue;
     const its = uncachedOf(prompt, matchedOn(request, other));
     if (costOn(other, alternative(i).base, its, price, adapter) < maxCost) return false;
   }

@@ -6,10 +6,12 @@
 import {
   GROUP_ROWS,
   ENDPOINT_ELIGIBILITY,
+  ENDPOINT_LISTED,
   ENDPOINT_PENALTY,
   ENDPOINT_REMOTE_PROMPT,
   ENDPOINT_REMOTE_REQUESTS,
   ENDPOINT_REQUESTS,
+  MUST_LIST,
 } from "../memory/endpoint";
 import {
   groupAfter,
@@ -50,6 +52,7 @@ export function gather(mask: u32, promptColumn: u32): u32 {
   const prompts = scratch + positionPrompt;
   const groupList = scratch + positionGroup;
   const excluded = question().excluded;
+  const adapter = question().adapter;
   const wanted = i32x4.splat(mask);
   const zero = i32x4.splat(0);
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
@@ -68,6 +71,7 @@ export function gather(mask: u32, promptColumn: u32): u32 {
       const row = first + lane;
       let fits = i32x4.eq(v128.and(v128.load(cell(ENDPOINT_ELIGIBILITY, row)), wanted), wanted);
       if (excluded != 0) fits = exclude(fits, row, excluded);
+      if ((adapter & MUST_LIST) != 0) fits = v128.and(fits, listed(row, adapter));
       const q = f32x4.convert_i32x4_s(
         i32x4.max_s(
           i32x4.add(
@@ -98,6 +102,14 @@ export function gather(mask: u32, promptColumn: u32): u32 {
   question().maxRequests = horizontalMax(maxQueue);
   question().maxPrompt = horizontalMax(maxPrompt);
   return candidates;
+}
+
+// The lanes of rows that list an adapter.
+@inline
+function listed(row: u32, adapter: u32): v128 {
+  const bit = (adapter & (MUST_LIST - 1)) - 1;
+  const wanted = i32x4.splat(1 << (bit & 31));
+  return i32x4.eq(v128.and(v128.load(cell(ENDPOINT_LISTED + (bit >> 5), row)), wanted), wanted);
 }
 
 // Clears the lanes of rows that were tried already. Rare: retries only.

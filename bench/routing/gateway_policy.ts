@@ -19,6 +19,7 @@ import { presumeFirstToken, type Presumption } from "../../src/scheduler/presump
 import { queueLimits } from "../../src/scheduler/queue_limits.ts";
 import type { Ask, Grant } from "../../src/scheduler/scheduler.ts";
 import { SharedQueue } from "../../src/scheduler/shared_queue.ts";
+import { EndpointPulse } from "../../src/tables/endpoint_pulse.ts";
 import { EndpointTable } from "../../src/tables/endpoint_table.ts";
 import { GrantWatch } from "../../src/tables/grant_watch.ts";
 import { PredictorTable } from "../../src/tables/predictor_table.ts";
@@ -136,6 +137,7 @@ export class GatewayPolicy implements RoutingPolicy {
     this.#decisions = new DecisionMaker(kernel, new JobCaches(kernel, this.#jobs));
     this.#deadlines = new Deadlines(clock);
     this.#scheduler = new SharedQueue({
+      pulse: new EndpointPulse(kernel),
       decisions: this.#decisions,
       requests: new RequestTable(kernel),
       endpoints: this.#endpoints,

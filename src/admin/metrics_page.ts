@@ -57,6 +57,8 @@ export function metricsPage(source: MetricsSource): string {
     .sample("aigw_retries_refused_total", {}, cells[WORKER_CELLS.retriesRefused]);
   text.family("aigw_replica_faults_total", "counter", "Requests that an endpoint rejected and a peer answered")
     .sample("aigw_replica_faults_total", {}, cells[WORKER_CELLS.replicaFaults]);
+  text.family("aigw_suspicions_total", "counter", "Requests that waited in vain for an endpoint that said nothing")
+    .sample("aigw_suspicions_total", {}, cells[WORKER_CELLS.suspicions]);
   text.family("aigw_connect_failures_total", "counter", "Connections that an endpoint did not accept")
     .sample("aigw_connect_failures_total", {}, cells[WORKER_CELLS.connectFailures]);
   text.family("aigw_stream_pieces_total", "counter", "Pieces of streamed answers relayed")

@@ -29,7 +29,9 @@ export class Saturation {
   update(cluster: number, endpoints: readonly SaturationEndpoint[]): number {
     const serving = endpoints.filter(({ row }) => this.table.serving(row));
     const engines = serving.map((endpoint) => this.#engine(endpoint));
-    const limits = serving.map(({ row }) => this.table.requests(row) / (this.table.limit(row) ?? Infinity));
+    const limits = serving.map(({ row }) =>
+      this.table.requests(row) / (this.table.limits.of(row, "latency") ?? Infinity)
+    );
     const mean = engines.length === 0 ? 0 : engines.reduce((sum, load) => sum + load, 0) / engines.length;
     const full = limits.length === 0 ? 0 : Math.min(...limits);
     const backlog = this.kernel.exports.clusterBacklogMs(cluster) / this.config.backlog_ms;

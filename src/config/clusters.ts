@@ -63,6 +63,8 @@ export const clusterSchema = z.strictObject({
     .describe("Kind of its engines for models that no rule names; by what they say of themselves when not set"),
   kv_capacity_tokens: z.int().min(1).max(1_000_000_000).default(524_288)
     .describe("Tokens that the KV cache of one engine holds, until its metrics tell"),
+  max_running_requests: z.int().min(1).max(1_000_000).optional()
+    .describe("Requests that one engine runs at once; learned from its metrics when not set"),
 });
 
 /** The shape of a `clusters_file`. */

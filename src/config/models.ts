@@ -5,7 +5,7 @@
 import { z } from "zod";
 import { POLICIES } from "./sections.ts";
 
-export const BACKENDS = ["vllm", "sglang", "tensorrt-llm", "triton", "openai"] as const;
+export const BACKENDS = ["vllm", "sglang", "tensorrt-llm", "triton", "llamacpp", "transformers", "openai"] as const;
 
 const headerSchema = z.strictObject({
   key: z.string().regex(/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/, { error: "expected a header name" }),

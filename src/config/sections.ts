@@ -102,8 +102,11 @@ export const probesSchema = z.strictObject({
   metrics_path: z.string().startsWith("/").default("/metrics"),
   metrics_interval_ms: positive(3_600_000).default(200)
     .describe(
-      "Waiting counts older than some 200 ms tell too late when the prefills of answers that are not streamed end",
+      "At least: of an engine that is at work five times as long, of an idle one 25 times, unless first tokens that nobody sees or unknown slots make it worth while",
     ),
+  metrics_budget_percent: z.number().min(0.01).max(100).default(0.25).describe(
+    "Metrics cost an engine time: they are asked for so seldom that this gateway takes no more of it",
+  ),
   timeout_ms: positive(600_000).default(1_000),
   unhealthy_after: positive(1_000).default(2).describe("Failures in a row that take an endpoint out"),
   healthy_after: positive(1_000).default(1).describe("Successes in a row that take it back"),
@@ -122,6 +125,11 @@ export const outliersSchema = z.strictObject({
   panic_percent: z.number().min(0).max(100).default(1).describe(
     "When fewer of a cluster's endpoints are available, those also serve whose probes fail; 0 for never",
   ),
+  silence_factor: z.number().min(0).max(1_000).default(5).describe(
+    "Times the predicted time without anything from an endpoint after which it is suspect and its requests move; 0 for never",
+  ),
+  silence_ms: positive(3_600_000).default(3_000).describe("The same in ms, at least"),
+  silence_leaver_ms: positive(3_600_000).default(1_000).describe("At least, where the client leaves"),
   failure_backoff_ms: z.int().min(0).max(600_000).default(1_000)
     .describe("How long an endpoint that failed once is chosen last"),
   backpressure_ms: z.int().min(0).max(600_000).default(1_000)

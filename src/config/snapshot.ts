@@ -31,6 +31,15 @@ export interface ModelFacts {
   readonly maxModelLen: number | undefined;
 }
 
+/** A LoRA adapter that engines have. */
+export interface KnownAdapter {
+  readonly name: string;
+  /** Its base model, as clients name it. */
+  readonly model: string;
+  /** Whether engines list it: then those that do not cannot serve it. */
+  readonly listed: boolean;
+}
+
 export interface Snapshot {
   /** Grows with each snapshot of a process. */
   readonly version: number;
@@ -40,8 +49,8 @@ export interface Snapshot {
   readonly rows: SnapshotRows;
   readonly access: ReadonlyMap<string, ClusterAccess>;
   readonly facts: ReadonlyMap<string, ModelFacts>;
-  /** LoRA adapters that engines hold, each with its base model. */
-  readonly adapters: readonly (readonly [adapter: string, model: string])[];
+  /** LoRA adapters of engines. */
+  readonly adapters: readonly KnownAdapter[];
 }
 
 export interface NameChanges {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The LoRA adapters that an engine holds. Its metrics name those that requests run or wait on; it keeps as many as it has
-// places for, so those seen last are presumed to be there still.
+// The LoRA adapters that an engine has loaded. Its metrics name those that requests run or wait on; it keeps as many as it
+// has places for, so those seen last are presumed to be there still.
 
 export class LoadedAdapters {
   /** The one seen last comes last. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The configuration as requests are served by it: with the models that engines list where a cluster is to serve those.
 
-import { ruleSchema } from "../config/models.ts";
+import { type RuleConfig, ruleSchema } from "../config/models.ts";
 import { type Config, MAX_LABEL_SETS } from "../config/schema.ts";
 import type { ModelFacts } from "../config/snapshot.ts";
 import type { Backend } from "../engines/backends.ts";
@@ -57,4 +57,13 @@ function backendOf({ model_mapping_rule }: Config, cluster: string): Backend | u
   for (const { rules } of Object.values(model_mapping_rule)) {
     for (const rule of rules) if (rule.cluster === cluster) return rule.backend;
   }
+}
+
+/** The first rule that names each cluster: all that do say the same of its engines. */
+export function ruleOfEach({ model_mapping_rule }: Config): Map<string, RuleConfig> {
+  const rules = new Map<string, RuleConfig>();
+  for (const model of Object.values(model_mapping_rule)) {
+    for (const rule of model.rules) if (!rules.has(rule.cluster)) rules.set(rule.cluster, rule);
+  }
+  return rules;
 }

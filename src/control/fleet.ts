@@ -12,25 +12,31 @@ import { Deadlines } from "../base/deadlines.ts";
 import type { ClusterConfig } from "../config/clusters.ts";
 import type { RuleConfig } from "../config/models.ts";
 import type { Config } from "../config/schema.ts";
-import type { Snapshot } from "../config/snapshot.ts";
+import type { KnownAdapter, Snapshot } from "../config/snapshot.ts";
 import { endpointKey, type EndpointSpec } from "../discovery/discovery.ts";
 import { PROBED } from "../engines/backends.ts";
 import type { ProbePages } from "../engines/engine.ts";
 import { Prober } from "../engines/prober.ts";
 import { memberships } from "../scheduler/eligibility.ts";
+import { EndpointAdapters } from "../tables/endpoint_adapters.ts";
 import { EndpointState, EndpointTable } from "../tables/endpoint_table.ts";
 import type { Log } from "../telemetry/log.ts";
 import { PageReader } from "../upstream/page_reader.ts";
 import { poolLimits } from "../upstream/pool_limits.ts";
 import type { Transport } from "../upstream/transport.ts";
+import { ruleOfEach } from "./effective.ts";
 import { FleetHealth } from "./fleet_health.ts";
+import { adaptersOf } from "./known_adapters.ts";
 import { Member } from "./member.ts";
+import { UnknownModels } from "./unknown_models.ts";
 import { Reports } from "./reports.ts";
 
 const CHUNK_BYTES = 512;
 /** How often rows that rest are looked at. */
 const COLLECT_MS = 250;
 const FIRST_MODELS_MS = 1_500;
+/** How often lists of models are asked for because of requests for unknown ones, at most. */
+const LIST_MS = 500;
 
 /** A row rests at least this long: what waits forgets by then what it knew of it. */
 const REST_MS = 2_000;
@@ -62,12 +68,14 @@ export class Fleet {
   readonly #clusters = new Map<string, ClusterState>();
   readonly #byRow = new Map<number, Member>();
   readonly #prober: Prober<Member>;
+  readonly #adapters: EndpointAdapters;
   readonly #deadlines: Deadlines;
   readonly #reports: Reports;
   readonly #saturation: Saturation;
   #config: Config;
   #listener: FleetListener = { changed() {}, members() {}, freeing() {} };
   readonly #cancels = new Map<string, () => void>();
+  readonly #unknownModels: UnknownModels;
   /** Endpoints that found no row. */
   #unplaced = 0;
   /** Whether that was said: it is tried again several times a second. */
@@ -86,16 +94,22 @@ export class Fleet {
       clock,
       log,
       returned: (member) => this.#reports.returned(member),
+      looked: (member) => {
+        if (this.#adapters.takeAsked(member.row)) this.#prober.list(member);
+      },
     });
     this.#reports = new Reports({
       kernel,
       table: this.table,
       health: this.health,
       clock,
+      config: () => this.#config,
       changed: () => this.#listener.changed(),
       chunks: (tokens) => this.#chunks(tokens),
     });
-    this.#prober = new Prober<Member>(proberOptions(config), clock, this.#reports.probed);
+    this.#adapters = new EndpointAdapters(kernel);
+    this.#unknownModels = new UnknownModels(kernel);
+    this.#prober = new Prober<Member>(this.#proberOptions(), clock, this.#reports.probed);
   }
 
   listen(listener: FleetListener): void {
@@ -115,7 +129,7 @@ export class Fleet {
     this.#config = config;
     this.health.configure(config);
     this.#saturation.config = config.saturation;
-    this.#prober.options = proberOptions(config);
+    this.#prober.options = this.#proberOptions();
     const rules = ruleOfEach(config);
     for (const cluster of config.clusters) {
       const { name } = cluster;
@@ -183,6 +197,7 @@ export class Fleet {
       engine: state.rule && PROBED[state.rule.backend],
       pages: this.#pagesOf(spec, state),
       reader: this.#readerFor(spec.host, state.transport),
+      slots: state.config.max_running_requests,
     });
     state.members.set(name, member);
     this.#byRow.set(row, member);
@@ -223,6 +238,7 @@ export class Fleet {
     const { spec } = member;
     this.table.setLabels(member.row, memberships(state.labelBits, member.labels));
     member.engine = state.rule && PROBED[state.rule.backend];
+    member.slots.configured = state.config.max_running_requests;
     member.pages = this.#pagesOf(spec, state);
     if (member.reader.transport === state.transport) return;
     member.reader.close();
@@ -243,11 +259,26 @@ export class Fleet {
     return Math.max(1, Math.min(2 ** 28, Math.floor(tokens * this.#config.prediction.bytes_per_token / CHUNK_BYTES)));
   }
 
+  #proberOptions() {
+    const { probes } = this.#config;
+    return {
+      healthIntervalMs: probes.health_interval_ms,
+      metricsIntervalMs: probes.metrics_interval_ms,
+      metricsPaceMs: this.#reports.paceMs,
+      modelsIntervalMs: probes.models_interval_ms,
+      timeoutMs: probes.timeout_ms,
+      concurrency: probes.concurrency,
+    };
+  }
+
   start(): void {
     this.#started = true;
     this.#prober.start();
     this.health.start();
     this.#every("saturation", () => this.#config.saturation.interval_ms, () => this.#watchSaturation());
+    this.#every("list", () => LIST_MS, () => {
+      if (this.#unknownModels.wanted) { for (const member of this.#byRow.values()) this.#prober.list(member); }
+    });
     this.#every("collect", () => COLLECT_MS, () => {
       this.#collect(false);
       this.#placeWanted();
@@ -323,19 +354,9 @@ export class Fleet {
     this.#deadlines.close();
   }
 
-  /** Adapters that engines hold, each with the first model of its cluster. */
-  adapters({ model_mapping_rule }: Config): [adapter: string, model: string][] {
-    const loaded = new Map<string, string>();
-    const modelOf = new Map<string, string>();
-    for (const [model, { rules }] of Object.entries(model_mapping_rule)) {
-      for (const { cluster } of rules) if (!modelOf.has(cluster)) modelOf.set(cluster, model);
-    }
-    for (const { cluster, adapters, leftAt } of this.#byRow.values()) {
-      const model = modelOf.get(cluster);
-      if (model === undefined || leftAt !== undefined) continue;
-      for (const name of adapters.names) loaded.set(name, model);
-    }
-    return [...loaded];
+  /** Adapters that engines list or hold. */
+  adapters(config: Config): KnownAdapter[] {
+    return adaptersOf([...this.#byRow.values()], config);
   }
 
   /** Drains the endpoint HOST:PORT in every cluster that has it, or lets it serve again; false when there is none. */
@@ -376,23 +397,4 @@ export class Fleet {
   nameOf(row: number): string {
     return this.#byRow.get(row)?.name ?? "";
   }
-}
-
-// The kind of a cluster's engines: all rules that name it say the same.
-function ruleOfEach({ model_mapping_rule }: Config): Map<string, RuleConfig> {
-  const rules = new Map<string, RuleConfig>();
-  for (const model of Object.values(model_mapping_rule)) {
-    for (const rule of model.rules) if (!rules.has(rule.cluster)) rules.set(rule.cluster, rule);
-  }
-  return rules;
-}
-
-function proberOptions({ probes }: Config) {
-  return {
-    healthIntervalMs: probes.health_interval_ms,
-    metricsIntervalMs: probes.metrics_interval_ms,
-    modelsIntervalMs: probes.models_interval_ms,
-    timeoutMs: probes.timeout_ms,
-    concurrency: probes.concurrency,
-  };
 }

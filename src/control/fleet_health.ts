@@ -41,6 +41,8 @@ export interface FleetHealthParts<P extends Patient> {
   readonly log: Log;
   /** Is told an endpoint that serves again: what it held is not known any more. */
   returned(patient: P): void;
+  /** Workers ask for what they cannot know: is told an endpoint every time that the counts are looked at. */
+  looked(patient: P): void;
 }
 
 export class FleetHealth<P extends Patient> {
@@ -119,6 +121,14 @@ export class FleetHealth<P extends Patient> {
     if (alive) chart.wasRefused = false;
   }
 
+  /** Its engine says that it is asleep or paused, or no longer: `why` is undefined then. */
+  rest(patient: P, why: string | undefined): void {
+    const health = this.of(patient);
+    if (health.resting === (why !== undefined)) return;
+    health.rest(why !== undefined, this.clock.now());
+    this.#apply(patient, why ?? "it is awake again");
+  }
+
   drain(patient: P): void {
     this.of(patient).drain();
     this.#apply(patient, "asked for");
@@ -145,13 +155,19 @@ export class FleetHealth<P extends Patient> {
     const panics = this.#panics(ward);
     for (const patient of patients) {
       if (this.of(patient).state !== "unhealthy") continue;
-      const serves = panics && !this.#charts.get(patient)!.refused;
+      const serves = panics && this.#listens(patient);
       if (!this.table.setPanic(patient.row, serves)) continue;
       const { cluster, name } = patient;
       if (serves) {
         this.parts.log.warn("unhealthy endpoint serves: too few others are left", { cluster, endpoint: name });
       }
     }
+  }
+
+  // Somebody is there who may answer.
+  #listens(patient: P): boolean {
+    const { refused, health } = this.#charts.get(patient)!;
+    return !refused && !health.resting;
   }
 
   #panics({ available, size }: Ward): boolean {
@@ -184,6 +200,7 @@ export class FleetHealth<P extends Patient> {
     if (offer && chart.health.state === "trial") this.table.clearFailures(row);
     this.#apply(patient, `${counts.failures} failures in a row`);
     if (offer && chart.health.state === "trial") this.table.setState(row, EndpointState.trial);
+    this.parts.looked(patient);
     const ms = this.table.takeBackOff(row);
     if (ms > 0) chart.backedOffUntil = Math.max(chart.backedOffUntil, now + ms);
     else if (chart.backedOffUntil <= now && this.table.backedOff(row)) this.table.endBackOff(row);
@@ -200,7 +217,7 @@ export class FleetHealth<P extends Patient> {
       if (before === EndpointState.unhealthy && this.#charts.get(patient)!.wasRefused) this.parts.returned(patient);
     }
     // The last one does not stop serving for a moment.
-    const panic = after === EndpointState.unhealthy && !this.#charts.get(patient)!.refused &&
+    const panic = after === EndpointState.unhealthy && this.#listens(patient) &&
       this.#panics(this.#count(this.#clusters.get(cluster)!));
     this.table.setState(row, after, panic);
     const level = state === "available" || state === "trial" ? "info" : "warn";

@@ -3,12 +3,14 @@
 
 import type { Address } from "../base/address.ts";
 import type { EndpointSpec } from "../discovery/discovery.ts";
+import type { EngineSignals } from "../engines/signals.ts";
 import type { Engine, ProbePages } from "../engines/engine.ts";
 import type { ListedByEngine } from "../engines/models.ts";
 import type { ProbeTarget } from "../engines/prober.ts";
 import type { PageReader } from "../upstream/page_reader.ts";
 import { LoadedAdapters } from "./adapters.ts";
 import type { Patient } from "./fleet_health.ts";
+import { SlotLimit } from "./slots.ts";
 
 export interface MemberParts {
   readonly cluster: string;
@@ -20,6 +22,8 @@ export interface MemberParts {
   readonly engine: Omit<Engine, "prepare"> | undefined;
   readonly pages: ProbePages;
   readonly reader: PageReader;
+  /** Requests that it runs at once, by the configuration. */
+  readonly slots: number | undefined;
 }
 
 export class Member implements ProbeTarget, Patient {
@@ -35,7 +39,15 @@ export class Member implements ProbeTarget, Patient {
   readonly adapters = new LoadedAdapters();
   /** What its engine lists in /v1/models; undefined until it does. */
   models: readonly ListedByEngine[] | undefined;
+  readonly slots: SlotLimit;
+  /** Ms that its pages take, as moving means: what metrics take beyond what a question takes at all. */
+  readonly cost = { healthMs: 0, metricsMs: 0 };
+  asleep = false;
+  paused = false;
+  /** Prompt tokens that it looked up in its prefix cache, and found there. */
+  prefixTokens: EngineSignals["prefixTokens"];
   promptTokens = NaN;
+  generatedTokens = NaN;
   startTime = NaN;
   metricsAt: number | undefined;
   /** Since when it has been out of the fleet, in the clock's ms; undefined while it is in it. */
@@ -50,6 +62,12 @@ export class Member implements ProbeTarget, Patient {
     this.engine = parts.engine;
     this.pages = parts.pages;
     this.reader = parts.reader;
+    this.slots = new SlotLimit(parts.slots);
+  }
+
+  /** LoRA adapters that its engine lists; none while its list is not known. */
+  get listedAdapters(): readonly ListedByEngine[] {
+    return this.models?.filter(({ parent }) => parent !== undefined) ?? [];
   }
 
   get address(): Address {

@@ -1,41 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0
-// What engines report of themselves, written to their rows: gauges, capacity, adapters, models, and signs of a restart.
+// What engines report, from their pages to their rows: health, load, what their caches and slots hold, the models and
+// adapters that they list. A page of metrics costs an engine milliseconds of its interpreter, so it is asked for often
+// only while that pays, and never for more than a small share of the engine's time.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import type { Clock } from "../base/clock.ts";
+import type { Config } from "../config/schema.ts";
+import type { EngineSignals } from "../engines/signals.ts";
 import { readModels } from "../engines/models.ts";
 import type { ProbeResult } from "../engines/prober.ts";
 import { HiddenPrefills } from "../scheduler/hidden_prefills.ts";
 import { adapterNumber } from "../scheduler/placement.ts";
+import { EndpointAdapters } from "../tables/endpoint_adapters.ts";
+import { EndpointPulse } from "../tables/endpoint_pulse.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import type { FleetHealth } from "./fleet_health.ts";
 import type { Member } from "./member.ts";
 
-export interface ReportParts {
+/** Times the least interval between two questions for metrics, of an engine that is at work, and of an idle one. */
+const BUSY_PACE = 5;
+const IDLE_PACE = 25;
+/** Weight of a probe in the mean of what metrics cost. */
+const COST_PACE = 0.2;
+
+export interface ReportsParts {
   readonly kernel: AttachedKernel;
   readonly table: EndpointTable;
   readonly health: FleetHealth<Member>;
   readonly clock: Clock;
-  /** Is told when an engine holds other adapters, or lists other models, than before. */
+  config(): Config;
+  /** Engines hold other adapters, or list other models, than before. */
   changed(): void;
-  /** Prompt chunks that so many tokens are. */
+  /** Chunks that so many tokens are. */
   chunks(tokens: number): number;
 }
 
 export class Reports {
-  readonly #parts: ReportParts;
+  readonly #parts: ReportsParts;
   readonly #hidden: HiddenPrefills;
+  readonly #pulse: EndpointPulse;
+  readonly #adapters: EndpointAdapters;
 
-  constructor(parts: ReportParts) {
+  constructor(parts: ReportsParts) {
     this.#parts = parts;
     this.#hidden = new HiddenPrefills(parts.kernel);
+    this.#pulse = new EndpointPulse(parts.kernel);
+    this.#adapters = new EndpointAdapters(parts.kernel);
   }
 
   readonly probed = (member: Member, result: ProbeResult): void => {
-    const { healthy, metrics, models, ms } = result;
+    const { healthy, healthMs, metrics, models, paused, ms } = result;
+    if (healthMs !== undefined) member.cost.healthMs += COST_PACE * (healthMs - member.cost.healthMs);
     if (healthy !== undefined) this.#parts.health.probed(member, { ...result, healthy });
     if (metrics !== undefined) this.#measured(member, metrics, ms);
     if (models !== undefined) this.#listed(member, models);
+    if (paused !== undefined) {
+      member.paused = paused;
+      this.#rest(member);
+    }
+  };
+
+  /** Ms from one question for metrics to the next. */
+  readonly paceMs = (member: Member): number => {
+    const { probes } = this.#parts.config();
+    const { row, slots, cost } = member;
+    const { table } = this.#parts;
+    const requests = table.requests(row) + table.remoteRequests(row);
+    // First tokens that nobody sees, and slots that nobody knows, are told by nothing else.
+    const eager = requests > 0 && (slots.growing || this.#hidden.any(row, this.#parts.clock.shared()));
+    const pace = eager ? 1 : requests > 0 ? BUSY_PACE : IDLE_PACE;
+    const leastMs = slots.growing && requests > 0 ? 0 : 100 * cost.metricsMs / probes.metrics_budget_percent;
+    return Math.max(pace * probes.metrics_interval_ms, leastMs);
   };
 
   /** It serves again after nobody had listened: a restart, unless its metrics tell better. */
@@ -46,13 +81,14 @@ export class Reports {
   // What it held is not known any more.
   #restarted(member: Member): void {
     this.#parts.kernel.exports.indexForget(member.row);
+    member.slots.forget();
     if (member.adapters.names.length === 0) return;
     member.adapters.forget();
     this.#adaptersChanged(member);
   }
 
   #adaptersChanged({ row, adapters }: Member): void {
-    this.#parts.table.setAdapters(row, adapters.names.map(adapterNumber));
+    this.#adapters.setHeld(row, adapters.names.map((name) => adapterNumber(name)));
     this.#parts.changed();
   }
 
@@ -60,30 +96,70 @@ export class Reports {
     const models = readModels(text);
     if (models === undefined || JSON.stringify(models) === JSON.stringify(member.models)) return;
     member.models = models;
+    this.#adapters.setListed(member.row, member.listedAdapters.map(({ id }) => adapterNumber(id)));
     this.#parts.changed();
+  }
+
+  #rest(member: Member): void {
+    const why = member.asleep ? "it is asleep" : member.paused ? "it is paused" : undefined;
+    this.#parts.health.rest(member, why);
   }
 
   #measured(member: Member, text: string | null, probeMs: number): void {
     const { clock, table, kernel } = this.#parts;
     const nowMs = clock.shared();
     const signals = text === null || member.engine === undefined ? {} : member.engine.signals(text);
-    table.setGauges(member.row, {
-      waiting: signals.waiting ?? NaN,
-      running: signals.running ?? NaN,
-      kvUsage: signals.kvUsage ?? NaN,
-    });
-    if (text !== null) member.metricsAt = clock.now();
+    const { waiting, running, kvUsage } = signals;
+    table.setGauges(member.row, { waiting: waiting ?? NaN, running: running ?? NaN, kvUsage: kvUsage ?? NaN });
+    if (text !== null) {
+      member.metricsAt = clock.now();
+      const { cost } = member;
+      cost.metricsMs += COST_PACE * (Math.max(0, probeMs - cost.healthMs) - cost.metricsMs);
+    }
     // The count is of a moment while the probe was under way: who was sent after its beginning is not in it.
-    const done = this.#hidden.observe(member.row, signals.waiting ?? NaN, nowMs - probeMs, nowMs);
-    if (done > 0) kernel.exports.fill(member.clusterRow, member.row, nowMs);
+    const done = this.#hidden.observe(member.row, waiting ?? NaN, nowMs - probeMs, nowMs);
+    this.#limitSlots(member, signals);
+    if (done > 0 || waiting === 0) kernel.exports.fill(member.clusterRow, member.row, nowMs);
     if (signals.kvCapacityTokens !== undefined) {
       table.setCapacity(member.row, this.#parts.chunks(signals.kvCapacityTokens));
     }
-    const { promptTokens = NaN, startTime = NaN } = signals;
+    this.#progressed(member, signals, nowMs - probeMs);
+    if (signals.adapters && member.adapters.seen(signals.adapters)) this.#adaptersChanged(member);
+    if (signals.asleep !== undefined) {
+      member.asleep = signals.asleep;
+      this.#rest(member);
+    }
+    member.prefixTokens = signals.prefixTokens ?? member.prefixTokens;
+  }
+
+  #limitSlots({ row, slots }: Member, { waiting, running }: EngineSignals): void {
+    const { table } = this.#parts;
+    const { queue, prediction } = this.#parts.config();
+    const step = queue.room_tokens * prediction.bytes_per_token;
+    const limit = slots.observe({
+      waiting,
+      running,
+      own: table.requests(row),
+      remote: table.remoteRequests(row),
+      prefilling: table.uncachedBytes(row) + table.remotePromptBytes(row) >= step,
+    });
+    table.limits.set(row, "slots", limit);
+  }
+
+  // Counts that grow say that it computes, one that fell that it was restarted.
+  #progressed(
+    member: Member,
+    { promptTokens = NaN, generatedTokens = NaN, startTime = NaN }: EngineSignals,
+    atMs: number,
+  ) {
     // A page that is missing for once tells nothing.
     if (promptTokens < member.promptTokens || Math.abs(startTime - member.startTime) > 1) this.#restarted(member);
+    if (generatedTokens > member.generatedTokens || promptTokens > member.promptTokens) {
+      this.#pulse.hear(member.row, atMs);
+    }
+    if (generatedTokens >= 0) this.#pulse.setTells(member.row);
     if (!Number.isNaN(promptTokens)) member.promptTokens = promptTokens;
+    if (!Number.isNaN(generatedTokens)) member.generatedTokens = generatedTokens;
     if (!Number.isNaN(startTime)) member.startTime = startTime;
-    if (signals.adapters && member.adapters.seen(signals.adapters)) this.#adaptersChanged(member);
   }
 }

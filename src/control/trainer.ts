@@ -22,6 +22,10 @@ const MODEL_RATE_SAMPLES = 100;
 const FIRST_BYTES = 8_192;
 /** A sample this many times slower than its endpoint is left out of its rate. */
 const SLOWEST = 20;
+/** Squared relative distance of samples that nothing is known of. */
+const FIRST_SPREAD = 0.25;
+/** Standard errors by which a rate differs from the mean of its cluster. */
+const CERTAINTY = 3;
 /** Accidents in a row after which a sample is believed. */
 const MAX_ACCIDENTS = 5;
 
@@ -32,14 +36,30 @@ export interface TrainedEndpoints {
   rows(): Iterable<readonly [name: string, row: number]>;
 }
 
-/** A ratio of sums in which old samples fade. */
+/** A ratio of sums in which old samples fade, and how far single samples lie off it. */
 class Rate {
+  /** Samples that it stands on, and their mean squared relative distance. */
+  #samples = 0;
+  #spread = FIRST_SPREAD;
+
   constructor(public ms: number, public bytes: number, readonly keep: number) {}
 
+  get value(): number {
+    return this.ms / this.bytes;
+  }
+
   add(ms: number, bytes: number): number {
+    const off = ms / (bytes * this.value) - 1;
+    this.#spread = this.#spread * this.keep + (1 - this.keep) * off * off;
+    this.#samples = this.#samples * this.keep + 1;
     this.ms = this.ms * this.keep + ms;
     this.bytes = this.bytes * this.keep + bytes;
-    return this.ms / this.bytes;
+    return this.value;
+  }
+
+  /** Whether its difference from another one is more than chance. */
+  differsFrom(other: number): boolean {
+    return Math.abs(Math.log(this.value / other)) > CERTAINTY * Math.sqrt(this.#spread / Math.max(1, this.#samples));
   }
 }
 
@@ -70,6 +90,9 @@ export class Trainer {
   /** By row. */
   readonly #models = new Map<number, Learned>();
   readonly #rates = new Map<number, { readonly name: string; readonly rate: Rate }>();
+  /** By cluster; and those of which something was learned since rates were published. */
+  readonly #means = new Map<string, Rate>();
+  readonly #learned = new Set<string>();
   readonly #limits = new Map<number, GradientLimit>();
   #cancel: () => void = () => {};
   #savedAt = -Infinity;
@@ -149,6 +172,20 @@ export class Trainer {
   /** Learns from everything that has been observed since the last time. */
   train(): void {
     for (const sample of this.reader.take()) this.#learn(sample);
+    if (this.#learned.size > 0) this.#publishRates();
+  }
+
+  // Equal engines have learned different rates by what they happened to compute; on an idle fleet the one with the best of
+  // luck would draw everything. So a rate that is not surely another one is the mean of its cluster.
+  #publishRates(): void {
+    const { table } = this.endpoints;
+    for (const [row, { name, rate }] of this.#rates) {
+      const cluster = clusterOf(name);
+      if (!this.#learned.has(cluster)) continue;
+      const mean = this.#means.get(cluster)!.value;
+      table.setRate(row, rate.differsFrom(mean) ? rate.value : mean);
+    }
+    this.#learned.clear();
   }
 
   #learn(sample: Sample): void {
@@ -182,9 +219,16 @@ export class Trainer {
     if (prefillMs > SLOWEST * table.rate(endpoint) * bytes + 1_000) return;
     const known = this.#rates.get(endpoint);
     if (known === undefined) return; // it has left meanwhile
-    const rate = known.rate.add(prefillMs, bytes);
-    table.setRate(endpoint, rate);
-    this.state.keepRate(known.name, rate);
+    const { name } = known;
+    this.state.keepRate(name, known.rate.add(prefillMs, bytes));
+    const cluster = clusterOf(name);
+    let mean = this.#means.get(cluster);
+    if (!mean) {
+      const { firstRate } = table;
+      this.#means.set(cluster, mean = new Rate(firstRate * FIRST_BYTES, FIRST_BYTES, 1 - 1 / MODEL_RATE_SAMPLES));
+    }
+    mean.add(prefillMs, bytes);
+    this.#learned.add(cluster);
     this.table.setRate(model, learned.rate.add(prefillMs, bytes));
   }
 
@@ -203,14 +247,14 @@ export class Trainer {
     const { enabled, ...options } = this.config.admission.adaptive_concurrency;
     if (!enabled) {
       // It may have been on before: what was learned then binds nobody any more.
-      for (const row of this.#limits.keys()) this.endpoints.table.setLimit(row, undefined);
+      for (const row of this.#limits.keys()) this.endpoints.table.limits.set(row, "latency", undefined);
       this.#limits.clear();
       return;
     }
     const limit = this.#limits.get(endpoint) ?? new GradientLimit(options);
     this.#limits.set(endpoint, limit);
     const { table } = this.endpoints;
-    table.setLimit(endpoint, limit.add(tpotMs, table.requests(endpoint)));
+    table.limits.set(endpoint, "latency", limit.add(tpotMs, table.requests(endpoint)));
   }
 
   /** Moving median of |predicted / observed − 1| of a model's first tokens, and how many there were. */
@@ -237,4 +281,9 @@ export class Trainer {
     for (const [row, { name }] of this.#models) this.#keepModel(name, row);
     this.state.save();
   }
+}
+
+// Of an endpoint's CLUSTER/HOST:PORT.
+function clusterOf(name: string): string {
+  return name.slice(0, name.lastIndexOf("/"));
 }

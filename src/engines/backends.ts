@@ -3,6 +3,7 @@
 
 import type { RuleConfig } from "../config/models.ts";
 import type { Engine } from "./engine.ts";
+import { llamacpp } from "./llamacpp.ts";
 import { openAiEngine } from "./openai_engine.ts";
 import { sglang } from "./sglang.ts";
 import { tritonProbes } from "./triton/triton.ts";
@@ -11,7 +12,9 @@ import { vllm } from "./vllm.ts";
 
 export type Backend = RuleConfig["backend"];
 
-const OPENAI = { vllm, sglang, "tensorrt-llm": trtllm, openai: openAiEngine(undefined) };
+/** Its load is known by our own count alone; so is that of `transformers serve`. */
+const openai = openAiEngine(undefined);
+const OPENAI = { vllm, sglang, "tensorrt-llm": trtllm, llamacpp, transformers: openai, openai };
 
 /** What the control plane asks of engines: everything but requests. */
 export const PROBED: Readonly<Record<Backend, Omit<Engine, "prepare">>> = { ...OPENAI, triton: tritonProbes };

@@ -90,6 +90,8 @@ export interface ProbePages {
   readonly metrics: ProbePage | undefined;
   /** OpenAI's list of models; undefined for none. */
   readonly models: ProbePage | undefined;
+  /** Whether it has been paused: `{"is_paused": true}`. */
+  readonly paused?: ProbePage;
 }
 
 /** Where probes go by the config. */

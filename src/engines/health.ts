@@ -36,6 +36,7 @@ export class EndpointHealth {
   #probesFail = false;
   #draining = false;
   #left = false;
+  #resting = false;
   #ejections = 0;
   #until = 0;
   #availableSince: number;
@@ -48,7 +49,7 @@ export class EndpointHealth {
   }
 
   get state(): Health {
-    return this.#draining || this.#left ? "draining" : this.#probesFail ? "unhealthy" : this.#state;
+    return this.#draining || this.#left ? "draining" : this.#probesFail || this.#resting ? "unhealthy" : this.#state;
   }
 
   /** Ejections in a row: each doubles the time of the next. */
@@ -76,6 +77,17 @@ export class EndpointHealth {
   join(now: number): void {
     this.#left = false;
     this.#availableSince = now;
+  }
+
+  /** It says that it is asleep or paused, and answers nothing. */
+  get resting(): boolean {
+    return this.#resting;
+  }
+
+  /** It says so, or no longer. */
+  rest(resting: boolean, now: number): void {
+    if (this.#resting && !resting && !this.#probesFail) this.#come(now);
+    this.#resting = resting;
   }
 
   /** A probe was answered or failed. */

@@ -6,7 +6,7 @@ import { outgoingBody } from "./openai_body.ts";
 import { readSignals, type SignalNames } from "./signals.ts";
 
 /** An engine with OpenAI's API whose metrics have these names; without names its load is known by our own count alone. */
-export function openAiEngine(names: SignalNames | undefined): Engine {
+export function openAiEngine(names: SignalNames | undefined, pages: { paused?: string } = {}): Engine {
   return {
     alwaysTellsUsage: false,
     probes({ port, healthPort, metricsPort, healthPath, metricsPath }) {
@@ -14,6 +14,7 @@ export function openAiEngine(names: SignalNames | undefined): Engine {
         health: { port: healthPort ?? port, path: healthPath },
         metrics: { port: metricsPort ?? port, path: metricsPath },
         models: { port, path: "/v1/models" },
+        paused: pages.paused === undefined ? undefined : { port, path: pages.paused },
       };
     },
     signals: (text) => names === undefined ? {} : readSignals(names, text),

@@ -30,15 +30,21 @@ export interface ProbeResult {
   failure?: ProbeFailure;
   /** The metrics text; undefined when not asked, null when the engine gave none. */
   metrics?: string | null;
+  /** How long the question for its health was under way; undefined when not asked. */
+  healthMs?: number;
   /** The list of models; undefined when not asked, or when the engine gave none. */
   models?: string;
+  /** Whether it says that it has been paused; undefined when not asked, or when it has no such page. */
+  paused?: boolean;
   /** How long the question for the metrics was under way. */
   ms: number;
 }
 
-export interface ProberOptions {
+export interface ProberOptions<T> {
   healthIntervalMs: number;
+  /** Least time between two questions for metrics, and the time for a target now. */
   metricsIntervalMs: number;
+  metricsPaceMs?(target: T): number;
   modelsIntervalMs: number;
   timeoutMs: number;
   concurrency: number;
@@ -50,10 +56,13 @@ const LIST_MS = 10_000;
 interface Schedule<T> {
   target: T;
   healthDue: number;
-  metricsDue: number;
+  /** When its metrics were asked for. */
+  metricsAt: number;
   modelsDue: number;
   busy: boolean;
   listing: boolean;
+  /** It has no page that says whether it is paused. */
+  neverPaused: boolean;
 }
 
 export class Prober<T extends ProbeTarget> {
@@ -64,7 +73,7 @@ export class Prober<T extends ProbeTarget> {
 
   /** @param options May be changed: they hold from the next round on. */
   constructor(
-    public options: ProberOptions,
+    public options: ProberOptions<T>,
     readonly clock: Clock,
     readonly report: (target: T, result: ProbeResult) => void,
   ) {}
@@ -73,7 +82,14 @@ export class Prober<T extends ProbeTarget> {
   add(target: T, modelsAfterMs = 0): void {
     const now = this.clock.now();
     const modelsDue = now + modelsAfterMs;
-    this.#schedules.set(target, { target, healthDue: now, metricsDue: now, modelsDue, busy: false, listing: false });
+    const idle = { busy: false, listing: false, neverPaused: false };
+    this.#schedules.set(target, { target, healthDue: now, metricsAt: -Infinity, modelsDue, ...idle });
+  }
+
+  /** Its list of models is asked for at once. */
+  list(target: T): void {
+    const schedule = this.#schedules.get(target);
+    if (schedule) schedule.modelsDue = this.clock.now();
   }
 
   remove(target: T): void {
@@ -97,7 +113,7 @@ export class Prober<T extends ProbeTarget> {
     for (const schedule of this.#schedules.values()) {
       if (this.#probes.size >= this.options.concurrency) break;
       const lists = !schedule.listing && schedule.modelsDue <= now;
-      const probes = !schedule.busy && Math.min(schedule.healthDue, schedule.metricsDue) <= now;
+      const probes = !schedule.busy && (schedule.healthDue <= now || this.#measures(schedule, now));
       if (!lists && !probes) continue;
       // Behind the others: those that are always due because they are silent must not keep them waiting.
       this.#schedules.delete(schedule.target);
@@ -108,6 +124,12 @@ export class Prober<T extends ProbeTarget> {
     const interval = Math.min(this.options.healthIntervalMs, this.options.metricsIntervalMs);
     this.#cancel = this.clock.after(Math.max(5, Math.min(50, interval / 4)), this.#tick);
   };
+
+  #measures({ target, metricsAt }: Schedule<T>, now: number): boolean {
+    const { metricsIntervalMs, metricsPaceMs } = this.options;
+    const passed = now - metricsAt;
+    return passed >= metricsIntervalMs && (metricsPaceMs === undefined || passed >= metricsPaceMs(target));
+  }
 
   #begin(probing: Promise<void>): void {
     const probe = probing.finally(() => this.#probes.delete(probe));
@@ -122,21 +144,29 @@ export class Prober<T extends ProbeTarget> {
   async #list(schedule: Schedule<T>, now: number): Promise<void> {
     const { modelsIntervalMs, timeoutMs } = this.options;
     schedule.modelsDue = now + modelsIntervalMs;
-    const { pages: { models: page }, reader } = schedule.target;
+    const { pages: { models: page, paused: pausedPage }, reader } = schedule.target;
     if (page === undefined) return;
     schedule.listing = true;
-    const models = await textOf(reader, page, Math.max(timeoutMs, LIST_MS));
+    const ms = Math.max(timeoutMs, LIST_MS);
+    const models = await textOf(reader, page, ms);
+    let paused: boolean | undefined;
+    if (pausedPage !== undefined && models !== undefined && !schedule.neverPaused) {
+      const text = await textOf(reader, pausedPage, ms);
+      if (text === undefined) schedule.neverPaused = true;
+      else paused = /"is_paused"\s*:\s*true/.test(text);
+    }
     schedule.listing = false;
-    if (models !== undefined) this.#tell(schedule, { models, ms: 0 });
+    if (models !== undefined) this.#tell(schedule, { models, paused, ms: 0 });
   }
 
   async #probe(schedule: Schedule<T>, now: number): Promise<void> {
     schedule.busy = true;
-    const { healthIntervalMs, metricsIntervalMs, timeoutMs } = this.options;
+    const { healthIntervalMs, timeoutMs } = this.options;
     const { pages: { health, metrics }, port, reader } = schedule.target;
     const result: ProbeResult = { ms: 0 };
     if (schedule.healthDue <= now) {
       schedule.healthDue = now + healthIntervalMs;
+      const began = this.clock.now();
       if (health === undefined) {
         result.healthy = await reader.connects(port, timeoutMs);
         if (!result.healthy) {
@@ -155,11 +185,13 @@ export class Prober<T extends ProbeTarget> {
           result.healthy = false;
           result.failure = error instanceof UpstreamError && error.failure === "connect_failed" ? "refused" : "silent";
           result.why = `${health.path}: ${(error as Error).message}`;
+          schedule.neverPaused = false; // it may come back as another one
         }
       }
+      result.healthMs = this.clock.now() - began;
     }
-    const measure = schedule.metricsDue <= now;
-    if (measure) schedule.metricsDue = now + metricsIntervalMs;
+    const measure = this.#measures(schedule, now);
+    if (measure) schedule.metricsAt = now;
     if (measure && result.healthy !== false) {
       const began = this.clock.now();
       result.metrics = metrics === undefined ? null : await textOf(reader, metrics, timeoutMs) ?? null;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How engines tell their load: signals out of Prometheus text. Under which names, each engine's own file says.
+// How engines tell their load: signals out of Prometheus text. Under which names, each engine's own file says. A page of
+// vLLM has some 700 lines, of which a dozen matter: those are searched for, the others are never made strings of.
 
 /** What an engine reported; undefined where it said nothing. */
 export interface EngineSignals {
@@ -13,10 +14,16 @@ export interface EngineSignals {
   kvCapacityTokens?: number;
   /** Prompt tokens since it started: a smaller figure than before means that it restarted. */
   promptTokens?: number;
+  /** Tokens generated since it started: as long as they grow, it computes. */
+  generatedTokens?: number;
   /** When its process started, in seconds since 1970. */
   startTime?: number;
   /** LoRA adapters that requests run or wait on, and how many it can hold. */
   adapters?: { names: string[]; max: number };
+  /** Its weights are not in place: it answers nothing until somebody wakes it. */
+  asleep?: boolean;
+  /** Prompt tokens that it looked up in its prefix cache, and found there, since it started. */
+  prefixTokens?: { queried: number; hit: number };
 }
 
 /** A metric, or one series of it. */
@@ -28,11 +35,15 @@ export interface SignalNames {
   running: Selector;
   kvUsage: Selector;
   promptTokens?: string;
-  /** A metric whose labels give block size and number of blocks. */
-  cacheInfo?: { metric: string; blockSize: string; blocks: string };
-  /** Metrics whose values do. */
-  cacheValues?: { blockSize: Selector; blocks: Selector };
+  generatedTokens?: string;
+  /** A metric whose labels give the tokens, or block size and number of blocks. */
+  cacheInfo?: { metric: string; tokens?: string; blockSize: string; blocks: string };
+  /** Metrics whose values do: the first that the engine has. */
+  cacheValues?: { tokens?: Selector; blockSize?: Selector; blocks?: Selector };
   adapters?: string;
+  /** 0 while it sleeps. */
+  awake?: Selector;
+  prefix?: { queried: string; hit: string };
 }
 
 /** One series of a metric. */
@@ -47,62 +58,90 @@ interface Sample {
 
 /** Reads an engine's signals. Counts of several ranks are added up, usage is that of the fullest. */
 export function readSignals(names: SignalNames, text: string): EngineSignals {
-  const { waiting, running, kvUsage, promptTokens, cacheInfo, cacheValues, adapters } = names;
-  const selectors = [waiting, running, kvUsage, promptTokens, cacheInfo?.metric, adapters, START_TIME];
-  const wanted = new Set([...selectors, cacheValues?.blockSize, cacheValues?.blocks].map(metricOf));
-  const samples = new Map<string, Sample[]>();
-  for (const line of text.split("\n")) {
-    const end = line.search(/[{\s]/);
-    const name = line.slice(0, end);
-    if (end <= 0 || !wanted.has(name)) continue;
-    const close = line[end] === "{" ? line.lastIndexOf("}") : end;
-    const value = Number(line.slice(close + 1).trim().split(/\s+/)[0]);
-    if (Number.isNaN(value)) continue;
-    const known = samples.get(name) ?? [];
-    samples.set(name, known);
-    known.push({ labels: line.slice(end, close + 1), value });
-  }
-  const select = (selector: Selector | undefined): Sample[] => {
-    const all = samples.get(metricOf(selector) ?? "") ?? [];
-    if (typeof selector !== "object") return all;
-    return all.filter(({ labels }) => labelOf(labels, selector.label) === selector.value);
-  };
-  const sum = (selector: Selector | undefined) => {
-    const all = select(selector);
-    return all.length === 0 ? undefined : all.reduce((total, { value }) => total + value, 0);
-  };
-  const usage = select(kvUsage).map(({ value }) => value);
-  return {
-    waiting: sum(waiting),
-    running: sum(running),
+  const page = new Page(text);
+  const usage = page.select(names.kvUsage).map(({ value }) => value);
+  const awake = page.select(names.awake);
+  const queried = names.prefix && page.sum(names.prefix.queried);
+  const signals: EngineSignals = {
+    waiting: page.sum(names.waiting),
+    running: page.sum(names.running),
     kvUsage: usage.length === 0 ? undefined : Math.max(...usage),
-    promptTokens: sum(promptTokens),
-    kvCapacityTokens: capacity(names, select),
-    startTime: select(START_TIME)[0]?.value,
-    adapters: adaptersOf(select(adapters)),
+    promptTokens: page.sum(names.promptTokens),
+    generatedTokens: page.sum(names.generatedTokens),
+    kvCapacityTokens: capacity(names, page),
+    startTime: page.select(START_TIME)[0]?.value,
+    adapters: adaptersOf(page.select(names.adapters)),
+    asleep: awake.length === 0 ? undefined : awake.every(({ value }) => value === 0),
+    prefixTokens: queried === undefined ? undefined : { queried, hit: page.sum(names.prefix!.hit) ?? 0 },
   };
+  for (const key of Object.keys(signals) as (keyof EngineSignals)[]) {
+    if (signals[key] === undefined) delete signals[key];
+  }
+  return signals;
 }
 
 /** As the client libraries of Prometheus name it. */
 const START_TIME = "process_start_time_seconds";
+const LINE_FEED = "\n";
 
-function metricOf(selector: Selector | undefined): string | undefined {
-  return typeof selector === "object" ? selector.metric : selector;
+class Page {
+  readonly #samples = new Map<string, Sample[]>();
+
+  constructor(readonly text: string) {}
+
+  /** Samples of a metric, or of one series of it. */
+  select(selector: Selector | undefined): Sample[] {
+    if (selector === undefined) return [];
+    if (typeof selector === "string") return this.#samplesOf(selector);
+    const { metric, label, value } = selector;
+    return this.#samplesOf(metric).filter(({ labels }) => labelOf(labels, label) === value);
+  }
+
+  /** Their sum; undefined for none. */
+  sum(selector: Selector | undefined): number | undefined {
+    const all = this.select(selector);
+    return all.length === 0 ? undefined : all.reduce((total, { value }) => total + value, 0);
+  }
+
+  #samplesOf(metric: string): Sample[] {
+    let samples = this.#samples.get(metric);
+    if (!samples) this.#samples.set(metric, samples = this.#find(metric));
+    return samples;
+  }
+
+  // Lines that begin with the name, and go on with labels or the value.
+  #find(metric: string): Sample[] {
+    const { text } = this;
+    const samples: Sample[] = [];
+    for (let at = text.indexOf(metric); at >= 0; at = text.indexOf(metric, at + metric.length)) {
+      if (at > 0 && text[at - 1] !== LINE_FEED) continue;
+      const end = at + metric.length;
+      const next = text[end];
+      if (next !== "{" && next !== " " && next !== "\t") continue;
+      const lineEnd = text.indexOf(LINE_FEED, end);
+      const line = text.slice(end, lineEnd < 0 ? text.length : lineEnd);
+      const close = next === "{" ? line.lastIndexOf("}") : -1;
+      const value = Number(line.slice(close + 1).trim().split(/\s+/)[0]);
+      if (!Number.isNaN(value)) samples.push({ labels: line.slice(0, close + 1), value });
+    }
+    return samples;
+  }
 }
 
 function labelOf(labels: string, name: string): string | undefined {
   return new RegExp(`[{,]\\s*${name}="((?:[^"\\\\]|\\\\.)*)"`).exec(labels)?.[1];
 }
 
-function capacity(names: SignalNames, select: (selector: Selector | undefined) => Sample[]): number | undefined {
+function capacity({ cacheInfo, cacheValues }: SignalNames, page: Page): number | undefined {
   let tokens = NaN;
-  if (names.cacheInfo) {
-    const { metric, blockSize, blocks } = names.cacheInfo;
-    const labels = select(metric)[0]?.labels ?? "";
-    tokens = Number(labelOf(labels, blockSize) ?? NaN) * Number(labelOf(labels, blocks) ?? NaN);
-  } else if (names.cacheValues) {
-    const { blockSize, blocks } = names.cacheValues;
-    tokens = (select(blockSize)[0]?.value ?? NaN) * (select(blocks)[0]?.value ?? NaN);
+  if (cacheInfo) {
+    const labels = page.select(cacheInfo.metric)[0]?.labels ?? "";
+    const figure = (name: string | undefined) => Number((name && labelOf(labels, name)) || NaN);
+    tokens = figure(cacheInfo.tokens) || figure(cacheInfo.blockSize) * figure(cacheInfo.blocks);
+  }
+  if (!(tokens > 0) && cacheValues) {
+    const figure = (selector: Selector | undefined) => page.select(selector)[0]?.value ?? NaN;
+    tokens = figure(cacheValues.tokens) || figure(cacheValues.blockSize) * figure(cacheValues.blocks);
   }
   return tokens > 0 ? tokens : undefined;
 }

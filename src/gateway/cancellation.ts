@@ -59,6 +59,11 @@ export class Cancellation implements Deadline {
   /** The client left. */
   readonly leave = (): void => this.#give(new UpstreamError("aborted", "the client left"));
 
+  /** What the request waits for fails; the request goes on. */
+  interrupt(error: UpstreamError): void {
+    this.#waiting?.fail(error);
+  }
+
   /** The gateway shuts down: the request ends with an error of its own. */
   cut(): void {
     this.#give(new UpstreamError("draining", "the gateway shuts down"));

@@ -11,17 +11,22 @@ import type { EndpointTable } from "../tables/endpoint_table.ts";
 import { WORKER_CELLS } from "../telemetry/instruments.ts";
 import type { BodyRest } from "../upstream/body_rest.ts";
 import type { EndpointPools } from "../upstream/endpoint_pools.ts";
-import { UpstreamError } from "../upstream/errors.ts";
+import { UpstreamError, type UpstreamFailure } from "../upstream/errors.ts";
 import { requestHead } from "../upstream/request_head.ts";
 import type { ResponseHead } from "../upstream/response_head.ts";
 import type { RetryBudget } from "../upstream/retry_budget.ts";
 import type { EndpointRef } from "../tables/endpoint_directory.ts";
+import type { EndpointPulse } from "../tables/endpoint_pulse.ts";
 import type { Transport } from "../upstream/transport.ts";
 import { type Answer, type AnswerLimits, type Expected, openAnswer } from "./answer.ts";
 import type { Call } from "./call.ts";
+import { FailureJudge, saysDead } from "./failure_judge.ts";
 import { ReplicaJudge } from "./replica_judge.ts";
+import { Silence, type SilenceParts } from "./silence.ts";
 
 export interface DispatchOptions {
+  /** What is done about engines that say nothing. */
+  readonly silence: SilenceParts;
   /** Further endpoints tried. */
   readonly retries: number;
   readonly budget: RetryBudget;
@@ -29,6 +34,8 @@ export interface DispatchOptions {
   /** How long a busy endpoint is left alone when it does not say, and at most; 0 for not at all. */
   readonly backpressureMs: number;
   readonly maxBackpressureMs: number;
+  /** Is told an endpoint that answered 404: it may have other models than before. */
+  missing(endpoint: number): void;
   /** Is told an endpoint that rejects what a peer answers, once until it answers again. */
   atFault(endpoint: string, statuses: { readonly rejected: number; readonly peer: number }): void;
 }
@@ -60,38 +67,67 @@ interface Sent {
   readonly fresh: boolean;
 }
 
+/** The client has waited for long enough. */
+const LEFT: ReadonlySet<UpstreamFailure> = new Set<UpstreamFailure>(["aborted", "deadline"]);
 const BUSY = new Set([429, 503]);
 const RETRIED = new Set([429, 500, 502, 503, 504]);
+/** A request by which so many engines died is not tried on a further one. */
+const MAX_DEATHS = 2;
+/** The connection was lost while the engine had the request. */
+const LOST: ReadonlySet<UpstreamFailure> = new Set<UpstreamFailure>(["lost_before_answer", "lost_in_answer"]);
 
 export class Dispatcher {
   readonly #judge = new ReplicaJudge();
+  readonly #failures = new FailureJudge();
+  readonly #pulse: EndpointPulse;
 
-  constructor(readonly pools: EndpointPools, readonly endpoints: EndpointTable, readonly options: DispatchOptions) {}
+  constructor(readonly pools: EndpointPools, readonly endpoints: EndpointTable, readonly options: DispatchOptions) {
+    this.#pulse = options.silence.pulse;
+  }
 
   /** Throws GatewayError: upstream_failed, upstream_timeout, deadline_exceeded, client_closed, draining. */
   async dispatch(grant: Grant, request: Dispatched): Promise<Answer> {
     const { call, prepared, rest, transport, expected } = request;
+    const { context } = call;
     this.options.budget.deposit();
     const { leg } = grant;
     /** Who rejected it and how, until a peer tells who was right. */
     let rejection: Rejection | undefined;
     /** Where a reused connection was lost and there is no other endpoint: the next one is to be a new one. */
     let fresh = false;
+    /** Engines that may have died of it, and those that answered 500 until a peer tells whose doing it was. */
+    let deaths = 0;
+    const blamed: number[] = [];
     for (;;) {
       const { endpoint } = leg;
+      call.sending(leg);
+      call.predictedMs = grant.predictedMs;
+      leg.sent();
+      const silence = new Silence(this.options.silence, call, endpoint, () => this.#another(grant, request));
       try {
-        call.sending(leg);
-        call.predictedMs = grant.predictedMs;
-        leg.sent();
         const outgoing = prepared.encode(leg, call.incoming.fields.fields);
         const { head, body } = await this.#send(endpoint, call, { outgoing, rest, transport, fresh });
         const opened = openAnswer(head, body, expected, this.options.answers);
         const answer = opened instanceof Promise ? await opened : opened;
+        silence.end();
+        this.#pulse.hear(endpoint.row, context.clock.shared());
+        if (silence.moved) { // the answer came in the very moment
+          body.close();
+          continue;
+        }
         this.#note(endpoint.row, answer);
         const { status } = answer.head;
+        const died = saysDead(status, answer.whole);
+        // One that was alone there may be what it died of.
+        if (died) deaths += leg.batch > 1 ? 1 : MAX_DEATHS;
+        if (died) this.endpoints.countFailure(endpoint.row);
+        else if (status === 500) blamed.push(endpoint.row);
+        else if (status < 500) this.#acquit(endpoint.row, blamed);
         if (rejection !== undefined && !RETRIED.has(status)) this.#confront(rejection, status, call);
         const asksPeer = this.#judge.suspects(endpoint, status) && rejection === undefined;
-        if ((!asksPeer && !RETRIED.has(status)) || !this.#another(grant, request)) {
+        const again = asksPeer || (RETRIED.has(status) && deaths < MAX_DEATHS);
+        if (!again || !this.#another(grant, request)) {
+          if (status === 500) this.#blame(blamed, call);
           // A peer that failed tells nothing: the rejection stands.
           if (rejection === undefined || !RETRIED.has(status)) return answer;
           if (answer.whole === undefined) body.close();
@@ -102,11 +138,17 @@ export class Dispatcher {
         if (answer.whole === undefined) body.close();
         else body.finish();
       } catch (error) {
+        silence.end();
+        if (silence.moved && !call.cancellation.gone) continue;
         if (!(error instanceof UpstreamError)) throw error;
+        if (LEFT.has(error.failure)) silence.left();
         if (rest?.failure) throw rest.failure;
         this.#failed(error, endpoint.row, call);
         fresh = error.reused;
-        if (!error.endpointFailed || call.cancellation.gone || !this.#another(grant, request, error)) {
+        if (LOST.has(error.failure) && !error.reused && !error.unsent) deaths++;
+        const again = error.endpointFailed && !call.cancellation.gone && deaths < MAX_DEATHS;
+        if (!again || !this.#another(grant, request, error)) {
+          this.#blame(blamed, call);
           if (rejection !== undefined && error.endpointFailed && !call.cancellation.gone) {
             return standing(rejection, call);
           }
@@ -114,6 +156,17 @@ export class Dispatcher {
         }
       }
     }
+  }
+
+  // A peer answers what they failed at: it was their doing.
+  #acquit(answered: number, blamed: number[]): void {
+    this.#failures.answered(answered);
+    for (const row of blamed.splice(0)) this.endpoints.countFailure(row);
+  }
+
+  // Nobody answered it: it may be the request's doing.
+  #blame(blamed: number[], call: Call): void {
+    for (const row of blamed) if (this.#failures.isNews(row, call)) this.endpoints.countFailure(row);
   }
 
   #failed(error: UpstreamError, endpoint: number, { context }: Call): void {
@@ -162,12 +215,13 @@ export class Dispatcher {
   }
 
   #note(endpoint: number, { head: { status, headers }, whole }: Answer): void {
+    if (status === 404) this.options.missing(endpoint);
     if (BUSY.has(status)) {
       const { backpressureMs, maxBackpressureMs } = this.options;
       const ms = Math.min(maxBackpressureMs, retryAfterMs(headers) ?? backpressureMs);
       if (ms > 0) this.endpoints.backOff(endpoint, ms);
-    } else if (status >= 500) this.endpoints.countFailure(endpoint);
-    else {
+    } else if (status > 500) this.endpoints.countFailure(endpoint);
+    else if (status < 500) {
       this.endpoints.countSuccess(endpoint);
       if (whole !== undefined) this.endpoints.clearFailures(endpoint);
     }
@@ -236,6 +290,7 @@ export function asGatewayError(error: UpstreamError, { context, endpoint }: Call
       return new GatewayError("deadline_exceeded", error.message, null, error);
     case "header_timeout":
     case "first_byte_timeout":
+    case "silent":
     case "idle_timeout":
     case "connect_timeout":
       return new GatewayError("upstream_timeout", message, null, error);

@@ -25,6 +25,7 @@ import type { DecisionMaker } from "../scheduler/decision.ts";
 import { withoutCache } from "../scheduler/placement.ts";
 import { presumeFirstToken } from "../scheduler/presumption.ts";
 import type { Grant, QueueLimits, Scheduler } from "../scheduler/scheduler.ts";
+import { WORKER_CELLS } from "../telemetry/instruments.ts";
 import type { Log } from "../telemetry/log.ts";
 import type { FormField } from "../openai/form.ts";
 import type { BodyRest } from "../upstream/body_rest.ts";
@@ -112,14 +113,14 @@ export class Pipeline {
 
   /** Everything that needs no waiting. Throws GatewayError. */
   admit(call: Call, { kind, tenant, target, bytes, model, rest }: ReceivedRequest): AdmittedRequest {
-    const { config, routes, engines, admission, usageEstimate } = this.#parts;
-    const { fields, headers } = call.incoming;
+    const { config, engines, admission, usageEstimate } = this.#parts;
+    const { fields } = call.incoming;
 
     // Decode: one parse; the engine gets the bytes as they came.
     const request = call.request = kind === "form" ? decodeForm(model) : decodeRequest(kind, bytes);
 
     // Route: model and headers to a cluster, its eligible endpoints and a policy.
-    const route = call.route = routes.resolve(request, headers);
+    const route = call.route = this.#route(call, request);
 
     // Prompt: the canonical text that prefixes are hashes of.
     const prompt = promptText(request, this.#prompts);
@@ -144,6 +145,18 @@ export class Pipeline {
     });
     call.account!.reserved(admitted.reservation);
     return { request, route, prompt, prepared, rest, tenant, admitted };
+  }
+
+  #route({ context, incoming: { headers } }: Call, request: InferenceRequest): Route {
+    try {
+      return this.#parts.routes.resolve(request, headers);
+    } catch (error) {
+      // Engines may have got it in the meantime: the control plane asks them.
+      if (error instanceof GatewayError && error.code === "model_not_found") {
+        context.instruments.add(WORKER_CELLS.unknownModels);
+      }
+      throw error;
+    }
   }
 
   /**

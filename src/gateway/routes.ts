@@ -6,7 +6,7 @@
 import { GatewayError } from "../base/errors.ts";
 import type { RuleConfig, SubsetConfig } from "../config/models.ts";
 import type { Snapshot } from "../config/snapshot.ts";
-import { generates, type Kind } from "../openai/api.ts";
+import type { Kind } from "../openai/api.ts";
 import type { InferenceRequest } from "../openai/request.ts";
 import { requiredBits } from "../scheduler/eligibility.ts";
 import { adapterNumber, type Placement, placementSalt } from "../scheduler/placement.ts";
@@ -53,6 +53,8 @@ export class RouteTable {
   readonly #adapters = new Map<string, string>();
   /** Routes of the subsets that name an adapter: with its labels. */
   readonly #declared = new Map<string, { route: Route; weight: number }[]>();
+  /** Those of them that only engines that list them can serve. */
+  readonly #listed = new Set<string>();
   readonly #adapterRoutes = new Map<string, Map<Route, Route>>();
   readonly #facts: Snapshot["facts"];
 
@@ -66,7 +68,10 @@ export class RouteTable {
     readonly random: () => number = Math.random,
   ) {
     this.#facts = facts;
-    for (const [adapter, model] of adapters) this.#adapters.set(adapter, model);
+    for (const { name, model, listed } of adapters) {
+      this.#adapters.set(name, model);
+      if (listed) this.#listed.add(name);
+    }
     for (const [name, { rules }] of Object.entries(config.model_mapping_rule)) {
       const policy = policyOf(config, name);
       const prepared = rules.map((rule): PreparedRule => {
@@ -78,7 +83,7 @@ export class RouteTable {
             cluster: rows.clusters.get(rule.cluster)!,
             eligibility: requiredBits(rows.labels.get(rule.cluster), labels),
             salt: placementSalt(rule.cluster, lora),
-            adapter: adapterNumber(lora),
+            adapter: adapterNumber(lora, this.#listed.has(lora)),
             policy,
           };
           const route: Route = {
@@ -134,7 +139,7 @@ export class RouteTable {
   // Of a request that names no model. Engines whose list of models is known take one for their own.
   #only(kind: Kind): PreparedRule[] {
     const [[name, rules] = [], ...others] = this.#models;
-    const listed = this.#facts.has(name!) || !generates(kind);
+    const listed = this.#facts.has(name!) || kind === "other" || kind === "form";
     if (rules !== undefined && others.length === 0 && listed) return rules;
     const why = rules === undefined ? "none" : others.length > 0 ? "several" : "one that no engine has listed yet";
     throw new GatewayError("invalid_request", `\`model\` is required: the gateway serves ${why}`, "model");
@@ -168,7 +173,7 @@ export class RouteTable {
       const placement = {
         ...base.placement,
         salt: placementSalt(base.rule.cluster, lora),
-        adapter: adapterNumber(lora),
+        adapter: adapterNumber(lora, this.#listed.has(lora)),
       };
       route = { ...base, placement, targetModel: lora, lora };
       routes.set(base, route);

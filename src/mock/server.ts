@@ -6,6 +6,7 @@ import { z } from "zod";
 import { type Address, formatAddress } from "../base/address.ts";
 import { systemClock } from "../base/clock.ts";
 import { isTrue } from "../openai/lenient.ts";
+import { DEAD, MockControl } from "./control.ts";
 import { EngineDriver } from "./engine_driver.ts";
 import { DEFAULT_PROFILE, EngineModel, type EngineProfile, type Sequence } from "./engine_model.ts";
 import { type Fault, FaultPlan, faultSchema } from "./faults.ts";
@@ -38,6 +39,8 @@ export interface MockEngine {
   /** Generates nothing more until `resume`. */
   pause(): void;
   resume(): void;
+  /** Adapters, and its death. */
+  readonly control: MockControl;
   stop(): Promise<void>;
 }
 
@@ -66,6 +69,7 @@ export function startMockEngine(options: MockEngineOptions): MockEngine {
     faults,
     name: "",
     surface: new MockSurface(),
+    control: new MockControl(driver, options.models ?? [], options.adapters ?? []),
     adapters: new Map(),
   };
   const server = Deno.serve(
@@ -83,6 +87,7 @@ export function startMockEngine(options: MockEngineOptions): MockEngine {
     },
     pause: () => driver.pause(),
     resume: () => driver.resume(),
+    control: context.control,
     async stop() {
       driver.stop();
       await server.shutdown();
@@ -97,6 +102,7 @@ interface Context {
   faults: FaultPlan;
   name: string;
   surface: MockSurface;
+  control: MockControl;
   /** When each adapter was last asked for. */
   adapters: Map<string, number>;
 }
@@ -109,23 +115,14 @@ async function handle(context: Context, request: Request): Promise<Response> {
 }
 
 async function route(context: Context, request: Request, path: string): Promise<Response> {
-  const { model, options, faults } = context;
+  const { model, options, faults, control } = context;
+  const controlled = await control.answer(request, path);
+  if (controlled) return controlled;
+  if (control.dead && request.method === "POST") return Response.json({ error: DEAD }, { status: 500 });
   switch (`${request.method} ${path}`) {
-    case "GET /health":
-      return new Response("");
     case "GET /metrics":
       return new Response(metricsText(options.models?.[0] ?? "mock", model, context.adapters), {
         headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
-      });
-    case "GET /v1/models":
-      return Response.json({
-        object: "list",
-        data: [...options.models ?? [], ...options.adapters ?? []].map((id) => ({
-          id,
-          object: "model",
-          created: 0,
-          owned_by: "mock",
-        })),
       });
     case "POST /faults": {
       const text = await request.text();
@@ -144,12 +141,12 @@ async function route(context: Context, request: Request, path: string): Promise<
   }
 }
 
-async function other({ surface, options, faults }: Context, request: Request, path: string): Promise<Response> {
+async function other({ surface, control, faults }: Context, request: Request, path: string): Promise<Response> {
   const [, stored, part] = /^\/v1\/responses\/([^/]+)(?:\/(\w+))?$/.exec(path) ?? [];
   if (stored !== undefined) return surface.stored(request.method, stored, part);
   if (request.method === "POST") {
     const body = await request.json().catch(() => undefined);
-    const served = [...options.models ?? [], ...options.adapters ?? []];
+    const { served } = control;
     if (typeof body?.model === "string" && served.length > 0 && !served.includes(body.model)) {
       return failure(404, `The model \`${body.model}\` does not exist.`, "NotFoundError");
     }
@@ -184,14 +181,14 @@ async function complete(context: Context, request: Request, chat: boolean): Prom
     const message = error instanceof z.ZodError ? z.prettifyError(error) : `The body is no JSON: ${error}`;
     return failure(400, message, "BadRequestError");
   }
-  const { models, adapters } = context.options;
-  const body = { ...parsed, model: parsed.model ?? models?.[0] ?? "mock" };
-  if (models && models.length > 0 && ![...models, ...adapters ?? []].includes(body.model)) {
+  const { served, models, adapters } = context.control;
+  const body = { ...parsed, model: parsed.model ?? models[0] ?? "mock" };
+  if (served.length > 0 && !served.includes(body.model)) {
     return failure(404, `The model \`${body.model}\` does not exist.`, "NotFoundError");
   }
   if (fault?.kind === "status") return failure(fault.status, `fault: status ${fault.status}`, "MockFault");
   if (fault?.kind === "delay") await pause(fault.delay_ms, request.signal);
-  if (adapters?.includes(body.model)) context.adapters.set(body.model, Date.now());
+  if (adapters.has(body.model)) context.adapters.set(body.model, Date.now());
   return new Completion({ context, request, body, chat, fault }).respond();
 }
 
@@ -228,6 +225,8 @@ class Completion {
   readonly #sequence: Sequence;
   #cached = 0;
   #onToken: (generated: number) => void = () => {};
+  /** Its engine's death concerns it no more. */
+  #alive: () => void = () => {};
 
   constructor({ context, request, body, chat, fault }: CompletionParts) {
     this.context = context;
@@ -284,10 +283,13 @@ class Completion {
     const { promise, resolve } = Promise.withResolvers<void>();
     if (this.request.signal.aborted) resolve();
     this.request.signal.addEventListener("abort", () => resolve(), { once: true });
+    const alive = this.context.control.onDeath(resolve);
     this.#start((generated) => {
       if (generated === this.#outputTokens) resolve();
     });
     await promise;
+    alive();
+    if (this.context.control.dead) return Response.json({ error: DEAD }, { status: 500 });
     let text = "";
     for (let i = 0; i < this.#outputTokens; i++) text += word(this.#promptTokens, i);
     const choice = this.chat
@@ -356,6 +358,11 @@ class Completion {
           }
         };
         if (failing && fault.after_tokens === 0) return strike();
+        this.#alive = this.context.control.onDeath(() => {
+          over = true;
+          send(`data: ${JSON.stringify({ error: DEAD })}\n\ndata: [DONE]\n\n`);
+          controller.close();
+        });
         this.#start((generated) => {
           if (over) return;
           try {
@@ -367,14 +374,19 @@ class Completion {
             if (!last) return;
             if (isTrue(this.body.stream_options?.include_usage)) send(this.#chunk([], this.#usage()));
             send("data: [DONE]\n\n");
+            this.#alive();
             controller.close();
           } catch {
+            this.#alive();
             over = true; // the client is gone
             this.context.driver.cancel(this.#sequence);
           }
         });
       },
-      cancel: () => this.context.driver.cancel(this.#sequence),
+      cancel: () => {
+        this.#alive();
+        this.context.driver.cancel(this.#sequence);
+      },
     });
     return new Response(body, { headers: { "content-type": "text/event-stream; charset=utf-8" } });
   }

@@ -19,6 +19,8 @@ export interface GrantOwner {
   pin(prompt: HashedPrompt, salt: number, endpoint: number): number;
   unpin(prompt: HashedPrompt, pinned: number, salt: number, endpoint: number): void;
   retire(prompt: HashedPrompt): void;
+  /** Something came from it. */
+  heard(endpoint: number): void;
   countFailure(endpoint: number): void;
   clearFailures(endpoint: number): void;
   requestsOn(endpoint: number): number;
@@ -135,6 +137,10 @@ class WholeLeg implements Leg {
     const ms = row.firstToken(this.#owner.now());
     if (ms >= 0) this.#owner.roomAt(placement.cluster, row.endpoint);
     return ms;
+  }
+
+  heard(): void {
+    this.#owner.heard(this.#parts.row.endpoint);
   }
 
   remember(): void {

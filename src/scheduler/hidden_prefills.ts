@@ -55,6 +55,11 @@ export class HiddenPrefills {
     return count;
   }
 
+  /** Whether there are first tokens on an endpoint that nobody will see. */
+  any(endpoint: number, nowMs: number): boolean {
+    return this.#prefillsOf(endpoint, Infinity, nowMs).some(({ hidden }) => hidden);
+  }
+
   #mostly(endpoint: number, row: number, nowMs: number): boolean {
     const k = this.kernel.exports;
     const rate = this.#rates[(k.columnOffset(k.ENDPOINT_RATE) >>> 2) + endpoint];

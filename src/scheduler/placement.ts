@@ -12,7 +12,7 @@ export interface Placement {
   readonly eligibility: number;
   /** Keeps the prefixes of different clusters and adapters apart. */
   readonly salt: number;
-  /** Number of the LoRA adapter, 1 to 64; 0 for the base model. */
+  /** Number of the LoRA adapter, with MUST_LIST where engines list it; 0 for the base model. */
   readonly adapter: number;
   readonly policy: Policy;
 }
@@ -31,7 +31,13 @@ export function placementSalt(cluster: string, lora: string): number {
   return fnv1a(`${cluster}\n${lora}`);
 }
 
-/** Number that stands for an adapter in the endpoints' sets, 1 to 64; 0 for none. Different names may share one. */
-export function adapterNumber(lora: string): number {
-  return lora === "" ? 0 : 1 + fnv1a(lora) % 64;
+/** The kernel's flag of an adapter that only endpoints that list it can serve. */
+export const MUST_LIST = 128;
+
+/**
+ * Number that stands for an adapter in the endpoints' sets, 1 to 64; 0 for none. Different names may share one. With
+ * MUST_LIST for one that is `listed`.
+ */
+export function adapterNumber(lora: string, listed = false): number {
+  return lora === "" ? 0 : (1 + fnv1a(lora) % 64) | (listed ? MUST_LIST : 0);
 }

@@ -75,6 +75,8 @@ export interface Leg {
   sent(): void;
   /** The first token was seen, or is presumed: the prompt's load comes off. Returns the ms of the prefill the first time, then -1. */
   firstToken(): number;
+  /** Something more of the answer came. */
+  heard(): void;
   /** The endpoint holds the prompt from now on: it answered 200, or is about to compute it. */
   remember(): void;
   /** The endpoint failed at this request. */

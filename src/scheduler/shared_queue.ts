@@ -8,6 +8,7 @@ import type { Deadline, Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
 import type { GrantWatch } from "../tables/grant_watch.ts";
 import { EndpointDirectory, type EndpointRef } from "../tables/endpoint_directory.ts";
+import type { EndpointPulse } from "../tables/endpoint_pulse.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import { RequestPhase, type RequestRow, type RequestTable } from "../tables/request_table.ts";
 import type { HashedPrompt } from "./cache_knowledge.ts";
@@ -71,6 +72,7 @@ export interface SharedQueueParts {
   readonly decisions: DecisionMaker;
   readonly requests: RequestTable;
   readonly endpoints: EndpointTable;
+  readonly pulse: EndpointPulse;
   readonly clock: Clock;
   readonly deadlines: Deadlines;
   readonly grants: GrantWatch;
@@ -80,6 +82,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
   readonly decisions: DecisionMaker;
   readonly requests: RequestTable;
   readonly endpoints: EndpointTable;
+  readonly pulse: EndpointPulse;
   readonly clock: Clock;
   readonly deadlines: Deadlines;
   readonly grants: GrantWatch;
@@ -96,6 +99,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
     this.decisions = parts.decisions;
     this.requests = parts.requests;
     this.endpoints = parts.endpoints;
+    this.pulse = parts.pulse;
     this.clock = parts.clock;
     this.deadlines = parts.deadlines;
     this.grants = parts.grants;
@@ -311,6 +315,10 @@ export class SharedQueue implements Scheduler, GrantOwner {
 
   retire(prompt: HashedPrompt): void {
     this.decisions.caches.retire(prompt);
+  }
+
+  heard(endpoint: number): void {
+    this.pulse.hear(endpoint, this.now());
   }
 
   countFailure(endpoint: number): void {

@@ -17,23 +17,27 @@ import { Front } from "../front/http/front.ts";
 import type { HttpContext } from "../front/http/http_call.ts";
 import type { Call, CallContext } from "../gateway/call.ts";
 import { Dispatcher } from "../gateway/dispatch.ts";
+import type { SilenceParts } from "../gateway/silence.ts";
 import { Pipeline } from "../gateway/pipeline.ts";
 import { RouteTable } from "../gateway/routes.ts";
 import { StoredResponses } from "../gateway/stored_responses.ts";
+import { generates } from "../openai/api.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
 import { queueLimits } from "../scheduler/queue_limits.ts";
 import { SharedQueue } from "../scheduler/shared_queue.ts";
 import { EndpointDirectory } from "../tables/endpoint_directory.ts";
+import { EndpointAdapters } from "../tables/endpoint_adapters.ts";
+import { EndpointPulse } from "../tables/endpoint_pulse.ts";
 import { EndpointTable } from "../tables/endpoint_table.ts";
 import { GrantWatch } from "../tables/grant_watch.ts";
-import { ownCells } from "../tables/metric_cells.ts";
+import { allCells, ownCells } from "../tables/metric_cells.ts";
 import { ResponseTable } from "../tables/response_table.ts";
 import { PredictorTable } from "../tables/predictor_table.ts";
 import { RequestTable } from "../tables/request_table.ts";
 import { SampleWriter } from "../tables/sample_ring.ts";
 import { ownShareReader } from "../tables/tenant_table.ts";
 import { AccessLog } from "../telemetry/access_log.ts";
-import { Instruments, unknownModel, WORKER_CELLS } from "../telemetry/instruments.ts";
+import { Instruments, meanCompletion, meanDuration, unknownModel, WORKER_CELLS } from "../telemetry/instruments.ts";
 import { Log } from "../telemetry/log.ts";
 import { openTracing } from "../telemetry/tracing.ts";
 import { EndpointPools } from "../upstream/endpoint_pools.ts";
@@ -45,6 +49,9 @@ import { RetryBudget } from "../upstream/retry_budget.ts";
 import type { WorkerSetup } from "./protocol.ts";
 
 const clock = systemClock;
+
+/** A long answer is this many times as long as the mean. */
+const LONG_ANSWER = 2;
 
 /** Requests under one snapshot. */
 interface Generation {
@@ -58,6 +65,9 @@ export class Serving {
   readonly instruments: Instruments;
   readonly #deadlines = new Deadlines(clock);
   readonly #endpoints: EndpointTable;
+  readonly #cells: Float64Array[];
+  readonly #pulse: EndpointPulse;
+  readonly #adapters: EndpointAdapters;
   readonly #decisions: DecisionMaker;
   readonly #predictors: PredictorTable;
   readonly #limiter: Limits;
@@ -83,6 +93,9 @@ export class Serving {
     this.log = new Log(config.log.level, `worker ${kernel.worker}`);
     this.instruments = new Instruments(ownCells(kernel), config.limits.models);
     this.#endpoints = new EndpointTable(kernel);
+    this.#cells = allCells(kernel);
+    this.#pulse = new EndpointPulse(kernel);
+    this.#adapters = new EndpointAdapters(kernel);
     this.#decisions = new DecisionMaker(kernel);
     this.#predictors = new PredictorTable(kernel);
     this.#limiter = new Limits(kernel, clock.shared, ownShareReader(kernel));
@@ -92,6 +105,7 @@ export class Serving {
       decisions: this.#decisions,
       requests,
       endpoints: this.#endpoints,
+      pulse: this.#pulse,
       clock,
       deadlines: this.#deadlines,
       grants,
@@ -211,8 +225,10 @@ export class Serving {
     this.#accessLog = enabled ? new AccessLog(path) : undefined;
   }
 
-  #dispatcher({ retries, limits, outliers }: Config): Dispatcher {
+  #dispatcher(config: Config): Dispatcher {
+    const { retries, limits, outliers } = config;
     return new Dispatcher(this.#pools, this.#endpoints, {
+      silence: this.#silence(config),
       retries,
       budget: this.#budget,
       answers: {
@@ -221,9 +237,38 @@ export class Serving {
       },
       backpressureMs: outliers.enabled ? outliers.backpressure_ms : 0,
       maxBackpressureMs: outliers.enabled ? outliers.max_backpressure_ms : 0,
+      missing: (endpoint) => this.#adapters.ask(endpoint),
       atFault: (endpoint, { rejected, peer }) =>
         this.log.warn("an endpoint rejects what a peer answers", { endpoint, status: rejected, peer_status: peer }),
     });
+  }
+
+  #silence({ outliers, prediction }: Config): SilenceParts {
+    const { consecutive_failures: failures, silence_factor, silence_ms: ms, silence_leaver_ms: leaverMs } = outliers;
+    return {
+      deadlines: this.#deadlines,
+      pulse: this.#pulse,
+      limits: { factor: outliers.enabled ? silence_factor : 0, ms, leaverMs },
+      expectedMs: ({ request, route, predictedMs, endpointRow }) => {
+        if (!request || !route || !generates(request.kind)) return Infinity;
+        const ttftMs = predictedMs || 0;
+        if (request.stream || this.#pulse.tells(endpointRow)) return ttftMs;
+        // Nothing comes before the whole answer, which may well be longer than most.
+        const { model } = route;
+        const stepMs = this.#predictors.predictStep(model, this.#endpoints.requests(endpointRow), 0);
+        const tokens = request.maxTokens ?? prediction.output_tokens;
+        const usualMs = LONG_ANSWER * meanDuration(this.#cells, model) * 1_000 || Infinity;
+        return ttftMs + Math.min(usualMs, tokens * stepMs);
+      },
+      suspect: ({ name, row }, silentMs, expectedMs) => {
+        this.instruments.add(WORKER_CELLS.suspicions);
+        if (this.#endpoints.failures(row) < failures) {
+          const figures = { silent_ms: Math.round(silentMs), predicted_ms: Math.round(expectedMs) };
+          this.log.warn("an endpoint is suspect: nothing comes from it", { endpoint: name, ...figures });
+        }
+        this.#endpoints.countFailure(row, failures);
+      },
+    };
   }
 
   #admission({ admission }: Config, tenants: Tenants): Admission {
@@ -263,7 +308,7 @@ export class Serving {
       admission,
       usageEstimate: (model, promptBytes, maxTokens) => ({
         inputTokens: promptBytes / (this.#predictors.bytesPerToken(model) || prediction.bytes_per_token),
-        outputTokens: maxTokens ?? (this.instruments.meanCompletion(model) || prediction.output_tokens),
+        outputTokens: maxTokens ?? (meanCompletion(this.#cells, model) || prediction.output_tokens),
       }),
       log: this.log,
     });

@@ -5,6 +5,7 @@
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { assert } from "../base/assert.ts";
 import { EndpointGroups } from "./endpoint_groups.ts";
+import { EndpointLimits } from "./endpoint_limits.ts";
 import { type Address, formatAddress, parseAddress } from "../base/address.ts";
 
 /**
@@ -23,7 +24,6 @@ export interface Gauges {
   kvUsage: number;
 }
 
-const NO_LIMIT = 0x7fffffff;
 /** 8,000 tokens of 4 bytes a second. */
 const DEFAULT_RATE = 1_000 / (8_000 * 4);
 
@@ -47,6 +47,8 @@ export class EndpointTable {
   readonly #floats: Float32Array;
   readonly #bytes: Uint8Array;
   readonly #groups: EndpointGroups;
+  /** Most requests in flight on each. */
+  readonly limits: EndpointLimits;
   /** How long an endpoint that failed once is left alone. */
   failureBackoffMs = 0;
 
@@ -57,6 +59,7 @@ export class EndpointTable {
     this.#floats = new Float32Array(kernel.buffer);
     this.#bytes = new Uint8Array(kernel.buffer);
     this.#groups = new EndpointGroups(kernel);
+    this.limits = new EndpointLimits(kernel);
   }
 
   /** Word index of a row's cell in a column. */
@@ -90,12 +93,17 @@ export class EndpointTable {
         k.ENDPOINT_REMOTE_PROMPT,
         k.ENDPOINT_ADAPTERS,
         k.ENDPOINT_ADAPTERS + 1,
+        k.ENDPOINT_LISTED,
+        k.ENDPOINT_LISTED + 1,
+        k.ENDPOINT_HEARD,
+        k.ENDPOINT_TELLS,
+        k.ENDPOINT_ASKED,
       ]
     ) {
       Atomics.store(this.#words, this.#cell(column, row), 0);
     }
     this.setRate(row, this.firstRate);
-    this.setLimit(row, undefined);
+    this.limits.reset(row);
     k.indexForget(row);
     this.setCapacity(row, capacityChunks);
     this.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
@@ -254,8 +262,8 @@ export class EndpointTable {
   }
 
   /** The endpoint failed: that counts, and it is left alone for a while. Failing fast earns no traffic. */
-  countFailure(row: number): void {
-    Atomics.add(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_FAILURES, row), 1);
+  countFailure(row: number, times = 1): void {
+    Atomics.add(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_FAILURES, row), times);
     if (this.failureBackoffMs > 0) this.backOff(row, this.failureBackoffMs);
   }
 
@@ -320,14 +328,6 @@ export class EndpointTable {
     return this.#load(this.#kernel.exports.ENDPOINT_PENALTY, row);
   }
 
-  /** Sets the LoRA adapters that it holds, as numbers of 1 to 64. */
-  setAdapters(row: number, adapters: Iterable<number>): void {
-    const k = this.#kernel.exports;
-    const sets = [0, 0];
-    for (const adapter of adapters) sets[(adapter - 1) >> 5] |= 1 << ((adapter - 1) & 31);
-    for (const i of [0, 1]) Atomics.store(this.#words, this.#cell(k.ENDPOINT_ADAPTERS + i, row), sets[i]);
-  }
-
   /** Ms that an uncached prompt byte takes there. */
   rate(row: number): number {
     return this.#floats[this.#cell(this.#kernel.exports.ENDPOINT_RATE, row)];
@@ -347,16 +347,6 @@ export class EndpointTable {
       SLOWEST_BYTE_MS,
       Math.max(FASTEST_BYTE_MS, msPerByte),
     );
-  }
-
-  /** Most requests in flight there; undefined for no limit. */
-  setLimit(row: number, requests: number | undefined): void {
-    Atomics.store(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_LIMIT, row), requests ?? NO_LIMIT);
-  }
-
-  limit(row: number): number | undefined {
-    const limit = this.#load(this.#kernel.exports.ENDPOINT_LIMIT, row);
-    return limit === NO_LIMIT ? undefined : limit;
   }
 
   capacityChunks(row: number): number {

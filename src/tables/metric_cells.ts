@@ -12,6 +12,12 @@ export function ownCells(kernel: AttachedKernel): Float64Array {
   return cellsOf(kernel, kernel.worker);
 }
 
+/** The areas of all threads. */
+export function allCells(kernel: AttachedKernel): Float64Array[] {
+  const workers = new Int32Array(kernel.buffer)[kernel.exports.HEADER_WORKERS];
+  return Array.from({ length: workers }, (_, worker) => cellsOf(kernel, worker));
+}
+
 /** Sum of one cell over all workers. */
 export function sumCells(kernel: AttachedKernel): Float64Array {
   const words = new Int32Array(kernel.buffer);

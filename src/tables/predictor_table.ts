@@ -125,6 +125,12 @@ export class PredictorTable {
     return this.#kernel.exports.learn(this.stepRow(model), ms, forgetting, pace);
   }
 
+  /** Predicted ms of a decode step. */
+  predictStep(model: number, batch: number, contextTokens: number): number {
+    this.#putStep(batch, contextTokens);
+    return this.#kernel.exports.predict(this.stepRow(model));
+  }
+
   #putStep(batch: number, contextTokens: number): void {
     const at = this.#features;
     this.#floats.fill(0, at, at + this.#kernel.exports.FEATURES);

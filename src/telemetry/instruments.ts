@@ -46,9 +46,12 @@ export const WORKER_CELLS = {
   /** The oldest snapshot that a request under way was begun with. */
   snapshot: 10,
   replicaFaults: 11,
+  suspicions: 12,
+  /** Requests for a model that nobody knows. */
+  unknownModels: 13,
 } as const;
 /** The histogram of the event loop's delay. */
-const LOOP_CELLS = 12;
+const LOOP_CELLS = 14;
 const WORKER_CELL_COUNT = LOOP_CELLS + HISTOGRAM_CELLS;
 
 /** Prompt, completion and cached tokens, answers that told their usage. */
@@ -134,18 +137,31 @@ export class Instruments {
     this.cells[base + 3]++;
   }
 
-  /** Mean length of this worker's answers of a model in tokens; 0 before the first. */
-  meanCompletion(model: number): number {
-    const base = modelBase(model) + MODEL_CELLS - TOKEN_CELLS;
-    return this.cells[base + 3] === 0 ? 0 : this.cells[base + 1] / this.cells[base + 3];
-  }
-
   #observe(base: number, seconds: number): void {
     let bucket = 0;
     while (bucket < DURATION_BUCKETS.length && seconds > DURATION_BUCKETS[bucket]) bucket++;
     this.cells[base + bucket]++;
     this.cells[base + HISTOGRAM_CELLS - 1] += seconds;
   }
+}
+
+/** Mean completion tokens of a model's answers in these areas of cells; 0 while no answer has told. */
+export function meanCompletion(workers: readonly Float64Array[], model: number): number {
+  const base = modelBase(model) + MODEL_CELLS - TOKEN_CELLS;
+  const sum = (cell: number) => workers.reduce((total, cells) => total + cells[cell], 0);
+  const answers = sum(base + 3);
+  return answers === 0 ? 0 : sum(base + 1) / answers;
+}
+
+/** Mean seconds that a model's requests took, in these areas of cells; 0 while none has ended. */
+export function meanDuration(workers: readonly Float64Array[], model: number): number {
+  const base = modelBase(model) + OUTCOMES.length;
+  let [requests, seconds] = [0, 0];
+  for (const cells of workers) {
+    for (let bucket = 0; bucket <= DURATION_BUCKETS.length; bucket++) requests += cells[base + bucket];
+    seconds += cells[base + HISTOGRAM_CELLS - 1];
+  }
+  return requests === 0 ? 0 : seconds / requests;
 }
 
 export interface HistogramReading {

@@ -9,6 +9,7 @@ export type UpstreamFailure =
   | "first_byte_timeout" // a head, but nothing of the body
   | "bad_response" // not HTTP, or a head beyond its limit
   | "lost_in_answer" // the connection ended in the middle of the answer
+  | "silent" // nothing came from the engine for much longer than predicted
   | "idle_timeout" // the engine fell silent in the middle of its answer
   | "aborted" // the client left
   | "deadline" // the request's own time is up

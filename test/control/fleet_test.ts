@@ -141,6 +141,7 @@ function health(names: string[], changes: Record<string, unknown> = {}) {
     clock,
     log,
     returned: ({ name }) => returned.push(name),
+    looked() {},
   });
   const patients = names.map((name, i) => ({
     cluster: "c",

@@ -9,6 +9,7 @@ import { PredictorTable } from "../../src/tables/predictor_table.ts";
 import { type Sample, SampleReader, SampleWriter } from "../../src/tables/sample_ring.ts";
 import { freshKernels } from "../support/kernel.ts";
 import { KeptLog } from "../support/parts.ts";
+import { Random } from "../support/seed.ts";
 
 const SAMPLE: Sample = {
   model: 0,
@@ -97,10 +98,10 @@ Deno.test("Trainer: samples of a model that is gone, of an endpoint that has lef
 });
 
 Deno.test("Trainer: what was learned belongs to the name: it comes along to another row", () => {
-  const { table, names, predictors, trainer, observe, row } = parts();
+  const { table, names, predictors, trainer, observe, row, state } = parts();
   observe({}, 60);
   trainer.train();
-  const rate = table.rate(row);
+  const rate = state.rateOf("c/a:1")!;
   const theta = predictors.save(0).theta;
   trainer.forgetModel(0, () => true);
   trainer.setModels(new Map([["other", 0], ["m", 2]]));
@@ -113,16 +114,37 @@ Deno.test("Trainer: what was learned belongs to the name: it comes along to anot
   assertAlmostEquals(table.rate(again), rate, 1e-6);
 });
 
+Deno.test("Trainer: endpoints have one rate until their difference is more than chance", () => {
+  const random = new Random(1);
+  const { table, names, trainer, observe, row } = parts();
+  const [twin, slow] = [2, 3].map((port) => table.add(0, { hostname: "a", port }, 100, 0));
+  names.set("c/a:2", twin).set("c/a:3", slow);
+  trainer.endpointsChanged();
+  const noisy = () => 200 * (0.6 + 0.8 * random.next());
+  for (let i = 0; i < 60; i++) {
+    for (const endpoint of [row, twin]) observe({ endpoint, prefillMs: noisy() });
+    trainer.train();
+  }
+  assertEquals(table.rate(row), table.rate(twin), "equal engines, whatever they happened to compute");
+  assertEquals(table.rate(slow), table.rate(row), "nothing is known of the third");
+  for (let i = 0; i < 60; i++) {
+    for (const endpoint of [row, twin]) observe({ endpoint, prefillMs: noisy() });
+    observe({ endpoint: slow, prefillMs: 3 * noisy() });
+    trainer.train();
+  }
+  assert(table.rate(slow) > 2 * Math.max(table.rate(row), table.rate(twin)));
+});
+
 Deno.test("Trainer: a learned limit of concurrency binds nobody once it is not to be learned any more", () => {
   const on = { admission: { adaptive_concurrency: { enabled: true, min: 2, max: 8 } } };
   const { table, trainer, observe, row } = parts(on);
   observe({ tpotMs: 10 }, 20);
   trainer.train();
-  assert(table.limit(row)! <= 8);
+  assert(table.limits.of(row, "latency")! <= 8);
   trainer.config = parseConfig({});
   observe({ tpotMs: 10 });
   trainer.train();
-  assertEquals(table.limit(row), undefined);
+  assertEquals(table.limits.of(row, "latency"), undefined);
 });
 
 Deno.test("Trainer: the error of predictions is a moving median that single outliers do not move far", () => {

@@ -30,8 +30,6 @@ Deno.test("signals: reads each engine's names, sums ranks, and takes the capacit
       kvUsage: 0.5,
       promptTokens: 1500,
       kvCapacityTokens: 16_000,
-      startTime: undefined,
-      adapters: undefined,
     },
   );
   assertEquals(
@@ -41,12 +39,7 @@ Deno.test("signals: reads each engine's names, sums ranks, and takes the capacit
     ),
     {
       waiting: 1,
-      running: undefined,
-      kvUsage: undefined,
-      promptTokens: undefined,
       kvCapacityTokens: 320,
-      startTime: undefined,
-      adapters: undefined,
     },
   );
   assertEquals(
@@ -65,10 +58,8 @@ Deno.test("signals: reads each engine's names, sums ranks, and takes the capacit
       waiting: 4,
       running: 2,
       kvUsage: 0.25,
-      promptTokens: undefined,
       kvCapacityTokens: 6_400,
       startTime: 1_700_000_000,
-      adapters: undefined,
     },
   );
   assertEquals(
@@ -84,6 +75,39 @@ Deno.test("signals: reads each engine's names, sums ranks, and takes the capacit
   assertEquals(readSignals("openai", "anything 1"), {});
   assertEquals(readSignals("sglang", "sglang:num_queue_reqs 4\nsglang:token_usage NaN\nbroken{ 1").waiting, 4);
   assertEquals(readSignals("sglang", "").waiting, undefined);
+});
+
+Deno.test("signals: capacities, sleep, progress and prefix hits under the names of each engine", () => {
+  const vllm = [
+    'vllm:cache_config_info{block_size="32",kv_cache_size_tokens="16384",num_gpu_blocks="None"} 1.0',
+    'vllm:engine_sleep_state{engine="0",sleep_state="awake"} 0.0',
+    'vllm:engine_sleep_state{engine="0",sleep_state="weights_offloaded"} 1.0',
+    'vllm:generation_tokens_total{engine="0"} 3613.0',
+    'vllm:generation_tokens_total{engine="1"} 7.0',
+    'vllm:prefix_cache_queries_total{engine="0"} 13743.0',
+    'vllm:prefix_cache_queries_created{engine="0"} 1.79e+09',
+    'vllm:prefix_cache_hits_total{engine="0"} 11648.0',
+    'http_requests_total{handler="vllm:num_requests_waiting 9"} 1',
+    "xvllm:num_requests_running 5",
+  ].join("\n");
+  assertEquals(readSignals("vllm", vllm), {
+    kvCapacityTokens: 16_384,
+    generatedTokens: 3_620,
+    asleep: true,
+    prefixTokens: { queried: 13_743, hit: 11_648 },
+  });
+  const awake = 'vllm:engine_sleep_state{sleep_state="awake"} 1\nvllm:engine_sleep_state{sleep_state="awake"} 0';
+  assertEquals(readSignals("vllm", awake), { asleep: false }, "one rank is awake");
+  assertEquals(readSignals("sglang", 'sglang:max_total_num_tokens{tp="0"} 4096').kvCapacityTokens, 4_096);
+  assertEquals(readSignals("sglang", "sglang:page_size 64\nsglang:num_pages 10").kvCapacityTokens, 640);
+  assertEquals(
+    readSignals("sglang", 'sglang:cache_config_info{page_size="1",num_pages="77"} 1\nsglang:max_total_num_tokens 9')
+      .kvCapacityTokens,
+    77,
+  );
+  const llamacpp = "llamacpp:requests_processing 4\nllamacpp:requests_deferred 2\nllamacpp:tokens_predicted_total 8";
+  assertEquals(readSignals("llamacpp", llamacpp), { running: 4, waiting: 2, generatedTokens: 8 });
+  assertEquals(readSignals("transformers", llamacpp), {});
 });
 
 Deno.test("Prober: refused and 5xx are unhealthy and say why, a missing path is not, metrics and models may be missing", async () => {
@@ -105,8 +129,8 @@ Deno.test("Prober: refused and 5xx are unhealthy and say why, a missing path is 
     concurrency: 16,
   };
   const all = Promise.withResolvers<void>();
-  const prober = new Prober(options, clock, ({ port }, { ms, ...result }) => {
-    assert(ms >= 0);
+  const prober = new Prober(options, clock, ({ port }, { ms, healthMs = 0, ...result }) => {
+    assert(ms >= 0 && healthMs >= 0);
     results.set(port, { ...results.get(port), ...result });
     if (results.size === 5) all.resolve();
   });

@@ -7,6 +7,7 @@ import type { PreparedRequest } from "../../src/engines/engine.ts";
 import { end } from "../../src/gateway/accounting.ts";
 import { Dispatcher } from "../../src/gateway/dispatch.ts";
 import type { EndpointRef } from "../../src/tables/endpoint_directory.ts";
+import { EndpointPulse } from "../../src/tables/endpoint_pulse.ts";
 import { WORKER_CELLS } from "../../src/telemetry/instruments.ts";
 import type { EndpointPools } from "../../src/upstream/endpoint_pools.ts";
 import { UpstreamError, type UpstreamFailure } from "../../src/upstream/errors.ts";
@@ -27,14 +28,18 @@ const head = (status: number, ...headers: [string, string][]): ResponseHead => (
   keepAlive: true,
 });
 
-type Behaviour = UpstreamFailure | UpstreamError | ResponseHead;
+type Behaviour = UpstreamFailure | UpstreamError | ResponseHead | "hang" | { head: ResponseHead; body: string };
 const expected = { kind: "chat" as const, tokens: false, choices: 1, opened() {} };
 
 /** What the first, the second, … endpoint that is tried does. */
-async function parts(behaviours: Behaviour[], more: { retries?: number; percent?: number; endpoints?: number } = {}) {
+async function parts(
+  behaviours: Behaviour[],
+  more: { retries?: number; percent?: number; endpoints?: number; expectedMs?: number } = {},
+) {
   const scheduler = schedulerParts(more.endpoints ?? 3);
   const { clock, context, open } = callParts();
   const call = open();
+  const clocks = [clock, scheduler.clock];
   const tried: number[] = [];
   const bodies: HandedBody[] = [];
   const fresh: boolean[] = [];
@@ -42,12 +47,14 @@ async function parts(behaviours: Behaviour[], more: { retries?: number; percent?
   const sent = (endpoint: EndpointRef) => {
     tried.push(endpoint.row);
     const behaviour = behaviours[tried.length - 1];
+    if (behaviour === "hang") return new Promise<never>(() => {});
     if (behaviour instanceof UpstreamError) return Promise.reject(behaviour);
     if (typeof behaviour === "string") return Promise.reject(new UpstreamError(behaviour, "why"));
+    const answer = "body" in behaviour ? behaviour : { head: behaviour, body: "{}" };
     const body = new HandedBody();
-    body.hand("{}", null);
+    body.hand(answer.body, null);
     bodies.push(body);
-    return Promise.resolve({ head: behaviour, connection: body });
+    return Promise.resolve({ head: answer.head, connection: body });
   };
   const pools = {
     of: (endpoint: EndpointRef) => ({
@@ -66,8 +73,19 @@ async function parts(behaviours: Behaviour[], more: { retries?: number; percent?
     }),
   } as unknown as EndpointPools;
   const faults: [string, number, number][] = [];
+  const suspects: number[] = [];
+  const pulse = new EndpointPulse(scheduler.kernel);
+  const missing: number[] = [];
   const budget = new RetryBudget({ percent: more.percent ?? 1_000, minPerSecond: 0 }, clock);
   const dispatcher = new Dispatcher(pools, scheduler.table, {
+    silence: {
+      deadlines: context.calls.deadlines,
+      pulse,
+      limits: { factor: 5, ms: 3_000, leaverMs: 1_000 },
+      expectedMs: () => more.expectedMs ?? 100,
+      suspect: ({ row }) => suspects.push(row),
+    },
+    missing: (endpoint) => missing.push(endpoint),
     retries: more.retries ?? 1,
     budget,
     answers: { wholeBytes: 1_024, eventBytes: 1_024 },
@@ -95,6 +113,17 @@ async function parts(behaviours: Behaviour[], more: { retries?: number; percent?
     held,
     fresh,
     faults,
+    suspects,
+    missing,
+    /** Another request on the endpoint that it was granted. */
+    beside: () => scheduler.queue.acquire(scheduler.ask("beside", { onlyEndpoint: grant.leg.endpoint.row }), () => {}),
+    heard: (row: number) => pulse.hear(row, clock.shared()),
+    async advance(ms: number) {
+      for (let passed = 0; passed < ms; passed += 50) {
+        for (const one of clocks) one.advance(50);
+        await settle();
+      }
+    },
     table,
     rows,
     moved: () => moved,
@@ -237,4 +266,86 @@ Deno.test("Dispatcher: a reused connection that is lost is no failure; alone, th
   assertEquals([(await alone.dispatch()).head.status, alone.fresh, alone.moved()], [200, [false, true], 0]);
   using once = await parts([lost()], { endpoints: 1, retries: 0 });
   assertEquals([await codeOf(once.dispatch()), once.tried.length], ["upstream_failed", 1]);
+});
+
+Deno.test("Dispatcher: an endpoint that says nothing for several times the predicted time is suspect, and the request moves", async () => {
+  for (const [expectedMs, ms] of [[100, 3_000], [1_000, 5_000]]) {
+    using all = await parts(["hang", head(200)], { expectedMs });
+    const dispatching = all.dispatch();
+    await all.advance(ms - 100);
+    assertEquals([all.tried.length, all.suspects], [1, []]);
+    await all.advance(300);
+    assertEquals([all.suspects, (await dispatching).head.status, all.moved(), all.call.tries], [
+      all.tried.slice(0, 1),
+      200,
+      1,
+      2,
+    ]);
+  }
+});
+
+Deno.test("Dispatcher: what comes from the endpoint meanwhile, and nowhere to go, keep the request where it is", async () => {
+  using busy = await parts(["hang"]);
+  const kept = busy.dispatch();
+  for (let i = 0; i < 5; i++) {
+    await busy.advance(2_500);
+    busy.heard(busy.tried[0]);
+  }
+  assertEquals([busy.suspects, busy.tried.length], [[], 1]);
+  busy.call.cancellation.leave();
+  assertEquals(await codeOf(kept), "client_closed");
+  assertEquals(busy.suspects, [], "it was heard of just before");
+
+  using alone = await parts(["hang"], { endpoints: 1 });
+  const waiting = alone.dispatch();
+  await alone.advance(4_000);
+  assertEquals([alone.suspects, alone.tried.length, alone.call.cancellation.gone], [[alone.rows[0]], 1, false]);
+  alone.call.cancellation.leave();
+  assertEquals(await codeOf(waiting), "client_closed");
+});
+
+Deno.test("Dispatcher: a client that leaves after a long silence has seen that the endpoint is suspect, another has not", async () => {
+  for (const [waitMs, expectedMs, suspect] of [[900, 100, false], [1_300, 100, true], [1_300, 1_000, false]] as const) {
+    using all = await parts(["hang"], { expectedMs });
+    const dispatching = all.dispatch();
+    await all.advance(waitMs);
+    all.call.cancellation.leave();
+    assertEquals(await codeOf(dispatching), "client_closed");
+    assertEquals(all.suspects, suspect ? all.tried : [], `${waitMs} of ${expectedMs}`);
+  }
+});
+
+const DEAD = "EngineCore encountered an issue.";
+const dead = { head: { ...head(500), framing: { kind: "length" as const, bytes: DEAD.length } }, body: DEAD };
+
+Deno.test("Dispatcher: a request that was alone on an engine that died is not shown to another one", async () => {
+  using alone = await parts([dead, head(200)]);
+  assertEquals([(await alone.dispatch()).head.status, alone.tried.length], [500, 1]);
+  assertEquals(alone.table.failures(alone.tried[0]), 1);
+  using others = await parts([dead, head(200)]);
+  using _beside = await others.beside();
+  assertEquals([(await others.dispatch()).head.status, others.tried.length], [200, 2]);
+  assertEquals(others.table.failures(others.tried[0]), 1);
+});
+
+Deno.test("Dispatcher: a request by which two engines were lost is not tried on a third", async () => {
+  using all = await parts(["lost_before_answer", "lost_in_answer", head(200)], { retries: 5 });
+  assertEquals([await codeOf(all.dispatch()), all.tried.length], ["upstream_failed", 2]);
+  using timeouts = await parts(["header_timeout", "header_timeout", head(200)], { retries: 5 });
+  assertEquals([(await timeouts.dispatch()).head.status, timeouts.tried.length], [200, 3]);
+});
+
+Deno.test("Dispatcher: a 500 counts where a peer answers, else once for each kind of request", async () => {
+  using peer = await parts([head(500), head(200)]);
+  await peer.dispatch();
+  assertEquals(peer.tried.map((row) => peer.table.failures(row)), [1, 0]);
+  using nobody = await parts([head(500), head(500)]);
+  await nobody.dispatch();
+  assertEquals(nobody.tried.map((row) => nobody.table.failures(row)), [1, 1]);
+});
+
+Deno.test("Dispatcher: a 404 is told, since the engine may have other models than before", async () => {
+  using all = await parts([head(404), head(404)]);
+  await all.dispatch();
+  assertEquals(all.missing, all.tried);
 });

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals } from "@std/assert";
+import { EndpointAdapters } from "../../src/tables/endpoint_adapters.ts";
 import { EndpointState, EndpointTable } from "../../src/tables/endpoint_table.ts";
 import { ask, decisionWord, freshKernel, writeHashes } from "../support/kernel.ts";
 import { Random, seed } from "../support/seed.ts";
@@ -40,7 +41,7 @@ function randomFleet(random: Random, count: number, kernelSeed: number) {
     const penalty = random.chance(0.2) ? random.below(4) : 0;
     table.setPenalty(row, penalty);
     const adapters = Array.from({ length: random.below(4) }, () => 1 + random.below(64));
-    table.setAdapters(row, adapters);
+    new EndpointAdapters(kernel).setHeld(row, adapters);
     rows.push(row);
     twins.push({
       eligibility: (unavailable ? labels : labels | k.SERVING) | (backedOff ? 0 : k.NOT_BACKED_OFF),

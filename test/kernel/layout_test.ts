@@ -85,7 +85,7 @@ Deno.test("layout: columns are numbered without gaps, rows end before the next o
   const k = freshKernel().exports;
   const columns = Object.entries(k).filter(([name]) => name.startsWith("ENDPOINT_") && name !== "ENDPOINT_COLUMNS");
   const numbers = columns.flatMap(([name, number]) =>
-    name === "ENDPOINT_ADAPTERS" ? [number, number as number + 1] : number
+    name === "ENDPOINT_ADAPTERS" || name === "ENDPOINT_LISTED" ? [number, number as number + 1] : number
   );
   assertEquals(
     numbers.toSorted((a, b) => Number(a) - Number(b)),

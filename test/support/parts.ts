@@ -18,6 +18,7 @@ import { policyOf } from "../../src/scheduler/policy.ts";
 import type { Ask } from "../../src/scheduler/scheduler.ts";
 import { DEFAULT_THETA } from "../../src/scheduler/ttft.ts";
 import { SharedQueue } from "../../src/scheduler/shared_queue.ts";
+import { EndpointPulse } from "../../src/tables/endpoint_pulse.ts";
 import { EndpointTable } from "../../src/tables/endpoint_table.ts";
 import { GrantWatch } from "../../src/tables/grant_watch.ts";
 import { ownCells } from "../../src/tables/metric_cells.ts";
@@ -138,6 +139,7 @@ export function toldGrant(): RelayGrant & { did: string[] } {
       batch: 1,
       remember: () => did.push("remember"),
       firstToken: () => did.push("firstToken"),
+      heard() {},
       failed: () => did.push("failed"),
       succeeded: () => did.push("succeeded"),
     },
@@ -161,7 +163,9 @@ export function schedulerParts(endpoints: number, config: Record<string, unknown
     (_, i) => table.add(0, { hostname: "10.0.0.1", port: 1 + i }, 4_096, 0),
   );
   const requests = new RequestTable(kernel);
+  const pulse = new EndpointPulse(kernel);
   const queue = new SharedQueue({
+    pulse,
     decisions: new DecisionMaker(kernel),
     requests,
     endpoints: table,

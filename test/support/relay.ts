@@ -85,7 +85,14 @@ export async function relayPieces(pieces: Uint8Array<ArrayBuffer>[], input: Rela
   let failures = 0;
   let released = 0;
   const grant = {
-    leg: { batch: 1, remember() {}, firstToken: () => firstTokens++, failed: () => failures++, succeeded() {} },
+    leg: {
+      batch: 1,
+      remember() {},
+      firstToken: () => firstTokens++,
+      heard() {},
+      failed: () => failures++,
+      succeeded() {},
+    },
     [Symbol.dispose]: () => {
       released++;
     },

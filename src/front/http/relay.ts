@@ -62,12 +62,12 @@ export function relay(relayed: Relayed): Response {
 
 /** What the relay needs of a grant. */
 export type RelayGrant = Disposable & {
-  readonly leg: Pick<Leg, "remember" | "firstToken" | "failed" | "succeeded" | "batch">;
+  readonly leg: Pick<Leg, "remember" | "firstToken" | "heard" | "failed" | "succeeded" | "batch">;
 };
 
 /** In place of a grant for requests that carry no load. */
 export const NO_GRANT: RelayGrant = {
-  leg: { remember() {}, firstToken: () => -1, batch: 0, failed() {}, succeeded() {} },
+  leg: { remember() {}, firstToken: () => -1, heard() {}, batch: 0, failed() {}, succeeded() {} },
   [Symbol.dispose]() {},
 };
 
@@ -259,6 +259,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
       if (!this.#sawToken) this.#noteFirstToken();
     } else {
       if (ready !== this.#answer.first) plain = progress.look(ready);
+      if (progress.tokens !== this.#call.tokens) this.#grant.leg.heard();
       this.#call.tokens = progress.tokens;
       account?.generated(progress.tokens);
       if (progress.error?.blamesEngine && !this.#failed) {
