@@ -22,6 +22,11 @@ const subsetSchema = z.strictObject({
 const tritonSchema = z.strictObject({
   protocol: z.enum(["grpc", "http"]).default("grpc").describe("KServe v2 gRPC, or the generate extension over HTTP"),
   model: z.string().min(1).default("ensemble").describe("The model's name in Triton"),
+  model_backend: z.enum(["tensorrt-llm", "vllm"]).default("tensorrt-llm")
+    .describe("What runs the model in Triton: they take different inputs"),
+  token_counts: z.boolean().optional().describe(
+    "Ask for num_input_tokens and num_output_tokens, which older models do not have; with vllm they are asked for. Usage is estimated without",
+  ),
   chat_template: z.string().min(1).optional().describe("Jinja chat template; ChatML without one"),
   chat_template_file: z.string().min(1).optional().describe("A file with it, relative to this file"),
   bos_token: z.string().default(""),

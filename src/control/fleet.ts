@@ -276,9 +276,7 @@ export class Fleet {
     this.#prober.start();
     this.health.start();
     this.#every("saturation", () => this.#config.saturation.interval_ms, () => this.#watchSaturation());
-    this.#every("list", () => LIST_MS, () => {
-      if (this.#unknownModels.wanted) { for (const member of this.#byRow.values()) this.#prober.list(member); }
-    });
+    this.#every("list", () => LIST_MS, () => this.#unknownModels.wanted && this.#prober.list());
     this.#every("collect", () => COLLECT_MS, () => {
       this.#collect(false);
       this.#placeWanted();

@@ -86,10 +86,12 @@ export class Prober<T extends ProbeTarget> {
     this.#schedules.set(target, { target, healthDue: now, metricsAt: -Infinity, modelsDue, ...idle });
   }
 
-  /** Its list of models is asked for at once. */
-  list(target: T): void {
-    const schedule = this.#schedules.get(target);
-    if (schedule) schedule.modelsDue = this.clock.now();
+  /** Its list of models is asked for at once; of all without a target. */
+  list(target?: T): void {
+    const now = this.clock.now();
+    for (const schedule of this.#schedules.values()) {
+      if (target === undefined || schedule.target === target) schedule.modelsDue = now;
+    }
   }
 
   remove(target: T): void {
@@ -156,7 +158,7 @@ export class Prober<T extends ProbeTarget> {
       else paused = /"is_paused"\s*:\s*true/.test(text);
     }
     schedule.listing = false;
-    if (models !== undefined) this.#tell(schedule, { models, paused, ms: 0 });
+    if (models !== undefined) this.#tell(schedule, { models, ...(paused === undefined ? {} : { paused }), ms: 0 });
   }
 
   async #probe(schedule: Schedule<T>, now: number): Promise<void> {

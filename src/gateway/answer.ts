@@ -109,6 +109,7 @@ async function openStream(
       progress.look(events);
     }
     if (progress.error && progress.tokens === 0) return refused(head, body, progress.error);
+    if (progress.aborted && progress.tokens === 0) throw aborted();
     if (progress.begun || bytes > eventBytes) break;
     if (piece === null) throw new UpstreamError("lost_in_answer", "the engine ended its stream before the first token");
   }
@@ -139,6 +140,21 @@ async function gather(head: ResponseHead, body: AnswerBody, maxBytes: number): P
     if (length > maxBytes) return { head, body, whole: undefined, first: concat(pieces), boundary: undefined };
   }
   return { head, body, whole: concat(pieces), first: undefined, boundary: undefined };
+}
+
+/** The engine gave a request up; another one may still do it. */
+export function aborted(): UpstreamError {
+  return new UpstreamError("lost_in_answer", "the engine aborted the request");
+}
+
+/** Bytes at the end of a whole answer in which its finish reason is looked for. */
+const TAIL_BYTES = 1_500;
+const ABORTED = /"finish_reason"\s*:\s*"abort"/;
+const decoder = new TextDecoder();
+
+/** Whether a whole answer says that it was given up. The text of an answer has its quotes escaped. */
+export function saysAborted(whole: Uint8Array): boolean {
+  return ABORTED.test(decoder.decode(whole.subarray(-TAIL_BYTES)));
 }
 
 /** Whether the body is JSON. */

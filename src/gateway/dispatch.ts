@@ -11,6 +11,7 @@ import type { EndpointTable } from "../tables/endpoint_table.ts";
 import { WORKER_CELLS } from "../telemetry/instruments.ts";
 import type { BodyRest } from "../upstream/body_rest.ts";
 import type { EndpointPools } from "../upstream/endpoint_pools.ts";
+import { generates } from "../openai/api.ts";
 import { UpstreamError, type UpstreamFailure } from "../upstream/errors.ts";
 import { requestHead } from "../upstream/request_head.ts";
 import type { ResponseHead } from "../upstream/response_head.ts";
@@ -18,7 +19,7 @@ import type { RetryBudget } from "../upstream/retry_budget.ts";
 import type { EndpointRef } from "../tables/endpoint_directory.ts";
 import type { EndpointPulse } from "../tables/endpoint_pulse.ts";
 import type { Transport } from "../upstream/transport.ts";
-import { type Answer, type AnswerLimits, type Expected, openAnswer } from "./answer.ts";
+import { aborted, type Answer, type AnswerLimits, type Expected, openAnswer, saysAborted } from "./answer.ts";
 import type { Call } from "./call.ts";
 import { FailureJudge, saysDead } from "./failure_judge.ts";
 import { ReplicaJudge } from "./replica_judge.ts";
@@ -110,6 +111,10 @@ export class Dispatcher {
         const opened = openAnswer(head, body, expected, this.options.answers);
         const answer = opened instanceof Promise ? await opened : opened;
         silence.end();
+        if (answer.whole && answer.head.status === 200 && generates(expected.kind) && saysAborted(answer.whole)) {
+          body.finish();
+          throw aborted();
+        }
         this.#pulse.hear(endpoint.row, context.clock.shared());
         if (silence.moved) { // the answer came in the very moment
           body.close();

@@ -32,6 +32,8 @@ export class StreamProgress {
   tokens = 0;
   /** The first error that was told. */
   error: StreamError | undefined;
+  /** Whether the engine gave the answer up: as vLLM does when it is stopped or paused. */
+  aborted = false;
   readonly #finished = new Set<unknown>();
 
   /** @param choices Alternatives that the answer has, each with a finish reason of its own. */
@@ -84,6 +86,7 @@ export class StreamProgress {
     for (const { index = 0, text, delta, finish_reason } of choices as Fields[]) {
       token ||= filled(text) || bringsToken(delta);
       if (typeof finish_reason === "string") this.#finished.add(index);
+      this.aborted ||= finish_reason === "abort";
     }
     if (token) this.#token();
     if (this.#finished.size >= this.choices) this.#end();

@@ -111,6 +111,8 @@ function rawValue(datatype: string, raw: Uint8Array): string | number | undefine
   switch (datatype) {
     case "BYTES":
       return new TextDecoder().decode(raw.subarray(4, 4 + view.getUint32(0, true)));
+    case "UINT32":
+      return view.getUint32(0, true);
     case "INT32":
       return view.getInt32(0, true);
     case "FP32":
@@ -217,6 +219,8 @@ export class KserveCall {
     if (error instanceof UpstreamError) return error;
     const status = HTTP_STATUS[error.code];
     const message = error.details || error.message;
+    // A model that is not there is this rule's fault, whatever else the server serves.
+    if (error.code === Status.UNAVAILABLE && NO_MODEL.test(message)) return new KserveError(404, message);
     if (error.code === Status.UNAVAILABLE) {
       const failure = this.#answered ? "lost_in_answer" : "connect_failed";
       return new UpstreamError(failure, message, error);
@@ -234,6 +238,9 @@ export class KserveCall {
     this.#call.cancel();
   }
 }
+
+/** What Triton says of a model that it does not have, or has not loaded. */
+const NO_MODEL = /unknown model|no available versions|model.* is not (?:ready|found)/i;
 
 /** What a server refused, as an HTTP status. */
 export class KserveError extends Error {

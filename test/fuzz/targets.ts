@@ -136,7 +136,9 @@ export function bodies(random: Random): void {
     const sorted = (one: Record<string, unknown>) =>
       JSON.stringify(Object.keys(one).sort().map((key) => [key, one[key]]));
     check(sorted(spliced) === sorted(wanted), `splicing changed more than it should: ${decoder.decode(bytes)}`);
-    if (kind === "chat" || kind === "completion") inputTensors(call, "", { maxTokens: 5, stop: [] });
+    if (kind === "chat" || kind === "completion") {
+      for (const vllm of [false, true]) inputTensors(call, "", { maxTokens: 5, stop: [], vllm, counts: vllm });
+    }
   } catch (error) {
     if (!(error instanceof GatewayError)) throw error;
     check(error.status >= 400 && error.status < 500, `${error.code} is no client's error`);

@@ -134,6 +134,33 @@ Deno.test("the usage chunk that the client did not ask for is taken out under ev
   }
 });
 
+Deno.test("the fingerprint of a usage chunk that is taken out moves to the last chunk kept, under every cut", async () => {
+  const token = 'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n';
+  const last = 'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n';
+  const usage =
+    'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1},"system_fingerprint":"vllm-1"}\n\n';
+  const moved = 'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"system_fingerprint":"vllm-1"}\n\n';
+  for (const pieces of cuts(encoder.encode(`${token}${last}${usage}data: [DONE]\n\n`))) {
+    const seen = await relayPieces(pieces, { hideUsage: true });
+    assertEquals(decoder.decode(seen.bytes), `${token}${moved}data: [DONE]\n\n`);
+  }
+  // Without one, and where the stream ends or breaks behind it, the last chunk comes as it is.
+  for (const end of ["", "data: [DONE]\n\n", usage.replace(',"system_fingerprint":"vllm-1"', "")]) {
+    const bytes = encoder.encode(`${token}${last}${end}`);
+    const seen = await relayPieces([bytes], { hideUsage: true });
+    assert(decoder.decode(seen.bytes).startsWith(`${token}${last}`), end);
+  }
+});
+
+Deno.test("an answer that the engine aborted is a failure of its endpoint", async () => {
+  const token = 'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n';
+  const aborted = 'data: {"choices":[{"index":0,"delta":{"content":""},"finish_reason":"abort"}]}\n\ndata: [DONE]\n\n';
+  for (const pieces of cuts(encoder.encode(token + aborted))) {
+    const seen = await relayPieces(pieces);
+    assertEquals([seen.outcome, seen.failures, decoder.decode(seen.bytes)], ["stream_failed", 1, token + aborted]);
+  }
+});
+
 Deno.test("an error before the first token is a status with OpenAI's body, nested, flat or bare; later it passes", async () => {
   const errors: [string, Record<string, unknown>, status?: number][] = [
     ['{"error":{"message":"too long","type":"BadRequestError","code":400}}', { message: "too long", code: 400 }],

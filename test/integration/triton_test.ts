@@ -154,3 +154,45 @@ for (const protocol of ["grpc", "http"] as const) {
     },
   });
 }
+
+Deno.test({
+  name: "Triton with vLLM behind it: its parameters, why it ended, what it counted; and a model that is not there",
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: async () => {
+    await using triton = await startMockTriton();
+    const rule = { backend: "triton", cluster: "c", triton: { model: "llama", model_backend: "vllm" } };
+    await using gateway = await startTestGateway([{ address: triton.grpc }], {
+      probes: { enabled: false },
+      workers: 1,
+      model_mapping_rule: { m: { rules: [rule] } },
+    });
+    const ask = async (more: Record<string, unknown>) => {
+      const body = { model: "m", messages: [{ role: "user", content: "x" }], ...more };
+      const response = await post(gateway.origin, JSON.stringify(body));
+      return { status: response.status, text: await response.text() };
+    };
+    triton.behaviour = { words: ["one", "two"], counts: "parts", finish: "length" };
+    const whole = JSON.parse((await ask({ max_tokens: 9, top_p: 0.5, seed: 3, stop: "x" })).text);
+    assertEquals(whole.choices[0].finish_reason, "length");
+    const { sampling_parameters, return_finish_reason, return_num_output_tokens, ...others } = triton.requests.at(-1)!;
+    assertEquals(JSON.parse(sampling_parameters as string), { top_p: 0.5, seed: 3, max_tokens: 9, stop: ["x"] });
+    assertEquals([return_finish_reason, return_num_output_tokens, "max_tokens" in others], [true, true, false]);
+    const stream = await ask({ stream: true, stream_options: { include_usage: true } });
+    assert(stream.text.includes('"finish_reason":"length"'), stream.text);
+    assert(
+      stream.text.includes('"usage":{"prompt_tokens":17,"completion_tokens":4,"total_tokens":21}'),
+      "what the parts counted is added up",
+    );
+    triton.behaviour = { words: ["one"] };
+    assertEquals(JSON.parse((await ask({})).text).usage.estimated, true);
+    const refused = await ask({ tools: [{ type: "function", function: { name: "f" } }] });
+    assertEquals([refused.status, JSON.parse(refused.text).error.param], [400, "tools"]);
+    const details = "Request for unknown model: 'llama' is not found";
+    triton.behaviour = { words: [], refuse: grpcStatus.UNAVAILABLE, details };
+    assertEquals((await ask({})).status, 404);
+    const [{ state, failures }] = await gateway.endpoints() as unknown as { state: string; failures: number }[];
+    assertEquals([state, failures], ["available", 0]);
+    await gateway.settled();
+  },
+});

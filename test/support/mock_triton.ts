@@ -15,8 +15,12 @@ export interface TritonBehaviour {
   stallAt?: number;
   /** Outputs as raw bytes, as Triton itself sends them. */
   raw?: boolean;
-  /** Report token counts. */
-  counts?: boolean;
+  /** Report token counts: of all so far, or of each response. */
+  counts?: boolean | "parts";
+  /** What the last response says of why it ended. */
+  finish?: string;
+  /** What is said with a refusal. */
+  details?: string;
 }
 
 export interface MockTriton extends AsyncDisposable {
@@ -51,7 +55,7 @@ function rawBytes(text: string): Uint8Array {
   return bytes;
 }
 
-function response(text: string, { raw, counts }: TritonBehaviour): Message {
+function response(text: string, { raw, counts, finish }: TritonBehaviour, last: boolean): Message {
   const outputs: Message[] = [{ name: "text_output", datatype: "BYTES", shape: [1] }];
   if (!raw) outputs[0].contents = { bytes_contents: [new TextEncoder().encode(text)] };
   if (counts) {
@@ -61,7 +65,11 @@ function response(text: string, { raw, counts }: TritonBehaviour): Message {
       shape: [1],
       contents: { int_contents: [value] },
     });
-    outputs.push(count("num_input_tokens", 17), count("num_output_tokens", 5));
+    outputs.push(count("num_input_tokens", 17), count("num_output_tokens", counts === "parts" ? 2 : 5));
+  }
+  if (finish !== undefined) {
+    const bytes_contents = [new TextEncoder().encode(last ? finish : "None")];
+    outputs.push({ name: "finish_reason", datatype: "BYTES", shape: [1], contents: { bytes_contents } });
   }
   return { infer_response: { model_name: "ensemble", outputs, raw_output_contents: raw ? [rawBytes(text)] : [] } };
 }
@@ -77,13 +85,17 @@ export async function startMockTriton(): Promise<MockTriton> {
     call.on("data", (request: Message) => {
       requests.push(inputsOf(request));
       if (behaviour.refuse !== undefined) {
-        call.emit("error", { code: behaviour.refuse, details: "refused by the model", metadata: new Metadata() });
+        call.emit("error", {
+          code: behaviour.refuse,
+          details: behaviour.details ?? "refused by the model",
+          metadata: new Metadata(),
+        });
         return;
       }
       behaviour.words.forEach((text, i) => {
         if (behaviour.stallAt !== undefined && i >= behaviour.stallAt) return;
         if (i === behaviour.errorAt) call.write({ error_message: "the model failed" });
-        else call.write(response(text, behaviour));
+        else call.write(response(text, behaviour, i === behaviour.words.length - 1));
       });
     });
     call.on("end", () => {

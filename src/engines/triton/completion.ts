@@ -9,6 +9,8 @@ export interface CompletionOptions {
   readonly stream: boolean;
   readonly model: string;
   readonly maxTokens: number;
+  /** Whether each part of a stream counts its own tokens, and not all up to it. */
+  readonly countsParts: boolean;
   /** Whether a stream ends with a usage chunk. */
   readonly includeUsage: boolean;
   /** Prompt tokens when the engine does not count them. */
@@ -21,9 +23,12 @@ export interface CompletionOptions {
 export interface GeneratedPart {
   readonly text: string;
   readonly usage?: Usage;
+  /** Why the answer ended, where the engine says so. */
+  readonly finish?: string;
 }
 
 const encoder = new TextEncoder();
+const FINISH_REASONS = new Set(["stop", "length", "content_filter"]);
 
 export class CompletionWriter {
   readonly #id: string;
@@ -31,14 +36,18 @@ export class CompletionWriter {
   #text = "";
   #parts = 0;
   #usage: Usage = {};
+  #finish: string | undefined;
 
   constructor(readonly options: CompletionOptions) {
     this.#id = `${options.chat ? "chatcmpl" : "cmpl"}-${crypto.randomUUID().replaceAll("-", "")}`;
   }
 
   /** Takes a part; returns the events that it makes in a stream, nothing otherwise. */
-  part({ text, usage }: GeneratedPart): string {
+  part({ text, usage, finish }: GeneratedPart): string {
+    const before = this.options.stream && this.options.countsParts ? this.#usage.completionTokens ?? 0 : 0;
     this.#usage = { ...this.#usage, ...usage };
+    if (usage?.completionTokens !== undefined) this.#usage.completionTokens = before + usage.completionTokens;
+    if (finish !== undefined && FINISH_REASONS.has(finish)) this.#finish = finish;
     const first = this.#parts === 0;
     if (text !== "" || first) this.#parts++;
     if (!this.options.stream) {
@@ -53,7 +62,7 @@ export class CompletionWriter {
   end(): Uint8Array<ArrayBuffer> {
     const { chat, stream, includeUsage, maxTokens } = this.options;
     const usage = this.#count();
-    const finish = usage.completion_tokens >= maxTokens ? "length" : "stop";
+    const finish = this.#finish ?? (usage.completion_tokens >= maxTokens ? "length" : "stop");
     if (stream) {
       const last = this.#chunk({}, "", finish);
       const tail = includeUsage ? `data: ${JSON.stringify({ ...this.#frame(), choices: [], usage })}\n\n` : "";
@@ -71,7 +80,9 @@ export class CompletionWriter {
     const prompt_tokens = this.#usage.promptTokens ?? estimatedPromptTokens;
     const completion_tokens = this.#usage.completionTokens ??
       (stream || this.#parts > 1 ? this.#parts : Math.ceil(encoder.encode(this.#text).length / bytesPerToken));
-    return { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
+    const counted = this.#usage.promptTokens !== undefined && this.#usage.completionTokens !== undefined;
+    const usage = { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
+    return counted ? usage : { ...usage, estimated: true };
   }
 
   #frame() {

@@ -6,11 +6,16 @@ import type { GeneratedPart } from "./completion.ts";
 /** The part of the JSON of a whole answer or of an event's data. Throws Error with the engine's message, or when it is none. */
 export function generatedPart(value: unknown): GeneratedPart {
   if (typeof value !== "object" || value === null) throw new Error("the engine's answer is no JSON object");
-  const { error, text_output, num_input_tokens, num_output_tokens } = value as Record<string, unknown>;
+  const { error, text_output, num_input_tokens, num_output_tokens, finish_reason } = value as Record<string, unknown>;
   if (typeof error === "string") throw new Error(error);
   const text = Array.isArray(text_output) ? text_output[0] : text_output;
   if (typeof text !== "string") throw new Error("the engine's answer has no text_output");
-  return { text, usage: countsOf(num_input_tokens, num_output_tokens) };
+  const finish = Array.isArray(finish_reason) ? finish_reason[0] : finish_reason;
+  return {
+    text,
+    usage: countsOf(num_input_tokens, num_output_tokens),
+    finish: typeof finish === "string" ? finish : undefined,
+  };
 }
 
 /** Token counts that newer backends give. */

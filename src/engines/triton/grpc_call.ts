@@ -148,7 +148,9 @@ class GrpcBody implements AnswerBody, Deadline {
 
 function partOf(outputs: InferOutputs) {
   const text = outputs.get("text_output");
+  const finish = outputs.get("finish_reason");
   return {
+    finish: typeof finish === "string" ? finish : undefined,
     text: typeof text === "string" ? text : "",
     usage: countsOf(outputs.get("num_input_tokens"), outputs.get("num_output_tokens")),
   };

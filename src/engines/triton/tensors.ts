@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The input tensors of a request to a TensorRT-LLM model in Triton, and their two spellings: KServe v2 contents for gRPC,
-// and the flat JSON of Triton's generate extension. Names and datatypes are those of the backend's ensemble model.
+// The input tensors of a request to a model in Triton, and their two spellings: KServe v2 contents for gRPC, and the flat
+// JSON of Triton's generate extension. Names and datatypes are those of the ensemble model of TensorRT-LLM's backend; the
+// one of vLLM takes its sampling parameters as JSON.
 
 import { GatewayError } from "../../base/errors.ts";
 import type { InferenceRequest } from "../../openai/request.ts";
@@ -17,6 +18,10 @@ export interface Tensor {
 export interface GenerationDefaults {
   readonly maxTokens: number;
   readonly stop: readonly string[];
+  /** The model is vLLM's. */
+  readonly vllm: boolean;
+  /** Whether its answer is to count its tokens. */
+  readonly counts: boolean;
 }
 
 const OPTIONAL: [field: string, name: string, datatype: Datatype][] = [
@@ -39,6 +44,8 @@ const UNSUPPORTED: [field: string, idle: unknown][] = [
   ["suffix", ""],
   ["logprobs", false],
   ["response_format", undefined],
+  ["tools", undefined],
+  ["functions", undefined],
 ];
 
 const MAX_INT32 = 2 ** 31 - 1;
@@ -48,7 +55,7 @@ const RANGES: Partial<Record<Datatype, [min: number, max: number]>> = {
 };
 
 /** Most tokens of the answer to a request. */
-export function maxTokensOf(body: InferenceRequest["body"], defaults: GenerationDefaults): number {
+export function maxTokensOf(body: InferenceRequest["body"], defaults: Pick<GenerationDefaults, "maxTokens">): number {
   const asked = body.max_completion_tokens ?? body.max_tokens ?? defaults.maxTokens;
   if (typeof asked !== "number" || !Number.isInteger(asked) || asked < 1 || asked > MAX_INT32) {
     const message = `\`max_tokens\` is to be a whole number from 1 to ${MAX_INT32}`;
@@ -63,20 +70,41 @@ export function inputTensors(
   prompt: string,
   defaults: GenerationDefaults,
 ): Tensor[] {
+  const { counts, vllm } = defaults;
   for (const [field, idle] of UNSUPPORTED) {
     const value = body[field];
     const text = field === "response_format" && (value as { type?: string } | undefined)?.type === "text";
+    if (Array.isArray(value) && value.length === 0) continue;
     if (value === undefined || value === null || value === idle || text) continue;
     throw new GatewayError("invalid_request", `\`${field}\` is not supported by this model's engine`, field);
   }
   const tensors: Tensor[] = [
     { name: "text_input", datatype: "BYTES", values: [prompt] },
-    { name: "max_tokens", datatype: "INT32", values: [maxTokensOf(body, defaults)] },
     { name: "stream", datatype: "BOOL", values: [stream] },
     { name: "exclude_input_in_output", datatype: "BOOL", values: [true] },
   ];
+  if (counts) tensors.push(flag("return_num_input_tokens"), flag("return_num_output_tokens"));
+  const options = samplingOptions(body);
   const stop = [...defaults.stop, ...stopWords(body.stop)];
+  const maxTokens = maxTokensOf(body, defaults);
+  if (vllm) {
+    const parameters = Object.fromEntries(options.map(({ field, value }) => [field, value]));
+    const values = [JSON.stringify({ ...parameters, max_tokens: maxTokens, ...(stop.length > 0 ? { stop } : {}) })];
+    return [...tensors, flag("return_finish_reason"), { name: "sampling_parameters", datatype: "BYTES", values }];
+  }
+  tensors.push({ name: "max_tokens", datatype: "INT32", values: [maxTokens] });
   if (stop.length > 0) tensors.push({ name: "stop_words", datatype: "BYTES", values: stop });
+  for (const { name, datatype, value } of options) tensors.push({ name, datatype, values: [value] });
+  return tensors;
+}
+
+function flag(name: string): Tensor {
+  return { name, datatype: "BOOL", values: [true] };
+}
+
+// The optional fields that are there, each with its tensor's name.
+function samplingOptions(body: InferenceRequest["body"]) {
+  const options: { field: string; name: string; datatype: Datatype; value: number }[] = [];
   for (const [field, name, datatype] of OPTIONAL) {
     const value = body[field];
     if (value === undefined || value === null) continue;
@@ -91,9 +119,9 @@ export function inputTensors(
         field,
       );
     }
-    tensors.push({ name, datatype, values: [value] });
+    options.push({ field, name, datatype, value });
   }
-  return tensors;
+  return options;
 }
 
 function stopWords(stop: unknown): string[] {

@@ -27,7 +27,9 @@ export class TritonTranscoder {
       throw new GatewayError("invalid_request", "This model's engine serves chat and text completions only", "model");
     }
     const triton = rule.triton;
-    const defaults = { maxTokens: triton?.max_tokens ?? 1_024, stop: triton?.stop ?? [] };
+    const vllm = triton?.model_backend === "vllm";
+    const counts = triton?.token_counts ?? vllm;
+    const defaults = { maxTokens: triton?.max_tokens ?? 1_024, stop: triton?.stop ?? [], vllm, counts };
     const prompt = this.#template(triton).render(call);
     const tensors = inputTensors(call, prompt, defaults);
     const writer = () =>
@@ -37,6 +39,7 @@ export class TritonTranscoder {
         model: call.model,
         maxTokens: maxTokensOf(call.body, defaults),
         includeUsage: true,
+        countsParts: vllm,
         estimatedPromptTokens: Math.ceil(encoder.encode(prompt).length / this.options.bytesPerToken),
         bytesPerToken: this.options.bytesPerToken,
       });

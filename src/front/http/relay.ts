@@ -262,7 +262,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
       if (progress.tokens !== this.#call.tokens) this.#grant.leg.heard();
       this.#call.tokens = progress.tokens;
       account?.generated(progress.tokens);
-      if (progress.error?.blamesEngine && !this.#failed) {
+      if ((progress.error?.blamesEngine || progress.aborted) && !this.#failed) {
         this.#failed = true;
         this.#grant.leg.failed();
       }
@@ -294,7 +294,8 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
   }
 
   #outcome(): Outcome {
-    const error = this.#answer.progress?.error;
+    const { error, aborted } = this.#answer.progress ?? {};
+    if (aborted) return "stream_failed";
     if (error !== undefined) return error.blamesEngine ? "stream_failed" : "engine_rejected";
     return outcomeOfStatus(this.#answer.head.status);
   }
