@@ -26,6 +26,8 @@ export interface Expected {
   readonly tokens: boolean;
   /** Alternatives that it has. */
   readonly choices: number;
+  /** Is told that more of a whole answer has come. */
+  heard(): void;
   /** Is told when a stream has begun whose first token may be long in coming. */
   opened(head: ResponseHead): void;
 }
@@ -64,23 +66,26 @@ export function openAnswer(
       // Fast path: a small answer arrives together with its head.
       return { head, body, whole: arrived, first: undefined, boundary: undefined };
     }
-    return readRest(head, body, framing.bytes, arrived);
+    return readRest(head, body, expected, arrived);
   }
-  return events ? openStream(head, body, expected, limits) : gather(head, body, isJson(head) ? limits.wholeBytes : 0);
+  return events
+    ? openStream(head, body, expected, limits)
+    : gather(head, body, expected, isJson(head) ? limits.wholeBytes : 0);
 }
 
 async function readRest(
   head: ResponseHead,
   body: AnswerBody,
-  length: number,
+  expected: Expected,
   arrived: Uint8Array<ArrayBuffer>,
 ): Promise<Answer> {
-  const whole = new Uint8Array(length);
+  const whole = new Uint8Array((head.framing as { bytes: number }).bytes);
   whole.set(arrived);
   let at = arrived.length;
   for (let piece = await body.readBody(); piece !== null; piece = await body.readBody()) {
     whole.set(piece, at);
     at += piece.length;
+    expected.heard();
   }
   return { head, body, whole, first: undefined, boundary: undefined };
 }
@@ -131,11 +136,12 @@ const encoder = new TextEncoder();
 const OF_STREAMS = new Set(["content-type", "cache-control", "x-accel-buffering"]);
 
 // A body of unknown length: JSON is read whole up to the limit, anything else goes on as it comes.
-async function gather(head: ResponseHead, body: AnswerBody, maxBytes: number): Promise<Answer> {
+async function gather(head: ResponseHead, body: AnswerBody, expected: Expected, maxBytes: number): Promise<Answer> {
   const pieces: Uint8Array[] = [];
   let length = 0;
   for (let piece = await body.readBody(); piece !== null; piece = await body.readBody()) {
     pieces.push(piece);
+    expected.heard();
     length += piece.length;
     if (length > maxBytes) return { head, body, whole: undefined, first: concat(pieces), boundary: undefined };
   }

@@ -261,7 +261,7 @@ function standing({ endpoint, answer }: Rejection, call: Call): Answer {
 }
 
 /** An answer of which nothing is known before. */
-const NO_TOKENS: Expected = { kind: "chat", tokens: false, choices: 1, opened() {} };
+const NO_TOKENS: Expected = { kind: "chat", tokens: false, choices: 1, opened() {}, heard() {} };
 
 // The key of the cluster's engines in place of what the client sent.
 function credentialsOf({ incoming: { fields } }: Call, { authorization }: Transport): string {

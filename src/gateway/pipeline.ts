@@ -186,7 +186,13 @@ export class Pipeline {
         prepared,
         rest,
         transport: route.transport,
-        expected: { kind, tokens: stream, choices, opened: (head) => watcher.opened(head) },
+        expected: {
+          kind,
+          tokens: stream,
+          choices,
+          opened: (head) => watcher.opened(head),
+          heard: () => grant.leg.heard(),
+        },
         moved: () => presumption?.again(),
       });
       call.matchedBytes = grant.leg.matchedBytes;

@@ -22,7 +22,7 @@ async function relayed(head: ResponseHead, first: (string | null)[], more: Parti
   const call = open();
   const body = new HandedBody();
   body.hand(...first);
-  const expected = { kind: "chat" as const, tokens: true, choices: 1, opened() {} };
+  const expected = { kind: "chat" as const, tokens: true, choices: 1, opened() {}, heard() {} };
   const answer = await openAnswer(head, body, expected, { wholeBytes: 1_024, eventBytes: 1_024 });
   const grant = toldGrant();
   const options = {

@@ -15,6 +15,7 @@ function parts(tokens = true) {
   const expected = {
     kind: "chat" as const,
     tokens,
+    heard() {},
     choices: 1,
     opened: ({ status }: ResponseHead) => told.push(status),
   };

@@ -29,7 +29,7 @@ const head = (status: number, ...headers: [string, string][]): ResponseHead => (
 });
 
 type Behaviour = UpstreamFailure | UpstreamError | ResponseHead | "hang" | { head: ResponseHead; body: string };
-const expected = { kind: "chat" as const, tokens: false, choices: 1, opened() {} };
+const expected = { kind: "chat" as const, tokens: false, choices: 1, opened() {}, heard() {} };
 
 /** What the first, the second, … endpoint that is tried does. */
 async function parts(

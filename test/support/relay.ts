@@ -105,7 +105,7 @@ export async function relayPieces(pieces: Uint8Array<ArrayBuffer>[], input: Rela
   };
   try {
     const limits = { wholeBytes: 1_048_576, eventBytes: 1_048_576 };
-    const expected = { kind, tokens: true, choices: 1, opened() {} };
+    const expected = { kind, tokens: true, choices: 1, opened() {}, heard() {} };
     const answer = await openAnswer(head, body, expected, limits);
     const options = {
       context,
