@@ -30,6 +30,8 @@ export interface MetricsSource {
     waiting: number | null;
     running: number | null;
     kv_usage: number | null;
+    max_in_flight: number | null;
+    prefix_hit_ratio: number | null;
     labels: Record<string, string>;
   }[];
   /** Endpoints that found no row. */
@@ -253,6 +255,16 @@ function fleetMetrics(text: PrometheusText, source: MetricsSource): void {
   each("aigw_endpoint_waiting_requests", "Requests waiting in the engine", (one) => one.waiting);
   each("aigw_endpoint_running_requests", "Requests running in the engine", (one) => one.running);
   each("aigw_endpoint_kv_usage_ratio", "Share of the engine's KV cache in use", (one) => one.kv_usage);
+  each(
+    "aigw_endpoint_max_in_flight_requests",
+    "Requests that an endpoint is sent at once, at most",
+    (one) => one.max_in_flight,
+  );
+  each(
+    "aigw_endpoint_prefix_hit_ratio",
+    "Share of prompt tokens that the engine found in its prefix cache, as it tells",
+    (one) => one.prefix_hit_ratio,
+  );
   text.family("aigw_endpoint_state", "gauge", "1 for the state that an endpoint is in");
   for (const { cluster, endpoint, state } of endpoints) {
     for (const name of STATES) {

@@ -103,6 +103,7 @@ export class Fleet {
       table: this.table,
       health: this.health,
       clock,
+      log,
       config: () => this.#config,
       changed: () => this.#listener.changed(),
       chunks: (tokens) => this.#chunks(tokens),

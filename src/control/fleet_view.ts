@@ -22,6 +22,10 @@ export interface EndpointView {
   kv_usage: number | null;
   kv_capacity_chunks: number;
   metrics_age_ms: number | null;
+  /** Requests that it is sent at most, by what it runs at once and by its latency; null without a limit. */
+  max_in_flight: number | null;
+  /** Share of the prompt tokens that it found in its prefix cache, as it tells since it started. */
+  prefix_hit_ratio: number | null;
   failures: number;
   ejections: number;
   backed_off: boolean;
@@ -37,7 +41,7 @@ const known = (value: number) => Number.isNaN(value) ? null : value;
 export function endpointViews({ members, table, health, clock }: Fleet): EndpointView[] {
   const now = clock.now();
   return members.map((member) => {
-    const { cluster, name, spec: { host, port, labels }, row, metricsAt, adapters, leftAt } = member;
+    const { cluster, name, spec: { host, port, labels }, row, metricsAt, adapters, leftAt, prefixTokens } = member;
     const { waiting, running, kvUsage } = table.gauges(row);
     return {
       cluster,
@@ -54,6 +58,8 @@ export function endpointViews({ members, table, health, clock }: Fleet): Endpoin
       running: known(running),
       kv_usage: known(kvUsage),
       kv_capacity_chunks: table.capacityChunks(row),
+      max_in_flight: table.limits.least(row) ?? null,
+      prefix_hit_ratio: prefixTokens && prefixTokens.queried > 0 ? prefixTokens.hit / prefixTokens.queried : null,
       metrics_age_ms: metricsAt === undefined ? null : Math.round(now - metricsAt),
       failures: table.failures(row),
       ejections: health.of(member).ejections,

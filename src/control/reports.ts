@@ -14,7 +14,9 @@ import { adapterNumber } from "../scheduler/placement.ts";
 import { EndpointAdapters } from "../tables/endpoint_adapters.ts";
 import { EndpointPulse } from "../tables/endpoint_pulse.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
+import type { Log } from "../telemetry/log.ts";
 import type { FleetHealth } from "./fleet_health.ts";
+import { CachedTokensHint } from "./hints.ts";
 import type { Member } from "./member.ts";
 
 /** Times the least interval between two questions for metrics, of an engine that is at work, and of an idle one. */
@@ -28,6 +30,7 @@ export interface ReportsParts {
   readonly table: EndpointTable;
   readonly health: FleetHealth<Member>;
   readonly clock: Clock;
+  readonly log: Log;
   config(): Config;
   /** Engines hold other adapters, or list other models, than before. */
   changed(): void;
@@ -40,9 +43,11 @@ export class Reports {
   readonly #hidden: HiddenPrefills;
   readonly #pulse: EndpointPulse;
   readonly #adapters: EndpointAdapters;
+  readonly #hint: CachedTokensHint;
 
   constructor(parts: ReportsParts) {
     this.#parts = parts;
+    this.#hint = new CachedTokensHint(parts.kernel, parts.config().limits.models, parts.log);
     this.#hidden = new HiddenPrefills(parts.kernel);
     this.#pulse = new EndpointPulse(parts.kernel);
     this.#adapters = new EndpointAdapters(parts.kernel);
@@ -129,6 +134,7 @@ export class Reports {
       member.asleep = signals.asleep;
       this.#rest(member);
     }
+    if (signals.prefixTokens) this.#hint.found(signals.prefixTokens.hit, member);
     member.prefixTokens = signals.prefixTokens ?? member.prefixTokens;
   }
 
@@ -139,7 +145,6 @@ export class Reports {
     const limit = slots.observe({
       waiting,
       running,
-      own: table.requests(row),
       remote: table.remoteRequests(row),
       prefilling: table.uncachedBytes(row) + table.remotePromptBytes(row) >= step,
     });

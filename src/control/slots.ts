@@ -9,8 +9,7 @@ export interface SlotReading {
   /** Requests in its queue and in its batch, as it says; undefined where it does not. */
   readonly waiting: number | undefined;
   readonly running: number | undefined;
-  /** Requests on it through this gateway and through others. */
-  readonly own: number;
+  /** Requests on it through other gateways. */
   readonly remote: number;
   /** Whether prefill work of a step or more is ahead: then requests wait for that. */
   readonly prefilling: boolean;
@@ -35,7 +34,7 @@ export class SlotLimit {
   }
 
   /** Takes a reading; returns the most requests of this gateway, undefined for no limit. */
-  observe({ waiting, running, own, remote, prefilling }: SlotReading): number | undefined {
+  observe({ waiting, running, remote, prefilling }: SlotReading): number | undefined {
     if (this.configured !== undefined) return Math.max(1, this.configured - remote);
     if (waiting === undefined || running === undefined) this.#limit = undefined;
     else if (waiting > 0 && running > 0) {
@@ -43,7 +42,7 @@ export class SlotLimit {
         this.#limit = running;
         this.#learned = true;
       }
-    } else if (this.#limit !== undefined && own + remote >= this.#limit / 2) {
+    } else if (this.#limit !== undefined && running >= this.#limit / 2) {
       this.#limit = this.#learned ? this.#limit + 1 : this.#limit * 2;
       if (this.#limit > MAX_LIMIT) this.#limit = undefined;
     }

@@ -124,7 +124,7 @@ export class Dispatcher {
         const { status } = answer.head;
         const died = saysDead(status, answer.whole);
         // One that was alone there may be what it died of.
-        if (died) deaths += leg.batch > 1 ? 1 : MAX_DEATHS;
+        if (died) deaths += this.#failures.died(endpoint.row, leg.batch, context.clock.now()) ? MAX_DEATHS : 1;
         if (died) this.endpoints.countFailure(endpoint.row);
         else if (status === 500) blamed.push(endpoint.row);
         else if (status < 500) this.#acquit(endpoint.row, blamed);

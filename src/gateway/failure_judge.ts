@@ -7,6 +7,8 @@
 import { fnv1a } from "../base/fnv1a.ts";
 import type { Call } from "./call.ts";
 
+/** Requests that are lost within this time are lost by one death. */
+const ONE_DEATH_MS = 5_000;
 /** Shapes that are told apart for one endpoint. */
 const MAX_SHAPES = 64;
 /** What a server says whose engine is gone: vLLM and SGLang. */
@@ -16,6 +18,7 @@ const decoder = new TextDecoder();
 export class FailureJudge {
   /** By the row of the endpoint. */
   readonly #shapes = new Map<number, Set<number>>();
+  readonly #deaths = new Map<number, number>();
 
   /** Whether nobody like this has had a failure there since it last answered well. */
   isNews(row: number, call: Call): boolean {
@@ -25,6 +28,13 @@ export class FailureJudge {
     if (shapes.has(shape) || shapes.size >= MAX_SHAPES) return false;
     shapes.add(shape);
     return true;
+  }
+
+  /** It said that its engine died; whether the request may have been the cause: it was alone there, and nobody died before it. */
+  died(row: number, batch: number, now: number): boolean {
+    const before = this.#deaths.get(row) ?? -Infinity;
+    this.#deaths.set(row, now);
+    return batch <= 1 && now - before > ONE_DEATH_MS;
   }
 
   /** It answered well. */

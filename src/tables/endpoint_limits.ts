@@ -32,6 +32,12 @@ export class EndpointLimits {
     return this.#limits.get(row)?.[reason];
   }
 
+  /** The one that holds; undefined for none. */
+  least(row: number): number | undefined {
+    const limit = Atomics.load(this.#words, this.#column + row);
+    return limit === NO_LIMIT ? undefined : limit;
+  }
+
   /** The row is another endpoint's now. */
   reset(row: number): void {
     this.#limits.delete(row);

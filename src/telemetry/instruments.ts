@@ -153,6 +153,22 @@ export function meanCompletion(workers: readonly Float64Array[], model: number):
   return answers === 0 ? 0 : sum(base + 1) / answers;
 }
 
+/** Answers of all models that told their usage, and the cached tokens in it. */
+export function cachedTokens(
+  workers: readonly Float64Array[],
+  models: number,
+): { answers: number; cached: number } {
+  let [answers, cached] = [0, 0];
+  for (const cells of workers) {
+    for (let model = 0; model < models; model++) {
+      const base = modelBase(model) + MODEL_CELLS - TOKEN_CELLS;
+      cached += cells[base + 2];
+      answers += cells[base + 3];
+    }
+  }
+  return { answers, cached };
+}
+
 /** Mean seconds that a model's requests took, in these areas of cells; 0 while none has ended. */
 export function meanDuration(workers: readonly Float64Array[], model: number): number {
   const base = modelBase(model) + OUTCOMES.length;
