@@ -50,6 +50,7 @@ export function lookUp(promptBytes: u32, salt: u32): u32 {
 export function lookUpNothing(): void {
   question().chunks = 0;
   question().everywhere = 0;
+  question().hot = 0;
   question().matches = 0;
 }
 

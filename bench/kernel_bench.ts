@@ -32,7 +32,7 @@ for (const kib of PROMPT_KIB) {
     prefixHashes(bytes, 512);
   });
 
-  const twin = new TwinIndex(() => 4_096);
+  const twin = new TwinIndex([], () => 4_096);
   for (const row of rows.slice(0, 4)) {
     k.hashPrompt(length, 512);
     k.indexInsertScratch(count, 1, row);

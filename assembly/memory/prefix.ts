@@ -10,11 +10,11 @@ export const HOLDERS: u32 = 7;
 @unmanaged
 export class PrefixEntry {
   touched: u32; // the clock when it was last inserted or held
-  overflow: u32; // 1 when it had more holders than places
+  wide: u32; // 0, or when it has more holders than places a bit for each that it has had: row modulo 32
 }
 
 export const ENTRY_TOUCHED: u32 = offsetof<PrefixEntry>("touched");
-export const ENTRY_OVERFLOW: u32 = offsetof<PrefixEntry>("overflow");
+export const ENTRY_WIDE: u32 = offsetof<PrefixEntry>("wide");
 export const ENTRY_HOLDERS: u32 = offsetof<PrefixEntry>();
 export const ENTRY_BYTES: u32 = ENTRY_HOLDERS + HOLDERS * 8;
 

@@ -5,16 +5,27 @@
 // Ageing: an engine gives up the chunks first that were in use longest ago, and those in use never. An endpoint counts the
 // chunks that come out of use; a holder is stamped with that count when it does, and is presumed to hold the chunk while
 // count - stamp <= idle, the chunks that its cache holds beside those in use. While a request runs, its chunks are pinned:
-// stamped a whole capacity ahead. A chunk that comes into use again is no longer before those that are older. A chunk with
-// more live holders than places overflows: it is held everywhere and says nothing about where to go, until one of its
-// holders ages out.
+// stamped a whole capacity ahead. A chunk that comes into use again is no longer before those that are older.
+//
+// A chunk with more holders than places is wide: it keeps those that touched it last, and of all a bit, row modulo 32. Is
+// there a bit for every endpoint of the cluster that serves, it is held everywhere and says nothing about where to go.
+// Else those that are recorded are known to hold it, others may. Who holds a later chunk of a prompt holds those before
+// it, so it joins the holders as long as all chunks before were wide.
 //
 // Any worker writes at any time. Keys are published by compare-and-swap, holders are single 64-bit words; a lost update
 // is a lost hint, and a reader that meets a slot while it changes hands sees a hint that may be wrong, never a fault.
 
-import { ENDPOINT_CAPACITY, ENDPOINT_IDLE, ENDPOINT_INSERTED, ENDPOINT_TOUCHED } from "../memory/endpoint";
+import {
+  ENDPOINT_CAPACITY,
+  ENDPOINT_ELIGIBILITY,
+  ENDPOINT_IDLE,
+  ENDPOINT_INSERTED,
+  ENDPOINT_TOUCHED,
+  GROUP_ROWS,
+  SERVING,
+} from "../memory/endpoint";
 import { HEADER_CLOCK } from "../memory/header";
-import { buckets, cell, entryBase, hashes, keyBase, question, scratch } from "../memory/plan";
+import { buckets, cell, entryBase, firstGroupOf, groupAfter, hashes, keyBase, question, scratch } from "../memory/plan";
 import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, ENTRY_HOLDERS, HOLDERS, matchAt, PrefixEntry } from "../memory/prefix";
 import { QUESTION_MATCH } from "../memory/question";
 
@@ -88,7 +99,7 @@ function claim(key: u64, clock: u32): i32 {
   if (atomic.cmpxchg<u64>(at, before, 0) != before) return -1;
   const entry = entryAt(victim);
   const fields = changetype<PrefixEntry>(entry);
-  fields.overflow = 0;
+  fields.wide = 0;
   fields.touched = clock;
   for (let i: u32 = 0; i < HOLDERS; i++) atomic.store<u64>(entry + (<usize>i << 3), 0, ENTRY_HOLDERS);
   return atomic.cmpxchg<u64>(at, 0, key) == 0 ? <i32>victim : -1;
@@ -112,7 +123,8 @@ function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
   const fields = changetype<PrefixEntry>(entry);
   fields.touched = clock;
   let place: i32 = -1;
-  let dead = false;
+  let recorded: u32 = bitOf(row);
+  let gone: u32 = 0;
   let stalest: u32 = 0;
   let stalestAge: i32 = i32.MIN_VALUE;
   for (let i: u32 = 0; i < HOLDERS; i++) {
@@ -128,15 +140,15 @@ function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
         // Another request took it later, and has it in use.
         if (<i32>(stamp - load<u32>(cell(ENDPOINT_CAPACITY, row)) - pinned) > 0) return;
       } else if (lives) taken(row, stamp);
-      if (!lives) fields.overflow = 0;
       const comesOut = how == UNPIN ? ageOf(row, stamp) < 0 : true;
       atomic.store<u64>(entry + (<usize>i << 3), (<u64>stampFor(row, how, comesOut) << 32) | (row + 1), ENTRY_HOLDERS);
       return;
     }
     if (!lives) {
       if (place < 0) place = <i32>i;
-      dead = true;
+      gone |= bitOf(<u32>holder - 1);
     } else {
+      recorded |= bitOf(<u32>holder - 1);
       const age = ageOf(<u32>holder - 1, <u32>(holder >> 32));
       if (age >= stalestAge) {
         stalestAge = age;
@@ -144,11 +156,17 @@ function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
       }
     }
   }
-  if (dead) fields.overflow = 0;
+  let wide = fields.wide;
+  if (wide != 0) {
+    // Whoever has aged out holds it no more, and with the recorded ones gone there is nobody that it could be wide for.
+    wide = (wide & ~gone) | recorded;
+    if (wide == recorded) wide = 0;
+  }
   if (place < 0) {
     place = <i32>stalest;
-    fields.overflow = 1;
+    wide |= recorded;
   }
+  fields.wide = wide;
   atomic.store<u64>(entry + (<usize>place << 3), (<u64>stampFor(row, how, true) << 32) | (row + 1), ENTRY_HOLDERS);
 }
 
@@ -189,37 +207,101 @@ export function indexInsertScratch(count: u32, salt: u32, row: u32): void {
 }
 
 /**
- * Looks the first `count` scratch hashes up. Writes the decision's EVERYWHERE (leading bytes held everywhere), MATCHES
- * and MATCH pairs (row, bytes): the rows that hold a longer unbroken prefix than that, at most 7. After the first chunk
- * that is not everywhere the set of rows only shrinks, so the cost is O(chunks), whatever the fleet's size.
+ * Looks the first `count` scratch hashes up, for the question's cluster. Writes the question's EVERYWHERE (leading bytes
+ * held everywhere), HOT (leading bytes in use on most endpoints), MATCHES and MATCH pairs (row, bytes): rows that hold a
+ * longer unbroken prefix than that, at most 7.
+ * Once a chunk is not wide the set of rows only shrinks, so the cost is O(chunks), whatever the fleet's size.
  */
 export function indexLookup(count: u32, salt: u32): void {
   const matches = scratch + QUESTION_MATCH;
   let everywhere: u32 = 0;
   let total: u32 = 0;
-  let i: u32 = 0;
-  for (; i < count; i++) {
+  // Whether all chunks so far were wide: who holds a later one may have been there without being recorded.
+  let open = true;
+  let serving: u32 = 0;
+  let hot: u32 = 0;
+  for (let i: u32 = 0; i < count; i++) {
     const slot = find(keyOf(load<u64>(scratch + hashes + (<usize>i << 3)), salt));
     if (slot < 0) break;
     const entry = entryAt(<u32>slot);
-    if (changetype<PrefixEntry>(entry).overflow != 0 && allAlive(entry)) {
-      if (total == 0) everywhere = (i + 1) * CHUNK_BYTES;
-      else if (extendAll(matches, total, i * CHUNK_BYTES) == 0) break;
-      continue;
+    const wide = changetype<PrefixEntry>(entry).wide;
+    if (hot == i * CHUNK_BYTES) {
+      const users = usersOf(entry);
+      if (users >= 2) {
+        if (serving == 0) serving = servingBits(question().cluster);
+        if (users >= min(HOLDERS, (popcnt<u32>(serving) >> 1) + 1)) hot += CHUNK_BYTES;
+      }
     }
-    if (total == 0) {
+    if (wide != 0) {
+      if (serving == 0) serving = servingBits(question().cluster);
+      if (everywhere == i * CHUNK_BYTES && (wide & serving) == serving && allAlive(entry)) {
+        everywhere += CHUNK_BYTES;
+        continue;
+      }
+    }
+    const before = i * CHUNK_BYTES;
+    let active = total == 0 ? 0 : extend(matches, total, before, entry, wide);
+    if (open) {
       for (let k: u32 = 0; k < HOLDERS; k++) {
         const holder = atomic.load<u64>(entry + (<usize>k << 3), ENTRY_HOLDERS);
         if (holder == 0 || !alive(holder) || listed(matches, total, <u32>holder - 1)) continue;
-        const match = matchAt(matches, total++);
+        const place = total < HOLDERS ? total++ : shortest(matches, before);
+        if (place == HOLDERS) continue;
+        const match = matchAt(matches, place);
         match.row = <u32>holder - 1;
-        match.bytes = (i + 1) * CHUNK_BYTES;
+        match.bytes = before + CHUNK_BYTES;
+        active++;
       }
-      if (total == 0) break;
-    } else if (extend(matches, total, i * CHUNK_BYTES, entry) == 0) break;
+      open = wide != 0;
+    }
+    if (active == 0 && !open) break;
   }
   question().everywhere = everywhere;
+  question().hot = hot;
   question().matches = total;
+}
+
+// Endpoints that have the chunk in use, as far as they are recorded.
+function usersOf(entry: usize): u32 {
+  let users: u32 = 0;
+  for (let k: u32 = 0; k < HOLDERS; k++) {
+    const holder = atomic.load<u64>(entry + (<usize>k << 3), ENTRY_HOLDERS);
+    if (holder != 0 && ageOf(<u32>holder - 1, <u32>(holder >> 32)) < 0) users++;
+  }
+  return users;
+}
+
+@inline
+function bitOf(row: u32): u32 {
+  return 1 << (row & 31);
+}
+
+// The bits of a cluster's endpoints that serve; of a large one all after a few groups.
+function servingBits(cluster: u32): u32 {
+  let bits: u32 = 0;
+  let group = firstGroupOf(cluster);
+  while (group != 0 && bits != u32.MAX_VALUE) {
+    group--;
+    for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row++) {
+      if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, row)) & SERVING) != 0) bits |= bitOf(row);
+    }
+    group = groupAfter(group);
+  }
+  return bits;
+}
+
+// The place of the match with the least bytes, if that is not beyond `most`; HOLDERS for none.
+function shortest(matches: usize, most: u32): u32 {
+  let place: u32 = HOLDERS;
+  let least = most + 1;
+  for (let m: u32 = 0; m < HOLDERS; m++) {
+    const bytes = matchAt(matches, m).bytes;
+    if (bytes < least) {
+      least = bytes;
+      place = m;
+    }
+  }
+  return place;
 }
 
 // A racing writer may have put a row twice into an entry.
@@ -238,36 +320,25 @@ function allAlive(entry: usize): bool {
   return true;
 }
 
-// Those that hold the first `bytes` hold a chunk more; the number of them.
-function extendAll(matches: usize, total: u32, bytes: u32): u32 {
+// Those that hold the first `bytes` and the chunk of this entry hold a chunk more; the number of them. In a wide one that
+// they are not recorded says nothing.
+function extend(matches: usize, total: u32, bytes: u32, entry: usize, wide: u32): u32 {
   let active: u32 = 0;
   for (let m: u32 = 0; m < total; m++) {
     const match = matchAt(matches, m);
-    if (match.bytes == bytes) {
-      match.bytes = bytes + CHUNK_BYTES;
-      active++;
-    }
+    if (match.bytes != bytes || !holds(entry, wide, match.row)) continue;
+    match.bytes = bytes + CHUNK_BYTES;
+    active++;
   }
   return active;
 }
 
-// The same of those that hold the chunk of this entry.
-function extend(matches: usize, total: u32, bytes: u32, entry: usize): u32 {
-  let active: u32 = 0;
-  for (let m: u32 = 0; m < total; m++) {
-    const match = matchAt(matches, m);
-    if (match.bytes != bytes) continue;
-    const wanted = match.row + 1;
-    for (let k: u32 = 0; k < HOLDERS; k++) {
-      const holder = atomic.load<u64>(entry + (<usize>k << 3), ENTRY_HOLDERS);
-      if (<u32>holder == wanted && alive(holder)) {
-        match.bytes = bytes + CHUNK_BYTES;
-        active++;
-        break;
-      }
-    }
+function holds(entry: usize, wide: u32, row: u32): bool {
+  for (let k: u32 = 0; k < HOLDERS; k++) {
+    const holder = atomic.load<u64>(entry + (<usize>k << 3), ENTRY_HOLDERS);
+    if (<u32>holder == row + 1) return alive(holder);
   }
-  return active;
+  return (wide & bitOf(row)) != 0;
 }
 
 /** Forgets what an endpoint held, pinned or not: it restarted, or its row changed hands. */

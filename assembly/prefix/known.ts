@@ -10,6 +10,12 @@ export function knownOf(promptBytes: u32, matched: u32): u32 {
   return matched == 0 ? 0 : min(promptBytes, matched + CHUNK_BYTES);
 }
 
+/** Of so many bytes to be computed of a prompt, those that are worth to be computed where they are in use already. */
+@inline
+export function pricedOf(work: u32, promptBytes: u32, hot: u32): u32 {
+  return min(work, max(promptBytes - min(promptBytes, hot), header().minWork));
+}
+
 @inline
 export function uncachedOf(promptBytes: u32, matched: u32): u32 {
   return max(promptBytes - knownOf(promptBytes, matched), header().minWork);

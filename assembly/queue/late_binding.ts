@@ -50,6 +50,7 @@ const MAX_CHOICES: u32 = 16;
 function carry(request: RequestRow): void {
   const matches = question().matches;
   request.everywhere = question().everywhere;
+  request.hot = question().hot;
   request.matches = matches;
   memory.copy(changetype<usize>(request) + REQUEST_MATCH, scratch + QUESTION_MATCH, <usize>matches << 3);
 }

@@ -29,7 +29,7 @@ import {
 } from "../memory/plan";
 import { PHASE_WAITING, REQUEST_GENERATION, RequestRow } from "../memory/request_row";
 import { TENANT_VIRTUAL, TenantRow } from "../memory/tenant";
-import { uncachedOf } from "../prefix/known";
+import { pricedOf, uncachedOf } from "../prefix/known";
 import { adapterMs, lists } from "../score/adapter";
 import { compareFlights, compareRates, flightMs, flightOf, meanRate } from "../score/flight";
 import { aheadOf, baseOf, chargeOf, observeBusy } from "../score/late";
@@ -118,8 +118,9 @@ function keepCheapest(row: u32, base: f32): void {
 
 // Cost of a waiting request on an endpoint with this base, when a byte of capacity is worth `price` ms.
 @inline
-function costOn(endpoint: u32, base: f32, work: u32, price: f32, adapter: u32): f32 {
-  return base + (load<f32>(cell(ENDPOINT_RATE, endpoint)) + price) * <f32>work + adapterMs(endpoint, adapter);
+function costOn(request: RequestRow, endpoint: u32, base: f32, work: u32, price: f32): f32 {
+  const capacity = price * <f32>pricedOf(work, request.prompt, request.hot);
+  return base + load<f32>(cell(ENDPOINT_RATE, endpoint)) * <f32>work + capacity + adapterMs(endpoint, request.adapter);
 }
 
 /**
@@ -137,13 +138,13 @@ export function minCost(request: RequestRow, left: f32, share: f32, stamp: u32):
     const endpoint = match.row;
     if (!eligible(endpoint, mask, adapter)) continue;
     const work = uncachedOf(prompt, match.bytes);
-    cost = min(cost, costOn(endpoint, baseOf(endpoint, share, stamp) / left, work, 0, adapter));
+    cost = min(cost, costOn(request, endpoint, baseOf(endpoint, share, stamp) / left, work, 0));
   }
   for (let i: u32 = 0; i < alternatives; i++) {
     const endpoint = alternative(i).endpoint;
     if (!eligible(endpoint, mask, adapter)) continue;
     const work = uncachedOf(prompt, matchedOn(request, endpoint));
-    cost = min(cost, costOn(endpoint, alternative(i).base / left, work, 0, adapter));
+    cost = min(cost, costOn(request, endpoint, alternative(i).base / left, work, 0));
   }
   return cost == f32.MAX_VALUE ? 0 : cost;
 }
@@ -223,7 +224,7 @@ function overdueAfter(account: TenantRow): f64 {
 function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool {
   const adapter = request.adapter;
   const base: f32 = overdue ? 0 : offeredBase - flightMs(offered);
-  const maxCost = <f32>(<f64>costOn(offered, base, work, price, adapter) - slack);
+  const maxCost = <f32>(<f64>costOn(request, offered, base, work, price) - slack);
   if (maxCost <= 0) return true;
   const prompt = request.prompt;
   const mask = request.mask;
@@ -234,14 +235,14 @@ function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool 
     if (other == offered || !eligible(other, mask, adapter)) continue;
     const its = uncachedOf(prompt, match.bytes);
     const otherBase: f32 = overdue ? 0 : baseOf(other, remote, stamp);
-    if (costOn(other, otherBase, its, price, adapter) < maxCost) return false;
+    if (costOn(request, other, otherBase, its, price) < maxCost) return false;
   }
   if (overdue) return true;
   for (let i: u32 = 0; i < alternatives; i++) {
     const other = alternative(i).endpoint;
     if (other == offered || !eligible(other, mask, adapter)) continue;
     const its = uncachedOf(prompt, matchedOn(request, other));
-    if (costOn(other, alternative(i).base, its, price, adapter) < maxCost) return false;
+    if (costOn(request, other, alternative(i).base, its, price) < maxCost) return false;
   }
   return true;
 }

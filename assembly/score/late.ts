@@ -5,13 +5,15 @@
 //   ahead_ms_i = max(left_i, rate_i · min(ahead_i, room)) + max(−left_i, 0)   if ahead_i > 0, else 0
 //   base_i = ahead_ms_i + run · flight_i + square · (flight_i − min(flight))²
 //   flight_i = queue_i · speed_i, speed_i = rate_i / mean(rate) to the nearest power of two, 1 between 0.6 and 1.7
-//   cost_i = base_i + (rate_i + charge · mean(rate)) · uncached_i + adapter_i
+//   cost_i = base_i + rate_i · uncached_i + charge · mean(rate) · min(uncached_i, cold) + adapter_i
 //
 // ahead_i are the uncached prompt bytes sent there and not yet prefilled, those of other gateways by their usual share of
 // hits; rate_i is learned; since_i is how long the endpoint is at the prefill that it is at. One that is late, because it
 // had forgotten a prefix or hangs, is taken to be late by as much again, and has no room once that is `room`. `charge` is
 // the price of prefill capacity that a recomputation takes from others, charge = k · busy / (1 − busy), as in a queue with
-// that share of busy servers; a byte costs the fleet the same wherever it is computed. flight_i are the requests in
+// that share of busy servers; a byte costs the fleet the same wherever it is computed. A
+// prompt's first bytes that most endpoints have in use anyway are not charged, only what is behind them, its `cold` ones:
+// who has such a beginning would draw all that share it. flight_i are the requests in
 // flight as they weigh on that hardware; rates learned of equal engines differ by what they happened to compute, so small
 // differences do not count. The square keeps a prompt that everybody shares from filling the batch of one endpoint. It is
 // no reason to wait: an endpoint with room is compared with the best one without its own terms of the requests in flight.
@@ -38,7 +40,7 @@ import {
   questionMatch,
   scratch,
 } from "../memory/plan";
-import { uncachedOf } from "../prefix/known";
+import { pricedOf, uncachedOf } from "../prefix/known";
 import { adapterMs } from "./adapter";
 import { compareGathered, flightMs, minFlight, meanRate, weightOfFour } from "./flight";
 import { isGathered, positionOf } from "./gather";
@@ -168,6 +170,8 @@ export function scoreLate(): u32 {
   const everywhere = question().everywhere;
   const work = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere));
   const price = chargeOf(cluster) * meanRate;
+  const hot = question().hot;
+  const priced = price * <f32>pricedOf(uncachedOf(promptBytes, everywhere), promptBytes, hot);
   const zero = f32x4.splat(0);
   const groups = question().positions / GROUP_ROWS;
   let busy: u32 = 0;
@@ -182,8 +186,8 @@ export function scoreLate(): u32 {
       const flight = f32x4.mul(q, weightOfFour(rate));
       const more = f32x4.sub(flight, minimum);
       const since = sinceOfFour(row, stamp);
-      let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(f32x4.add(rate, f32x4.splat(price)), work));
-      cost = f32x4.add(cost, f32x4.add(f32x4.mul(run, flight), f32x4.mul(square, f32x4.mul(more, more))));
+      let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(rate, work));
+      cost = f32x4.add(cost, f32x4.add(f32x4.add(f32x4.splat(priced), f32x4.mul(run, flight)), f32x4.mul(square, f32x4.mul(more, more))));
       const none = f32x4.eq(q, infinity);
       const score = v128.bitselect(nothing, f32x4.neg(cost), none);
       v128.store(scores + at, score);
@@ -204,8 +208,10 @@ export function scoreLate(): u32 {
     const match = questionMatch(m);
     const row = match.row;
     if (!isGathered(row)) continue;
-    const saved = <f32>uncachedOf(promptBytes, everywhere) - <f32>uncachedOf(promptBytes, match.bytes);
-    add(<usize>positionOf(row) << 2, (load<f32>(cell(ENDPOINT_RATE, row)) + price) * saved);
+    const left = uncachedOf(promptBytes, match.bytes);
+    const saved = <f32>uncachedOf(promptBytes, everywhere) - <f32>left;
+    const notCharged = priced - price * <f32>pricedOf(left, promptBytes, hot);
+    add(<usize>positionOf(row) << 2, load<f32>(cell(ENDPOINT_RATE, row)) * saved + notCharged);
   }
   if (question().adapter != 0) addAdapter(question().adapter);
   return busy;

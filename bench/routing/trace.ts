@@ -140,6 +140,9 @@ export const WORKLOADS: Record<string, (random: Random, count: number) => TraceR
   /** Agents: many quick turns over a context that grows long. */
   agents: (random, count) =>
     growing(random, count, { turns: 25, first: 4_000, more: 1_200, output: 120, pauseMs: 4_000 }),
+  /** Agents of one kind: long sessions that all begin with the same prompt of 8,192 tokens. */
+  agent_sessions: (random, count) =>
+    growing(random, count, { turns: 20, first: 20_000, more: 3_000, output: 200, pauseMs: 5_000, shared: 8_192 }),
   /** One tenant in ten sends half of the requests, with one long prompt. */
   hot_tenant(random, count) {
     const prompts = new Prompts();
@@ -199,22 +202,25 @@ export const WORKLOADS: Record<string, (random: Random, count: number) => TraceR
 function growing(
   random: Random,
   count: number,
-  { turns, first, more, output, pauseMs }: {
+  { turns, first, more, output, pauseMs, shared = 0 }: {
     turns: number;
     first: number;
     more: number;
     output: number;
     pauseMs: number;
+    /** Tokens that all begin with. */
+    shared?: number;
   },
 ): TraceRequest[] {
   const prompts = new Prompts();
+  const beginning = prompts.fresh(shared);
   const requests: TraceRequest[] = [];
   let start = 0;
   while (requests.length < count) {
     start += exponential(random, 100 * turns);
     let at = start;
-    let tokens = lengths(random, first, 0.6);
-    let blocks = prompts.fresh(tokens);
+    let tokens = shared + lengths(random, first, 0.6);
+    let blocks = [...beginning, ...prompts.fresh(tokens - shared)];
     for (let turn = 0; turn < turns; turn++) {
       const outputTokens = lengths(random, output, 0.6);
       requests.push({ at, inputTokens: tokens, outputTokens, blocks, tenant: 0 });

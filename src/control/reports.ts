@@ -72,9 +72,10 @@ export class Reports {
     const { table } = this.#parts;
     const requests = table.requests(row) + table.remoteRequests(row);
     // First tokens that nobody sees, and slots that nobody knows, are told by nothing else.
-    const eager = requests > 0 && (slots.growing || this.#hidden.any(row, this.#parts.clock.shared()));
+    const pressed = slots.pressed(requests);
+    const eager = requests > 0 && (pressed || this.#hidden.any(row, this.#parts.clock.shared()));
     const pace = eager ? 1 : requests > 0 ? BUSY_PACE : IDLE_PACE;
-    const leastMs = slots.growing && requests > 0 ? 0 : 100 * cost.metricsMs / probes.metrics_budget_percent;
+    const leastMs = pressed ? 0 : 100 * cost.metricsMs / probes.metrics_budget_percent;
     return Math.max(pace * probes.metrics_interval_ms, leastMs);
   };
 

@@ -28,9 +28,10 @@ export class SlotLimit {
   /** @param configured What the configuration says; then nothing is learned. */
   constructor(public configured: number | undefined) {}
 
-  /** Whether the limit may still be far below what the engine can do. */
-  get growing(): boolean {
-    return this.configured === undefined && !this.#learned && this.#limit !== undefined;
+  /** Whether so many requests come near a limit that may still be far below what the engine can do. */
+  pressed(requests: number): boolean {
+    const growing = this.configured === undefined && !this.#learned && this.#limit !== undefined;
+    return growing && requests >= this.#limit! / 4;
   }
 
   /** Takes a reading; returns the most requests of this gateway, undefined for no limit. */

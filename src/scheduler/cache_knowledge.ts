@@ -44,6 +44,7 @@ export class PresumedCaches implements CacheKnowledge {
   readonly #text: Uint8Array;
   readonly #words: Int32Array;
   readonly #chunksWord: number;
+  readonly #clusterWord: number;
   readonly #hashWord: number;
   readonly #encoder = new TextEncoder();
   readonly #ring: SaveRingWriter;
@@ -55,7 +56,9 @@ export class PresumedCaches implements CacheKnowledge {
     this.#ring = new SaveRingWriter(kernel);
     this.#words = new Int32Array(kernel.buffer);
     this.#text = new Uint8Array(kernel.buffer, k.textOffset(), this.#words[k.HEADER_CHUNKS] * k.CHUNK_BYTES);
-    this.#chunksWord = questionFields(kernel).chunks;
+    const question = questionFields(kernel);
+    this.#chunksWord = question.chunks;
+    this.#clusterWord = question.cluster;
     this.#hashWord = k.hashOffset() >>> 2;
   }
 
@@ -67,6 +70,7 @@ export class PresumedCaches implements CacheKnowledge {
       k.lookUpNothing();
       return { bytes, chunks: 0, hashes: NO_HASHES };
     }
+    this.#words[this.#clusterWord] = placement.cluster;
     const chunks = k.lookUp(written, placement.salt);
     const hashes = this.#takeBuffer(chunks);
     for (let i = 0; i < 2 * chunks; i++) hashes[i] = this.#words[this.#hashWord + i];
@@ -89,12 +93,13 @@ export class PresumedCaches implements CacheKnowledge {
     for (let i = 0; i < 2 * chunks; i++) this.#words[this.#hashWord + i] = hashes[i];
   }
 
-  match(prompt: HashedPrompt, { salt }: Placement): void {
+  match(prompt: HashedPrompt, { cluster, salt }: Placement): void {
     const k = this.#kernel.exports;
     k.lookUpNothing();
     if (prompt.chunks === 0) return;
     this.#restore(prompt);
     this.#words[this.#chunksWord] = prompt.chunks;
+    this.#words[this.#clusterWord] = cluster;
     k.indexLookup(prompt.chunks, salt);
   }
 

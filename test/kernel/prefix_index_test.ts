@@ -32,7 +32,7 @@ Deno.test("prefix index agrees with its twin on random conversations, ageing and
     const usage = new Map(rows.map((row) => [row, random.next() * 0.8]));
     for (const row of rows) table.setGauges(row, { waiting: 0, running: 0, kvUsage: usage.get(row)! });
     const idle = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.ENDPOINT_IDLE), 64);
-    const twin = new TwinIndex((row) => table.capacityChunks(row), (row) => idle[row]);
+    const twin = new TwinIndex(rows, (row) => table.capacityChunks(row), (row) => idle[row]);
     const running: { prompt: bigint[]; salt: number; row: number; pinned: number }[] = [];
     // `add` forgets what a row held before, which moves its clock.
     const clock = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.ENDPOINT_INSERTED), 64);
@@ -105,16 +105,51 @@ Deno.test("prefix index forgets what an engine can no longer hold", () => {
   assertEquals(lookUp(kernel, first, 0).matches.size, 0);
 });
 
-Deno.test("prefix index: a chunk that all hold says nothing, and speaks again when one loses it", () => {
+Deno.test("prefix index: a chunk that all hold says nothing; one that most hold is at those that had it last", () => {
+  for (const endpoints of [8, 9, 20, 32]) {
+    const kernel = freshKernel();
+    const rows = fleet(kernel, endpoints, () => 10);
+    for (const row of rows.slice(0, -1)) insert(kernel, [7n], 0, row);
+    const holders = lookUp(kernel, [7n], 0);
+    assertEquals(holders.matches.size, 7, `${endpoints - 1} of ${endpoints}`);
+    assert(!holders.matches.has(rows.at(-1)!));
+    assertEquals(holders.everywhere, 0);
+    insert(kernel, [7n], 0, rows.at(-1)!);
+    assertEquals(lookUp(kernel, [7n], 0), { everywhere: CHUNK_BYTES, matches: new Map() });
+    // One holder ages out: the others are known again.
+    for (let i = 0; i < 20; i++) insert(kernel, [1000n + BigInt(i)], 0, rows.at(-1)!);
+    const { everywhere, matches } = lookUp(kernel, [7n], 0);
+    assertEquals(everywhere, 0);
+    assert(matches.size > 0 && !matches.has(rows.at(-1)!));
+  }
+});
+
+Deno.test("prefix index: 8 to 31 holders of 32 are never mixed up with those that do not hold a prefix", () => {
+  for (let holders = 8; holders < 32; holders++) {
+    const kernel = freshKernel();
+    const rows = fleet(kernel, 32, () => 1_000);
+    const prompt = Array.from({ length: 50 }, (_, i) => BigInt(i + 1));
+    for (const row of rows.slice(0, holders)) insert(kernel, prompt, 0, row);
+    const { everywhere, matches } = lookUp(kernel, prompt, 0);
+    assertEquals([everywhere, matches.size], [0, 7]);
+    for (const [row, bytes] of matches) assert(rows.indexOf(row) < holders && bytes === 50 * CHUNK_BYTES);
+  }
+});
+
+Deno.test("prefix index: who holds a whole conversation is found behind a shared prompt that many hold", () => {
   const kernel = freshKernel();
-  const rows = fleet(kernel, 8, () => 10);
-  for (const row of rows) insert(kernel, [7n], 0, row);
-  assertEquals(lookUp(kernel, [7n], 0), { everywhere: CHUNK_BYTES, matches: new Map() });
-  // One holder ages out: the others are known again.
-  for (let i = 0; i < 20; i++) insert(kernel, [1000n + BigInt(i)], 0, rows[7]);
-  const { everywhere, matches } = lookUp(kernel, [7n], 0);
-  assertEquals(everywhere, 0);
-  assert(matches.size > 0 && !matches.has(rows[7]));
+  const rows = fleet(kernel, 16, () => 1_000);
+  const shared = [1n, 2n, 3n];
+  const conversation = [...shared, 11n, 12n, 13n];
+  insert(kernel, conversation, 0, rows[0]);
+  // The others come later, and take all places of the shared prompt.
+  for (const row of rows.slice(1, 12)) insert(kernel, [...shared, 100n + BigInt(row)], 0, row);
+  assertEquals(lookUp(kernel, conversation, 0).matches.get(rows[0]), 6 * CHUNK_BYTES);
+  // One of those that are recorded loses it.
+  kernel.exports.indexForget(rows[11]);
+  assertEquals(lookUp(kernel, conversation, 0).matches.get(rows[0]), 6 * CHUNK_BYTES);
+  insert(kernel, shared, 0, rows[10]);
+  assertEquals(lookUp(kernel, conversation, 0).matches.get(rows[0]), 6 * CHUNK_BYTES);
 });
 
 Deno.test("prefix index: forget empties an endpoint, and only that", () => {
@@ -150,5 +185,29 @@ Deno.test("prefix index survives two instances writing the same buckets in turn"
     insert(kernel, prompt, 0, random.pick(rows));
     const { matches } = lookUp(random.pick(kernels), prompt, 0);
     for (const [row, bytes] of matches) assert(rows.includes(row) && bytes <= prompt.length * CHUNK_BYTES);
+  }
+});
+
+Deno.test("prefix index: what most endpoints have in use is hot, up to where it is not", () => {
+  for (const endpoints of [2, 5, 8, 16, 40]) {
+    const kernel = freshKernel();
+    const k = kernel.exports;
+    const rows = fleet(kernel, endpoints, () => 1_000);
+    const most = Math.min(7, Math.floor(endpoints / 2) + 1);
+    const hot = () => {
+      lookUp(kernel, [1n, 2n, 3n], 0);
+      return decisionWord(kernel, k.QUESTION_HOT);
+    };
+    const pinned = rows.slice(0, most).map((row, i) => {
+      assertEquals(hot(), 0, `${i} of ${endpoints}`);
+      const prompt = [1n, 2n, 1_000n + BigInt(i)];
+      writeHashes(kernel, prompt);
+      return { prompt, row, at: k.indexPinScratch(3, 0, row) };
+    });
+    assertEquals(hot(), 2 * CHUNK_BYTES);
+    const { prompt, row, at } = pinned[0];
+    writeHashes(kernel, prompt);
+    k.indexUnpinScratch(3, at, 0, row);
+    assertEquals(hot(), 0, "one less");
   }
 });

@@ -80,15 +80,30 @@ interface Holder {
   stamp: number;
 }
 
-/** The prefix index without its bound: same holders, stamps and overflow. */
+const bitOf = (row: number): number => 1 << (row & 31);
+
+interface Entry {
+  /** Bits of all holders of a chunk with more of them than places. */
+  wide: number;
+  holders: (Holder | undefined)[];
+}
+
+/** The prefix index without its bound: same holders, stamps and bits. */
 export class TwinIndex {
   /** Chunks that came out of use, by row. */
   readonly inserted = new Map<number, number>();
   readonly #ages = new Map<number, number>();
-  readonly #entries = new Map<string, { overflow: boolean; holders: (Holder | undefined)[] }>();
+  readonly #entries = new Map<string, Entry>();
 
-  /** @param idle Of the capacity, what is not in use. */
-  constructor(readonly capacity: (row: number) => number, readonly idle = capacity) {}
+  /**
+   * @param serving Rows that serve.
+   * @param idle Of the capacity, what is not in use.
+   */
+  constructor(
+    readonly serving: readonly number[],
+    readonly capacity: (row: number) => number,
+    readonly idle = capacity,
+  ) {}
 
   #age({ row, stamp }: Holder): number {
     return (this.inserted.get(row) ?? 0) - stamp;
@@ -137,7 +152,7 @@ export class TwinIndex {
   #hold(hashes: bigint[], salt: number, row: number, how: "insert" | "pin" | "unpin", pinned = 0): void {
     for (const hash of [...hashes].reverse()) {
       const key = `${salt}:${hash}`;
-      const entry = this.#entries.get(key) ?? { overflow: false, holders: Array(7).fill(undefined) };
+      const entry = this.#entries.get(key) ?? { wide: 0, holders: Array(7).fill(undefined) };
       this.#entries.set(key, entry);
       const mine = entry.holders.find((holder) => holder?.row === row);
       if (mine) {
@@ -145,11 +160,19 @@ export class TwinIndex {
         if (how === "unpin") {
           if (mine.stamp - this.capacity(row) - pinned > 0) continue;
         } else if (lives) this.#taken(mine);
-        if (!lives) entry.overflow = false;
         mine.stamp = this.#stamp(row, how, how === "unpin" ? this.#age(mine) < 0 : true);
         continue;
       }
-      if (entry.holders.some((holder) => holder && !this.#alive(holder))) entry.overflow = false;
+      let recorded = bitOf(row);
+      let gone = 0;
+      for (const holder of entry.holders) {
+        if (holder && this.#alive(holder)) recorded |= bitOf(holder.row);
+        else if (holder) gone |= bitOf(holder.row);
+      }
+      if (entry.wide !== 0) {
+        entry.wide = (entry.wide & ~gone) | recorded;
+        if (entry.wide === recorded) entry.wide = 0;
+      }
       let place = entry.holders.findIndex((holder) => !holder || !this.#alive(holder));
       if (place < 0) {
         let oldest = -Infinity;
@@ -160,40 +183,48 @@ export class TwinIndex {
             place = i;
           }
         });
-        entry.overflow = true;
+        entry.wide |= recorded;
       }
       entry.holders[place] = { row, stamp: this.#stamp(row, how, true) };
     }
   }
 
   lookUp(hashes: bigint[], salt: number): { everywhere: number; matches: Map<number, number> } {
+    const serving = this.serving.reduce((bits, row) => bits | bitOf(row), 0);
     let everywhere = 0;
-    const matches = new Map<number, number>();
+    let open = true;
+    const places: { row: number; bytes: number }[] = [];
     for (let i = 0; i < hashes.length; i++) {
-      const bytes = (i + 1) * CHUNK_BYTES;
+      const before = i * CHUNK_BYTES;
       const entry = this.#entries.get(`${salt}:${hashes[i]}`);
       if (!entry) break;
-      const live = entry.holders.filter((holder) => holder && this.#alive(holder)) as Holder[];
-      if (entry.overflow && live.length === 7) {
-        if (matches.size === 0) everywhere = bytes;
-        else for (const [row, length] of matches) if (length === bytes - CHUNK_BYTES) matches.set(row, bytes);
+      const { wide, holders } = entry;
+      const live = holders.filter((holder) => holder && this.#alive(holder)) as Holder[];
+      if (wide !== 0 && everywhere === before && (wide & serving) === serving && live.length === 7) {
+        everywhere += CHUNK_BYTES;
         continue;
       }
-      if (matches.size === 0) {
-        for (const { row } of live) matches.set(row, bytes);
-        if (matches.size === 0) break;
-      } else {
-        let active = 0;
-        for (const { row } of live) {
-          if (matches.get(row) === bytes - CHUNK_BYTES) {
-            matches.set(row, bytes);
-            active++;
-          }
-        }
-        if (active === 0) break;
+      let active = 0;
+      for (const place of places) {
+        const recorded = holders.find((holder) => holder?.row === place.row);
+        const holds = recorded ? this.#alive(recorded) : (wide & bitOf(place.row)) !== 0;
+        if (place.bytes !== before || !holds) continue;
+        place.bytes += CHUNK_BYTES;
+        active++;
       }
+      for (const { row } of open ? live : []) {
+        if (places.some((place) => place.row === row)) continue;
+        const found = { row, bytes: before + CHUNK_BYTES };
+        const shortest = Math.min(...places.map(({ bytes }) => bytes));
+        if (places.length < 7) places.push(found);
+        else if (shortest <= before) places[places.findIndex(({ bytes }) => bytes === shortest)] = found;
+        else continue;
+        active++;
+      }
+      open &&= wide !== 0;
+      if (active === 0 && !open) break;
     }
-    return { everywhere, matches };
+    return { everywhere, matches: new Map(places.map(({ row, bytes }) => [row, bytes])) };
   }
 }
 
