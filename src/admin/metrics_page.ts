@@ -61,6 +61,10 @@ export function metricsPage(source: MetricsSource): string {
     .sample("aigw_replica_faults_total", {}, cells[WORKER_CELLS.replicaFaults]);
   text.family("aigw_suspicions_total", "counter", "Requests that waited in vain for an endpoint that said nothing")
     .sample("aigw_suspicions_total", {}, cells[WORKER_CELLS.suspicions]);
+  text.family("aigw_hedges_total", "counter", "Second attempts of streams that were late")
+    .sample("aigw_hedges_total", {}, cells[WORKER_CELLS.hedges]);
+  text.family("aigw_hedges_won_total", "counter", "Second attempts that were the answer")
+    .sample("aigw_hedges_won_total", {}, cells[WORKER_CELLS.hedgesWon]);
   text.family("aigw_connect_failures_total", "counter", "Connections that an endpoint did not accept")
     .sample("aigw_connect_failures_total", {}, cells[WORKER_CELLS.connectFailures]);
   text.family("aigw_stream_pieces_total", "counter", "Pieces of streamed answers relayed")

@@ -13,6 +13,7 @@ import {
   adminSchema,
   admissionSchema,
   corsSchema,
+  hedgeSchema,
   limitsSchema,
   logSchema,
   outliersSchema,
@@ -53,6 +54,7 @@ export const configSchema = z.strictObject({
       "Further endpoints tried before the first token of an answer: connection lost, no answer in time, 429, 500, 502, 503, 504, a rejection that a peer may not share; a refused connection is none of them",
     ),
   retry_budget: retryBudgetSchema,
+  hedge: hedgeSchema,
   usage_accounting: z.boolean().default(true)
     .describe("Ask engines for the usage of every stream; who did not ask for it does not see it"),
   split_reasoning: splitReasoningSchema.default(false)

@@ -144,6 +144,14 @@ export const retryBudgetSchema = z.strictObject({
   min_per_second: z.number().min(0).max(10_000).default(10).describe("Retries a second that a worker may always make"),
 }).prefault({});
 
+export const hedgeSchema = z.strictObject({
+  percent: z.number().min(0).max(100).default(0)
+    .describe("Streams that may have a second attempt at another endpoint, in percent of a worker's; 0 for none"),
+  after_percentile: z.number().min(50).max(99.9).default(99)
+    .describe("A stream is late when its first token is later than of so many percent of its model"),
+  least_ms: positive(600_000).default(100).describe("And at least as late as this"),
+}).prefault({});
+
 export const queueSchema = z.strictObject({
   head_after_ms: z.int().min(0).max(600_000).default(1_000).describe(
     "A stream that waits longer gets its head: only then the runtime notices that its client left, and errors are events",

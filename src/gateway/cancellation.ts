@@ -15,6 +15,7 @@ export class Cancellation implements Deadline {
   deadline: number;
   place = -1;
   #waiting: Waiting | undefined;
+  #also: Waiting | undefined;
   #late: ((error: GatewayError | undefined) => void) | undefined;
   /** Why nothing more may be begun. */
   #gone: UpstreamError | undefined;
@@ -73,6 +74,17 @@ export class Cancellation implements Deadline {
     if (this.#over) return;
     this.#gone ??= error;
     this.#waiting?.fail(error);
+    this.#also?.fail(error);
+  }
+
+  /** What else fails with the request: a second attempt. */
+  also(waiting: Waiting): void {
+    this.#also = waiting;
+    if (this.#gone) waiting.fail(this.#gone);
+  }
+
+  notAlso(waiting: Waiting): void {
+    if (this.#also === waiting) this.#also = undefined;
   }
 
   /** Whether the client left, its time is up, or the gateway shuts down. */
@@ -89,7 +101,7 @@ export class Cancellation implements Deadline {
   /** The request has ended: nothing can end it any more. */
   close(): void {
     this.#over = true;
-    this.#waiting = undefined;
+    this.#waiting = this.#also = undefined;
     this.deadlines.unwatch(this);
   }
 }

@@ -34,6 +34,7 @@ import type { ResponseHead } from "../upstream/response_head.ts";
 import type { Answer } from "./answer.ts";
 import type { Call } from "./call.ts";
 import { asGatewayError, type Dispatcher } from "./dispatch.ts";
+import { hedge, type HedgeParts } from "./hedge.ts";
 import type { Route, RouteTable } from "./routes.ts";
 import type { StoredResponses } from "./stored_responses.ts";
 
@@ -48,6 +49,8 @@ export interface PipelineParts {
   readonly responses: StoredResponses;
   readonly engines: Readonly<Record<Backend, Engine>>;
   readonly admission: Admission;
+  /** Second attempts of late streams; undefined for none. */
+  readonly hedging?: HedgeParts;
   /** Tokens that a request will probably take, by its model, prompt length and own limit. */
   usageEstimate(model: number, promptBytes: number, maxTokens: number | undefined): UsageEstimate;
   readonly log: Log;
@@ -164,7 +167,7 @@ export class Pipeline {
    */
   async answer(call: Call, admitted: AdmittedRequest, watcher: AnswerWatcher): Promise<Answered> {
     const { request, route, prepared, rest } = admitted;
-    const { config, deadlines, dispatcher, responses, engines } = this.#parts;
+    const { config, deadlines, dispatcher, responses, engines, hedging } = this.#parts;
     let waitsSince: number | undefined;
     try {
       // Decide: the endpoint that will answer first, with this request's load counted on it.
@@ -181,26 +184,30 @@ export class Pipeline {
         ? undefined
         : presumeFirstToken(grant, deadlines, config.prediction.first_token_margin);
       const { kind, stream, choices } = request;
-      const answer = await dispatcher.dispatch(grant, {
-        call,
-        prepared,
-        rest,
-        transport: route.transport,
-        expected: {
-          kind,
-          tokens: stream,
-          choices,
-          opened: (head) => watcher.opened(head),
-          heard: () => grant.leg.heard(),
-        },
-        moved: () => presumption?.again(),
-      });
-      call.matchedBytes = grant.leg.matchedBytes;
-      const { row, generation } = grant.leg.endpoint;
+      const dispatch = (under: Grant, caller: Call) =>
+        dispatcher.dispatch(under, {
+          call: caller,
+          prepared,
+          rest,
+          transport: route.transport,
+          expected: {
+            kind,
+            tokens: stream,
+            choices,
+            opened: (head) => watcher.opened(head),
+            heard: () => under.leg.heard(),
+          },
+          moved: () => presumption?.again(),
+        });
+      const { answer, grant: won } = hedging && stream && generates(kind)
+        ? await hedge(hedging, call, grant, dispatch)
+        : { answer: await dispatch(grant, call), grant };
+      call.matchedBytes = won.leg.matchedBytes;
+      const { row, generation } = won.leg.endpoint;
       const tellsUsage = config.usage_accounting || engines[route.rule.backend].alwaysTellsUsage;
       return {
         answer,
-        grant: grant.keep(),
+        grant: won.keep(),
         hideUsage: request.stream && !asksForUsage(request) && tellsUsage,
         splitReasoning: kind === "chat" ? splitOf(route.rule.split_reasoning ?? config.split_reasoning) : undefined,
         stored: kind === "responses" ? (id) => responses.store(id, row, generation, admitted.tenant) : undefined,

@@ -13,6 +13,8 @@ export interface GrantOwner {
   endpointOf(row: number): EndpointRef;
   /** Moves a load to an endpoint that is not in `tried`; false when there is none. */
   moveTo(parts: GrantParts, tried: readonly number[]): boolean;
+  /** A grant of the same request at another endpoint; undefined when there is none. */
+  twin(parts: GrantParts): Grant | undefined;
   /** Work came off an endpoint: somebody who waits may have it. */
   roomAt(cluster: number, endpoint: number): void;
   /** Records that an endpoint has a prompt in use from now on; returns what `unpin` takes when it has not any more. */
@@ -78,6 +80,10 @@ export class QueueGrant implements Grant {
     this.#owner.roomAt(placement.cluster, before);
     this.leg.moved(before);
     return true;
+  }
+
+  twin(): Grant | undefined {
+    return this.#parts.only || !this.leg.own ? undefined : this.#owner.twin(this.#parts);
   }
 
   keep(): Grant {

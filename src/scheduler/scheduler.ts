@@ -97,6 +97,8 @@ export interface Grant extends Disposable {
   readonly predictedMs: number;
   /** Gives the endpoint up for another that was not tried yet; false when there is none. */
   tryAnother(): boolean;
+  /** A grant of the same request at another endpoint, with its load counted there too; undefined when there is none. */
+  twin(): Grant | undefined;
   /** Hands the load over to a new grant, which outlives the scope of this one. */
   keep(): Grant;
 }

@@ -301,6 +301,19 @@ export class SharedQueue implements Scheduler, GrantOwner {
     return row.grant(endpoint, this.decisions.matchedBytes, this.now()) || this.#grant(row, placement, prompt, model);
   }
 
+  twin(parts: GrantParts): Grant | undefined {
+    const { placement, model, row: first } = parts;
+    const row = this.requests.tryOpen(placement.cluster, model, parts.prompt.bytes);
+    if (!row) return undefined;
+    // Keys of its own: each grant gives its keys back.
+    const prompt = { ...parts.prompt, hashes: parts.prompt.hashes.slice() };
+    this.decisions.resume(prompt, placement, [first.endpoint]);
+    if (this.#grant(row, placement, prompt, model)) return new QueueGrant(this, { ...parts, row, prompt, queuedMs: 0 });
+    row.release();
+    this.decisions.caches.retire(prompt);
+    return undefined;
+  }
+
   roomAt(cluster: number, endpoint: number): void {
     if (this.decisions.fill(cluster, endpoint, this.now()) > 0) this.#lookForGrants();
   }

@@ -17,6 +17,7 @@ import { Front } from "../front/http/front.ts";
 import type { HttpContext } from "../front/http/http_call.ts";
 import type { Call, CallContext } from "../gateway/call.ts";
 import { Dispatcher } from "../gateway/dispatch.ts";
+import type { HedgeParts } from "../gateway/hedge.ts";
 import type { SilenceParts } from "../gateway/silence.ts";
 import { Pipeline } from "../gateway/pipeline.ts";
 import { RouteTable } from "../gateway/routes.ts";
@@ -37,7 +38,14 @@ import { RequestTable } from "../tables/request_table.ts";
 import { SampleWriter } from "../tables/sample_ring.ts";
 import { ownShareReader } from "../tables/tenant_table.ts";
 import { AccessLog } from "../telemetry/access_log.ts";
-import { Instruments, meanCompletion, meanDuration, unknownModel, WORKER_CELLS } from "../telemetry/instruments.ts";
+import {
+  Instruments,
+  meanCompletion,
+  meanDuration,
+  ttftPercentile,
+  unknownModel,
+  WORKER_CELLS,
+} from "../telemetry/instruments.ts";
 import { Log } from "../telemetry/log.ts";
 import { openTracing } from "../telemetry/tracing.ts";
 import { EndpointPools } from "../upstream/endpoint_pools.ts";
@@ -271,6 +279,20 @@ export class Serving {
     };
   }
 
+  #hedging({ hedge: { percent, after_percentile, least_ms } }: Config): HedgeParts | undefined {
+    if (percent === 0) return undefined;
+    return {
+      deadlines: this.#deadlines,
+      budget: new RetryBudget({ percent, minPerSecond: 0 }, clock),
+      afterMs: (model) => {
+        const seconds = ttftPercentile(this.#cells, model, after_percentile);
+        return seconds === undefined ? Infinity : Math.max(least_ms, seconds * 1_000);
+      },
+      begun: () => this.instruments.add(WORKER_CELLS.hedges),
+      won: () => this.instruments.add(WORKER_CELLS.hedgesWon),
+    };
+  }
+
   #admission({ admission }: Config, tenants: Tenants): Admission {
     return new Admission(tenants, this.#limiter, admission, {
       saturation: (cluster) => this.#decisions.saturation(cluster),
@@ -306,6 +328,7 @@ export class Serving {
         eventBytes: limits.event_bytes,
       })),
       admission,
+      hedging: this.#hedging(config),
       usageEstimate: (model, promptBytes, maxTokens) => ({
         inputTokens: promptBytes / (this.#predictors.bytesPerToken(model) || prediction.bytes_per_token),
         outputTokens: maxTokens ?? (meanCompletion(this.#cells, model) || prediction.output_tokens),

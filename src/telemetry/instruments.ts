@@ -49,9 +49,11 @@ export const WORKER_CELLS = {
   suspicions: 12,
   /** Requests for a model that nobody knows. */
   unknownModels: 13,
+  hedges: 14,
+  hedgesWon: 15,
 } as const;
 /** The histogram of the event loop's delay. */
-const LOOP_CELLS = 14;
+const LOOP_CELLS = 16;
 const WORKER_CELL_COUNT = LOOP_CELLS + HISTOGRAM_CELLS;
 
 /** Prompt, completion and cached tokens, answers that told their usage. */
@@ -167,6 +169,22 @@ export function cachedTokens(
     }
   }
   return { answers, cached };
+}
+
+/**
+ * Seconds within which so many percent of a model's first tokens came, to the next bound of the histogram; undefined when
+ * there are too few to tell, or it is beyond all bounds.
+ */
+export function ttftPercentile(workers: readonly Float64Array[], model: number, percent: number): number | undefined {
+  const base = modelBase(model) + OUTCOMES.length + HISTOGRAM_CELLS;
+  const counts = Array.from({ length: DURATION_BUCKETS.length + 1 }, (_, bucket) => {
+    return workers.reduce((sum, cells) => sum + cells[base + bucket], 0);
+  });
+  const all = counts.reduce((sum, count) => sum + count, 0);
+  if (all * (100 - percent) < 100) return undefined;
+  let rank = all * percent / 100;
+  for (const [bucket, bound] of DURATION_BUCKETS.entries()) if ((rank -= counts[bucket]) <= 0) return bound;
+  return undefined;
 }
 
 /** Mean seconds that a model's requests took, in these areas of cells; 0 while none has ended. */

@@ -122,3 +122,49 @@ Deno.test("a cluster's max_running_requests holds without metrics", async () => 
   clearInterval(watching);
   assert(most <= 3, `${most} at once`);
 });
+
+Deno.test("a stream that is late has a second attempt elsewhere, and the first is given up", async () => {
+  await using engines = startEngines(2, { speed: 20 });
+  await using gateway = await startTestGateway(engines, {
+    workers: 1,
+    probes: { enabled: false },
+    outliers: { silence_ms: 600_000 },
+    hedge: { percent: 100, after_percentile: 90, least_ms: 50 },
+  });
+  assertEquals(await send(gateway, 30, 3, { stream: true }), Array(30).fill(200));
+  assertEquals(await gateway.metric("aigw_hedges_total"), 0);
+  engines[0].pause();
+  // One at a time: only a second attempt can answer those that the paused engine got.
+  assertEquals(await send(gateway, 20, 1, { stream: true }), Array(20).fill(200));
+  const [begun, won] = [await gateway.metric("aigw_hedges_total"), await gateway.metric("aigw_hedges_won_total")];
+  assert(begun > 0 && won === begun, `${won} of ${begun}`);
+  engines[0].resume();
+  await gateway.settled();
+  await until(
+    () => engines.every(({ model }) => model.running + model.waiting === 0),
+    "what was given up is cancelled",
+  );
+});
+
+Deno.test("a stream whose client leaves takes its second attempt along", async () => {
+  await using engines = startEngines(2, { speed: 20 });
+  await using gateway = await startTestGateway(engines, {
+    workers: 1,
+    probes: { enabled: false },
+    outliers: { silence_ms: 600_000 },
+    hedge: { percent: 100, after_percentile: 90, least_ms: 50 },
+  });
+  assertEquals(await send(gateway, 30, 3, { stream: true }), Array(30).fill(200));
+  for (const engine of engines) engine.pause();
+  const leaving = new AbortController();
+  const asking = post(gateway.origin, chat("x", { stream: true }), { signal: leaving.signal }).then(
+    async (response) => await response.text(),
+    () => "left",
+  );
+  await until(async () => await gateway.metric("aigw_hedges_total") === 1, "the second attempt has begun");
+  assertEquals((await gateway.endpoints()).map(({ in_flight }) => in_flight), [1, 1]);
+  leaving.abort();
+  assertEquals(await asking.catch(() => "left"), "left");
+  await gateway.settled();
+  for (const engine of engines) engine.resume();
+});
