@@ -5,7 +5,7 @@
 import { z } from "zod";
 import { addressSchema } from "./sections.ts";
 
-const ms = (standard: number) => z.int().min(1).max(86_400_000).default(standard);
+const ms = (standard: number) => z.int().min(1).max(604_800_000).default(standard);
 
 export const metadataCenterSchema = z.strictObject({
   enabled: z.boolean().default(true).describe("false: this gateway knows its own load only"),
@@ -22,7 +22,7 @@ export const metadataCenterSchema = z.strictObject({
   stale_after_ms: ms(1_000).describe("Age of the others' figures from which on they count less"),
   fade_ms: ms(3_000).describe("From there until they count nothing"),
   dns_lookup_interval_ms: ms(5_000),
-  cold_start_delay_ms: z.int().min(0).max(86_400_000).default(600_000)
+  cold_start_delay_ms: z.int().min(0).max(604_800_000).default(600_000)
     .describe("A newly seen center is asked only when no warmer one is available"),
   endpoint_max_failures: z.int().min(1).default(10),
   endpoint_cooldown_ms: ms(5_000),
@@ -39,37 +39,61 @@ export type MetadataCenterConfig = z.infer<typeof metadataCenterSchema>;
 
 type Reader = (text: string) => unknown;
 
-const flag: Reader = (text) => ({ true: true, false: false, "1": true, "0": false })[text.toLowerCase()];
+// What Go's strconv takes for a boolean.
+const FLAGS: Record<string, boolean> = {};
+for (const text of ["1", "t", "T", "TRUE", "true", "True"]) FLAGS[text] = true;
+for (const text of ["0", "f", "F", "FALSE", "false", "False"]) FLAGS[text] = false;
+const flag: Reader = (text) => FLAGS[text];
 const count: Reader = (text) => /^\d+$/.test(text) ? Number(text) : undefined;
 const word: Reader = (text) => text;
 
-/** Go's durations: 5s, 10m, 100ms, 1h30m; milliseconds, undefined for anything else. */
+const DURATION_UNITS: Record<string, number> = {
+  ns: 1e-6,
+  us: 1e-3,
+  "µs": 1e-3,
+  "μs": 1e-3,
+  ms: 1,
+  s: 1_000,
+  m: 60_000,
+  h: 3_600_000,
+};
+
+/** Go's durations: 5s, .5s, 10m, 100us, 1h30m, 0; milliseconds, undefined for anything else. */
 export function parseDuration(text: string): number | undefined {
-  const units: Record<string, number> = { ns: 1e-6, us: 1e-3, "µs": 1e-3, ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
-  if (!/^(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+$/.test(text)) return undefined;
+  if (/^[+-]?0$/.test(text)) return 0;
+  if (!/^\+?((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+$/.test(text)) return undefined;
   let total = 0;
-  for (const [, number, , unit] of text.matchAll(/(\d+(\.\d+)?)(ns|us|µs|ms|s|m|h)/g)) {
-    total += Number(number) * units[unit];
+  for (const [, number, unit] of text.matchAll(/(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)/g)) {
+    total += Number(number) * DURATION_UNITS[unit];
   }
   return total;
 }
 
 const seconds: Reader = (text) => parseDuration(/^\d+$/.test(text) ? `${text}s` : text);
+// Whole milliseconds, at least one; a bare number is of those.
+const time: Reader = (text) => {
+  const ms = parseDuration(/^\d+$/.test(text) ? `${text}ms` : text);
+  return ms === undefined ? undefined : Math.max(1, Math.ceil(ms));
+};
+const delay: Reader = (text) => {
+  const ms = parseDuration(/^\d+$/.test(text) ? `${text}ms` : text);
+  return ms === undefined ? undefined : Math.ceil(ms);
+};
 
 const VARIABLES: [name: string, key: keyof MetadataCenterConfig, read: Reader][] = [
   ["AIGW_META_DATA_CENTER_HOST", "host", word],
   ["AIGW_META_DATA_CENTER_PORT", "port", count],
   ["AIGW_META_DATA_CENTER_ENABLE", "enabled", flag],
   ["AIGW_META_DATA_CENTER_CACHE_ENABLE", "cache_enable", flag],
-  ["AIGW_META_DATA_CENTER_DNS_LOOKUP_INTERVAL", "dns_lookup_interval_ms", parseDuration],
-  ["AIGW_META_COLD_START_DELAY", "cold_start_delay_ms", parseDuration],
+  ["AIGW_META_DATA_CENTER_DNS_LOOKUP_INTERVAL", "dns_lookup_interval_ms", time],
+  ["AIGW_META_COLD_START_DELAY", "cold_start_delay_ms", delay],
   ["AIGW_METADATA_CENTER_ENDPOINT_MAX_FAILURES", "endpoint_max_failures", count],
   ["AIGW_METADATA_CENTER_ENDPOINT_COOLDOWN_SECONDS", "endpoint_cooldown_ms", seconds],
   ["AIGW_METADATA_CENTER_ENDPOINT_HALF_OPEN_REQUESTS", "endpoint_half_open_requests", count],
   ["AIGW_META_MAX_FAILOVER_RETRY", "max_failover_retry", count],
   ["AIGW_METADATA_CENTER_QUEUE_SIZE", "queue_size", count],
-  ["AIGW_METADATA_CENTER_UPDATE_STATS_TIMEOUT", "update_stats_timeout_ms", parseDuration],
-  ["AIGW_METADATA_CENTER_FETCH_METRIC_TIMEOUT", "fetch_metric_timeout_ms", parseDuration],
+  ["AIGW_METADATA_CENTER_UPDATE_STATS_TIMEOUT", "update_stats_timeout_ms", time],
+  ["AIGW_METADATA_CENTER_FETCH_METRIC_TIMEOUT", "fetch_metric_timeout_ms", time],
 ];
 
 /** Applies the variables that are set; returns what is wrong with them. */
@@ -86,4 +110,34 @@ export function applyCenterEnvironment(
     else issues.push({ path: name, message: `"${text}" is not accepted here` });
   }
   return issues;
+}
+
+/** Variables of the Go gateway and its center that mean nothing here, and what is in their place. */
+const WITHOUT_EFFECT: [name: RegExp, instead: string][] = [
+  [
+    /^AIGW_META_DATA_CACHE_FETCH_TIMEOUT$/,
+    "prefixes of the others come by the watch stream, nothing is asked on a request's way",
+  ],
+  [
+    /^AIGW_METADATA_CENTER_(WORKER_COUNT|MAX_RETRY)$/,
+    "changes go in batches and are repaired as a whole: metadata_center.queue_size",
+  ],
+  [
+    /^AIGW_METADATA_CENTER_(CLIENT_|KEEPALIVE|MAX_IDLE_CONNS|IDEL_CONNECT_TIMEOUT)/,
+    "metadata_center.update_stats_timeout_ms and fetch_metric_timeout_ms bound every call",
+  ],
+  [/^AIGW_PROMETHEUS_ADDRESS$/, "admin.listen serves /metrics"],
+  [/^AIGW_PPROF_ADDRESS$/, "the runtime's --inspect and --cpu-prof"],
+  [/^AIGW_LLM_/, "log has the access log; texts are not logged"],
+  [/^META_DATA_CENTER_SVC_DISC_HOST$/, "metadata_center.peers_dns"],
+  [/^REPLICA_/, "metadata_center.peers and peers_dns"],
+  [/^METADATA_CENTER_LOAD_/, "metadata_center.lease_ms"],
+];
+
+/** Notes on variables that are set and have no effect. */
+export function environmentNotes(environment: Readonly<Record<string, string>>): string[] {
+  return Object.keys(environment).flatMap((name) => {
+    const [, instead] = WITHOUT_EFFECT.find(([pattern]) => pattern.test(name)) ?? [];
+    return instead === undefined ? [] : [`the environment variable ${name} has no effect here: ${instead}`];
+  });
 }

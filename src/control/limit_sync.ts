@@ -96,7 +96,7 @@ export class LimitSync {
 
   loads(loads: readonly EngineLoad[], whole: boolean): void {
     if (whole) this.#remote.clear();
-    for (const load of loads) this.#remote.set(load.ip, load);
+    for (const load of loads) this.#remote.set(load.host, load);
     this.#gateways = 1 + (this.#remote.get(PRESENCE)?.queued ?? 0);
   }
 

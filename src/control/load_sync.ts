@@ -6,13 +6,16 @@ import type { AttachedKernel } from "../../wasm/kernel.ts";
 import type { Clock } from "../base/clock.ts";
 import type { MetadataCenterConfig } from "../config/metadata_center.ts";
 import type { Snapshot } from "../config/snapshot.ts";
-import { engineKey, type EngineLoad } from "../metadata/center.ts";
+import { type EngineAddress, engineKey, type EngineLoad } from "../metadata/center.ts";
+import { printEngine } from "../metadata/wire.ts";
 import type { CenterLink, LinkListener } from "../metadata/link.ts";
 import type { CenterEvent } from "../metadata/server.ts";
 import { placementSalt } from "../scheduler/placement.ts";
 import { type RequestChange, RequestScan } from "../tables/request_scan.ts";
 import { readSaves, setSharing } from "../tables/save_ring.ts";
 import type { Fleet } from "./fleet.ts";
+import type { Member } from "./member.ts";
+import { ResolvedHosts } from "./resolved_hosts.ts";
 import { LimitSync, TENANTS_CLUSTER } from "./limit_sync.ts";
 
 interface ClusterState {
@@ -55,6 +58,7 @@ export class LoadSync implements LinkListener {
   readonly #clusters = new Map<string, ClusterState>();
   readonly #scan: RequestScan;
   readonly #limits: LimitSync;
+  readonly #resolved: ResolvedHosts;
   readonly #cancels = new Map<string, () => void>();
   #started = false;
 
@@ -65,6 +69,7 @@ export class LoadSync implements LinkListener {
     this.config = config;
     this.clock = clock;
     this.gateway = gateway;
+    this.#resolved = new ResolvedHosts(clock);
     this.#limits = new LimitSync({
       kernel,
       clock,
@@ -144,13 +149,17 @@ export class LoadSync implements LinkListener {
         const member = this.fleet.memberOf(row);
         // Prefixes under a LoRA adapter are this gateway's own: the wire has no name for them.
         if (!member || hashes.length === 0 || this.#clusters.get(member.cluster)?.salt !== salt) continue;
-        const { cluster, address: { hostname: ip, port } } = member;
+        const { cluster } = member;
         this.link.send(cluster, [{
           type: "cache.save",
-          body: { cluster, ip, port, prompt_hash: hashes, gateway: this.gateway },
+          body: { cluster, ...this.#named(member), prompt_hash: hashes, gateway: this.gateway },
         }]);
       }
     }
+  }
+
+  #named({ address: { hostname: host, port } }: Pick<Member, "address">) {
+    return printEngine({ host, ip: this.#resolved.of(host), port });
   }
 
   #events(changes: RequestChange[]): Map<string, CenterEvent[]> {
@@ -170,8 +179,7 @@ export class LoadSync implements LinkListener {
           body: {
             cluster: member.cluster,
             request_id: change.id,
-            ip: member.address.hostname,
-            port: member.address.port,
+            ...this.#named(member),
             prompt_length: change.promptBytes,
             timestamp: BigInt(Math.round(this.clock.wall())) * 1_000_000n,
             gateway: this.gateway,
@@ -201,7 +209,7 @@ export class LoadSync implements LinkListener {
     this.#apply(state);
   }
 
-  saved(cluster: string, engine: { ip: string; port?: number }, hashes: bigint[]): void {
+  saved(cluster: string, engine: EngineAddress, hashes: bigint[]): void {
     const state = this.#clusters.get(cluster);
     if (!state || !this.config.cache_enable) return;
     const k = this.kernel.exports;
@@ -212,7 +220,8 @@ export class LoadSync implements LinkListener {
     );
     const count = Math.min(hashes.length, scratch.length);
     for (const { row, address: { hostname, port } } of this.fleet.membersOf(cluster)) {
-      if (hostname !== engine.ip || (engine.port !== undefined && engine.port !== port)) continue;
+      const named = hostname === engine.host || this.#resolved.of(hostname) === engine.host;
+      if (!named || (engine.port !== undefined && engine.port !== port)) continue;
       for (let i = 0; i < count; i++) scratch[i] = hashes[i];
       k.indexInsertScratch(count, state.salt, row);
     }
@@ -242,13 +251,18 @@ export class LoadSync implements LinkListener {
   #apply({ name, remote, weight }: ClusterState): void {
     const members = this.fleet.membersOf(name);
     for (const { row, address: { hostname, port } } of members) {
-      const own = remote.get(`${hostname}:${port}`);
-      const shared = remote.get(hostname);
-      const sharers = shared ? members.filter((other) => other.address.hostname === hostname).length : 1;
+      const own = remote.get(engineKey({ host: hostname, port }));
+      const ip = this.#resolved.of(hostname) ?? hostname;
+      const shared = remote.get(hostname) ?? remote.get(ip);
+      const sharers = shared ? members.filter(({ address }) => this.#plain(address.hostname) === ip).length : 1;
       const queued = (own?.queued ?? 0) + (shared?.queued ?? 0) / sharers;
       const promptLength = (own?.promptLength ?? 0) + (shared?.promptLength ?? 0) / sharers;
       this.fleet.table.setRemote(row, Math.round(weight * queued), Math.round(weight * promptLength));
     }
+  }
+
+  #plain(host: string): string {
+    return this.#resolved.of(host) ?? host;
   }
 
   view(): SyncView[] {

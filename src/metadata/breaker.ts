@@ -16,6 +16,7 @@ export class Breaker {
   #failures = 0;
   #openedAt: number | undefined;
   #tries = 0;
+  #triedAt = -Infinity;
   #successes = 0;
 
   constructor(readonly clock: Clock, readonly limits: BreakerLimits) {}
@@ -25,11 +26,20 @@ export class Breaker {
     return this.clock.now() - this.#openedAt >= this.limits.cooldownMs ? "half-open" : "open";
   }
 
-  /** Whether a request may be tried now; counts it against the half-open tries. */
+  /** Whether a request may be tried now. */
   allow(): boolean {
     const { state } = this;
-    if (state === "half-open") return this.#tries++ < this.limits.halfOpenRequests;
-    return state === "closed";
+    if (state !== "half-open") return state === "closed";
+    // Tries of which nobody has heard for as long are lost: others may find out.
+    if (this.clock.now() - this.#triedAt >= this.limits.cooldownMs) this.#tries = this.#successes = 0;
+    return this.#tries < this.limits.halfOpenRequests;
+  }
+
+  /** A request is tried: it counts against the half-open tries. */
+  began(): void {
+    if (this.state !== "half-open") return;
+    this.#tries++;
+    this.#triedAt = this.clock.now();
   }
 
   succeeded(): void {

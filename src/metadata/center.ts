@@ -6,11 +6,14 @@
 // overtaken its add: it is tried again a second later. A request lives as long as its gateway's lease, or 660 s when the
 // gateway has none.
 
+import { formatAddress } from "../base/address.ts";
 import type { Clock } from "../base/clock.ts";
 
-/** One engine: an IP, and a port where several engines share a host. */
+/** One engine: a host, which is an IPv4 or IPv6 address or a name, and a port where several engines share it. */
 export interface EngineAddress {
-  ip: string;
+  host: string;
+  /** IPv4 address of a host that is none, for callers that know nothing else. */
+  ip?: string;
   port?: number;
 }
 
@@ -94,8 +97,30 @@ interface OpenRequest extends LoadRequest {
 }
 
 /** One string for an engine. */
-export function engineKey({ ip, port }: EngineAddress): string {
-  return port === undefined ? ip : `${ip}:${port}`;
+export function engineKey({ host, port }: Pick<EngineAddress, "host" | "port">): string {
+  return port === undefined ? host : formatAddress({ hostname: host, port });
+}
+
+/** What an engine is called by those who know engines by their IPv4 address alone. */
+export function plainKey({ host, ip }: EngineAddress): string {
+  return ip ?? host;
+}
+
+/** Those that share a host are one there. */
+function byHost(loads: EngineLoad[]): EngineLoad[] {
+  const hosts = new Map<string, EngineLoad>();
+  for (const load of loads) {
+    const host = plainKey(load);
+    const known = hosts.get(host);
+    const { queued, promptLength, updatedMs } = load;
+    hosts.set(host, {
+      host,
+      queued: queued + (known?.queued ?? 0),
+      promptLength: promptLength + (known?.promptLength ?? 0),
+      updatedMs: Math.max(updatedMs, known?.updatedMs ?? 0),
+    });
+  }
+  return [...hosts.values()];
 }
 
 interface Lease {
@@ -164,8 +189,8 @@ export class Center {
     const key = engineKey(request);
     let engine = cluster.engines.get(key);
     if (!engine) {
-      const { ip, port } = request;
-      engine = { ip, port, total: { queued: 0, promptLength: 0 }, byGateway: new Map(), updatedMs: 0 };
+      const { host, ip, port } = request;
+      engine = { host, ip, port, total: { queued: 0, promptLength: 0 }, byGateway: new Map(), updatedMs: 0 };
       cluster.engines.set(key, engine);
     }
     engine.updatedMs = this.clock.wall();
@@ -226,6 +251,12 @@ export class Center {
     return [...known.engines.values()].map((engine) => figures(engine, without));
   }
 
+  /** The same with the engines of one IPv4 address as one. */
+  plainLoads(cluster: string, without?: string): EngineLoad[] | undefined {
+    const loads = this.loads(cluster, without);
+    return loads && byHost(loads);
+  }
+
   /** Load of one engine, less what `without` causes. */
   loadOf(cluster: string, engine: EngineAddress, without?: string): EngineLoad {
     const known = this.#clusters.get(cluster)?.engines.get(engineKey(engine));
@@ -234,7 +265,7 @@ export class Center {
 
   /** Records that an engine holds these prefixes. */
   saveCache(save: CacheSave): void {
-    const { cluster: name, hashes, ip, port } = save;
+    const { cluster: name, hashes, host, ip, port } = save;
     const cluster = this.#cluster(name);
     const key = engineKey(save);
     for (const hash of hashes) {
@@ -242,7 +273,7 @@ export class Center {
       // Deleted and set again: a Map keeps the order of insertion, so its beginning is what was saved longest ago.
       if (holders) cluster.prefixes.delete(hash);
       else this.#prefixCount++;
-      cluster.prefixes.set(hash, (holders ?? new Map()).set(key, { ip, port }));
+      cluster.prefixes.set(hash, (holders ?? new Map()).set(key, { host, ip, port }));
     }
     this.#evict();
     for (const watcher of cluster.watchers) watcher({ kind: "cache", save });
@@ -264,8 +295,8 @@ export class Center {
     }
   }
 
-  /** The engines that hold the longest beginnings of a prompt, longest first. */
-  queryCache(name: string, hashes: bigint[], topk: number): CacheLocation[] {
+  /** The engines that hold the longest beginnings of a prompt, longest first; those of one IPv4 address as one, if `plain`. */
+  queryCache(name: string, hashes: bigint[], topk: number, plain = false): CacheLocation[] {
     const prefixes = this.#clusters.get(name)?.prefixes;
     const lengths = new Map<string, CacheLocation>();
     for (let i = 0; i < hashes.length; i++) {
@@ -280,7 +311,14 @@ export class Center {
       }
       if (!longer) break;
     }
-    return [...lengths.values()].sort((a, b) => b.length - a.length).slice(0, topk);
+    const locations = [...lengths.values()].sort((a, b) => b.length - a.length);
+    if (!plain) return locations.slice(0, topk);
+    const longest = new Map<string, CacheLocation>();
+    for (const { length, ...engine } of locations) {
+      const host = plainKey(engine);
+      if (!longest.has(host)) longest.set(host, { host, length });
+    }
+    return [...longest.values()].slice(0, topk);
   }
 
   /** Calls back on every change of a cluster; returns a function that ends it. */
@@ -338,9 +376,11 @@ export class Center {
 
 function figures(engine: Engine, without: string | undefined): EngineLoad {
   const share = without === undefined ? undefined : engine.byGateway.get(without);
-  const address = engine.port === undefined ? { ip: engine.ip } : { ip: engine.ip, port: engine.port };
+  const { host, ip, port } = engine;
   return {
-    ...address,
+    host,
+    ...(ip === undefined ? {} : { ip }),
+    ...(port === undefined ? {} : { port }),
     queued: engine.total.queued - (share?.queued ?? 0),
     promptLength: engine.total.promptLength - (share?.promptLength ?? 0),
     updatedMs: engine.updatedMs,

@@ -9,12 +9,13 @@ import { ServerSentEventParseStream } from "@std/http/server-sent-event-parse-st
 import type { Clock } from "../base/clock.ts";
 import { pause } from "../base/pause.ts";
 import { TimeLimit } from "../base/time_limit.ts";
-import { type EngineAddress, engineKey, type EngineLoad } from "./center.ts";
+import type { EngineLoad } from "./center.ts";
 import { DirectFetch } from "./direct_fetch.ts";
 import type { Host, HostList } from "./hosts.ts";
 import type { CenterLink, LinkListener } from "./link.ts";
+import { type Asks, type CenterRequest, PlainLedger } from "./plain_ledger.ts";
 import type { CenterEvent } from "./server.ts";
-import { parseExact, printExact } from "./wire.ts";
+import { addressOf, parseExact, printExact } from "./wire.ts";
 
 export interface ClientOptions {
   gateway: string;
@@ -34,22 +35,24 @@ export interface ClientOptions {
 /** Cache saves that wait for a center that is away. */
 const MAX_KEPT_SAVES = 1_000;
 const MAX_STOP_MS = 1_000;
+/** How long a center that lacks a call is taken for one of the documented kind. */
+const PLAIN_MS = 30_000;
 /** Pause between two attempts to reach a center that is away. */
 const RECONNECT_MS = 300;
 
-/** One question to a center. */
-interface CenterRequest {
-  readonly method: string;
-  readonly path: string;
-  readonly body?: unknown;
+/** What a center says of a batch. */
+interface BatchAnswer {
+  epoch?: string;
+  lease?: number;
+  rejected?: unknown[];
 }
 
 interface ClusterState {
   queue: CenterEvent[];
   sending: boolean;
   repair: boolean;
-  /** What this gateway causes on each engine, as far as a center without exclusion has acknowledged it. */
-  acknowledged: Map<string, { queued: number; promptLength: number }>;
+  /** What a center of the documented kind knows of it. */
+  readonly ledger: PlainLedger;
   epoch: string | undefined;
   /** Ends its watching. */
   readonly abort: AbortController;
@@ -57,9 +60,8 @@ interface ClusterState {
 
 export class CenterClient implements CenterLink {
   readonly #clusters = new Map<string, ClusterState>();
-  /** Centers that know only the documented calls. */
-  readonly #plain = new Set<string>();
-  readonly #own = new Map<string, { engine: string; promptLength: number; promptCounted: boolean }>();
+  /** Centers that know only the documented calls, and until when that is believed: an address may get another kind. */
+  readonly #plainUntil = new Map<string, number>();
   readonly #abort = new AbortController();
   #listener: LinkListener | undefined;
   #open: (cluster: string) => CenterEvent[] = () => [];
@@ -104,7 +106,7 @@ export class CenterClient implements CenterLink {
         queue: [],
         sending: false,
         repair: false,
-        acknowledged: new Map(),
+        ledger: new PlainLedger(),
         epoch: undefined,
         abort,
       });
@@ -168,62 +170,31 @@ export class CenterClient implements CenterLink {
   /** The epoch of the center that took the events; undefined when none did. */
   async #deliver(cluster: string, state: ClusterState, events: CenterEvent[]): Promise<string | undefined> {
     for (const host of this.#tries(cluster)) {
-      if (!this.#plain.has(host.address)) {
+      if (!this.#isPlain(host)) {
         const batch = { method: "POST", path: "/v1/batch", body: { events } };
         const answer = await this.#call(host, batch, this.options.updateTimeoutMs);
         if (answer && answer.status === 200) {
-          const { epoch = "", lease } = answer.data as { epoch?: string; lease?: number } ?? {};
+          const { epoch = "", lease, rejected = [] } = answer.data as BatchAnswer ?? {};
+          this.dropped += rejected.length;
           // A lease that ran out while we live: what we told was dropped, as by a center that began anew.
           if (lease !== undefined) this.#leases.set(host.address, lease);
           return `${host.address} ${epoch} ${this.#leases.get(host.address) ?? ""}`;
         }
         if (!answer || answer.status !== 404) continue;
-        this.#plain.add(host.address);
+        this.#foundPlain(host);
       }
-      if (await this.#deliverSingly(host, state, events)) return `${host.address} plain`;
+      const ask: Asks = (request) => this.#call(host, request, this.options.updateTimeoutMs);
+      if (await state.ledger.tell(events, ask)) return `${host.address} plain`;
     }
     return undefined;
   }
 
-  async #deliverSingly(host: Host, state: ClusterState, events: CenterEvent[]): Promise<boolean> {
-    const calls: Record<string, CenterRequest> = {
-      "load.stats.set": { method: "POST", path: "/v1/load/stats" },
-      "load.stats.delete": { method: "DELETE", path: "/v1/load/stats" },
-      "load.prompt.delete": { method: "DELETE", path: "/v1/load/prompt" },
-    };
-    for (const { type, body } of events) {
-      const call = calls[type];
-      if (!call) continue;
-      const answer = await this.#call(host, { ...call, body }, this.options.updateTimeoutMs);
-      if (!answer || answer.status >= 500) return false;
-      this.#acknowledge(state, type, body);
-    }
-    return true;
+  #isPlain({ address }: Host): boolean {
+    return (this.#plainUntil.get(address) ?? -Infinity) > this.clock.now();
   }
 
-  #acknowledge(state: ClusterState, type: string, body: Record<string, unknown>): void {
-    const id = body.request_id as string;
-    const known = this.#own.get(id);
-    const add = (engine: string, queued: number, promptLength: number) => {
-      const share = state.acknowledged.get(engine) ?? { queued: 0, promptLength: 0 };
-      state.acknowledged.set(engine, {
-        queued: share.queued + queued,
-        promptLength: share.promptLength + promptLength,
-      });
-    };
-    if (type === "load.stats.set" && !known) {
-      // A center of the documented kind tells engines apart by IP alone.
-      const engine = body.ip as string;
-      const promptLength = body.prompt_length as number;
-      this.#own.set(id, { engine, promptLength, promptCounted: true });
-      add(engine, 1, promptLength);
-    } else if (known && type === "load.prompt.delete" && known.promptCounted) {
-      known.promptCounted = false;
-      add(known.engine, 0, -known.promptLength);
-    } else if (known && type === "load.stats.delete") {
-      this.#own.delete(id);
-      add(known.engine, -1, known.promptCounted ? -known.promptLength : 0);
-    }
+  #foundPlain({ address }: Host): void {
+    this.#plainUntil.set(address, this.clock.now() + PLAIN_MS);
   }
 
   // Watches a cluster, again and again; polls while its center has no watch stream. The breaker does not hold a watcher
@@ -233,8 +204,8 @@ export class CenterClient implements CenterLink {
     while (!this.#abort.signal.aborted && !gone.aborted) {
       let heard = false;
       for (const host of this.hosts.candidates(cluster).slice(0, 1 + failoverRetries)) {
-        heard = !this.#plain.has(host.address) && await this.#watch(cluster, host, gone);
-        heard ||= this.#plain.has(host.address) && host.breaker.allow() && await this.#poll(cluster, host);
+        heard = !this.#isPlain(host) && await this.#watch(cluster, host, gone);
+        heard ||= this.#isPlain(host) && host.breaker.allow() && await this.#poll(cluster, host);
         if (heard) break;
       }
       await pause(
@@ -253,7 +224,7 @@ export class CenterClient implements CenterLink {
       const query = new URLSearchParams({ cluster, gateway: this.options.gateway });
       const response = await this.#direct.fetch(host.address, `/v1/watch?${query}`, { signal: silence.signal });
       if (response.status === 404) {
-        this.#plain.add(host.address);
+        this.#foundPlain(host);
         await response.body?.cancel();
         return false;
       }
@@ -282,12 +253,8 @@ export class CenterClient implements CenterLink {
     if (event === "snapshot" || event === "load") {
       this.#listener?.loads(cluster, readLoads(parseExact(data)), event === "snapshot");
     } else if (event === "cache") {
-      const { ip, port, prompt_hash } = parseExact(data) as {
-        ip: string;
-        port?: number;
-        prompt_hash: (number | bigint)[];
-      };
-      this.#listener?.saved(cluster, { ip, port }, prompt_hash.map(BigInt));
+      const { prompt_hash, ...engine } = parseExact(data) as EngineRow & { prompt_hash: (number | bigint)[] };
+      this.#listener?.saved(cluster, addressOf(engine), prompt_hash.map(BigInt));
     }
   }
 
@@ -295,15 +262,15 @@ export class CenterClient implements CenterLink {
     const path = `/v1/load/stats?${new URLSearchParams({ cluster })}`;
     const answer = await this.#call(host, { method: "GET", path }, this.options.fetchTimeoutMs);
     if (answer?.status !== 200) return false;
-    const acknowledged = this.#clusters.get(cluster)!.acknowledged;
-    const loads = readLoads(answer.data ?? []).map((load) => {
-      const own = acknowledged.get(engineKey(load)) ?? acknowledged.get(load.ip);
-      return {
-        ...load,
-        queued: Math.max(0, load.queued - (own?.queued ?? 0)),
-        promptLength: Math.max(0, load.promptLength - (own?.promptLength ?? 0)),
-      };
-    });
+    const state = this.#clusters.get(cluster);
+    if (state === undefined) return true;
+    const rows = readLoads(answer.data ?? []);
+    // While a delete may be on its way nothing is compared.
+    if (!state.sending && state.ledger.lacks(rows)) {
+      state.repair = true;
+      this.#flushTimer ??= setTimeout(() => this.#flush(), this.options.coalesceMs);
+    }
+    const loads = state.ledger.others(rows);
     this.#listener?.fresh(cluster);
     this.#listener?.loads(cluster, loads, true);
     return true;
@@ -321,6 +288,7 @@ export class CenterClient implements CenterLink {
     timeoutMs: number,
   ): Promise<{ status: number; data: unknown } | undefined> {
     using limit = new TimeLimit(this.#abort.signal, timeoutMs);
+    host.breaker.began();
     try {
       const response = await this.#direct.fetch(host.address, path, {
         method,
@@ -340,7 +308,7 @@ export class CenterClient implements CenterLink {
   }
 
   wantsSaves(): boolean {
-    return this.hosts.all.some(({ address }) => !this.#plain.has(address));
+    return this.hosts.all.some((host) => !this.#isPlain(host));
   }
 
   async stop(): Promise<void> {
@@ -367,16 +335,17 @@ export class CenterClient implements CenterLink {
   }
 }
 
+/** An engine as a row names it. */
+interface EngineRow {
+  ip?: string;
+  host?: string;
+  port?: number;
+}
+
 function readLoads(rows: unknown): EngineLoad[] {
-  type Row = {
-    ip: string;
-    port?: number;
-    queued_req_num: number;
-    prompt_length: number;
-    updated_time: number | bigint;
-  };
-  return (rows as Row[]).map(({ ip, port, queued_req_num, prompt_length, updated_time }) => ({
-    ...(port === undefined ? { ip } : { ip, port }) as EngineAddress,
+  type Row = EngineRow & { queued_req_num: number; prompt_length: number; updated_time: number | bigint };
+  return (rows as Row[]).map(({ queued_req_num, prompt_length, updated_time, ...engine }) => ({
+    ...addressOf(engine),
     queued: Number(queued_req_num),
     promptLength: Math.max(0, Number(prompt_length)),
     updatedMs: Number(updated_time) / 1e6,

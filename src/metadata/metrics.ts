@@ -2,7 +2,7 @@
 // The metadata center's own metrics, under the names of the Go center.
 
 import { PrometheusText } from "../telemetry/prometheus.ts";
-import type { Center } from "./center.ts";
+import { type Center, engineKey } from "./center.ts";
 
 const MICROSECOND_BUCKETS = Array.from({ length: 12 }, (_, i) => 100 * 2 ** i);
 const LATENCY_BUCKETS_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000];
@@ -27,7 +27,6 @@ export class CenterMetrics {
   readonly #statuses = new Map<string, { labels: Record<string, string>; count: number; duration: Histogram }>();
   readonly #replication = new Histogram(LATENCY_BUCKETS_MS);
   readonly #hosts = new Map<string, string[]>();
-  logLevel = "INFO";
 
   constructor(readonly version: string) {}
 
@@ -70,7 +69,7 @@ export class CenterMetrics {
       for (const load of loads) {
         text.sample(
           "queued_num",
-          { model_name: name, engine_ip: load.port ? `${load.ip}:${load.port}` : load.ip },
+          { model_name: name, engine_ip: engineKey(load) },
           load.queued,
         );
       }
@@ -80,7 +79,7 @@ export class CenterMetrics {
       for (const load of loads) {
         text.sample(
           "prompt_length",
-          { model_name: name, engine_ip: load.port ? `${load.ip}:${load.port}` : load.ip },
+          { model_name: name, engine_ip: engineKey(load) },
           load.promptLength,
         );
       }

@@ -22,9 +22,12 @@ export interface ReplicationOptions {
 interface Peer {
   queue: CenterEvent[];
   sending: boolean;
-  /** It refused a batch: one event a request. */
-  plain: boolean;
+  /** Until when it is taken to know no batches, since it refused one: one event a request. */
+  plainUntil: number;
 }
+
+/** How long a peer that refused a batch is taken for one of the documented kind. */
+const PLAIN_MS = 60_000;
 
 /** Events that the documented protocol does not have. */
 const OWN_EVENTS = new Set(["cache.save", "lease.renew", "lease.reset"]);
@@ -40,7 +43,7 @@ export class Replication {
   readonly publish = (event: CenterEvent): void => {
     for (const address of this.options.peers()) {
       let peer = this.#peers.get(address);
-      if (!peer) this.#peers.set(address, peer = { queue: [], sending: false, plain: false });
+      if (!peer) this.#peers.set(address, peer = { queue: [], sending: false, plainUntil: -Infinity });
       if (peer.queue.length >= this.options.queue) this.dropped++;
       else peer.queue.push(event);
     }
@@ -61,12 +64,17 @@ export class Replication {
     peer.sending = true;
     while (peer.queue.length > 0 && !this.#abort.signal.aborted) {
       const events = peer.queue.splice(0, 1_000);
-      if (!peer.plain) {
+      if (performance.now() >= peer.plainUntil) {
+        // One of our kind applies what it can of a batch: to refuse it is not to know what it is.
         const status = await this.#post(address, "aigw.batch", { events });
         if (status !== 400 && status !== 404) continue;
-        peer.plain = true;
+        peer.plainUntil = performance.now() + PLAIN_MS;
       }
-      for (const { type, body } of events) if (!OWN_EVENTS.has(type)) await this.#post(address, type, body);
+      for (const { type, body } of events) {
+        if (!OWN_EVENTS.has(type) && (type !== "load.stats.set" || body.ip !== undefined)) {
+          await this.#post(address, type, body);
+        }
+      }
     }
     peer.sending = false;
   }

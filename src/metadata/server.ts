@@ -3,14 +3,17 @@
 // beyond it a port beside the IP, leases, batches and a watch stream.
 
 import { pathAndQuery } from "./urls.ts";
-import { type Center, type Change, type EngineAddress, engineKey } from "./center.ts";
+import { type Center, type Change, type EngineAddress, engineKey, type EngineLoad } from "./center.ts";
+import type { Log, LogLevel } from "../telemetry/log.ts";
 import { CenterMetrics } from "./metrics.ts";
 import {
   answer,
   failure,
   INVALID_INPUT,
   InvalidInput,
+  NOT_FOUND,
   parseExact,
+  printEngine,
   printExact,
   printLoads,
   printLocations,
@@ -47,8 +50,11 @@ export interface CenterServerOptions {
   /** A comment is sent to an idle watcher this often, so that both sides notice a dead connection. */
   pingMs?: number;
   version: string;
+  /** Gets a line for each request at its level debug; /log/level sets the level. */
+  log?: Log;
 }
 
+const LOG_LEVELS = new Set(["debug", "info", "warn", "error"]);
 const MAX_BODY_BYTES = 16 * 1024 * 1024;
 /** Cache saves that a reconnecting watcher may have missed and still gets. */
 const KEPT_SAVES = 4_096;
@@ -67,7 +73,8 @@ export class CenterServer {
   /** Answers one request; never throws. */
   readonly handle = async (request: Request): Promise<Response> => {
     const started = performance.now();
-    const traceId = request.headers.get("TraceId") ?? crypto.randomUUID().replaceAll("-", "");
+    const traceId = request.headers.get("TraceId") ?? request.headers.get("X-Trace-ID") ??
+      crypto.randomUUID().replaceAll("-", "");
     const { path, query } = pathAndQuery(request.url);
     let response: Response;
     try {
@@ -77,20 +84,36 @@ export class CenterServer {
         ? failure(400, { code: INVALID_INPUT, message: "invalid input", reason: error.message }, traceId)
         : failure(500, { code: UNEXPECTED, message: "unexpected error", reason: String(error) }, traceId);
     }
-    this.metrics.answered(request.method, path, response.status, performance.now() - started);
+    const ms = performance.now() - started;
+    this.metrics.answered(request.method, path, response.status, ms);
+    const { log } = this.options;
+    if (log?.level === "debug") {
+      log.debug("center request", { method: request.method, path, status: response.status, ms, trace_id: traceId });
+    }
     return response;
   };
 
   // Answers with this center's epoch and the number of the gateway's lease: when either is another one than before, the
-  // center has forgotten what that gateway told.
-  #batch(events: readonly CenterEvent[]): { epoch: string; lease?: number } {
+  // center has forgotten what that gateway told. A bad event costs itself: those are listed.
+  #batch(events: readonly unknown[], apply: (event: CenterEvent) => void): BatchResult {
     let gateway: string | undefined;
-    for (const event of events) {
-      this.#replicated(event);
-      gateway ??= (event.body as { gateway?: string }).gateway;
+    const rejected: { event: number; reason: string }[] = [];
+    for (const [i, event] of events.entries()) {
+      try {
+        const valid = readEvent(event);
+        apply(valid);
+        gateway ??= (valid.body as { gateway?: string } | undefined)?.gateway;
+      } catch (error) {
+        if (!(error instanceof InvalidInput)) throw error;
+        rejected.push({ event: i, reason: error.message });
+      }
     }
     const lease = gateway === undefined ? undefined : this.center.leaseNumber(gateway);
-    return lease === undefined ? { epoch: this.epoch } : { epoch: this.epoch, lease };
+    return {
+      epoch: this.epoch,
+      ...(lease === undefined ? {} : { lease }),
+      ...(rejected.length === 0 ? {} : { rejected }),
+    };
   }
 
   async #route(request: Request, path: string, query: URLSearchParams, traceId: string): Promise<Response> {
@@ -106,21 +129,25 @@ export class CenterServer {
       case "POST /v1/lease":
         return this.#apply("lease.renew", await this.#body(request), traceId);
       case "GET /v1/load/stats":
-        return answer(printLoads(this.center.loads(cluster(query), query.get("without") ?? undefined)), traceId);
+        return answer(printLoads(this.#loads(query)), traceId);
       case "POST /v1/cache/query": {
-        const { cluster, hashes, topk } = readCacheQuery(await this.#body(request));
-        return answer(printLocations(this.center.queryCache(cluster, hashes, topk)), traceId);
+        const { cluster, hashes, topk, ports } = readCacheQuery(await this.#body(request));
+        return answer(printLocations(this.center.queryCache(cluster, hashes, topk, !ports)), traceId);
       }
       case "POST /v1/batch":
-        return answer(this.#batch(readEvents(await this.#body(request))), traceId);
+        return answer(
+          this.#batch(readEvents(await this.#body(request)), (event) => this.#replicated(event)),
+          traceId,
+        );
       case "POST /v1/replica/event":
         return this.#replica(request, traceId);
       case "GET /v1/watch":
         return this.#watch(cluster(query), request, query);
       case "POST /log/level": {
         const { LevelParam } = (await this.#body(request) ?? {}) as { LevelParam?: unknown };
-        if (typeof LevelParam !== "string") throw new InvalidInput("LevelParam: expected a string");
-        this.metrics.logLevel = LevelParam;
+        const level = typeof LevelParam === "string" ? LevelParam.toLowerCase() : "";
+        if (!LOG_LEVELS.has(level)) throw new InvalidInput("LevelParam: expected DEBUG, INFO, WARN or ERROR");
+        if (this.options.log) this.options.log.level = level as LogLevel;
         return answer(null, traceId);
       }
       case "GET /metrics":
@@ -131,9 +158,17 @@ export class CenterServer {
         return answer("alive", traceId);
       default: {
         const reason = `there is no ${request.method} ${path.slice(0, 200)}`;
-        return failure(404, { code: "40401404", message: "not found", reason }, traceId);
+        return failure(404, { code: NOT_FOUND, message: "not found", reason }, traceId);
       }
     }
+  }
+
+  // Who does not ask for ports knows engines by their IPv4 addresses alone.
+  #loads(query: URLSearchParams): EngineLoad[] | undefined {
+    const without = query.get("without") ?? undefined;
+    return query.get("ports") === "true"
+      ? this.center.loads(cluster(query), without)
+      : this.center.plainLoads(cluster(query), without);
   }
 
   async #body(request: Request): Promise<unknown> {
@@ -192,8 +227,8 @@ export class CenterServer {
   async #replica(request: Request, traceId: string): Promise<Response> {
     const type = request.headers.get("Event-Type");
     const body = await this.#body(request);
-    if (type === "aigw.batch") { for (const event of readEvents(body)) this.apply(event); }
-    else if ((EVENT_TYPES as readonly (string | null)[]).includes(type)) {
+    if (type === "aigw.batch") return answer(this.#batch(readEvents(body), (event) => this.apply(event)), traceId);
+    if ((EVENT_TYPES as readonly (string | null)[]).includes(type)) {
       this.apply({ type: type as EventType, body: body as Record<string, unknown> });
     } else throw new InvalidInput(`Event-Type: expected one of ${EVENT_TYPES.join(", ")}`);
     return answer(null, traceId);
@@ -292,8 +327,8 @@ interface History {
   unwatch: () => void;
 }
 
-function printSave({ ip, port, hashes }: Extract<Change, { kind: "cache" }>["save"]): unknown {
-  return { ip, ...(port === undefined ? {} : { port }), prompt_hash: hashes };
+function printSave({ hashes, ...save }: Extract<Change, { kind: "cache" }>["save"]): unknown {
+  return { ...printEngine(save), prompt_hash: hashes };
 }
 
 function cluster(query: URLSearchParams): string {
@@ -302,13 +337,23 @@ function cluster(query: URLSearchParams): string {
   return name;
 }
 
-function readEvents(value: unknown): CenterEvent[] {
+function readEvents(value: unknown): unknown[] {
   const events = (value as { events?: unknown } | null)?.events;
   if (!Array.isArray(events)) throw new InvalidInput("events: expected an array");
-  events.forEach((event, i) => {
-    if (!EVENT_TYPES.includes(event?.type)) {
-      throw new InvalidInput(`events.${i}.type: expected one of ${EVENT_TYPES.join(", ")}`);
-    }
-  });
   return events;
+}
+
+function readEvent(value: unknown): CenterEvent {
+  const event = value as CenterEvent | null;
+  if (EVENT_TYPES.includes(event?.type as EventType)) return event!;
+  throw new InvalidInput(`type: expected one of ${EVENT_TYPES.join(", ")}`);
+}
+
+/** What became of a batch. */
+interface BatchResult {
+  readonly epoch: string;
+  /** Number of the lease of the gateway that told. */
+  readonly lease?: number;
+  /** Events that were not applied, by their place, and why. */
+  readonly rejected?: { event: number; reason: string }[];
 }

@@ -10,8 +10,9 @@ export class InvalidInput extends Error {
   override readonly name = "InvalidInput";
 }
 
-export const INVALID_INPUT = "40001400";
-export const UNEXPECTED = "50001000";
+export const INVALID_INPUT = 40_001_400;
+export const UNEXPECTED = 50_001_000;
+export const NOT_FOUND = 40_401_404;
 
 declare global {
   interface JSON {
@@ -45,38 +46,42 @@ export function printExact(value: unknown): string {
   return JSON.stringify(value, (_key, item) => typeof item === "bigint" ? JSON.rawJSON(String(item)) : item);
 }
 
-const ipv4 = z.string().refine(
-  (ip) => /^(\d{1,3})(\.\d{1,3}){3}$/.test(ip) && ip.split(".").every((n) => Number(n) < 256),
-  {
-    error: "expected an IPv4 address",
-  },
-);
+const OCTET = "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
+const IPV4 = new RegExp(`^${OCTET}(?:\\.${OCTET}){3}$`);
+const ipv4 = z.string().regex(IPV4, { error: "expected an IPv4 address" });
+const host = z.string().max(253).regex(/^[0-9A-Za-z._:%-]+$/, { error: "expected a name or an address" });
 const port = z.int().min(1).max(65_535).optional();
+/** How an engine is named: by `ip` as ever, or by a `host` that is none, with its `ip` for those who know nothing else. */
+const engine = { ip: ipv4.nullish(), host: host.nullish(), port };
+const named = <T extends z.ZodType<{ ip?: string | null; host?: string | null }>>(schema: T) =>
+  schema.refine(({ ip, host }) => (ip ?? host) !== undefined && (ip ?? host) !== null, {
+    path: ["ip"],
+    error: "expected an IPv4 address",
+  });
 const hash = z.union([z.int().min(0).transform(BigInt), z.bigint().min(0n).max((1n << 64n) - 1n)]);
 const name = z.string().min(1);
 const integer = z.union([z.int(), z.bigint().transform(Number)]);
 
-const loadSetSchema = z.object({
+const loadSetSchema = named(z.object({
   cluster: name,
   request_id: name,
-  ip: ipv4,
-  port,
+  ...engine,
   prompt_length: integer.pipe(z.number().min(0)).nullish(),
   timestamp: integer.nullish(),
   gateway: name.nullish(),
-});
+}));
 const requestIdSchema = z.object({ request_id: name });
-const cacheSaveSchema = z.object({
+const cacheSaveSchema = named(z.object({
   cluster: name,
-  ip: ipv4,
-  port,
+  ...engine,
   prompt_hash: z.array(hash).min(1).max(65_536),
   gateway: name.nullish(),
-});
+}));
 const cacheQuerySchema = z.object({
   cluster: name,
   prompt_hash: z.array(hash).max(65_536),
   topk: z.int().min(1).max(10_000),
+  ports: z.boolean().nullish(),
 });
 
 const gatewaySchema = z.object({ gateway: name, cluster: name.optional() });
@@ -110,20 +115,39 @@ export const readCacheSave = (value: unknown) => {
 };
 export const readGateway = (value: unknown) => read(gatewaySchema, value);
 export const readCacheQuery = (value: unknown) => {
-  const { cluster, prompt_hash, topk } = read(cacheQuerySchema, value);
-  return { cluster, hashes: prompt_hash, topk };
+  const { cluster, prompt_hash, topk, ports } = read(cacheQuerySchema, value);
+  return { cluster, hashes: prompt_hash, topk, ports: ports === true };
 };
 
-function addressOf({ ip, port }: EngineAddress): EngineAddress {
-  return port === undefined ? { ip } : { ip, port };
+interface NamedEngine {
+  readonly ip?: string | null;
+  readonly host?: string | null;
+  readonly port?: number;
+}
+
+/** The engine that a body or a row names. */
+export function addressOf({ ip, host, port }: NamedEngine): EngineAddress {
+  const identity = (host ?? ip)!;
+  return {
+    host: identity,
+    ...(ip === undefined || ip === null || ip === identity ? {} : { ip }),
+    ...(port === undefined ? {} : { port }),
+  };
+}
+
+/** An engine as bodies and rows name it. */
+export function printEngine({ host, ip, port }: EngineAddress): NamedEngine {
+  return {
+    ...(IPV4.test(host) ? { ip: host } : { host, ...(ip === undefined ? {} : { ip }) }),
+    ...(port === undefined ? {} : { port }),
+  };
 }
 
 /** The rows of `GET /v1/load/stats`. */
 export function printLoads(loads: EngineLoad[] | undefined): unknown {
   if (!loads) return null;
-  return loads.map(({ ip, port, queued, promptLength, updatedMs }) => ({
-    ip,
-    ...(port === undefined ? {} : { port }),
+  return loads.map(({ queued, promptLength, updatedMs, ...engine }) => ({
+    ...printEngine(engine),
     queued_req_num: queued,
     prompt_length: promptLength,
     updated_time: BigInt(Math.round(updatedMs)) * 1_000_000n,
@@ -132,7 +156,7 @@ export function printLoads(loads: EngineLoad[] | undefined): unknown {
 
 export function printLocations(locations: CacheLocation[]): unknown {
   return {
-    locations: locations.map(({ ip, port, length }) => ({ ip, ...(port === undefined ? {} : { port }), length })),
+    locations: locations.map(({ length, ...engine }) => ({ ...printEngine(engine), length })),
   };
 }
 
@@ -142,7 +166,7 @@ export function answer(data: unknown, traceId: string): Response {
 }
 
 export interface FailureParts {
-  readonly code: string;
+  readonly code: number;
   readonly message: string;
   readonly reason: string;
 }
@@ -159,6 +183,6 @@ export function failure(status: number, { code, message, reason }: FailureParts,
 function envelope(value: unknown, status: number, traceId: string): Response {
   return new Response(printExact(value), {
     status,
-    headers: { "content-type": "application/json; charset=utf-8", "TraceId": traceId },
+    headers: { "content-type": "application/json; charset=utf-8", "TraceId": traceId, "X-Trace-ID": traceId },
   });
 }

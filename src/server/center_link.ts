@@ -24,7 +24,7 @@ export async function openCenter(
   share: boolean,
 ): Promise<Center> {
   if (config.host !== undefined) return { link: clientOf(config, config.host, gateway), embedded: undefined };
-  const embedded = await startCenter(config, share);
+  const embedded = await startCenter(config, share, log);
   if (!embedded.address) {
     log.warn("another process listens on 127.0.0.1:8080: the embedded metadata center serves no API", {
       key: "metadata_center.listen",

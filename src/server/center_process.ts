@@ -8,6 +8,7 @@ import type { MetadataCenterConfig } from "../config/metadata_center.ts";
 import { Center, DEFAULT_CENTER_LIMITS } from "../metadata/center.ts";
 import { Replication } from "../metadata/replication.ts";
 import { CenterServer } from "../metadata/server.ts";
+import { Log } from "../telemetry/log.ts";
 import { isFree, serveOn } from "./listeners.ts";
 
 export interface CenterProcess {
@@ -28,7 +29,11 @@ export const DEFAULT_CENTER_ADDRESS = "127.0.0.1:8080";
  * does without a listener then, so that a gateway which nobody reports to starts all the same.
  * With `share` another process of the same user may serve there too: it is about to end.
  */
-export async function startCenter(config: MetadataCenterConfig, share = false): Promise<CenterProcess> {
+export async function startCenter(
+  config: MetadataCenterConfig,
+  share = false,
+  log = new Log("info", "center"),
+): Promise<CenterProcess> {
   const peers = new Set<string>(config.peers);
   const replication = new Replication({
     peers: () => [...peers],
@@ -38,7 +43,7 @@ export async function startCenter(config: MetadataCenterConfig, share = false): 
     queue: config.queue_size,
   });
   const center = new Center(systemClock, { ...DEFAULT_CENTER_LIMITS, leaseMs: config.lease_ms });
-  const server = new CenterServer(center, { replicate: replication.publish, version: VERSION });
+  const server = new CenterServer(center, { replicate: replication.publish, version: VERSION, log });
   const listen = config.listen ?? DEFAULT_CENTER_ADDRESS;
   const listener = config.listen === undefined && !isFree(listen)
     ? undefined

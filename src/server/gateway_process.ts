@@ -7,6 +7,7 @@ import { type AdminParts, handleAdmin } from "../admin/admin.ts";
 import { type Address, parseAddress } from "../base/address.ts";
 import { systemClock } from "../base/clock.ts";
 import { readAccess } from "../config/access.ts";
+import { environmentNotes } from "../config/metadata_center.ts";
 import { type Config, configNotes } from "../config/schema.ts";
 import { fixedConfig } from "../control/config_file.ts";
 import { ControlPlane } from "../control/control_plane.ts";
@@ -62,7 +63,7 @@ export interface GatewayOptions {
 /** Throws Error with a plain message when an address is taken or the limits do not fit into memory. */
 export async function startGateway(config: Config, options: GatewayOptions = {}): Promise<GatewayProcess> {
   const log = new Log(config.log.level, "control");
-  for (const note of configNotes(config)) log.warn(note);
+  for (const note of [...configNotes(config), ...environmentNotes(Deno.env.toObject())]) log.warn(note);
   checkDistinct(config);
   const { shareAddresses = false } = options;
   await using listen = reserve(config.listen, "listen", shareAddresses);

@@ -72,6 +72,7 @@ for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
       });
       assertEquals([status, json], [200, { status: "OK", error: null, data: null, trace_id: "abc" }]);
       assertEquals([headers.get("content-type"), headers.get("traceid")], ["application/json; charset=utf-8", "abc"]);
+      assertEquals(headers.get("x-trace-id"), "abc");
       assertMatch((await call("GET", "/")).json.trace_id as string, /^[0-9a-f]{32}$/);
     });
     await t.step("a request is added once, its prompt comes off once, it is removed once", async () => {
@@ -87,11 +88,73 @@ for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
     await t.step("engines on one host are told apart by port, where it is given", async () => {
       await set("p1", { port: 1 }, "ports");
       await set("p2", { port: 2, prompt_length: 7 }, "ports");
-      assertEquals((await loads("ports"))!.map(({ ip, port, prompt_length }) => [ip, port, prompt_length]), [[
-        "10.0.0.1",
-        1,
-        100,
-      ], ["10.0.0.1", 2, 7]]);
+      const { data } = (await call("GET", "/v1/load/stats?cluster=ports&ports=true")).json;
+      const rows = (data as { ip: string; port: number; prompt_length: number }[]).map((
+        row,
+      ) => [row.ip, row.port, row.prompt_length]);
+      assertEquals(rows, [["10.0.0.1", 1, 100], ["10.0.0.1", 2, 7]]);
+      // Who does not ask for ports knows but the host: its engines are one.
+      assertEquals(await figures("ports"), [["10.0.0.1", 2, 107]]);
+      assertEquals((await loads("ports"))![0].port, undefined);
+    });
+    await t.step(
+      "engines have names and IPv6 addresses too, beside an IPv4 address for those that know nothing else",
+      async () => {
+        const engines = [{ host: "engine-1.fleet", port: 1, ip: "10.1.0.1" }, { host: "fd00::1", port: 1 }, {
+          ip: "10.1.0.1",
+          port: 2,
+        }];
+        for (const [i, engine] of engines.entries()) {
+          await call(
+            "POST",
+            "/v1/load/stats",
+            JSON.stringify({ cluster: "names", request_id: `n${i}`, prompt_length: 1, ...engine }),
+          );
+        }
+        const { data } = (await call("GET", "/v1/load/stats?cluster=names&ports=true")).json;
+        assertEquals((data as Record<string, unknown>[]).map(({ host, ip, port }) => [host, ip, port]), [
+          ["engine-1.fleet", "10.1.0.1", 1],
+          ["fd00::1", undefined, 1],
+          [undefined, "10.1.0.1", 2],
+        ]);
+        const plain = (await call("GET", "/v1/load/stats?cluster=names")).json.data as Record<string, unknown>[];
+        assertEquals(plain.map(({ ip, host, queued_req_num }) => [ip ?? host, queued_req_num]), [["10.1.0.1", 2], [
+          "fd00::1",
+          1,
+        ]]);
+        for (const [port, hashes] of [[1, [1, 2]], [2, [1, 2, 3]]] as const) {
+          await call(
+            "POST",
+            "/v1/cache/save",
+            JSON.stringify({ cluster: "names", ip: "10.1.0.1", port, prompt_hash: hashes }),
+          );
+        }
+        const query = async (more: Record<string, unknown>) => {
+          const body = { cluster: "names", prompt_hash: [1, 2, 3], topk: 9, ...more };
+          const { json } = await call("POST", "/v1/cache/query", JSON.stringify(body));
+          return (json.data as { locations: unknown[] }).locations;
+        };
+        assertEquals(await query({}), [{ ip: "10.1.0.1", length: 3 }]);
+        assertEquals((await query({ ports: true })).length, 2);
+      },
+    );
+    await t.step("a bad event of a batch costs itself", async () => {
+      const good = (id: string) => ({
+        type: "load.stats.set",
+        body: { cluster: "batch", request_id: id, ip: "10.0.0.1", prompt_length: 1 },
+      });
+      const bad = [{ type: "dance" }, null, {
+        type: "load.stats.set",
+        body: { cluster: "batch", request_id: "x", ip: "010.0.0.1" },
+      }];
+      for (const headers of [undefined, { "Event-Type": "aigw.batch" }]) {
+        const path = headers ? "/v1/replica/event" : "/v1/batch";
+        const events = [good(`${path} 1`), ...bad, good(`${path} 2`)];
+        const { status, json } = await call("POST", path, JSON.stringify({ events }), headers);
+        const { rejected } = json.data as { rejected: { event: number; reason: string }[] };
+        assertEquals([status, rejected.map(({ event }) => event)], [200, [1, 2, 3]]);
+      }
+      assertEquals(await figures("batch"), [["10.0.0.1", 4, 4]]);
     });
     await t.step("a delete that overtakes its add is made good a second later", async () => {
       for (let attempt = 0, inTime = false; !inTime; attempt++) {
@@ -136,6 +199,8 @@ for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
         ["POST", "/v1/load/stats", JSON.stringify({ ...good, cluster: 3 })],
         ["POST", "/v1/load/stats", JSON.stringify({ ...good, ip: "::1" })],
         ["POST", "/v1/load/stats", JSON.stringify({ ...good, ip: "10.0.0.256" })],
+        ["POST", "/v1/load/stats", JSON.stringify({ ...good, ip: "010.0.0.1" })],
+        ["POST", "/v1/load/stats", JSON.stringify({ ...good, ip: undefined, host: "no name" })],
         ["POST", "/v1/load/stats", JSON.stringify({ ...good, prompt_length: -1 })],
         ["POST", "/v1/load/stats", JSON.stringify({ ...good, prompt_length: "many" })],
         ["POST", "/v1/load/stats", "{"],
@@ -147,14 +212,15 @@ for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
         ["POST", "/v1/cache/save", '{"cluster":"c","ip":"10.0.0.1","prompt_hash":[18446744073709551616]}'],
         ["POST", "/v1/cache/save", '{"cluster":"c","ip":"10.0.0.1","prompt_hash":[1.5]}'],
         ["POST", "/v1/cache/query", '{"cluster":"c","prompt_hash":[1]}'],
-        ["POST", "/v1/batch", '{"events":[{"type":"dance"}]}'],
+        ["POST", "/v1/batch", '{"events":{}}'],
+        ["POST", "/log/level", '{"LevelParam":"LOUD"}'],
         ["POST", "/v1/replica/event", "{}"],
         ["POST", "/log/level", "{}"],
       ];
       for (const [method, path, body] of wrong) {
         const { status, json } = await call(method, path, body);
-        const error = json.error as { code: string; message: string; reason: string };
-        assertEquals([status, json.status, json.data, error.code], [400, "ERROR", null, "40001400"], `${path} ${body}`);
+        const error = json.error as { code: number; message: string; reason: string };
+        assertEquals([status, json.status, json.data, error.code], [400, "ERROR", null, 40001400], `${path} ${body}`);
         assert(error.message.length > 0 && error.reason.length > 0);
       }
       assertEquals((await call("GET", "/v1/load/stats")).status, 400);

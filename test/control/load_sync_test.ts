@@ -67,7 +67,7 @@ function parts(ports = [1, 2]) {
   const requests = new RequestTable(worker);
   const seen = () => members.map(({ row }) => table.remoteRequests(row));
   const load = (port: number | undefined, queued: number) => ({
-    ip: "10.0.0.1",
+    host: "10.0.0.1",
     ...(port === undefined ? {} : { port }),
     queued,
     promptLength: 10 * queued,

@@ -5,7 +5,7 @@ import { assertEquals } from "@std/assert";
 import { startCenterProcess, startFaultProxy, startPlainCenter } from "../support/center.ts";
 import { startRawServer } from "../support/raw_server.ts";
 import { until } from "../support/until.ts";
-import { chat, post, startEngines, startTestGateway, type TestGateway } from "../support/gateway.ts";
+import { chat, post, sleep, startEngines, startTestGateway, type TestGateway } from "../support/gateway.ts";
 
 async function remoteRequests(gateway: TestGateway): Promise<number> {
   const { endpoints } = await (await fetch(`${gateway.admin}/endpoints`)).json();
@@ -137,6 +137,35 @@ Deno.test("a center that knows only the documented calls: load goes out, comes i
     "all is over",
     async () => await remoteRequests(b) === 0 && plain.loads.get("127.0.0.1")?.queued === 0,
   );
+  assertEquals(plain.loads.get("127.0.0.1"), { queued: 0, prompt: 0 });
+});
+
+Deno.test("a center of that kind that began anew, or was away, has right figures again, and no phantom", async () => {
+  await using engines = startEngines(1);
+  await using plain = startPlainCenter();
+  const remote = { metadata_center: { host: "127.0.0.1", port: plain.port, endpoint_cooldown_ms: 100 } };
+  await using a = await startTestGateway(engines, remote);
+  await using b = await startTestGateway(engines, remote);
+  const queued = () => plain.loads.get("127.0.0.1")?.queued ?? 0;
+  const [ofA, ofB] = [await hold(a, 4), await hold(b, 3)];
+  const agreed = (seenByA: number, seenByB: number) =>
+    eventually(
+      `a sees ${seenByA} and b ${seenByB}`,
+      async () =>
+        queued() === seenByA + seenByB && await remoteRequests(a) === seenByA && await remoteRequests(b) === seenByB,
+    );
+  await agreed(3, 4);
+  plain.forget();
+  await agreed(3, 4);
+  plain.away = true;
+  await ofA();
+  await until(async () => (await a.endpoints())[0].in_flight === 0, "a has nothing in flight");
+  await sleep(200);
+  assertEquals(queued(), 7);
+  plain.away = false;
+  await agreed(3, 0);
+  await ofB();
+  await agreed(0, 0);
   assertEquals(plain.loads.get("127.0.0.1"), { queued: 0, prompt: 0 });
 });
 

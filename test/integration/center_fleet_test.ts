@@ -117,7 +117,11 @@ for (const [kind, start] of Object.entries(TOGETHER)) {
     await using stack = new AsyncDisposableStack();
     const engines = Array.from({ length: 8 }, () => stack.use(heldEngine(() => end.opened)));
     const center = stack.use(await startCenterProcess(LONG_LEASE));
-    const gateways = await start(engines, center.port);
+    // Every second one is configured by name: it is an engine like the others.
+    const named = engines.map(({ address: { hostname, port } }, i) => ({
+      address: { hostname: i % 2 === 0 ? hostname : "localhost", port },
+    }));
+    const gateways = await start(named, center.port);
     for (const gateway of gateways) stack.use(gateway);
     const random = new Random(seed);
     const streams: Response[] = [];

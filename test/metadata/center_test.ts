@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { ManualClock } from "../../src/base/clock.ts";
-import { parseDuration } from "../../src/config/metadata_center.ts";
+import { environmentNotes, parseDuration } from "../../src/config/metadata_center.ts";
 import { loadConfig } from "../../src/config/load.ts";
 import { Breaker } from "../../src/metadata/breaker.ts";
 import { Center, DEFAULT_CENTER_LIMITS } from "../../src/metadata/center.ts";
@@ -15,7 +15,7 @@ Deno.test("Center agrees with a plain count over random lives, out of order, wit
   for (let round = 0; round < 10; round++) {
     const clock = new ManualClock(1_000_000);
     const center = new Center(clock, { ...DEFAULT_CENTER_LIMITS, expiryMs: 60_000 });
-    const open = new Map<string, { ip: string; prompt: number; counted: boolean; gateway?: string; at: number }>();
+    const open = new Map<string, { host: string; prompt: number; counted: boolean; gateway?: string; at: number }>();
     const heard = new Map<string, number>();
     for (let step = 0; step < 3_000; step++) {
       clock.advance(random.below(60));
@@ -28,11 +28,11 @@ Deno.test("Center agrees with a plain count over random lives, out of order, wit
       const action = random.below(5);
       if (action < 2) {
         const id = `r${step}`;
-        const ip = random.pick(["10.0.0.1", "10.0.0.2"]);
+        const host = random.pick(["10.0.0.1", "10.0.0.2"]);
         const prompt = random.below(1_000);
-        center.add({ cluster: "c", requestId: id, ip, promptLength: prompt, gateway });
+        center.add({ cluster: "c", requestId: id, host, promptLength: prompt, gateway });
         if (gateway !== undefined && !heard.has(gateway)) heard.set(gateway, now);
-        open.set(id, { ip, prompt, counted: true, gateway, at: now });
+        open.set(id, { host, prompt, counted: true, gateway, at: now });
       } else if (open.size > 0) {
         const [id, request] = random.pick([...open]);
         if (action === 2) {
@@ -60,11 +60,11 @@ Deno.test("Center agrees with a plain count over random lives, out of order, wit
         }
       }
       for (const without of [undefined, "a", "b"]) {
-        for (const ip of ["10.0.0.1", "10.0.0.2"]) {
+        for (const host of ["10.0.0.1", "10.0.0.2"]) {
           const mine = [...open.values()].filter((one) =>
-            one.ip === ip && (without === undefined || one.gateway !== without)
+            one.host === host && (without === undefined || one.gateway !== without)
           );
-          const { queued, promptLength } = center.loadOf("c", { ip }, without);
+          const { queued, promptLength } = center.loadOf("c", { host }, without);
           assertEquals([queued, promptLength], [
             mine.length,
             mine.reduce((sum, one) => sum + (one.counted ? one.prompt : 0), 0),
@@ -79,25 +79,28 @@ Deno.test("Center agrees with a plain count over random lives, out of order, wit
 Deno.test("Center: reset forgets one gateway's requests of one cluster", () => {
   const center = new Center(new ManualClock());
   for (const [id, cluster, gateway] of [["1", "c", "a"], ["2", "d", "a"], ["3", "c", "b"]]) {
-    center.add({ cluster, requestId: id, ip: "10.0.0.1", promptLength: 1, gateway });
+    center.add({ cluster, requestId: id, host: "10.0.0.1", promptLength: 1, gateway });
   }
   center.reset("a", "c");
-  assertEquals([center.loadOf("c", { ip: "10.0.0.1" }).queued, center.loadOf("d", { ip: "10.0.0.1" }).queued], [1, 1]);
-  assert(center.add({ cluster: "c", requestId: "1", ip: "10.0.0.1", promptLength: 1, gateway: "a" }));
+  assertEquals([center.loadOf("c", { host: "10.0.0.1" }).queued, center.loadOf("d", { host: "10.0.0.1" }).queued], [
+    1,
+    1,
+  ]);
+  assert(center.add({ cluster: "c", requestId: "1", host: "10.0.0.1", promptLength: 1, gateway: "a" }));
   center.close();
 });
 
 Deno.test("Center is bounded in requests and prefixes", () => {
   const center = new Center(new ManualClock(), { ...DEFAULT_CENTER_LIMITS, requests: 2, prefixes: 3 });
-  const add = (requestId: string) => center.add({ cluster: "c", requestId, ip: "10.0.0.1", promptLength: 1 });
+  const add = (requestId: string) => center.add({ cluster: "c", requestId, host: "10.0.0.1", promptLength: 1 });
   assertEquals([add("1"), add("2"), add("3"), add("2")], [true, true, false, true]);
-  for (let i = 0n; i < 10n; i++) center.saveCache({ cluster: "c", ip: "10.0.0.1", hashes: [i] });
+  for (let i = 0n; i < 10n; i++) center.saveCache({ cluster: "c", host: "10.0.0.1", hashes: [i] });
   assertEquals([6n, 7n, 8n, 9n].map((hash) => center.queryCache("c", [hash], 10).length), [0, 1, 1, 1]);
 });
 
 Deno.test("Center: a busy cluster takes no prefix from one that has less than it", () => {
   const center = new Center(new ManualClock(), { ...DEFAULT_CENTER_LIMITS, prefixes: 10 });
-  const save = (cluster: string, ...hashes: bigint[]) => center.saveCache({ cluster, ip: "10.0.0.1", hashes });
+  const save = (cluster: string, ...hashes: bigint[]) => center.saveCache({ cluster, host: "10.0.0.1", hashes });
   const holds = (cluster: string, hash: bigint) => center.queryCache(cluster, [hash], 1).length;
   for (let i = 0n; i < 10n; i++) save("big", i);
   save("small", 100n, 101n);
@@ -129,12 +132,20 @@ Deno.test("Breaker: opens after so many failures in a row, lets a few through, c
   breaker.failed();
   assertEquals([breaker.state, breaker.allow()], ["open", false]);
   clock.advance(100);
-  assertEquals([breaker.state, breaker.allow(), breaker.allow(), breaker.allow()], ["half-open", true, true, false]);
+  // Asking is no try: only calls that are made count.
+  for (let i = 0; i < 5; i++) assertEquals([breaker.state, breaker.allow()], ["half-open", true]);
+  for (const allowed of [true, false]) {
+    breaker.began();
+    assertEquals(breaker.allow(), allowed);
+  }
+  clock.advance(100);
+  assertEquals(breaker.allow(), true, "tries of which nobody has heard");
   breaker.failed();
   assertEquals(breaker.state, "open");
   clock.advance(100);
   for (let i = 0; i < 2; i++) {
     assert(breaker.allow());
+    breaker.began();
     breaker.succeeded();
   }
   assertEquals(breaker.state, "closed");
@@ -168,15 +179,24 @@ Deno.test("HostList: the hash of the cluster chooses, then the next; a newcomer 
 });
 
 Deno.test("the remote center's environment variables, with Go's durations, win over the file", async () => {
-  assertEquals(["100ms", "5s", "10m", "1h30m", "1.5s", "5", ""].map(parseDuration), [
-    100,
-    5_000,
-    600_000,
-    5_400_000,
-    1_500,
-    undefined,
-    undefined,
-  ]);
+  const durations: Record<string, number | undefined> = {
+    "100ms": 100,
+    "5s": 5_000,
+    "10m": 600_000,
+    "1h30m": 5_400_000,
+    "1.5s": 1_500,
+    ".5s": 500,
+    "5.s": 5_000,
+    "100us": 0.1,
+    "25h": 90_000_000,
+    "0": 0,
+    "5": undefined,
+    "-5s": undefined,
+    "5 s": undefined,
+    s: undefined,
+    "": undefined,
+  };
+  for (const [text, ms] of Object.entries(durations)) assertEquals(parseDuration(text), ms, text);
   const set: Record<string, string> = {
     AIGW_META_DATA_CENTER_HOST: "10.1.1.1",
     AIGW_META_DATA_CENTER_PORT: "8081",
@@ -191,4 +211,19 @@ Deno.test("the remote center's environment variables, with Go's durations, win o
     [center.host, center.port, center.cache_enable, center.cold_start_delay_ms, center.endpoint_cooldown_ms],
     ["10.1.1.1", 8081, false, 60_000, 7_000],
   );
+});
+
+Deno.test("the variables take what Go's take: whole milliseconds, all spellings of a flag; others are named", async () => {
+  const load = (set: Record<string, string>) =>
+    loadConfig(new URL("../../config/local.yaml", import.meta.url).pathname, { get: (name) => set[name] });
+  const time = async (text: string) =>
+    (await load({ AIGW_METADATA_CENTER_UPDATE_STATS_TIMEOUT: text })).metadata_center.update_stats_timeout_ms;
+  assertEquals([await time("200"), await time("25h"), await time("100us")], [200, 90_000_000, 1]);
+  const flag = async (text: string) => (await load({ AIGW_META_DATA_CENTER_ENABLE: text })).metadata_center.enabled;
+  for (const text of ["1", "t", "T", "TRUE", "true", "True"]) assertEquals(await flag(text), true);
+  for (const text of ["0", "f", "F", "FALSE", "false", "False"]) assertEquals(await flag(text), false);
+  for (const text of ["yes", "tRue", "2"]) await assertRejects(() => flag(text), Error, "AIGW_META_DATA_CENTER_ENABLE");
+  const notes = environmentNotes({ AIGW_METADATA_CENTER_WORKER_COUNT: "4", REPLICA_COUNT: "3", PATH: "/bin" });
+  assertEquals(notes.length, 2);
+  assertStringIncludes(notes[0], "AIGW_METADATA_CENTER_WORKER_COUNT has no effect here");
 });

@@ -27,12 +27,18 @@ export const LONG_LEASE = "metadata_center: {lease_ms: 600000}";
 export function startPlainCenter(): AsyncDisposable & {
   port: number;
   loads: Map<string, { queued: number; prompt: number }>;
+  /** As after its restart. */
+  forget(): void;
+  /** It answers nobody while it is away, and forgets nothing. */
+  away: boolean;
 } {
   const loads = new Map<string, { queued: number; prompt: number }>();
   const requests = new Map<string, { ip: string; prompt: number }>();
   const ok = (data: unknown = null) => Response.json({ status: "OK", error: null, data, trace_id: "t" });
+  const state = { away: false };
   const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, async (request) => {
     const { pathname } = new URL(request.url);
+    if (state.away) return new Response("away", { status: 503 });
     const body = request.method === "GET" ? undefined : await request.json();
     switch (`${request.method} ${pathname}`) {
       case "POST /v1/load/stats": {
@@ -68,7 +74,16 @@ export function startPlainCenter(): AsyncDisposable & {
         return new Response("404 page not found", { status: 404 });
     }
   });
-  return { port: server.addr.port, loads, [Symbol.asyncDispose]: () => server.shutdown() };
+  const forget = () => {
+    loads.clear();
+    requests.clear();
+  };
+  return Object.assign(state, {
+    port: server.addr.port,
+    loads,
+    forget,
+    [Symbol.asyncDispose]: () => server.shutdown(),
+  });
 }
 
 /** A TCP proxy that can delay, cut and half-open the connections through it. */
