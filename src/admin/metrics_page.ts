@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The gateway's /metrics: the workers' cells summed up, and gauges of the fleet.
 
+import { CALL_BUCKETS_US, type CallStats } from "../metadata/call_stats.ts";
 import { DURATION_BUCKETS, readLoopDelay, readModel, WORKER_CELLS } from "../telemetry/instruments.ts";
 import { OUTCOMES } from "../telemetry/outcome.ts";
 import { PrometheusText } from "../telemetry/prometheus.ts";
@@ -44,6 +45,7 @@ export interface MetricsSource {
   workers: { serving: number; restarts: number };
   sync: { cluster: string; age_ms: number | null; weight: number }[];
   centers: { center: string; state: string; dropped: number }[];
+  centerCalls: CallStats[];
 }
 
 const STATES = ["available", "unhealthy", "draining", "ejected", "trial"];
@@ -193,7 +195,7 @@ function predictionMetrics(text: PrometheusText, { predictions }: MetricsSource)
   }
 }
 
-function centerMetrics(text: PrometheusText, { sync, centers }: MetricsSource): void {
+function centerMetrics(text: PrometheusText, { sync, centers, centerCalls }: MetricsSource): void {
   text.family("aigw_metadata_center_age_seconds", "gauge", "Since the cluster's metadata center was last heard of");
   for (const { cluster, age_ms } of sync) {
     if (age_ms !== null) text.sample("aigw_metadata_center_age_seconds", { cluster }, age_ms / 1_000);
@@ -204,6 +206,12 @@ function centerMetrics(text: PrometheusText, { sync, centers }: MetricsSource): 
   text.family("aigw_servicediscovery_circuitbreaker_state", "gauge", "0 closed, 1 half-open, 2 open");
   for (const { center, state } of centers) {
     text.sample("aigw_servicediscovery_circuitbreaker_state", { host: center }, states.indexOf(state));
+  }
+  text.family("metacenter_http_requests_total", "counter", "Calls that a metadata center answered");
+  for (const { labels, count } of centerCalls) text.sample("metacenter_http_requests_total", labels, count);
+  text.family("metacenter_http_request_duration_us", "histogram", "How long these calls took");
+  for (const { labels, duration } of centerCalls) {
+    text.histogram("metacenter_http_request_duration_us", labels, CALL_BUCKETS_US, duration);
   }
   text.family(
     "aigw_metadata_center_dropped_total",

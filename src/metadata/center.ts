@@ -6,16 +6,9 @@
 // overtaken its add: it is tried again a second later. A request lives as long as its gateway's lease, or 660 s when the
 // gateway has none.
 
-import { formatAddress } from "../base/address.ts";
 import type { Clock } from "../base/clock.ts";
-
-/** One engine: a host, which is an IPv4 or IPv6 address or a name, and a port where several engines share it. */
-export interface EngineAddress {
-  host: string;
-  /** IPv4 address of a host that is none, for callers that know nothing else. */
-  ip?: string;
-  port?: number;
-}
+import { type EngineAddress, engineKey, plainKey } from "./engine_address.ts";
+import { type CacheLocation, PrefixHolders } from "./prefix_holders.ts";
 
 export interface LoadRequest extends EngineAddress {
   cluster: string;
@@ -39,11 +32,6 @@ export interface CacheSave extends EngineAddress {
   hashes: bigint[];
   /** Who told; undefined when it did not say. */
   gateway?: string;
-}
-
-export interface CacheLocation extends EngineAddress {
-  /** Leading chunks held. */
-  length: number;
 }
 
 /** What changed, for those who watch a cluster. `load` says which engine; its figures are read with `loadOf`. */
@@ -86,24 +74,12 @@ interface Share {
 
 interface Cluster {
   engines: Map<string, Engine>;
-  /** Holders of each prefix hash, in order of their last save. */
-  prefixes: Map<bigint, Map<string, EngineAddress>>;
   watchers: Set<Watcher>;
 }
 
 interface OpenRequest extends LoadRequest {
   promptCounted: boolean;
   sinceMs: number;
-}
-
-/** One string for an engine. */
-export function engineKey({ host, port }: Pick<EngineAddress, "host" | "port">): string {
-  return port === undefined ? host : formatAddress({ hostname: host, port });
-}
-
-/** What an engine is called by those who know engines by their IPv4 address alone. */
-export function plainKey({ host, ip }: EngineAddress): string {
-  return ip ?? host;
 }
 
 /** Those that share a host are one there. */
@@ -129,23 +105,26 @@ interface Lease {
   readonly requests: Set<string>;
 }
 
-const EMPTY: Cluster["prefixes"] = new Map();
-
 export class Center {
   readonly #clusters = new Map<string, Cluster>();
   readonly #requests = new Map<string, OpenRequest>();
   readonly #leases = new Map<string, Lease>();
   #leaseCount = 0;
   readonly #cancels = new Set<() => void>();
-  #prefixCount = 0;
+  /** Requests that a lease took along, and since when. */
+  readonly #lost = new Map<string, number>();
+  readonly #prefixes: PrefixHolders;
 
-  constructor(readonly clock: Clock, readonly limits: CenterLimits = DEFAULT_CENTER_LIMITS) {}
+  constructor(readonly clock: Clock, readonly limits: CenterLimits = DEFAULT_CENTER_LIMITS) {
+    this.#prefixes = new PrefixHolders(limits.prefixes);
+  }
 
   /** Adds a request; one that is known already is ignored. False when limits.requests is reached. */
   add(request: LoadRequest): boolean {
     if (this.#requests.has(request.requestId)) return true;
     if (this.#requests.size >= this.limits.requests) return false;
     this.#requests.set(request.requestId, { ...request, promptCounted: true, sinceMs: this.clock.wall() });
+    this.#lost.delete(request.requestId);
     if (request.gateway !== undefined) this.#lease(request.gateway).requests.add(request.requestId);
     this.#change(request, 1, request.promptLength);
     return true;
@@ -216,8 +195,13 @@ export class Center {
     this.renew(gateway);
     for (const id of this.#lease(gateway).requests) {
       const request = this.#requests.get(id)!;
-      if (cluster === undefined || request.cluster === cluster) this.#remove(request);
+      if (cluster === undefined || request.cluster === cluster) this.#lose(request);
     }
+  }
+
+  #lose(request: OpenRequest): void {
+    this.#remove(request);
+    this.#lost.set(request.requestId, this.clock.wall());
   }
 
   /** Number of a gateway's lease: another one says that what it had told has been dropped. Undefined without one. */
@@ -265,53 +249,13 @@ export class Center {
 
   /** Records that an engine holds these prefixes. */
   saveCache(save: CacheSave): void {
-    const { cluster: name, hashes, host, ip, port } = save;
-    const cluster = this.#cluster(name);
-    const key = engineKey(save);
-    for (const hash of hashes) {
-      const holders = cluster.prefixes.get(hash);
-      // Deleted and set again: a Map keeps the order of insertion, so its beginning is what was saved longest ago.
-      if (holders) cluster.prefixes.delete(hash);
-      else this.#prefixCount++;
-      cluster.prefixes.set(hash, (holders ?? new Map()).set(key, { host, ip, port }));
-    }
-    this.#evict();
-    for (const watcher of cluster.watchers) watcher({ kind: "cache", save });
-  }
-
-  // The cluster with most prefixes gives up its oldest: a busy one takes nothing from those that have less than it.
-  #evict(): void {
-    while (this.#prefixCount > this.limits.prefixes) {
-      let [largest, second] = [EMPTY, 0];
-      for (const { prefixes } of this.#clusters.values()) {
-        if (prefixes.size > largest.size) [largest, second] = [prefixes, largest.size];
-        else second = Math.max(second, prefixes.size);
-      }
-      for (const oldest of largest.keys()) {
-        largest.delete(oldest);
-        this.#prefixCount--;
-        if (this.#prefixCount <= this.limits.prefixes || largest.size < second) break;
-      }
-    }
+    this.#prefixes.save(save.cluster, save, save.hashes);
+    for (const watcher of this.#cluster(save.cluster).watchers) watcher({ kind: "cache", save });
   }
 
   /** The engines that hold the longest beginnings of a prompt, longest first; those of one IPv4 address as one, if `plain`. */
-  queryCache(name: string, hashes: bigint[], topk: number, plain = false): CacheLocation[] {
-    const prefixes = this.#clusters.get(name)?.prefixes;
-    const lengths = new Map<string, CacheLocation>();
-    for (let i = 0; i < hashes.length; i++) {
-      const holders = prefixes?.get(hashes[i]);
-      if (!holders) break;
-      let longer = false;
-      for (const [key, engine] of holders) {
-        const known = lengths.get(key);
-        if ((known?.length ?? 0) !== i) continue;
-        lengths.set(key, { ...engine, length: i + 1 });
-        longer = true;
-      }
-      if (!longer) break;
-    }
-    const locations = [...lengths.values()].sort((a, b) => b.length - a.length);
+  queryCache(cluster: string, hashes: bigint[], topk: number, plain = false): CacheLocation[] {
+    const locations = this.#prefixes.query(cluster, hashes);
     if (!plain) return locations.slice(0, topk);
     const longest = new Map<string, CacheLocation>();
     for (const { length, ...engine } of locations) {
@@ -335,20 +279,30 @@ export class Center {
   #cluster(name: string): Cluster {
     let cluster = this.#clusters.get(name);
     if (!cluster) {
-      cluster = { engines: new Map(), prefixes: new Map(), watchers: new Set() };
+      cluster = { engines: new Map(), watchers: new Set() };
       this.#clusters.set(name, cluster);
     }
     return cluster;
   }
 
-  /** Drops the requests of gateways whose lease ran out. Call several times a lease. */
-  expireLeases(): void {
+  /**
+   * Drops the requests of gateways whose lease ran out. Call several times a lease. Returns the ids of requests that went
+   * so, or by a reset, `secondChanceMs` ago and were not told anew: who knows no leases must be told of their end.
+   */
+  expireLeases(): string[] {
     const now = this.clock.wall();
     for (const [gateway, lease] of this.#leases) {
       if (lease.untilMs > now) continue;
-      for (const id of lease.requests) this.#remove(this.#requests.get(id)!);
+      for (const id of lease.requests) this.#lose(this.#requests.get(id)!);
       this.#leases.delete(gateway);
     }
+    const ids: string[] = [];
+    for (const [id, since] of this.#lost) {
+      if (since > now - this.limits.secondChanceMs) break; // in order of their loss
+      this.#lost.delete(id);
+      ids.push(id);
+    }
+    return ids;
   }
 
   /** Drops what has been untouched for too long. Call about once a minute. */
@@ -362,8 +316,9 @@ export class Center {
       for (const [key, engine] of cluster.engines) {
         if (engine.updatedMs < oldest && engine.total.queued === 0) cluster.engines.delete(key);
       }
-      if (cluster.engines.size === 0 && cluster.prefixes.size === 0 && cluster.watchers.size === 0) {
+      if (cluster.engines.size === 0 && !this.#prefixes.has(name) && cluster.watchers.size === 0) {
         this.#clusters.delete(name);
+        this.#prefixes.forget(name);
       }
     }
   }

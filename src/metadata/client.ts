@@ -9,6 +9,7 @@ import { ServerSentEventParseStream } from "@std/http/server-sent-event-parse-st
 import type { Clock } from "../base/clock.ts";
 import { pause } from "../base/pause.ts";
 import { TimeLimit } from "../base/time_limit.ts";
+import { CallCounter, type CallStats } from "./call_stats.ts";
 import type { EngineLoad } from "./center.ts";
 import { DirectFetch } from "./direct_fetch.ts";
 import type { Host, HostList } from "./hosts.ts";
@@ -71,6 +72,7 @@ export class CenterClient implements CenterLink {
   readonly #direct = new DirectFetch();
   /** Numbers of our leases at the centers. */
   readonly #leases = new Map<string, number>();
+  readonly #calls = new CallCounter();
   #following = false;
   dropped = 0;
 
@@ -289,6 +291,7 @@ export class CenterClient implements CenterLink {
   ): Promise<{ status: number; data: unknown } | undefined> {
     using limit = new TimeLimit(this.#abort.signal, timeoutMs);
     host.breaker.began();
+    const started = this.clock.now();
     try {
       const response = await this.#direct.fetch(host.address, path, {
         method,
@@ -299,6 +302,9 @@ export class CenterClient implements CenterLink {
       const text = await response.text();
       if (response.status >= 500) throw new Error(`status ${response.status}`);
       host.breaker.succeeded();
+      const question = path.indexOf("?");
+      const bare = question < 0 ? path : path.slice(0, question);
+      this.#calls.answered(host.address, method, bare, this.clock.now() - started);
       const data = response.status === 200 ? (parseExact(text) as { data?: unknown }).data : null;
       return { status: response.status, data };
     } catch {
@@ -323,6 +329,11 @@ export class CenterClient implements CenterLink {
     await Promise.race([Promise.allSettled(this.#tasks), late]);
     clearTimeout(timer);
     this.#direct.close();
+  }
+
+  calls(): CallStats[] {
+    this.#calls.keep(new Set(this.hosts.all.map(({ address }) => address)));
+    return this.#calls.view();
   }
 
   view(): { center: string; state: string; dropped: number }[] {

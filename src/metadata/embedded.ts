@@ -85,6 +85,10 @@ export class EmbeddedLink implements CenterLink {
     return Promise.resolve();
   }
 
+  calls(): [] {
+    return [];
+  }
+
   view(): { center: string; state: string; dropped: number }[] {
     return [{ center: "embedded", state: "available", dropped: this.#refused }];
   }

@@ -2,7 +2,9 @@
 // How a gateway talks to its metadata center, wherever that is: changes go out without waiting, loads and cache saves of
 // the other gateways come in. Implemented by the embedded center and by the client of a remote one.
 
-import type { EngineAddress, EngineLoad } from "./center.ts";
+import type { CallStats } from "./call_stats.ts";
+import type { EngineLoad } from "./center.ts";
+import type { EngineAddress } from "./engine_address.ts";
 import type { CenterEvent } from "./server.ts";
 
 /** What a link tells its gateway. */
@@ -26,4 +28,6 @@ export interface CenterLink {
   stop(): Promise<void>;
   /** One line of state a center, for `/endpoints` and `/metrics`. */
   view(): { center: string; state: string; dropped: number }[];
+  /** What centers answered, for `/metrics`. */
+  calls(): CallStats[];
 }

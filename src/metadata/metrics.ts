@@ -1,49 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
 // The metadata center's own metrics, under the names of the Go center.
 
+import { Histogram } from "../telemetry/histogram.ts";
 import { PrometheusText } from "../telemetry/prometheus.ts";
-import { type Center, engineKey } from "./center.ts";
+import type { Center } from "./center.ts";
+import { engineKey } from "./engine_address.ts";
 
-const MICROSECOND_BUCKETS = Array.from({ length: 12 }, (_, i) => 100 * 2 ** i);
-const LATENCY_BUCKETS_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000];
-/** Paths that have metrics of their own; a stranger's path must not make a new series. */
-const KNOWN_PATHS = new Set(["/", "/metrics", "/log/level"]);
-
-class Histogram {
-  readonly counts: number[];
-  sum = 0;
-  constructor(readonly bounds: number[]) {
-    this.counts = new Array(bounds.length + 1).fill(0);
-  }
-  observe(value: number): void {
-    let bucket = 0;
-    while (bucket < this.bounds.length && value > this.bounds[bucket]) bucket++;
-    this.counts[bucket]++;
-    this.sum += value;
-  }
-}
+const DURATION_BUCKETS_US = [500, 1_000, 2_000];
+const LATENCY_BUCKETS_MS = [1, 2, 4, 8, 16, 32, 64, 128];
+/** Paths that are not counted: probes and scrapes. */
+const UNCOUNTED = new Set(["/", "/metrics"]);
+/** Domains that are told apart; a stranger's must not make series without end. */
+const MAX_DOMAINS = 1_000;
 
 export class CenterMetrics {
-  readonly #statuses = new Map<string, { labels: Record<string, string>; count: number; duration: Histogram }>();
+  readonly #answers = new Map<string, { labels: Record<string, string>; count: number }>();
+  readonly #durations = new Map<string, { labels: Record<string, string>; duration: Histogram }>();
+  readonly #domains = new Map<string, number>();
   readonly #replication = new Histogram(LATENCY_BUCKETS_MS);
   readonly #hosts = new Map<string, string[]>();
 
   constructor(readonly version: string) {}
 
-  answered(method: string, path: string, status: number, ms: number): void {
-    const known = path.startsWith("/v1/") && status !== 404 || KNOWN_PATHS.has(path) ? path : "other";
-    const key = `${method} ${known} ${status}`;
-    let entry = this.#statuses.get(key);
-    if (!entry) {
-      entry = {
-        labels: { method, path: known, status: String(status) },
-        count: 0,
-        duration: new Histogram(MICROSECOND_BUCKETS),
-      };
-      this.#statuses.set(key, entry);
+  /** `domain`: of the query, where there is one. */
+  answered(method: string, path: string, domain: string | null, status: number, ms: number): void {
+    if (UNCOUNTED.has(path)) return;
+    const known = path.startsWith("/v1/") && status !== 404 || path === "/log/level";
+    const [url, verb] = known ? [path, method] : ["other", "other"];
+    const key = `${verb} ${url}`;
+    let answers = this.#answers.get(`${key} ${status}`);
+    if (!answers) {
+      answers = { labels: { url, method: verb, status_code: String(status) }, count: 0 };
+      this.#answers.set(`${key} ${status}`, answers);
     }
-    entry.count++;
-    entry.duration.observe(ms * 1_000);
+    answers.count++;
+    let timed = this.#durations.get(key);
+    if (!timed) {
+      timed = { labels: { method: verb, url }, duration: new Histogram(DURATION_BUCKETS_US) };
+      this.#durations.set(key, timed);
+    }
+    timed.duration.observe(ms * 1_000);
+    if (!domain || (!this.#domains.has(domain) && this.#domains.size >= MAX_DOMAINS)) return;
+    this.#domains.set(domain, (this.#domains.get(domain) ?? 0) + 1);
   }
 
   /** Milliseconds from a change's timestamp to its arrival here. */
@@ -86,13 +84,16 @@ export class CenterMetrics {
     }
     text.family("gateway_leases", "gauge", "Gateways with a lease").sample("gateway_leases", {}, center.gateways);
     text.family("http_request_status_code_total", "counter", "Answers by status");
-    for (const { labels, count } of this.#statuses.values()) {
+    for (const { labels, count } of this.#answers.values()) {
       text.sample("http_request_status_code_total", labels, count);
     }
     text.family("http_request_duration_us", "histogram", "Time to answer");
-    for (const { labels, duration } of this.#statuses.values()) {
-      text.histogram("http_request_duration_us", labels, MICROSECOND_BUCKETS, duration);
+    for (const { labels, duration } of this.#durations.values()) {
+      text.histogram("http_request_duration_us", labels, DURATION_BUCKETS_US, duration);
     }
+    text.family("domain_requests_total", "counter", "Requests by the domain of their query");
+    for (const [domain, count] of this.#domains) text.sample("domain_requests_total", { domain }, count);
+    text.family("metacenter_node_alive", "gauge", "1 while it serves").sample("metacenter_node_alive", {}, 1);
     text.family("replication_latency_ms", "histogram", "From a change to its arrival here")
       .histogram("replication_latency_ms", {}, LATENCY_BUCKETS_MS, this.#replication);
     text.family("dns_lookup_hosts", "gauge", "Hosts behind a peers' name");

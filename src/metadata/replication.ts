@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Passes every accepted change on to the peers, at most one hop: in batches to centers of our kind, one event a request to
-// those that know only the documented events. A peer that is away loses what was meant for it, as leases and expiry
-// will do; when it is back, it learns of new requests only.
+// those that know only the documented events; these know no leases either, and are told what a lease took along. A peer
+// that is away loses what was meant for it, as leases and expiry will do; when it is back, it learns of new requests only.
 
 import { TimeLimit } from "../base/time_limit.ts";
 import type { CenterEvent } from "./server.ts";
@@ -19,8 +19,13 @@ export interface ReplicationOptions {
   queue: number;
 }
 
+/** What a peer is told; `plain`: only one of the documented kind is. */
+interface Told extends CenterEvent {
+  readonly plain?: boolean;
+}
+
 interface Peer {
-  queue: CenterEvent[];
+  queue: Told[];
   sending: boolean;
   /** Until when it is taken to know no batches, since it refused one: one event a request. */
   plainUntil: number;
@@ -40,7 +45,12 @@ export class Replication {
 
   constructor(readonly options: ReplicationOptions, readonly fetcher: typeof fetch = fetch) {}
 
-  readonly publish = (event: CenterEvent): void => {
+  /** Tells those that know no leases that these requests have gone with one. */
+  lost(ids: readonly string[]): void {
+    for (const request_id of ids) this.publish({ type: "load.stats.delete", body: { request_id }, plain: true });
+  }
+
+  readonly publish = (event: Told): void => {
     for (const address of this.options.peers()) {
       let peer = this.#peers.get(address);
       if (!peer) this.#peers.set(address, peer = { queue: [], sending: false, plainUntil: -Infinity });
@@ -66,7 +76,9 @@ export class Replication {
       const events = peer.queue.splice(0, 1_000);
       if (performance.now() >= peer.plainUntil) {
         // One of our kind applies what it can of a batch: to refuse it is not to know what it is.
-        const status = await this.#post(address, "aigw.batch", { events });
+        const batch = events.filter(({ plain }) => !plain);
+        if (batch.length === 0) continue;
+        const status = await this.#post(address, "aigw.batch", { events: batch });
         if (status !== 400 && status !== 404) continue;
         peer.plainUntil = performance.now() + PLAIN_MS;
       }

@@ -3,7 +3,8 @@
 // beyond it a port beside the IP, leases, batches and a watch stream.
 
 import { pathAndQuery } from "./urls.ts";
-import { type Center, type Change, type EngineAddress, engineKey, type EngineLoad } from "./center.ts";
+import type { Center, Change, EngineLoad } from "./center.ts";
+import { type EngineAddress, engineKey } from "./engine_address.ts";
 import type { Log, LogLevel } from "../telemetry/log.ts";
 import { CenterMetrics } from "./metrics.ts";
 import {
@@ -85,7 +86,8 @@ export class CenterServer {
         : failure(500, { code: UNEXPECTED, message: "unexpected error", reason: String(error) }, traceId);
     }
     const ms = performance.now() - started;
-    this.metrics.answered(request.method, path, response.status, ms);
+    const domain = request.method === "GET" && query.get("domain") || null;
+    this.metrics.answered(request.method, path, domain, response.status, ms);
     const { log } = this.options;
     if (log?.level === "debug") {
       log.debug("center request", { method: request.method, path, status: response.status, ms, trace_id: traceId });

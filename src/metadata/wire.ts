@@ -3,7 +3,9 @@
 // exact in both directions although JSON numbers beyond 2^53 are not.
 
 import { z } from "zod";
-import type { CacheLocation, EngineAddress, EngineLoad, LoadRequest } from "./center.ts";
+import type { EngineLoad, LoadRequest } from "./center.ts";
+import type { EngineAddress } from "./engine_address.ts";
+import type { CacheLocation } from "./prefix_holders.ts";
 
 /** Invalid input, answered with 400. */
 export class InvalidInput extends Error {

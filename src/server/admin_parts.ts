@@ -121,5 +121,6 @@ function metrics({ kernel, control, fleet, trainer, supervisor, reloader, center
     },
     sync: known?.sync.view() ?? [],
     centers: known?.link.view() ?? [],
+    centerCalls: known?.link.calls() ?? [],
   });
 }

@@ -50,7 +50,7 @@ export async function startCenter(
     : serveOn(listen, "metadata_center.listen", server.handle, share);
   const address = listener && { hostname: parseAddress(listen)!.hostname, port: listener.addr.port };
   const timers = [
-    setInterval(() => center.expireLeases(), Math.max(50, config.lease_ms / 10)),
+    setInterval(() => replication.lost(center.expireLeases()), Math.max(50, config.lease_ms / 10)),
     setInterval(() => center.collectGarbage(), COLLECT_MS),
   ];
   if (config.peers_dns !== undefined) {

@@ -283,14 +283,20 @@ for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
       await second.close();
     });
     await t.step("metrics under their documented names", async () => {
+      await call("GET", "/v1/load/stats?cluster=c&domain=d.example");
       const { text } = await call("GET", "/metrics");
+      assert(!text.includes('url="/metrics"'));
       for (
         const metric of [
           "model_engine_count{",
           "queued_num{",
           "prompt_length{",
-          "http_request_status_code_total{",
-          "http_request_duration_us_bucket{",
+          'http_request_status_code_total{url="/v1/load/stats",method="POST",status_code="200"}',
+          'http_request_status_code_total{url="/v1/load/stats",method="POST",status_code="400"}',
+          'http_request_duration_us_bucket{method="POST",url="/v1/load/stats",le="2000"}',
+          'replication_latency_ms_bucket{le="128"}',
+          'domain_requests_total{domain="d.example"} 1',
+          "metacenter_node_alive 1",
           "replication_latency_ms_count",
           "app_version_info{",
         ]

@@ -33,6 +33,9 @@ class KeptLink implements CenterLink {
     this.stopped = true;
     return Promise.resolve();
   }
+  calls(): [] {
+    return [];
+  }
   view() {
     return [];
   }

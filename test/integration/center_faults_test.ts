@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The network between gateways and center misbehaves, a gateway is killed, the center knows only the documented calls.
 
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertStringIncludes } from "@std/assert";
 import { startCenterProcess, startFaultProxy, startPlainCenter } from "../support/center.ts";
 import { startRawServer } from "../support/raw_server.ts";
 import { until } from "../support/until.ts";
@@ -138,6 +138,12 @@ Deno.test("a center that knows only the documented calls: load goes out, comes i
     async () => await remoteRequests(b) === 0 && plain.loads.get("127.0.0.1")?.queued === 0,
   );
   assertEquals(plain.loads.get("127.0.0.1"), { queued: 0, prompt: 0 });
+  const metrics = await (await fetch(`${a.admin}/metrics`)).text();
+  for (const labels of ['method="POST",path="/v1/load/stats"', 'method="GET",path="/v1/load/stats"']) {
+    const own = `{instance="127.0.0.1:${plain.port}",${labels}`;
+    assertStringIncludes(metrics, `metacenter_http_requests_total${own}}`);
+    assertStringIncludes(metrics, `metacenter_http_request_duration_us_bucket${own},le="204800"}`);
+  }
 });
 
 Deno.test("a center of that kind that began anew, or was away, has right figures again, and no phantom", async () => {

@@ -7,8 +7,10 @@ import { Breaker } from "../../src/metadata/breaker.ts";
 import { Center, DEFAULT_CENTER_LIMITS } from "../../src/metadata/center.ts";
 import { fnv1a } from "../../src/base/fnv1a.ts";
 import { HostList } from "../../src/metadata/hosts.ts";
+import { Replication } from "../../src/metadata/replication.ts";
 import { parseExact, printExact } from "../../src/metadata/wire.ts";
 import { Random, seed } from "../support/seed.ts";
+import { until } from "../support/until.ts";
 
 Deno.test("Center agrees with a plain count over random lives, out of order, with leases and garbage", () => {
   const random = new Random(seed);
@@ -88,6 +90,49 @@ Deno.test("Center: reset forgets one gateway's requests of one cluster", () => {
   ]);
   assert(center.add({ cluster: "c", requestId: "1", host: "10.0.0.1", promptLength: 1, gateway: "a" }));
   center.close();
+});
+
+Deno.test("Center: what a lease took along and nobody told anew is reported once, a moment later", () => {
+  const clock = new ManualClock(1_000_000);
+  const center = new Center(clock, { ...DEFAULT_CENTER_LIMITS, leaseMs: 3_000, secondChanceMs: 1_000 });
+  const add = (requestId: string, gateway?: string) =>
+    center.add({ requestId, cluster: "c", host: "10.0.0.1", promptLength: 1, gateway });
+  for (const id of ["a", "b", "c"]) add(id, "g");
+  add("d");
+  center.reset("g");
+  add("b", "g");
+  assertEquals(center.expireLeases(), []);
+  clock.advance(1_000);
+  assertEquals(center.expireLeases(), ["a", "c"]);
+  clock.advance(2_000);
+  assertEquals(center.expireLeases(), []);
+  clock.advance(1_000);
+  assertEquals([center.expireLeases(), center.requests], [["b"], 1]);
+});
+
+Deno.test("Replication: peers that know no leases are told what one took along, those of our kind are not", async () => {
+  for (const knowsBatches of [true, false]) {
+    const told: string[] = [];
+    const peer: typeof fetch = async (_url, { headers, body } = {}) => {
+      const type = new Headers(headers).get("event-type")!;
+      const { events } = JSON.parse(String(await new Response(body).text()));
+      if (type !== "aigw.batch") told.push(type);
+      else if (!knowsBatches) return new Response(null, { status: 400 });
+      else told.push(...events.map((event: { type: string }) => event.type));
+      return new Response(null);
+    };
+    const limits = { coalesceMs: 0, timeoutMs: 60_000, attempts: 1, queue: 10 };
+    const replication = new Replication({ peers: () => ["peer:1"], ...limits }, peer);
+    replication.publish({ type: "load.stats.set", body: { request_id: "a", ip: "10.0.0.1" } });
+    replication.lost(["a"]);
+    replication.publish({ type: "load.prompt.delete", body: { request_id: "b" } });
+    const expected = knowsBatches
+      ? ["load.stats.set", "load.prompt.delete"]
+      : ["load.stats.set", "load.stats.delete", "load.prompt.delete"];
+    await until(() => told.length === expected.length, "the peer is told");
+    assertEquals(told, expected);
+    replication.stop();
+  }
 });
 
 Deno.test("Center is bounded in requests and prefixes", () => {
