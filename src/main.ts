@@ -6,6 +6,7 @@ import { z } from "zod";
 import { formatAddress, isLoopback, parseAddress } from "./base/address.ts";
 import { VERSION } from "./base/version.ts";
 import { ConfigError, configJsonSchema, loadConfig, parseConfig } from "./config/load.ts";
+import { environmentNotes } from "./config/metadata_center.ts";
 import { type Config, configNotes } from "./config/schema.ts";
 import { diff } from "./config/snapshot.ts";
 import { configFile, loadChecked } from "./control/config_file.ts";
@@ -16,6 +17,7 @@ import { type MockEngine, startMockEngine } from "./mock/server.ts";
 import { DEFAULT_CENTER_ADDRESS, startCenter } from "./server/center_process.ts";
 import { startGateway } from "./server/gateway_process.ts";
 import { listenOrSay } from "./server/listeners.ts";
+import { Log } from "./telemetry/log.ts";
 
 const USAGE = `aigw ${VERSION}: an inference scheduler for LLM fleets
 
@@ -352,11 +354,13 @@ async function mockEngine(args: string[]): Promise<number> {
 
 async function metadataCenter(args: string[]): Promise<number> {
   const given = options("metadata-center", args, { string: ["config", "listen", "peer"], collect: ["peer"] });
-  const config = given.config === undefined ? parseConfig({}) : await loadConfig(given.config);
+  const config = given.config === undefined ? parseConfig({}, "environment", Deno.env) : await loadConfig(given.config);
   const { metadata_center: own } = config;
   own.listen = given.listen !== undefined ? address("listen", given.listen) : own.listen ?? DEFAULT_CENTER_ADDRESS;
   for (const peer of given.peer ?? []) own.peers.push(address("peer", peer));
-  const center = await startCenter(own);
+  const log = new Log(config.log.level, "center");
+  for (const note of environmentNotes(Deno.env.toObject())) log.warn(note);
+  const center = await startCenter(own, false, log);
   console.log(`Metadata center on http://${formatAddress(center.address!)}`);
   await terminationSignal();
   await center.stop();

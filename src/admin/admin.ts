@@ -158,6 +158,7 @@ function explain(
   const text = promptText(request, {
     digest: decisions.digest,
     payloadCharacters: config().limits.payload_characters,
+    goChats: config().metadata_center.go_prefixes,
   });
   const { chosen, chunks, everywhereBytes, candidates } = decisions.explain(
     text,

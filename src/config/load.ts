@@ -52,10 +52,14 @@ export async function loadConfig(path: string, environment: Environment = Deno.e
   return config;
 }
 
-/** Validates a configuration that is already a value, without any file. Throws ConfigError. */
-export function parseConfig(value: unknown, source = "config"): Config {
+/**
+ * Validates a configuration that is already a value, without any file; the environment has its say if it is given. Throws
+ * ConfigError.
+ */
+export function parseConfig(value: unknown, source = "config", environment?: Environment): Config {
   const config = validate(configSchema, value, source);
   const issues = checkRelations(config);
+  if (environment) issues.unshift(...applyCenterEnvironment(config.metadata_center, environment));
   if (issues.length > 0) throw new ConfigError(source, issues);
   return config;
 }

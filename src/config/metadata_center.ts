@@ -16,9 +16,14 @@ export const metadataCenterSchema = z.strictObject({
   host: z.string().min(1).optional().describe("A remote center, an IP or a DNS name, instead of the embedded one"),
   port: z.int().min(1).max(65_535).default(80),
   cache_enable: z.boolean().default(true).describe("Share which engine holds which prefix"),
+  go_prefixes: z.boolean().default(false).describe(
+    "Hash chats as the Go gateway does, to share prefixes with it; tools and reasoning then count for nothing",
+  ),
   report_interval_ms: ms(4).describe("How often this gateway's requests are looked through for changes"),
   sync_interval_ms: ms(50).describe("Polling interval for a center without a watch stream, jittered"),
   lease_ms: ms(3_000).describe("The embedded center drops a gateway's load this long after it was last heard of"),
+  expiry_ms: ms(660_000).describe("The embedded center drops what has no lease, and was untouched, for this long"),
+  gc_interval_ms: ms(60_000).describe("How often it looks for that"),
   stale_after_ms: ms(1_000).describe("Age of the others' figures from which on they count less"),
   fade_ms: ms(3_000).describe("From there until they count nothing"),
   dns_lookup_interval_ms: ms(5_000),
@@ -94,6 +99,8 @@ const VARIABLES: [name: string, key: keyof MetadataCenterConfig, read: Reader][]
   ["AIGW_METADATA_CENTER_QUEUE_SIZE", "queue_size", count],
   ["AIGW_METADATA_CENTER_UPDATE_STATS_TIMEOUT", "update_stats_timeout_ms", time],
   ["AIGW_METADATA_CENTER_FETCH_METRIC_TIMEOUT", "fetch_metric_timeout_ms", time],
+  ["METADATA_CENTER_LOAD_GC_INTERVAL", "gc_interval_ms", time],
+  ["METADATA_CENTER_LOAD_REQ_EXPIRE", "expiry_ms", time],
 ];
 
 /** Applies the variables that are set; returns what is wrong with them. */
@@ -131,7 +138,9 @@ const WITHOUT_EFFECT: [name: RegExp, instead: string][] = [
   [/^AIGW_LLM_/, "log has the access log; texts are not logged"],
   [/^META_DATA_CENTER_SVC_DISC_HOST$/, "metadata_center.peers_dns"],
   [/^REPLICA_/, "metadata_center.peers and peers_dns"],
-  [/^METADATA_CENTER_LOAD_/, "metadata_center.lease_ms"],
+  [/^METADATA_CENTER_CACHE_(GC_INTERVAL|EXPIRE)$/, "the prefixes saved longest ago go when there are too many"],
+  [/^METADATA_CENTER_CACHE_TOPK$/, "topk of a query; 10 without"],
+  [/^METADATA_CENTER_DEBUG_MODE$/, "POST /log/level with DEBUG"],
 ];
 
 /** Notes on variables that are set and have no effect. */

@@ -37,7 +37,7 @@ export function configOfEndpoints(
     ...(keyFile === undefined ? {} : { api_key_file: keyFile }),
     ...(keyVariable === undefined ? {} : { api_key_env: keyVariable }),
   }));
-  return parseConfig({ clusters }, "command line");
+  return parseConfig({ clusters }, "command line", Deno.env);
 }
 
 function parse(text: string): EngineUrl {

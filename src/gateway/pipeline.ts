@@ -111,7 +111,12 @@ export class Pipeline {
 
   constructor(parts: PipelineParts) {
     this.#parts = parts;
-    this.#prompts = { digest: parts.decisions.digest, payloadCharacters: parts.config.limits.payload_characters };
+    const { limits, metadata_center } = parts.config;
+    this.#prompts = {
+      digest: parts.decisions.digest,
+      payloadCharacters: limits.payload_characters,
+      goChats: metadata_center.go_prefixes,
+    };
   }
 
   /** Everything that needs no waiting. Throws GatewayError. */

@@ -79,10 +79,13 @@ const cacheSaveSchema = named(z.object({
   prompt_hash: z.array(hash).min(1).max(65_536),
   gateway: name.nullish(),
 }));
+/** Engines that a query is answered with when it does not say how many. */
+const DEFAULT_TOPK = 10;
 const cacheQuerySchema = z.object({
   cluster: name,
   prompt_hash: z.array(hash).max(65_536),
-  topk: z.int().min(1).max(10_000),
+  /** 0 is what Go sends of none. */
+  topk: z.int().min(0).max(10_000).default(DEFAULT_TOPK).transform((topk) => topk || DEFAULT_TOPK),
   ports: z.boolean().nullish(),
 });
 

@@ -11,6 +11,7 @@
 
 import { GatewayError } from "../base/errors.ts";
 import type { Kind } from "./api.ts";
+import { goPromptText } from "./go_prompt.ts";
 import type { InferenceRequest } from "./request.ts";
 
 /** Hex digest of a text of any length. */
@@ -34,6 +35,8 @@ export interface PromptOptions {
   readonly digest: Digest;
   /** Characters of all stretched payloads of one prompt; beyond, a payload is its bare digest. */
   readonly payloadCharacters: number;
+  /** Chats have the text that the Go gateway has of them, so that both kinds find each other's prefixes. */
+  readonly goChats?: boolean;
 }
 
 /**
@@ -42,6 +45,10 @@ export interface PromptOptions {
  */
 export function promptText({ kind, body, cacheSalt }: InferenceRequest, options: PromptOptions): string {
   try {
+    if (options.goChats && kind === "chat" && cacheSalt === undefined) {
+      const text = goPromptText(body.messages as unknown[]);
+      if (text !== undefined) return text;
+    }
     const tools = Array.isArray(body.tools) && body.tools.length > 0 ? canonical(body.tools) : "";
     const text = tools + textOf(kind, body, options);
     return cacheSalt === undefined ? text : `${cacheSalt}\n${text}`;

@@ -20,8 +20,6 @@ export interface CenterProcess {
   stop(): Promise<void>;
 }
 
-const COLLECT_MS = 60_000;
-
 export const DEFAULT_CENTER_ADDRESS = "127.0.0.1:8080";
 
 /**
@@ -42,7 +40,11 @@ export async function startCenter(
     attempts: 2,
     queue: config.queue_size,
   });
-  const center = new Center(systemClock, { ...DEFAULT_CENTER_LIMITS, leaseMs: config.lease_ms });
+  const center = new Center(systemClock, {
+    ...DEFAULT_CENTER_LIMITS,
+    leaseMs: config.lease_ms,
+    expiryMs: config.expiry_ms,
+  });
   const server = new CenterServer(center, { replicate: replication.publish, version: VERSION, log });
   const listen = config.listen ?? DEFAULT_CENTER_ADDRESS;
   const listener = config.listen === undefined && !isFree(listen)
@@ -51,7 +53,7 @@ export async function startCenter(
   const address = listener && { hostname: parseAddress(listen)!.hostname, port: listener.addr.port };
   const timers = [
     setInterval(() => replication.lost(center.expireLeases()), Math.max(50, config.lease_ms / 10)),
-    setInterval(() => center.collectGarbage(), COLLECT_MS),
+    setInterval(() => center.collectGarbage(), config.gc_interval_ms),
   ];
   if (config.peers_dns !== undefined) {
     const lookUp = () => lookUpPeers(config.peers_dns!, server, peers, config.peers);

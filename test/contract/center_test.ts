@@ -136,6 +136,7 @@ for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
         };
         assertEquals(await query({}), [{ ip: "10.1.0.1", length: 3 }]);
         assertEquals((await query({ ports: true })).length, 2);
+        for (const topk of [undefined, 0]) assertEquals((await query({ ports: true, topk })).length, 2);
       },
     );
     await t.step("a bad event of a batch costs itself", async () => {
@@ -211,7 +212,7 @@ for (const [name, start] of Object.entries(IMPLEMENTATIONS)) {
         ["POST", "/v1/cache/save", '{"cluster":"c","ip":"10.0.0.1","prompt_hash":[-1]}'],
         ["POST", "/v1/cache/save", '{"cluster":"c","ip":"10.0.0.1","prompt_hash":[18446744073709551616]}'],
         ["POST", "/v1/cache/save", '{"cluster":"c","ip":"10.0.0.1","prompt_hash":[1.5]}'],
-        ["POST", "/v1/cache/query", '{"cluster":"c","prompt_hash":[1]}'],
+        ["POST", "/v1/cache/query", '{"cluster":"c","prompt_hash":[1],"topk":-1}'],
         ["POST", "/v1/batch", '{"events":{}}'],
         ["POST", "/log/level", '{"LevelParam":"LOUD"}'],
         ["POST", "/v1/replica/event", "{}"],

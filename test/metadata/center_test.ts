@@ -264,6 +264,11 @@ Deno.test("the variables take what Go's take: whole milliseconds, all spellings 
   const time = async (text: string) =>
     (await load({ AIGW_METADATA_CENTER_UPDATE_STATS_TIMEOUT: text })).metadata_center.update_stats_timeout_ms;
   assertEquals([await time("200"), await time("25h"), await time("100us")], [200, 90_000_000, 1]);
+  const { metadata_center: expiring } = await load({
+    METADATA_CENTER_LOAD_GC_INTERVAL: "5s",
+    METADATA_CENTER_LOAD_REQ_EXPIRE: "1m",
+  });
+  assertEquals([expiring.gc_interval_ms, expiring.expiry_ms], [5_000, 60_000]);
   const flag = async (text: string) => (await load({ AIGW_META_DATA_CENTER_ENABLE: text })).metadata_center.enabled;
   for (const text of ["1", "t", "T", "TRUE", "true", "True"]) assertEquals(await flag(text), true);
   for (const text of ["0", "f", "F", "FALSE", "false", "False"]) assertEquals(await flag(text), false);
