@@ -6,6 +6,7 @@ import { z } from "zod";
 import { formatAddress, isLoopback, parseAddress } from "./base/address.ts";
 import { VERSION } from "./base/version.ts";
 import { ConfigError, configJsonSchema, loadConfig, parseConfig } from "./config/load.ts";
+import { importFiles } from "./command_line/import_files.ts";
 import { environmentNotes } from "./config/metadata_center.ts";
 import { type Config, configNotes } from "./config/schema.ts";
 import { diff } from "./config/snapshot.ts";
@@ -18,61 +19,7 @@ import { DEFAULT_CENTER_ADDRESS, startCenter } from "./server/center_process.ts"
 import { startGateway } from "./server/gateway_process.ts";
 import { listenOrSay } from "./server/listeners.ts";
 import { Log } from "./telemetry/log.ts";
-
-const USAGE = `aigw ${VERSION}: an inference scheduler for LLM fleets
-
-Usage: aigw COMMAND [options]
-
-Commands:
-  serve               Run the gateway
-  metadata-center     Run a metadata center alone
-  mock-engine         Run an engine that behaves like vLLM, without a model
-  check-config FILE   Validate a configuration
-  config-schema       Print the JSON Schema of the configuration
-  version             Print the version
-
-aigw COMMAND --help tells more.`;
-
-const COMMAND_USAGE: Record<string, string> = {
-  "serve": `Usage: aigw serve --config FILE [options]
-       aigw serve --endpoint URL [--endpoint URL ...] [options]
-
-Options:
-  --config FILE         Configuration, YAML or JSON
-  --endpoint URL        Without a configuration: an engine, as http://127.0.0.1:8000. May be repeated. Every model that
-                        the engines list in /v1/models is served
-  --api-key-env NAME    Environment variable with the key that these engines want
-  --api-key-file FILE   The same as a file
-  --listen HOST:PORT    Gateway address, instead of the config's
-  --admin HOST:PORT     Admin address, instead of the config's
-  --center HOST:PORT    Address of the embedded metadata center, instead of the config's
-  --workers N           Data plane threads, a number or auto
-  --share-addresses     Listen beside a gateway that is running, to take its place: it may be ended then
-  --mock-engines N      Run mock engines on the first N loopback endpoints of the config
-
-SIGTERM and Ctrl-C drain and stop; SIGHUP reads the configuration again.`,
-  "metadata-center": `Usage: aigw metadata-center [options]
-
-Options:
-  --config FILE         Take metadata_center from this configuration
-  --listen HOST:PORT    Address (default 127.0.0.1:8080)
-  --peer HOST:PORT      Replicate to this center. May be repeated`,
-  "mock-engine": `Usage: aigw mock-engine [options]
-
-Options:
-  --listen HOST:PORT    Address (default 127.0.0.1:10001)
-  --model NAME          Model that it serves; any when not given. May be repeated
-  --speed FACTOR        Times faster than the profile (default 1)
-  --instant             Answer at once, without the engine model
-  --output-tokens N     Tokens of an answer whose request sets no maximum (default 16)
-  --fault JSON          A fault for its requests, for example {"kind":"status","status":503,"first":3}`,
-  "check-config": `Usage: aigw check-config FILE [options]
-
-Options:
-  --against FILE        The configuration of a running gateway: what of the change needs a restart`,
-  "config-schema": "Usage: aigw config-schema",
-  "version": "Usage: aigw version",
-};
+import { COMMAND_USAGE, USAGE } from "./command_line/usage.ts";
 
 class UsageError extends Error {}
 
@@ -97,6 +44,8 @@ async function main(args: string[]): Promise<number> {
       return await mockEngine(rest);
     case "check-config":
       return await checkConfig(rest);
+    case "import":
+      return await importConfig(rest);
     case "config-schema":
       options(command, rest, {});
       console.log(JSON.stringify(configJsonSchema(), null, 2));
@@ -112,7 +61,7 @@ interface OptionNames {
   string?: string[];
   boolean?: string[];
   collect?: string[];
-  positional?: number;
+  positional?: number | "some";
 }
 
 // deno-lint-ignore no-explicit-any -- the values are checked where they are used
@@ -126,9 +75,12 @@ function options(command: string, args: string[], names: OptionNames): Record<st
       throw new UsageError(`Unknown option ${option}\n\n${COMMAND_USAGE[command]}`);
     },
   });
-  if (parsed._.length !== (names.positional ?? 0)) {
+  const { positional = 0 } = names;
+  if (positional === "some" ? parsed._.length === 0 : parsed._.length !== positional) {
     throw new UsageError(
-      `${command} takes ${names.positional ?? 0} arguments, not ${parsed._.length}\n\n${COMMAND_USAGE[command]}`,
+      `${command} takes ${positional === "some" ? "one or more" : positional} arguments, not ${parsed._.length}\n\n${
+        COMMAND_USAGE[command]
+      }`,
     );
   }
   for (const name of names.string ?? []) {
@@ -381,6 +333,14 @@ async function checkConfig(args: string[]): Promise<number> {
     else console.log("a running gateway takes it on as it is");
   }
   return 0;
+}
+
+async function importConfig(args: string[]): Promise<number> {
+  const { _: files } = options("import", args, { positional: "some" });
+  const { text, problems } = await importFiles(files);
+  console.log(text);
+  for (const problem of problems) console.error(problem);
+  return problems.length === 0 ? 0 : 1;
 }
 
 if (import.meta.main) {

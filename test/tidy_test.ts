@@ -27,6 +27,7 @@ const LEVELS: Record<string, number> = {
   "src/control": 8,
   "src/admin": 9,
   "src/server": 10,
+  "src/command_line": 10,
   "src/main.ts": 11,
   "wasm/build.ts": 12,
   "test": 13,

@@ -71,12 +71,29 @@ Deno.test("help, version, schema, wrong usage", async () => {
       [["serve", "--config", "config/local.yaml", "--listen", "nowhere"], "expected HOST:PORT"],
       [["mock-engine", "--fault", "{"], "--fault"],
       [["check-config"], "takes 1 arguments"],
+      [["import"], "takes one or more arguments"],
     ] as const
   ) {
     const { code, err } = await run(...args);
     assertEquals(code, 2, err);
     assertStringIncludes(err, message);
   }
+});
+
+Deno.test("import prints a configuration that can be used, and says plainly what it cannot read", async () => {
+  const rule = { plugins: [{ config: { model_mapping_rule: { m: { rules: [{ backend: "vllm", cluster: "c" }] } } } }] };
+  const endpoints = { clusters: [{ name: "c", endpoints: [{ address: "127.0.0.1", port: 1 }] }] };
+  await withConfig(JSON.stringify(rule), (go) =>
+    withConfig(JSON.stringify(endpoints), async (clusters) => {
+      const { code, out } = await run("import", go, clusters);
+      assertEquals(code, 0);
+      await withConfig(out, async (ours) => assertEquals((await run("check-config", ours)).code, 0));
+      const without = await run("import", clusters);
+      assertEquals(without.code, 1);
+      assertStringIncludes(without.err, "no model_mapping_rule");
+      assert(!without.err.includes("at "), without.err);
+      assertStringIncludes((await run("import", "/no/such/file")).err, "cannot be read");
+    }));
 });
 
 Deno.test("check-config says what is wrong and where", async () => {
