@@ -33,6 +33,10 @@ export const SCENARIOS: Record<string, Scenario> = {
   /** The same, and prefills are believed to take 30 % less, or more, than they do. */
   hidden_short: { fleet: { ...UNDISTURBED, hidden: 1, rateError: 0.7 } },
   hidden_long: { fleet: { ...UNDISTURBED, hidden: 1, rateError: 1.3 } },
+  /** Engines are so many ms away, each way. */
+  network_1: { fleet: { ...UNDISTURBED, networkMs: 1 } },
+  network_2: { fleet: { ...UNDISTURBED, networkMs: 2 } },
+  network_10: { fleet: { ...UNDISTURBED, networkMs: 10 } },
   /** A tenth of the requests comes ten times as fast. */
   burst: { fleet: UNDISTURBED, trace: burst },
 };

@@ -2,6 +2,7 @@
 // `deno task bench:routing`: replays traces against simulated engines on a virtual clock, policy by policy. A load is a share of the saturating rate: the highest at which the best published rule's mean TTFT stays under 10 s.
 
 import { parseArgs } from "@std/cli/parse-args";
+import { parseConfig } from "../../src/config/load.ts";
 import type { PolicyName } from "../../src/config/sections.ts";
 import { Random } from "../../src/base/random.ts";
 import { GatewayPolicy } from "./gateway_policy.ts";
@@ -20,6 +21,7 @@ const USAGE = `Usage: deno task bench:routing [options]
   --load L[,L…]       Shares of the saturating rate (0.5,0.7,0.85,1,1.2)
   --policies NAMES    Names with commas, or all
   --disturb NAMES     What goes wrong (none): ${Object.keys(SCENARIOS).join(" ")}
+  --queue JSON        Settings of the gateway's own queue, for example {"room_tokens":2048}
   --scale S           The saturating rate as a multiple of the trace's own, where it is known already
   --seed N (1), --requests N of a workload (1000 an engine), --json OUT, --svg OUT`;
 
@@ -30,7 +32,20 @@ function stop(message: string): never {
 }
 
 const options = parseArgs(Deno.args, {
-  string: ["trace", "workload", "engines", "load", "policies", "disturb", "scale", "seed", "requests", "json", "svg"],
+  string: [
+    "trace",
+    "workload",
+    "engines",
+    "load",
+    "policies",
+    "disturb",
+    "scale",
+    "seed",
+    "requests",
+    "queue",
+    "json",
+    "svg",
+  ],
   boolean: ["help"],
   default: { engines: "8", load: "0.5,0.7,0.85,1,1.2", policies: "all", disturb: "none", seed: "1", requests: "" },
   unknown: (option: string) => stop(`Unknown option ${option}\n\n${USAGE}`),
@@ -55,8 +70,21 @@ const seed = wholeNumber("seed");
 
 type Make = (fleet: Fleet, disturbance: Disturbance) => RoutingPolicy;
 
+const queue = readQueue(options.queue);
+
+function readQueue(text: string | undefined): Record<string, number> | undefined {
+  if (text === undefined) return undefined;
+  try {
+    const queue = JSON.parse(text);
+    parseConfig({ queue });
+    return queue;
+  } catch (error) {
+    stop(`--queue: ${(error as Error).message}`);
+  }
+}
+
 function own(algorithm: PolicyName): Make {
-  return (fleet, disturbance) => new GatewayPolicy(fleet, { algorithm, seed, disturbance });
+  return (fleet, disturbance) => new GatewayPolicy(fleet, { algorithm, seed, disturbance, queue });
 }
 
 /** The rules that others publish; the best of them is the yardstick. */

@@ -76,6 +76,8 @@ export interface Disturbance {
   hidden: number;
   /** The learned rates are this many times the true ones, and stay so; undefined: learned as always. */
   rateError: number | undefined;
+  /** Ms that a request takes to its engine, and an answer back. */
+  networkMs: number;
 }
 
 export const UNDISTURBED: Disturbance = {
@@ -85,6 +87,7 @@ export const UNDISTURBED: Disturbance = {
   speeds: [],
   hidden: 0,
   rateError: undefined,
+  networkMs: 0,
 };
 
 const NO_GAUGES: EngineGauges = { waiting: 0, kvUsage: 0, blocksInUse: 0 };
@@ -145,21 +148,38 @@ class View implements Fleet {
 
   send(job: Job, engine: number): void {
     this.#add(engine, 1, job.pendingTokens, job.inputTokens);
-    this.simulator.submit(job, engine, this);
+    job.engine = engine;
+    job.sentAt = this.now;
+    this.#onItsWay(() => this.simulator.submit(job, engine, this));
+  }
+
+  #onItsWay(arrive: () => void): void {
+    const { networkMs } = this.simulator.disturbance;
+    if (networkMs === 0) arrive();
+    else this.after(networkMs, arrive);
   }
 
   refuse(job: Job): void {
     job.refused = true;
-    this.simulator.refused();
+    this.simulator.ended();
   }
 
   firstToken(job: Job): void {
-    if (job.hidden) return;
-    this.#add(job.engine, 0, -job.pendingTokens, -job.inputTokens);
-    this.policy.firstToken(job);
+    this.#onItsWay(() => {
+      job.firstTokenAt = this.now;
+      if (job.hidden) return;
+      this.#add(job.engine, 0, -job.pendingTokens, -job.inputTokens);
+      this.policy.firstToken(job);
+    });
   }
 
   end(job: Job): void {
+    this.#onItsWay(() => this.#ended(job));
+  }
+
+  #ended(job: Job): void {
+    job.endAt = this.now;
+    this.simulator.ended();
     if (job.hidden) this.#add(job.engine, -1, -job.pendingTokens, -job.inputTokens);
     else this.#add(job.engine, -1, 0, 0);
     this.policy.end(job);
@@ -221,14 +241,12 @@ export class Simulator {
   }
 
   /** One request less to wait for. */
-  refused(): void {
+  ended(): void {
     this.#open--;
   }
 
   submit(job: Job, engine: number, view: View): void {
     const model = this.engines[engine];
-    job.engine = engine;
-    job.sentAt = this.now;
     this.sent[engine]++;
     this.sentTokens[engine] += job.inputTokens;
     const sequence: Sequence = {
@@ -237,14 +255,10 @@ export class Simulator {
       blocks: job.blocks,
       onToken: (generated) => {
         if (generated === 1) {
-          job.firstTokenAt = this.now;
           job.cachedTokens = model.cachedTokens(sequence);
           view.firstToken(job);
         }
-        if (generated < job.outputTokens) return;
-        job.endAt = this.now;
-        this.#open--;
-        view.end(job);
+        if (generated === job.outputTokens) view.end(job);
       },
     };
     model.submit(sequence);
