@@ -15,6 +15,8 @@ export class ClusterRow {
   hits: f64; // share of prompt bytes that were held, moving mean
   demandAt: f64; // ms
   saturation: f32; // 1 and more when the cluster has no room for what may wait
+  lastFlow: u32; // 1 + tenant · 4,096 + band of the last grant
+  sharedAt: f64; // ms, when grants last went to two flows in turn
 }
 
 export const CLUSTER_FIRST_GROUP: u32 = offsetof<ClusterRow>("firstGroup");
@@ -29,6 +31,8 @@ export const CLUSTER_BUSY_AT: u32 = offsetof<ClusterRow>("busyAt");
 export const CLUSTER_HITS: u32 = offsetof<ClusterRow>("hits");
 export const CLUSTER_DEMAND_AT: u32 = offsetof<ClusterRow>("demandAt");
 export const CLUSTER_SATURATION: u32 = offsetof<ClusterRow>("saturation");
+export const CLUSTER_LAST_FLOW: u32 = offsetof<ClusterRow>("lastFlow");
+export const CLUSTER_SHARED_AT: u32 = offsetof<ClusterRow>("sharedAt");
 
 /** CLASSES of these: what waits in each class of priority. */
 @unmanaged

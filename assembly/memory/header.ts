@@ -31,6 +31,7 @@ export class Header {
   // Late binding.
   minWork: u32; // uncached bytes that any request counts for
   room: f32; // uncached prompt bytes ahead of an endpoint below which it has room
+  pack: f32; // up to so many with its own a request is sent to where there is no room
   roomShared: f32; // the same where all of it is of other gateways
   roomOwn: f32; // own bytes ahead below which it has room where some is of other gateways
   slack: f32; // ms that an endpoint with room may cost more than the best one
@@ -73,6 +74,7 @@ export const HEADER_AVERAGES: u32 = offsetof<Header>("averages") / 4;
 export const HEADER_BYTES_PER_TOKEN: u32 = offsetof<Header>("bytesPerToken") / 4;
 export const HEADER_MIN_WORK: u32 = offsetof<Header>("minWork") / 4;
 export const HEADER_ROOM: u32 = offsetof<Header>("room") / 4;
+export const HEADER_PACK: u32 = offsetof<Header>("pack") / 4;
 export const HEADER_ROOM_SHARED: u32 = offsetof<Header>("roomShared") / 4;
 export const HEADER_ROOM_OWN: u32 = offsetof<Header>("roomOwn") / 4;
 export const HEADER_SLACK: u32 = offsetof<Header>("slack") / 4;

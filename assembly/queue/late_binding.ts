@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The queue in front of a cluster's endpoints. A request is sent when an endpoint has room: fewer than `room` uncached
-// prompt bytes ahead. One that comes is granted the cheapest endpoint with room, unless waiting for the best one pays by
+// prompt bytes ahead, or so few that with its own they are no more than `pack`. One that comes is granted the cheapest endpoint with room, unless waiting for the best one pays by
 // more than `slack`; then it waits. When an endpoint has room again, one of the waiting is granted it, whose turn it is
 // (order.ts). A grant costs O(waiting + endpoints). Who decides holds the cluster's lock.
 
@@ -29,7 +29,8 @@ import { uncachedOf } from "../prefix/known";
 import { requestGrant } from "../request";
 import { flightMs } from "../score/flight";
 import { gather, rowOf } from "../score/gather";
-import { drawNear, hasRoom, observeBusy, remoteShare, scoreLate } from "../score/late";
+import { drawNear, hasRoom, observeBusy, remoteShare, scoreLate, takes } from "../score/late";
+import { observeFlow, packOf } from "../score/pack";
 import { greatest } from "../score/pick";
 import { enqueue } from "./enqueue";
 import { charge, observeDrain } from "./fair_share";
@@ -99,16 +100,33 @@ function placeOrQueue(row: u32, generation: u32): i32 {
     const free = greatest(roomy);
     const endpoint = rowOf(drawNear(roomy, free));
     if (free + flightMs(endpoint) < best - header().slack) return queueFor(row, rowOf(drawNear(scores, best)));
+    const now = question().now;
+    const share = remoteShare(question().cluster);
+    if (clusterRow(question().cluster).waiting != 0 && !hasRoom(endpoint, share, stampOf(now))) {
+      return queueAt(row, endpoint, share, now);
+    }
     question().row = endpoint;
     question().matched = matchedOn(requestRow(row), endpoint);
-    if (requestGrant(row, generation, question().now) == 1) {
+    if (requestGrant(row, generation, now) == 1) {
       const work = uncachedOf(question().promptBytes, question().matched);
       observeDemand(question().cluster, requestRow(row).priorityClass, work, question().now);
       charge(question().tenant, question().promptBytes, work, false, question().now);
+      observeFlow(question().cluster, question().tenant, question().band, question().now);
       return <i32>endpoint;
     }
   }
   return -1;
+}
+
+// Where others wait, one that is small enough for an endpoint without room takes its turn among them.
+function queueAt(row: u32, endpoint: u32, share: f32, now: f64): i32 {
+  const cluster = question().cluster;
+  const result = queueFor(row, endpoint);
+  if (result == QUEUED) {
+    survey(cluster, SERVING | NOT_BACKED_OFF, share, now);
+    fillSurveyed(cluster, endpoint, share, now);
+  }
+  return result;
 }
 
 // Lets the request of the question wait, if there is time: `home` is the endpoint that would be best for it.
@@ -182,7 +200,7 @@ export function fill(cluster: u32, endpoint: u32, now: f64): u32 {
   lockCluster(cluster);
   const share = remoteShare(cluster);
   let granted: u32 = 0;
-  if (open(endpoint, share, stampOf(now))) {
+  if (open(cluster, endpoint, share, now)) {
     survey(cluster, SERVING | NOT_BACKED_OFF, share, now);
     granted = fillSurveyed(cluster, endpoint, share, now);
   }
@@ -201,7 +219,7 @@ export function fillAll(cluster: u32, now: f64): u32 {
   while (group != 0) {
     group--;
     for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row++) {
-      if (!open(row, share, stampOf(now))) continue;
+      if (!open(cluster, row, share, now)) continue;
       const grants = fillSurveyed(cluster, row, share, now);
       granted += grants;
       if (grants > 0) survey(cluster, SERVING | NOT_BACKED_OFF, share, now);
@@ -213,24 +231,27 @@ export function fillAll(cluster: u32, now: f64): u32 {
 }
 
 @inline
-function open(endpoint: u32, share: f32, stamp: u32): bool {
-  return (load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & SERVING) != 0 && hasRoom(endpoint, share, stamp);
+function open(cluster: u32, endpoint: u32, share: f32, now: f64): bool {
+  return (load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & SERVING) != 0 &&
+    takes(endpoint, 0, packOf(cluster, now), share, stampOf(now));
 }
 
 function fillSurveyed(cluster: u32, endpoint: u32, share: f32, now: f64): u32 {
   let granted: u32 = 0;
-  while (hasRoom(endpoint, share, stampOf(now))) {
+  while (takes(endpoint, 0, packOf(cluster, now), share, stampOf(now))) {
     const row = next(cluster, endpoint, share, now);
     if (row < 0) break;
     const request = requestRow(row);
     const tenant = request.tenant;
     const prompt = request.prompt;
+    const band = request.band;
     question().row = endpoint;
     question().matched = matchedOn(request, endpoint);
     const result = requestGrant(row, nextGeneration, now);
     if (result == -1) break;
     if (result == 0) continue; // its owner was faster
     charge(tenant, prompt, uncachedOf(prompt, question().matched), true, now);
+    observeFlow(cluster, tenant, band, now);
     granted++;
     rebase(endpoint, share, now);
   }

@@ -32,13 +32,16 @@ import { TENANT_VIRTUAL, TenantRow } from "../memory/tenant";
 import { pricedOf, uncachedOf } from "../prefix/known";
 import { adapterMs, lists } from "../score/adapter";
 import { compareFlights, compareRates, flightMs, flightOf, meanRate } from "../score/flight";
-import { aheadOf, baseOf, chargeOf, observeBusy } from "../score/late";
+import { aheadOf, baseOf, chargeOf, hasRoom, observeBusy, takes } from "../score/late";
+import { packOf } from "../score/pack";
 import { serviceRate, virtualOf } from "./fair_share";
 
 /** Share of the time that a request is overdue by which its slack grows. */
 const LATE_SLACK: f64 = 0.1;
 /** A deadline is near when less than this is left beyond the prefill, ms. */
 const NEAR_MS: f64 = 250;
+/** What is too large for the endpoint now is behind what is not, of the same tenant and band. */
+const UNFIT_MS: f64 = 1e12;
 /** Endpoints that are kept at hand as the alternatives of requests that nobody holds. */
 const ALTERNATIVES: u32 = 4;
 
@@ -160,13 +163,19 @@ let price: f32 = 0;
 let remote: f32 = 0;
 let stamp: u32 = 0;
 
-/** The waiting request whose turn it is on an endpoint, or -1. */
+/**
+ * The waiting request whose turn it is on an endpoint, or -1. One that is too large for what the endpoint takes now is
+ * passed by smaller ones of its tenant, unless it is urgent; not by those of others.
+ */
 export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
   offered = endpoint;
   remote = share;
   stamp = stampOf(now);
   offeredBase = baseOf(endpoint, share, stamp);
   price = chargeOf(cluster) * meanRate;
+  const roomy = hasRoom(endpoint, share, stamp);
+  const pack = packOf(cluster, now);
+  let fits = true;
   const eligibility = load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint));
   const words = (workers * requestsPerWorker + 31) >> 5;
   let chosen: i32 = -1;
@@ -196,7 +205,10 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
       const deadline = request.deadline;
       const left = deadline > 0 ? deadline - now - ms : Infinity;
       const urgent = late > 0 || left < NEAR_MS;
-      const itsTurn: f64 = urgent ? -1e12 - max(waited, NEAR_MS - left) : ms / (1 + <f64>header().ageing * waited);
+      const itFits = roomy || takes(endpoint, work, pack, share, stamp);
+      let itsTurn: f64 = ms / (1 + <f64>header().ageing * waited);
+      if (urgent) itsTurn = -1e12 - max(waited, NEAR_MS - left);
+      else if (!itFits) itsTurn += UNFIT_MS;
       if (itsBand == band && itsVirtual == virtual && itsTurn >= turn) continue;
       const slack = <f64>header().slack + LATE_SLACK * max<f64>(0, late) + max<f64>(0, NEAR_MS - left);
       if (!wants(request, work, slack, late > 0)) continue;
@@ -206,9 +218,10 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
       band = itsBand;
       virtual = itsVirtual;
       turn = itsTurn;
+      fits = itFits;
     }
   }
-  return chosen;
+  return fits ? chosen : -1;
 }
 
 // Ms after which a request of this tenant is overdue.

@@ -44,6 +44,7 @@ import { pricedOf, uncachedOf } from "../prefix/known";
 import { adapterMs } from "./adapter";
 import { compareGathered, flightMs, minFlight, meanRate, weightOfFour } from "./flight";
 import { isGathered, positionOf } from "./gather";
+import { packOf } from "./pack";
 import { drawAbove } from "./pick";
 
 /** Time over which the busy share is averaged, ms. */
@@ -105,12 +106,13 @@ export function aheadMsOfFour(ahead: v128, rate: v128, since: v128, room: v128):
 }
 
 /**
- * Whether an endpoint has room: less than `room` ahead, and not late by as much. Gateways that look only at all that is
- * ahead would keep each other out: who has something there sees first that it is over. So each may have one request
- * there, up to a larger bound, and more only while its own are few.
+ * Whether an endpoint takes a request of so many uncached bytes: it has room, which is less than `room` ahead, or the
+ * request is small enough for what is ahead with its own to be no more than `pack`; and it is not late by as much as `room`. Gateways that look
+ * only at all that is ahead would keep each other out: who has something there sees first that it is over. So each may
+ * have one request there, up to a larger bound, and more only while its own are few.
  */
 @inline
-export function hasRoom(row: u32, share: f32, stamp: u32): bool {
+export function takes(row: u32, work: u32, pack: f32, share: f32, stamp: u32): bool {
   if (load<i32>(cell(ENDPOINT_REQUESTS, row)) >= load<i32>(cell(ENDPOINT_LIMIT, row))) return false;
   const ahead = aheadOf(row, share);
   const own = load<u32>(cell(ENDPOINT_UNCACHED, row));
@@ -118,7 +120,13 @@ export function hasRoom(row: u32, share: f32, stamp: u32): bool {
   if (ahead > <f32>own && <f32>own >= header().roomOwn) return false;
   const rate = load<f32>(cell(ENDPOINT_RATE, row));
   const late = sinceOf(row, stamp) - rate * ahead;
-  return ahead < header().room && late < rate * header().room;
+  return (ahead < header().room || ahead + <f32>work <= pack) && late < rate * header().room;
+}
+
+/** Whether it takes any request. */
+@inline
+export function hasRoom(row: u32, share: f32, stamp: u32): bool {
+  return takes(row, 0, -1, share, stamp);
 }
 
 /** base_i of the formula. */
@@ -147,7 +155,7 @@ export function chargeOf(cluster: u32): f32 {
 }
 
 /**
- * Scores the gathered candidates by -cost, and beside it, where the prompt loads were, those that have room; the others
+ * Scores the gathered candidates by -cost, and beside it, where the prompt loads were, those that take the request now; the others
  * are -Inf there. Returns how many of the candidates are busy.
  */
 export function scoreLate(): u32 {
@@ -163,6 +171,8 @@ export function scoreLate(): u32 {
   const room = f32x4.splat(header().room);
   const sharedRoom = f32x4.splat(header().roomShared);
   const ownRoom = f32x4.splat(header().roomOwn);
+  const most = packOf(cluster, question().now);
+  const pack = f32x4.splat(most);
   compareGathered();
   const run = f32x4.splat(header().run);
   const square = f32x4.splat(header().runSquare);
@@ -194,7 +204,8 @@ export function scoreLate(): u32 {
       const late = f32x4.sub(since, f32x4.mul(rate, ahead));
       const own = f32x4.convert_i32x4_u(v128.load(cell(ENDPOINT_UNCACHED, row)));
       const few = v128.or(f32x4.le(ahead, own), f32x4.lt(own, ownRoom));
-      const another = v128.and(v128.and(f32x4.lt(ahead, room), f32x4.lt(late, f32x4.mul(rate, room))), few);
+      const fits = v128.or(f32x4.lt(ahead, room), f32x4.le(f32x4.add(ahead, work), pack));
+      const another = v128.and(v128.and(fits, f32x4.lt(late, f32x4.mul(rate, room))), few);
       const roomLeft = v128.and(
         v128.bitselect(f32x4.lt(ahead, sharedRoom), another, f32x4.eq(own, zero)),
         i32x4.lt_s(v128.load(cell(ENDPOINT_REQUESTS, row)), v128.load(cell(ENDPOINT_LIMIT, row))),
@@ -211,7 +222,10 @@ export function scoreLate(): u32 {
     const left = uncachedOf(promptBytes, match.bytes);
     const saved = <f32>uncachedOf(promptBytes, everywhere) - <f32>left;
     const notCharged = priced - price * <f32>pricedOf(left, promptBytes, hot);
-    add(<usize>positionOf(row) << 2, load<f32>(cell(ENDPOINT_RATE, row)) * saved + notCharged);
+    const at = <usize>positionOf(row) << 2;
+    // What does not fit whole may fit without what is cached.
+    if (takes(row, left, most, remoteShare(cluster), stamp)) store<f32>(roomy + at, load<f32>(scores + at));
+    add(at, load<f32>(cell(ENDPOINT_RATE, row)) * saved + notCharged);
   }
   if (question().adapter != 0) addAdapter(question().adapter);
   return busy;

@@ -16,6 +16,7 @@ export function writeQueueParameters(kernel: AttachedKernel, queue: QueueConfig,
   const floats = new Float32Array(kernel.buffer);
   floats[k.HEADER_BYTES_PER_TOKEN] = bytesPerToken;
   floats[k.HEADER_ROOM] = queue.room_tokens * bytesPerToken;
+  floats[k.HEADER_PACK] = queue.pack_tokens * bytesPerToken;
   floats[k.HEADER_ROOM_SHARED] = Math.max(queue.room_tokens, queue.shared_room_tokens) * bytesPerToken;
   floats[k.HEADER_ROOM_OWN] = queue.shared_own_tokens * bytesPerToken;
   floats[k.HEADER_SLACK] = queue.slack_ms;

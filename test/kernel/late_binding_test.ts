@@ -308,3 +308,50 @@ Deno.test("preempt marks the last batch request before its first token, once eac
   assertEquals([preempt(), preempt(), preempt()], [batch[1].row, batch[0].row, -1]);
   assertEquals(batch.map(({ preempted }) => preempted), [true, true]);
 });
+
+Deno.test("queue: small requests are packed together; one that is large is passed by them until it is overdue", () => {
+  const { kernels, table, rows: [endpoint], requests: [requests] } = setUp(1);
+  const k = kernels[1].exports;
+  table.setRate(endpoint, 1 / 32);
+  let now = 1e12;
+  const arrive = (bytes: number) => {
+    const row = requests.tryOpen(0, 0, bytes)!;
+    k.lookUpNothing();
+    const result = put(kernels[1], { band: 1_000, tenant: 0, now }).arrive(row.row, row.generation);
+    assert(result === endpoint || result === k.QUEUED, `${result}`);
+    return row;
+  };
+  const dispatched = (row: RequestRow) => {
+    if (row.phase !== RequestPhase.granted) return false;
+    row.dispatch(now, false);
+    return true;
+  };
+  // 4 bytes a token: room is 8,192 bytes, a pack 32,768.
+  const sent = [arrive(15_000), arrive(15_000)];
+  assert(sent.every(dispatched));
+  const large = arrive(100_000);
+  const waiting = [arrive(3_000)];
+  assertEquals([large.phase, waiting[0].phase], [RequestPhase.waiting, RequestPhase.waiting], "30,000 are ahead");
+  let passed = 0;
+  let rounds = 0;
+  for (; large.phase === RequestPhase.waiting && rounds < 40; rounds++) {
+    now += 450;
+    const first = sent.shift()!;
+    first.firstToken(now);
+    k.fill(0, endpoint, now);
+    first.release();
+    waiting.push(arrive(15_000));
+    for (const row of [...waiting]) {
+      if (!dispatched(row)) continue;
+      passed++;
+      sent.push(row);
+      waiting.splice(waiting.indexOf(row), 1);
+    }
+    if (sent.length === 0) break;
+  }
+  assertEquals(large.phase, RequestPhase.granted);
+  assert(passed >= 3, `${passed} passed it before it was overdue`);
+  assert(rounds >= 5 && waiting.length > 0, `${rounds} rounds, then ${waiting.length} waited behind it`);
+  for (const row of [large, ...sent, ...waiting]) row.release();
+  assertEquals(table.requests(endpoint), 0);
+});

@@ -90,6 +90,7 @@ function scene(random: Random, round: number) {
 const ROOM = 8_192;
 const SHARED_ROOM = 4 * ROOM;
 const OWN_ROOM = 2_048;
+const PACK = 4 * ROOM;
 
 function aheadMs({ rate, uncached, remote, sinceMs }: Endpoint): number {
   const ahead = uncached + remote;
@@ -98,10 +99,12 @@ function aheadMs({ rate, uncached, remote, sinceMs }: Endpoint): number {
   return Math.max(left, rate * Math.min(ahead, ROOM)) + Math.max(0, -left);
 }
 
-function hasRoom({ rate, uncached, remote, sinceMs }: Endpoint): boolean {
+/** Whether an endpoint takes a request of so many uncached bytes. */
+function takes({ rate, uncached, remote, sinceMs }: Endpoint, work: number): boolean {
   const ahead = uncached + remote;
   if (uncached === 0) return ahead < SHARED_ROOM;
-  return ahead < ROOM && sinceMs - rate * ahead < rate * ROOM && (remote === 0 || uncached < OWN_ROOM);
+  const fits = ahead < ROOM || ahead + work <= PACK;
+  return fits && sinceMs - rate * ahead < rate * ROOM && (remote === 0 || uncached < OWN_ROOM);
 }
 
 function close(actual: number, expected: number, what: string): void {
@@ -133,7 +136,7 @@ Deno.test("late_binding scores by work ahead, flight and recomputation; it takes
     const cost = (one: Endpoint) => aheadMs(one) + flight(one) + (one.rate + charge * mean) * uncached(one.matched);
     for (const one of endpoints) close(-score(one.row), cost(one), `row ${one.row} of round ${round}`);
     const best = Math.min(...endpoints.map(cost));
-    const free = endpoints.filter(hasRoom).toSorted((a, b) => cost(a) - cost(b))[0];
+    const free = endpoints.filter((one) => takes(one, uncached(one.matched))).toSorted((a, b) => cost(a) - cost(b))[0];
     const wanted = free && cost(free) - flight(free) <= best + queue.slack_ms ? cost(free) : best;
     const its = endpoints.find(({ row }) => row === chosen)!;
     assert(cost(its) - wanted <= queue.tie_ms + 0.01 * wanted + 1, `round ${round}: ${cost(its)}, not ${wanted}`);
