@@ -6,20 +6,19 @@
 import { header } from "../memory/header";
 import { clusterRow } from "../memory/plan";
 
-/** Ms for which a cluster counts as shared after grants to two flows. */
+/** Ms for which a cluster counts as shared after grants to two flows, and after the first. */
 const SHARED_MS: f64 = 10_000;
 
 /** A request of this tenant and band is granted an endpoint. */
 export function observeFlow(cluster: u32, tenant: u32, band: u32, now: f64): void {
   const row = clusterRow(cluster);
   const flow = 1 + (tenant << 12) + band;
-  if (row.lastFlow != 0 && row.lastFlow != flow) row.sharedAt = now;
+  if (row.lastFlow != flow) row.sharedAt = now;
   row.lastFlow = flow;
 }
 
 /** The bytes ahead, its own included, up to which a request is added; 0: to none without room. */
 @inline
 export function packOf(cluster: u32, now: f64): f32 {
-  const sharedAt = clusterRow(cluster).sharedAt;
-  return sharedAt == 0 || now - sharedAt > SHARED_MS ? header().pack : 0;
+  return now - clusterRow(cluster).sharedAt > SHARED_MS ? header().pack : 0;
 }

@@ -326,6 +326,12 @@ Deno.test("queue: small requests are packed together; one that is large is passe
     row.dispatch(now, false);
     return true;
   };
+  // For some seconds after the first grant there may be others to come.
+  const warm = arrive(1_000);
+  assert(dispatched(warm));
+  warm.firstToken(now);
+  warm.release();
+  now += 20_000;
   // 4 bytes a token: room is 8,192 bytes, a pack 32,768.
   const sent = [arrive(15_000), arrive(15_000)];
   assert(sent.every(dispatched));
