@@ -1,15 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Real engines as processes of their own, from a folder that setup.sh has filled: vLLM on CPU and llama.cpp's server, each
-// with a tiny random model called "tiny".
+// Real engines as processes of their own, from a folder that setup.sh has filled: vLLM on CPU, `transformers serve` and
+// llama.cpp's server, each with a tiny random model.
 
 import { until } from "../support/until.ts";
 
+type Kind = "vllm" | "transformers" | "llamacpp";
+
+/** What an engine is started from. */
+const NEEDED: Record<Kind, string> = {
+  vllm: "venv/bin/vllm",
+  transformers: "venv/bin/transformers",
+  llamacpp: "llamacpp/bin/python",
+};
+
 /** The folder with the engines; undefined when there is none, and then why. */
-export function folderOf(kind: "vllm" | "llamacpp"): { folder?: string; why: string } {
+export function folderOf(kind: Kind): { folder?: string; why: string } {
   const folder = Deno.env.get("AIGW_REAL_ENGINES");
-  const setup = `sh test/real/${kind}/setup.sh FOLDER`;
+  const setup = `sh test/real/${kind === "transformers" ? "vllm" : kind}/setup.sh FOLDER`;
   if (folder === undefined) return { why: `AIGW_REAL_ENGINES names no folder: ${setup}` };
-  const needed = kind === "vllm" ? "venv/bin/vllm" : "llamacpp/bin/python";
+  const needed = NEEDED[kind];
   try {
     Deno.statSync(`${folder}/${needed}`);
     return { folder, why: "" };
@@ -28,7 +37,7 @@ export interface RealEngine extends AsyncDisposable {
 
 /** Starts an engine and waits until it is healthy. */
 export async function startEngine(
-  kind: "vllm" | "llamacpp",
+  kind: Kind,
   folder: string,
   port: number,
   env: Record<string, string> = {},
