@@ -46,7 +46,7 @@ function crowd() {
     row.dispatch(now, false);
     return row;
   });
-  const waiting = new Set(Array.from({ length: WAITING }, (_, i) => arrive(9_000 + 7 * i)));
+  const waiting = new Set(Array.from({ length: WAITING }, (_, i) => arrive(20_000 + 7 * i)));
   return { k, arrive, busy, waiting, tick: () => now += 1 };
 }
 
@@ -79,7 +79,7 @@ Deno.bench(`grant, ${WAITING} waiting, ${ENDPOINTS} endpoints`, { group: "queue"
     granting.waiting.delete(row);
     break;
   }
-  granting.waiting.add(granting.arrive(9_000 + turn % 7_000));
+  granting.waiting.add(granting.arrive(20_000 + turn % 7_000));
 });
 
 for (const policy of ["inference_lb", "expected_ttft", "slo", "late_binding"]) {

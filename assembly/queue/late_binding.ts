@@ -36,7 +36,7 @@ import { enqueue } from "./enqueue";
 import { charge, observeDrain } from "./fair_share";
 import { observeDemand, tooLate } from "./forecast";
 import { lockCluster, unlockCluster } from "./lock";
-import { matchedOn, next, nextGeneration, rebase, rejoin, survey } from "./order";
+import { leastWork, matchedOn, next, nextGeneration, rebase, rejoin, survey } from "./order";
 
 /** `arrive`: the request waits; or it would come too late to its first token, and does not. */
 export const QUEUED: i32 = -2;
@@ -238,9 +238,11 @@ function open(cluster: u32, endpoint: u32, share: f32, now: f64): bool {
 
 function fillSurveyed(cluster: u32, endpoint: u32, share: f32, now: f64): u32 {
   let granted: u32 = 0;
-  while (takes(endpoint, 0, packOf(cluster, now), share, stampOf(now))) {
+  let least: u32 = 0;
+  while (takes(endpoint, least, packOf(cluster, now), share, stampOf(now))) {
     const row = next(cluster, endpoint, share, now);
     if (row < 0) break;
+    least = leastWork;
     const request = requestRow(row);
     const tenant = request.tenant;
     const prompt = request.prompt;

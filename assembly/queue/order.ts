@@ -154,6 +154,8 @@ export function minCost(request: RequestRow, left: f32, share: f32, stamp: u32):
 
 /** Generation of the row that `next` returned. */
 export let nextGeneration: u32 = 0;
+/** No request that `next` looked at has less uncached bytes on the endpoint that it offered. */
+export let leastWork: u32 = 0;
 
 // The endpoint that `next` offers to those who wait: its row and base; what a byte of capacity is worth in ms, the share
 // of remote prompt bytes that is work, the time.
@@ -176,6 +178,7 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
   const roomy = hasRoom(endpoint, share, stamp);
   const pack = packOf(cluster, now);
   let fits = true;
+  let least: u32 = u32.MAX_VALUE;
   const eligibility = load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint));
   const words = (workers * requestsPerWorker + 31) >> 5;
   let chosen: i32 = -1;
@@ -194,11 +197,14 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
       const mask = request.mask;
       if ((eligibility & mask) != mask || !lists(endpoint, request.adapter)) continue;
       const itsBand = request.band;
-      if (itsBand > band) continue;
       const account = tenantRow(request.tenant);
       const itsVirtual = account.virtual;
-      if (itsBand == band && itsVirtual > virtual) continue;
+      if (itsBand > band || (itsBand == band && itsVirtual > virtual)) {
+        least = 0;
+        continue;
+      }
       const work = uncachedOf(request.prompt, matchedOn(request, endpoint));
+      least = min(least, work);
       const ms = <f64>load<f32>(cell(ENDPOINT_RATE, endpoint)) * <f64>work;
       const waited = now - request.queued;
       const late = waited - overdueAfter(account);
@@ -221,6 +227,7 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
       fits = itFits;
     }
   }
+  leastWork = least;
   return fits ? chosen : -1;
 }
 
