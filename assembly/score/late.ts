@@ -167,7 +167,8 @@ export function scoreLate(): u32 {
   const roomy = scratch + positionPrompt;
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
   const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
-  const share = f32x4.splat(remoteShare(cluster));
+  const remote = remoteShare(cluster);
+  const share = f32x4.splat(remote);
   const room = f32x4.splat(header().room);
   const sharedRoom = f32x4.splat(header().roomShared);
   const ownRoom = f32x4.splat(header().roomOwn);
@@ -224,7 +225,7 @@ export function scoreLate(): u32 {
     const notCharged = priced - price * <f32>pricedOf(left, promptBytes, hot);
     const at = <usize>positionOf(row) << 2;
     // What does not fit whole may fit without what is cached.
-    if (takes(row, left, most, remoteShare(cluster), stamp)) store<f32>(roomy + at, load<f32>(scores + at));
+    if (takes(row, left, most, remote, stamp)) store<f32>(roomy + at, load<f32>(scores + at));
     add(at, load<f32>(cell(ENDPOINT_RATE, row)) * saved + notCharged);
   }
   if (question().adapter != 0) addAdapter(question().adapter);

@@ -91,29 +91,15 @@ export async function overload(seconds: number): Promise<void> {
     admission: { shed_below: -1_000 },
   });
   const short = Math.max(20, seconds / 5);
+  const measured = async (what: string, load: number, seconds: number, seed: number) =>
+    report(what, await run(protectedGateway.port, { load, seconds, seed, objectives: true }), seconds);
   try {
     await sleep(1_500);
     await run(protectedGateway.port, { load: 0.5, seconds: 15, seed: 1, objectives: true });
-    const at70 = report(
-      "protected at 70 %",
-      await run(protectedGateway.port, { load: 0.7, seconds: short, seed: 2, objectives: true }),
-      short,
-    );
-    const at90 = report(
-      "protected at 90 %",
-      await run(protectedGateway.port, { load: 0.9, seconds: short, seed: 3, objectives: true }),
-      short,
-    );
-    const at100 = report(
-      "protected at 100 %",
-      await run(protectedGateway.port, { load: 1, seconds: short, seed: 4, objectives: true }),
-      short,
-    );
-    const at150 = report(
-      "protected at 150 %",
-      await run(protectedGateway.port, { load: 1.5, seconds, seed: 5, objectives: true }),
-      seconds,
-    );
+    const at70 = await measured("protected at 70 %", 0.7, short, 2);
+    const at90 = await measured("protected at 90 %", 0.9, short, 3);
+    const at100 = await measured("protected at 100 %", 1, short, 4);
+    const at150 = await measured("protected at 150 %", 1.5, seconds, 5);
     const best = Math.max(at70.goodput, at90.goodput, at100.goodput);
     console.log(
       `goodput at 150 % is ${(100 * at150.goodput / best).toFixed(0)} % of the best; critical p99 is ${

@@ -3,38 +3,29 @@
 // chunk costs nothing for it. Resolution is one tick.
 
 import type { Clock } from "./clock.ts";
+import { type Placed, PlacedList } from "./placed_list.ts";
 
 /** Something that may run out of time. */
-export interface Deadline {
+export interface Deadline extends Placed {
   /** When it expires, in the clock's `now`; Infinity for never. */
   deadline: number;
-  /** Its place among the watched, kept by `Deadlines`; -1 when it is not watched. */
-  place: number;
   /** Called once, after which it is watched no more. */
   expire(): void;
 }
 
 export class Deadlines {
-  // An array with swapped removal: a Set would hash an object three times a request.
-  readonly #watched: Deadline[] = [];
+  readonly #watched = new PlacedList<Deadline>();
   #cancel: (() => void) | undefined;
 
   constructor(readonly clock: Clock, readonly tickMs = 50) {}
 
   watch(item: Deadline): void {
-    if (item.place < 0) item.place = this.#watched.push(item) - 1;
+    this.#watched.add(item);
     this.#cancel ??= this.clock.after(this.tickMs, this.#tick);
   }
 
   unwatch(item: Deadline): void {
-    const { place } = item;
-    if (place < 0) return;
-    const last = this.#watched.pop()!;
-    if (last !== item) {
-      this.#watched[place] = last;
-      last.place = place;
-    }
-    item.place = -1;
+    this.#watched.remove(item);
   }
 
   /** Stops ticking; what is watched expires no more. */
@@ -44,7 +35,7 @@ export class Deadlines {
   }
 
   get size(): number {
-    return this.#watched.length;
+    return this.#watched.size;
   }
 
   readonly #tick = (): void => {
@@ -59,7 +50,7 @@ export class Deadlines {
       }
     } finally {
       // Also when one throws: the others still have their time.
-      this.#cancel = this.#watched.length > 0 ? this.clock.after(this.tickMs, this.#tick) : undefined;
+      this.#cancel = this.#watched.size > 0 ? this.clock.after(this.tickMs, this.#tick) : undefined;
     }
   };
 }

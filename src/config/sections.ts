@@ -159,7 +159,9 @@ export const queueSchema = z.strictObject({
   room_tokens: positive(1_000_000).default(2_048)
     .describe("An endpoint with fewer uncached prompt tokens ahead has room: one prefill chunk of the engine"),
   pack_tokens: z.int().min(0).max(1_000_000).default(8_192)
-    .describe("Requests go to an endpoint without room too while all ahead of it, their own included, is no more"),
+    .describe(
+      "Requests go to an endpoint without room too while all ahead of it, their own included, is no more; not while several tenants or priorities are served in turn",
+    ),
   shared_room_tokens: positive(1_000_000).default(8_192)
     .describe("The same where all that is ahead came through other gateways; at least room_tokens"),
   shared_own_tokens: z.int().min(0).max(1_000_000).default(512)

@@ -123,14 +123,17 @@ Deno.test("a cluster's max_running_requests holds without metrics", async () => 
   assert(most <= 3, `${most} at once`);
 });
 
+/** Every late stream has a second attempt, and nothing else moves one. */
+const HEDGING = {
+  workers: 1,
+  probes: { enabled: false },
+  outliers: { silence_ms: 600_000 },
+  hedge: { percent: 100, after_percentile: 90, least_ms: 50 },
+};
+
 Deno.test("a stream that is late has a second attempt elsewhere, and the first is given up", async () => {
   await using engines = startEngines(2, { speed: 20 });
-  await using gateway = await startTestGateway(engines, {
-    workers: 1,
-    probes: { enabled: false },
-    outliers: { silence_ms: 600_000 },
-    hedge: { percent: 100, after_percentile: 90, least_ms: 50 },
-  });
+  await using gateway = await startTestGateway(engines, HEDGING);
   assertEquals(await send(gateway, 30, 3, { stream: true }), Array(30).fill(200));
   assertEquals(await gateway.metric("aigw_hedges_total"), 0);
   engines[0].pause();
@@ -148,12 +151,7 @@ Deno.test("a stream that is late has a second attempt elsewhere, and the first i
 
 Deno.test("a stream whose client leaves takes its second attempt along", async () => {
   await using engines = startEngines(2, { speed: 20 });
-  await using gateway = await startTestGateway(engines, {
-    workers: 1,
-    probes: { enabled: false },
-    outliers: { silence_ms: 600_000 },
-    hedge: { percent: 100, after_percentile: 90, least_ms: 50 },
-  });
+  await using gateway = await startTestGateway(engines, HEDGING);
   assertEquals(await send(gateway, 30, 3, { stream: true }), Array(30).fill(200));
   for (const engine of engines) engine.pause();
   const leaving = new AbortController();

@@ -4,6 +4,7 @@
 // a moment, the table of connections is looked at, a few times a second and never for more than a twentieth of the time.
 
 import type { Clock } from "../../base/clock.ts";
+import { type Placed, PlacedList } from "../../base/placed_list.ts";
 
 /** The connection that a request came by. */
 export interface Arrival {
@@ -13,11 +14,9 @@ export interface Arrival {
 }
 
 /** A request that waits for its answer. */
-export interface WaitingClient {
+export interface WaitingClient extends Placed {
   readonly arrival: Arrival;
   readonly since: number;
-  /** Its place among the watched, kept by `Leavers`; -1 when it is not watched. */
-  place: number;
   leave(): void;
 }
 
@@ -28,8 +27,7 @@ export type ConnectionTable = () => Promise<string>;
 const MAX_SHARE = 1 / 20;
 
 export class Leavers {
-  // An array with swapped removal, as in Deadlines: most requests come and go between two looks.
-  readonly #waiting: WaitingClient[] = [];
+  readonly #waiting = new PlacedList<WaitingClient>();
   #cancel: (() => void) | undefined;
   #looking = false;
 
@@ -39,33 +37,22 @@ export class Leavers {
   /** Its client is looked for until `unwatch`. */
   watch(client: WaitingClient): void {
     if (this.ms === 0) return;
-    client.place = this.#waiting.push(client) - 1;
+    this.#waiting.add(client);
     if (!this.#looking) this.#cancel ??= this.clock.after(this.ms, this.#look);
   }
 
   unwatch(client: WaitingClient): void {
-    const { place } = client;
-    if (place < 0) return;
-    const last = this.#waiting.pop()!;
-    if (last !== client) {
-      this.#waiting[place] = last;
-      last.place = place;
-    }
-    client.place = -1;
+    this.#waiting.remove(client);
   }
 
   close(): void {
     this.#cancel?.();
     this.#cancel = undefined;
-    this.#forget();
-  }
-
-  #forget(): void {
-    for (const client of this.#waiting.splice(0)) client.place = -1;
+    this.#waiting.clear();
   }
 
   get size(): number {
-    return this.#waiting.length;
+    return this.#waiting.size;
   }
 
   readonly #look = async (): Promise<void> => {
@@ -82,12 +69,12 @@ export class Leavers {
         }
       } catch {
         this.ms = 0; // there is no such table here
-        this.#forget();
+        this.#waiting.clear();
       }
       this.#looking = false;
       pause = Math.max(this.ms, (this.clock.now() - began) / MAX_SHARE);
     }
-    if (this.#waiting.length > 0) this.#cancel ??= this.clock.after(pause, this.#look);
+    if (this.#waiting.size > 0) this.#cancel ??= this.clock.after(pause, this.#look);
   };
 }
 
