@@ -56,6 +56,7 @@ export const PLACEMENT: Placement = {
     queued: false,
     ttftSloMs: 0,
     tpotSloMs: 0,
+    loadAware: true,
     cacheAware: true,
     candidatePercent: 5,
     cacheWeight: 2,

@@ -289,5 +289,5 @@ function promptOf({ blocks, inputTokens }: Job, hashed: boolean): HashedPrompt {
     hashes[2 * i] = Math.imul(id, 0x9e3779b1);
     hashes[2 * i + 1] = Math.imul(id ^ 0x5bd1e995, 0x85ebca6b);
   }
-  return { bytes, chunks, hashes };
+  return { bytes, chunks, hashes, known: false };
 }

@@ -75,8 +75,10 @@ export function metricsPage(source: MetricsSource): string {
     .sample("aigw_response_bytes_total", {}, cells[WORKER_CELLS.bytes]);
   text.family("aigw_saved_prefixes_dropped_total", "counter", "Prefixes not handed on to the metadata center")
     .sample("aigw_saved_prefixes_dropped_total", {}, cells[WORKER_CELLS.savesDropped]);
-  text.family("aigw_access_log_dropped_total", "counter", "Access log lines dropped by a full buffer")
+  text.family("aigw_access_log_dropped_total", "counter", "Access log lines dropped by a full buffer or disk")
     .sample("aigw_access_log_dropped_total", {}, cells[WORKER_CELLS.logLinesDropped]);
+  text.family("aigw_llm_log_dropped_total", "counter", "Lines of the log of texts dropped by a full buffer or disk")
+    .sample("aigw_llm_log_dropped_total", {}, cells[WORKER_CELLS.llmLinesDropped]);
   const delay = readLoopDelay(cells);
   text.family("aigw_event_loop_delay_seconds", "histogram", "How much later than asked timers of the workers fired");
   text.histogram("aigw_event_loop_delay_seconds", {}, DURATION_BUCKETS, delay);

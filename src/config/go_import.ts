@@ -23,6 +23,9 @@ interface Endpoint {
   labels?: Record<string, string>;
 }
 
+/** Where Go writes texts unless told otherwise. */
+const GO_LOG = "/home/admin/logs/llm.log";
+
 const ALGORITHMS: Readonly<Record<string, string>> = {
   inferencelb: "inference_lb",
   roundrobin: "round_robin",
@@ -37,6 +40,27 @@ export function importGo(documents: readonly unknown[]): Imported {
   return reading.result();
 }
 
+/**
+ * Reads the sections of a configuration of ours that Go's plugin has too as Go does. What only ours knows stays as it is.
+ * `notes` tell what Go would ignore.
+ */
+export function readAsGo(document: unknown): { config: unknown; notes: string[] } {
+  const fields = fieldsOf(document);
+  if (!fields) return { config: document, notes: [] };
+  const own = Object.entries(fields).filter(([key]) => !GO_SECTIONS.has(snake(key)));
+  const sections = Object.entries(fields).filter(([key]) => GO_SECTIONS.has(snake(key)));
+  const reading = new Reading(true);
+  reading.plugin(Object.fromEntries(sections));
+  const { config, notes } = reading.result();
+  const { clusters: _, ...read } = config;
+  return {
+    config: { ...Object.fromEntries(own), ...read },
+    notes: notes.filter((note) => !note.startsWith("cluster ")),
+  };
+}
+
+const GO_SECTIONS = new Set(["protocol", "algorithm", "model_mapping_rule", "lb_mapping_rule"]);
+
 class Reading {
   readonly #notes = new Set<string>();
   readonly #clusters = new Map<string, Endpoint[]>();
@@ -45,6 +69,9 @@ class Reading {
   readonly #balancing: Record<string, unknown> = {};
   readonly #top: Record<string, unknown> = {};
   #plugins = 0;
+
+  /** @param ours Keys that only ours knows stay. */
+  constructor(readonly ours = false) {}
 
   #note(text: string): void {
     this.#notes.add(text);
@@ -77,14 +104,14 @@ class Reading {
     }
     const fields = fieldsOf(value);
     if (!fields) return;
-    if (get(fields, "model_mapping_rule") !== undefined) return this.#plugin(fields);
+    if (get(fields, "model_mapping_rule") !== undefined) return this.plugin(fields);
     if (get(fields, "retry_policy") !== undefined) {
       this.#note("retry_policy: left out; connect failures, 502, 503 and 504 move to another endpoint within a budget");
     }
     for (const item of Object.values(fields)) this.#search(item);
   }
 
-  #plugin(plugin: Fields): void {
+  plugin(plugin: Fields): void {
     this.#plugins++;
     this.#unknown(plugin, "the plugin", ["protocol", "algorithm", "model_mapping_rule", "log", "lb_mapping_rule"]);
     const protocol = get(plugin, "protocol") ?? "openai";
@@ -102,8 +129,10 @@ class Reading {
       if (this.#models[model] === undefined) this.#note(`lb_mapping_rule.${model}: left out, no rule maps that model`);
       else this.#balancing[model] = this.#balance(fieldsOf(rule) ?? {}, `lb_mapping_rule.${model}`);
     }
-    if (get(fieldsOf(get(plugin, "log")), "enabled") === true) {
-      this.#note("log: Go's is a log of texts, which has no counterpart; log.enabled here is the access log");
+    const { enabled, path } = fieldsOf(get(plugin, "log")) ?? {};
+    if (enabled === true) {
+      this.#top.log = { llm: { enabled, path: textOf(path) || GO_LOG } };
+      this.#note("log: Go's is the log of texts, log.llm here; log.enabled is the access log");
     }
   }
 
@@ -116,11 +145,13 @@ class Reading {
 
   #rule(rule: Fields, where: string): unknown[] {
     const known = ["weight", "scene_name", "chain_name", "backend", "route_name", "headers", "subset", "cluster"];
-    this.#unknown(rule, where, known);
+    this.#unknown(rule, where, known, RULE_KEYS);
     const headers = listOf(rule.headers).map((header) => fieldsOf(header) ?? {});
-    const pseudo = headers.find(({ key }) => String(key).startsWith(":"));
-    if (pseudo) {
-      this.#note(`${where}: left out, it matches ${pseudo.key}; rules match headers of the request`);
+    const odd = headers.find(({ key }) => /^:(?!(path|method|authority)$)/.test(String(key)));
+    if (odd) {
+      this.#note(
+        `${where}: left out, it matches ${odd.key}; of the pseudo-headers there are :path, :method, :authority`,
+      );
       return [];
     }
     if ((numberOf(get(rule, "weight")) ?? 0) !== 0) this.#note(`${where}.weight: left out, Go does not read it either`);
@@ -137,7 +168,7 @@ class Reading {
     const [first, ...others] = listOf(rule.subset).map((subset) => fieldsOf(subset) ?? {});
     if (others.length > 0) this.#note(`${where}.subset: only the first is kept, Go reads no other`);
     if (first) written.subset = [this.#subset(first, `${where}.subset[0]`)];
-    return [written];
+    return [{ ...written, ...this.#kept(rule, RULE_KEYS) }];
   }
 
   #backend(backend: unknown, where: string): string {
@@ -158,17 +189,23 @@ class Reading {
   #balance(rule: Fields, where: string): unknown {
     const flags = ["load_aware_enable", "cache_aware_enable"];
     const numbers = ["candidate_percent", "request_load_weight", "prefill_load_weight", "cache_radio_weight"];
-    this.#unknown(rule, where, [...flags, ...numbers]);
+    this.#unknown(rule, where, [...flags, ...numbers], BALANCE_KEYS);
     const written: Record<string, unknown> = {};
     for (const name of flags) written[name] = get(rule, name) === true;
     for (const name of numbers) written[name] = numberOf(get(rule, name)) ?? 0;
     const unset = [...flags, ...numbers].filter((name) => get(rule, name) === undefined);
     if (unset.length > 0) this.#note(`${where}: ${unset.join(", ")} not set, which is false or 0 in Go, and here now`);
-    return written;
+    return { ...written, ...this.#kept(rule, BALANCE_KEYS) };
   }
 
-  #unknown(fields: Fields, where: string, known: readonly string[]): void {
+  #kept(fields: Fields, ours: readonly string[]): Record<string, unknown> {
+    if (!this.ours) return {};
+    return Object.fromEntries(ours.filter((key) => Object.hasOwn(fields, key)).map((key) => [key, fields[key]]));
+  }
+
+  #unknown(fields: Fields, where: string, known: readonly string[], ours: readonly string[] = []): void {
     for (const key of Object.keys(fields)) {
+      if (this.ours && ours.includes(key)) continue;
       if (!known.includes(snake(key))) this.#note(`${where}.${key}: not known, left out`);
     }
   }
@@ -232,6 +269,17 @@ class Reading {
     return { config, notes: [...this.#notes], plugins: this.#plugins };
   }
 }
+
+/** Keys of a rule, and of the balancing of a model, that Go does not know. */
+const RULE_KEYS = ["target_model", "triton", "split_reasoning"];
+const BALANCE_KEYS = [
+  "algorithm",
+  "lora_weight",
+  "prefill_load_uncached",
+  "prefill_load_floor_bytes",
+  "ttft_slo_ms",
+  "tpot_slo_ms",
+];
 
 function fieldsOf(value: unknown): Fields | undefined {
   return typeof value === "object" && value !== null && !Array.isArray(value) ? value as Fields : undefined;

@@ -6,7 +6,9 @@ import { closestString } from "@std/text/closest-string";
 import { levenshteinDistance } from "@std/text/levenshtein-distance";
 import { parse as parseYaml } from "@std/yaml";
 import { z } from "zod";
+import { applyLogEnvironment } from "./log.ts";
 import { applyCenterEnvironment } from "./metadata_center.ts";
+import { readAsGo } from "./go_import.ts";
 import { clustersFileSchema } from "./clusters.ts";
 import { DEFAULT_PREFILL_FLOOR_BYTES } from "./models.ts";
 import { checkRelations, type Config, type ConfigIssue, configSchema } from "./schema.ts";
@@ -27,7 +29,7 @@ export interface Environment {
 
 /** Reads and validates a configuration file and the clusters file it names. Throws ConfigError. */
 export async function loadConfig(path: string, environment: Environment = Deno.env): Promise<Config> {
-  const config = validate(configSchema, await readDocument(path), path);
+  const config = validateConfig(await readDocument(path), path);
   if (config.clusters_file !== undefined) {
     config.clusters_file = resolveBeside(path, config.clusters_file);
     const { clusters } = validate(clustersFileSchema, await readDocument(config.clusters_file), config.clusters_file);
@@ -37,17 +39,15 @@ export async function loadConfig(path: string, environment: Environment = Deno.e
     if (cluster.tls?.ca_file !== undefined) cluster.tls.ca_file = resolveBeside(path, cluster.tls.ca_file);
     if (cluster.api_key_file !== undefined) cluster.api_key_file = resolveBeside(path, cluster.api_key_file);
   }
-  for (const file of ["cert_file", "key_file"] as const) {
-    if (!config.tls) continue;
-    config.tls[file] = resolveBeside(path, config.tls[file]);
-    await checkPem(path, `tls.${file}`, config.tls[file], PEM[file]);
-  }
+  await resolvePems(path, "tls", config.tls);
+  await resolvePems(path, "metadata_center.tls", config.metadata_center.tls);
+  await resolvePems(path, "metadata_center.https", config.metadata_center.https);
   if (config.prediction.state_file !== undefined) {
     config.prediction.state_file = resolveBeside(path, config.prediction.state_file);
   }
   await readTemplates(config, path);
   applyEnvironment(config, environment);
-  const issues = [...applyCenterEnvironment(config.metadata_center, environment), ...checkRelations(config)];
+  const issues = [...environmentIssues(config, environment), ...checkRelations(config)];
   if (issues.length > 0) throw new ConfigError(path, issues);
   return config;
 }
@@ -57,11 +57,21 @@ export async function loadConfig(path: string, environment: Environment = Deno.e
  * ConfigError.
  */
 export function parseConfig(value: unknown, source = "config", environment?: Environment): Config {
-  const config = validate(configSchema, value, source);
+  const config = validateConfig(value, source);
   const issues = checkRelations(config);
-  if (environment) issues.unshift(...applyCenterEnvironment(config.metadata_center, environment));
+  if (environment) issues.unshift(...environmentIssues(config, environment));
   if (issues.length > 0) throw new ConfigError(source, issues);
   return config;
+}
+
+function validateConfig(value: unknown, source: string): Config {
+  if ((value as { compat?: unknown } | null)?.compat !== "go") return validate(configSchema, value, source);
+  const { config, notes } = readAsGo(value);
+  return { ...validate(configSchema, config, source), compat_notes: notes };
+}
+
+function environmentIssues({ metadata_center, log }: Config, environment: Environment): ConfigIssue[] {
+  return [...applyCenterEnvironment(metadata_center, environment), ...applyLogEnvironment(log, environment)];
 }
 
 /** JSON Schema of the configuration file, for editors. */
@@ -85,7 +95,19 @@ async function readDocument(path: string): Promise<unknown> {
 }
 
 /** What a PEM file of each kind holds. */
-const PEM = { cert_file: "CERTIFICATE", key_file: "PRIVATE KEY" } as const;
+const PEM = { cert_file: "CERTIFICATE", key_file: "PRIVATE KEY", ca_file: "CERTIFICATE" } as const;
+
+async function resolvePems(
+  path: string,
+  section: string,
+  files: { -readonly [file in keyof typeof PEM]?: string } | undefined,
+): Promise<void> {
+  for (const file of Object.keys(PEM) as (keyof typeof PEM)[]) {
+    if (files?.[file] === undefined) continue;
+    files[file] = resolveBeside(path, files[file]);
+    await checkPem(path, `${section}.${file}`, files[file], PEM[file]);
+  }
+}
 
 async function checkPem(source: string, key: string, file: string, label: string): Promise<void> {
   let message: string | undefined;

@@ -3,6 +3,7 @@
 // the remote one by environment variables; those that are set win over the file.
 
 import { z } from "zod";
+import { accessLogSchema, FLAGS } from "./log.ts";
 import { addressSchema } from "./sections.ts";
 
 const ms = (standard: number) => z.int().min(1).max(604_800_000).default(standard);
@@ -11,6 +12,18 @@ export const metadataCenterSchema = z.strictObject({
   enabled: z.boolean().default(true).describe("false: this gateway knows its own load only"),
   listen: addressSchema.optional()
     .describe("Where the embedded center serves its API; 127.0.0.1:8080, if that is free, when not set"),
+  tls: z.strictObject({
+    cert_file: z.string().min(1).describe("PEM certificate chain, relative to this file"),
+    key_file: z.string().min(1).describe("PEM private key, relative to this file"),
+  }).optional().describe("The embedded center serves HTTPS there"),
+  https: z.strictObject({
+    ca_file: z.string().min(1).optional().describe(
+      "PEM certificates to trust beside the system's, relative to this file",
+    ),
+  }).optional().describe(
+    "A remote center, and peers, are reached by HTTPS; their certificates are for their addresses",
+  ),
+  access_log: accessLogSchema.describe("The embedded center writes a line for every request"),
   peers: z.array(addressSchema).default([]).describe("Other centers that changes are replicated to, this one left out"),
   peers_dns: addressSchema.optional().describe("NAME:PORT of all centers, looked up every dns_lookup_interval_ms"),
   host: z.string().min(1).optional().describe("A remote center, an IP or a DNS name, instead of the embedded one"),
@@ -44,10 +57,6 @@ export type MetadataCenterConfig = z.infer<typeof metadataCenterSchema>;
 
 type Reader = (text: string) => unknown;
 
-// What Go's strconv takes for a boolean.
-const FLAGS: Record<string, boolean> = {};
-for (const text of ["1", "t", "T", "TRUE", "true", "True"]) FLAGS[text] = true;
-for (const text of ["0", "f", "F", "FALSE", "false", "False"]) FLAGS[text] = false;
 const flag: Reader = (text) => FLAGS[text];
 const count: Reader = (text) => /^\d+$/.test(text) ? Number(text) : undefined;
 const word: Reader = (text) => text;
@@ -135,7 +144,6 @@ const WITHOUT_EFFECT: [name: RegExp, instead: string][] = [
   ],
   [/^AIGW_PROMETHEUS_ADDRESS$/, "admin.listen serves /metrics"],
   [/^AIGW_PPROF_ADDRESS$/, "the runtime's --inspect and --cpu-prof"],
-  [/^AIGW_LLM_/, "log has the access log; texts are not logged"],
   [/^META_DATA_CENTER_SVC_DISC_HOST$/, "metadata_center.peers_dns"],
   [/^REPLICA_/, "metadata_center.peers and peers_dns"],
   [/^METADATA_CENTER_CACHE_(GC_INTERVAL|EXPIRE)$/, "the prefixes saved longest ago go when there are too many"],

@@ -8,7 +8,9 @@ import { POLICIES } from "./sections.ts";
 export const BACKENDS = ["vllm", "sglang", "tensorrt-llm", "triton", "llamacpp", "transformers", "openai"] as const;
 
 const headerSchema = z.strictObject({
-  key: z.string().regex(/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/, { error: "expected a header name" }),
+  key: z.string().regex(/^(:path|:method|:authority|[!#$%&'*+.^_`|~0-9A-Za-z-]+)$/, {
+    error: "expected a header name, or one of :path, :method, :authority",
+  }),
   value: z.string(),
 });
 

@@ -5,6 +5,7 @@ import { INFERENCE_PATHS, KINDS } from "../openai/api.ts";
 import { z } from "zod";
 import { parseAddress } from "../base/address.ts";
 import { type ClusterConfig, clusterSchema } from "./clusters.ts";
+import { logSchema } from "./log.ts";
 import { metadataCenterSchema } from "./metadata_center.ts";
 import { tenancySchema, tenantSchema } from "./tenants.ts";
 import { loadBalancingSchema, modelMappingSchema, splitReasoningSchema } from "./models.ts";
@@ -15,7 +16,6 @@ import {
   corsSchema,
   hedgeSchema,
   limitsSchema,
-  logSchema,
   outliersSchema,
   POLICIES,
   predictionSchema,
@@ -41,6 +41,9 @@ const pathSchema = z.strictObject({
 });
 
 export const configSchema = z.strictObject({
+  compat: z.literal("go").optional().describe(
+    "Read protocol, algorithm, model_mapping_rule and lb_mapping_rule as the Go gateway does: either spelling of a key, numbers as text, null for nothing, what it ignores with a warning, and what a lb_mapping_rule leaves out is false or 0",
+  ),
   protocol: z.literal("openai").default("openai"),
   algorithm: z.enum(POLICIES).default("late_binding").describe("Policy of models without a rule of their own"),
   listen: addressSchema.default("0.0.0.0:10000"),
@@ -83,7 +86,11 @@ export const configSchema = z.strictObject({
 });
 
 /** A validated configuration with every default filled in. */
-export type Config = Omit<z.infer<typeof configSchema>, "clusters"> & { clusters: ClusterConfig[] };
+export type Config = Omit<z.infer<typeof configSchema>, "clusters"> & {
+  clusters: ClusterConfig[];
+  /** What of a configuration that is read as Go reads it has no effect. */
+  compat_notes?: string[];
+};
 
 /** One thing wrong with a configuration: where, and what is accepted there. */
 export interface ConfigIssue {
@@ -248,6 +255,7 @@ export function configNotes(config: Config): string[] {
   const clusters = new Map(config.clusters.map((cluster) => [cluster.name, cluster]));
   const notes = config.clusters.filter(({ endpoints, dns }) => endpoints.length + dns.length === 0)
     .map(({ name }) => `cluster "${name}" has no endpoints; its models answer 503`);
+  notes.push(...config.compat_notes ?? []);
   const secured = config.tenants.some(({ keys_sha256 }) => keys_sha256.length > 0) || config.tenancy.trust_headers;
   const host = parseAddress(config.listen)?.hostname ?? "";
   if (!secured && !LOOPBACK.test(host)) {

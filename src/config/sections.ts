@@ -240,12 +240,6 @@ export const tlsSchema = z.strictObject({
   key_file: z.string().min(1).describe("PEM private key, relative to this file"),
 });
 
-export const logSchema = z.strictObject({
-  enabled: z.boolean().default(false).describe("Write an access log line for every request"),
-  path: z.string().default("-").describe("File of the access log, - for standard output"),
-  level: z.enum(["debug", "info", "warn", "error"]).default("info"),
-}).prefault({});
-
 export const reloadSchema = z.strictObject({
   watch: z.boolean().default(true).describe("Apply changes of the configuration file and the files that it names"),
   interval_ms: positive(3_600_000).default(500).describe("How often these files are looked at"),

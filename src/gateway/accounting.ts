@@ -2,7 +2,10 @@
 // The end of a request, written once: metrics, the tenant's account, what the latency models learn from, trace, access log.
 // Whoever calls `end` first says the outcome.
 
+import { hasMedia } from "../openai/request.ts";
 import type { Usage } from "../openai/usage.ts";
+import { duration, timeOfDay } from "../telemetry/access_log.ts";
+import type { RequestTexts } from "../telemetry/llm_log.ts";
 import type { Outcome } from "../telemetry/outcome.ts";
 import type { RequestSpan } from "../telemetry/tracing.ts";
 import type { Call } from "./call.ts";
@@ -37,6 +40,7 @@ function write(call: Call, outcome: Outcome): void {
   }
   if (call.span) trace(call, outcome, call.span);
   if (call.context.accessLog) log(call, outcome, elapsed);
+  if (call.texts) logTexts(call, outcome, call.texts);
 }
 
 // What an engine said it used counts; of an answer that was cut, at least the tokens that came.
@@ -89,25 +93,32 @@ function trace(call: Call, outcome: Outcome, span: RequestSpan): void {
 }
 
 function log(call: Call, outcome: Outcome, elapsed: number): void {
-  const { context: { clock, accessLog }, request, route, usage } = call;
+  const { context: { clock, accessLog, gateway }, request, route, usage, decision, firstTokenAt } = call;
   const model = modelOf(call);
+  const wall = clock.wall();
   const ttft = ttftMs(call);
   accessLog!.write({
-    time: new Date(clock.wall()).toISOString(),
+    time: new Date(wall).toISOString(),
     trace_id: call.requestId,
     route_name: route?.rule.route_name ?? "",
+    header_num: route?.rule.headers.length ?? 0,
     ai_model_name: model,
-    target_model_name: route?.targetModel || model,
+    target_model_name: route?.rule.scene_name || route?.targetModel || model,
     ai_backend_protocol: route?.rule.backend ?? "",
     ai_stream_request: request?.stream ?? false,
     lora_id: route?.targetModel ?? "",
+    is_vl: request !== undefined && hasMedia(request.body),
     tenant: call.account?.tenant.name ?? "",
     endpoint: call.endpoint,
+    metacenter_reqid: decision ? `${gateway}-${decision.loadName}` : "",
     status: call.status,
     outcome,
     is_local_error: call.endpoint === "" && outcome !== "ok",
     prompt_bytes: call.promptBytes,
-    use_cache: route?.placement.policy.cacheAware ?? false,
+    use_load: decision && route?.placement.policy.loadAware ? 1 : 0,
+    use_cache: decision?.cacheKnown ? 1 : 0,
+    load_duration: decision ? duration(decision.decideMs) : "",
+    cache_duration: decision ? duration(decision.lookUpMs) : "",
     cached_bytes: call.matchedBytes,
     cached_chunks: Math.floor(call.matchedBytes / CHUNK_BYTES),
     tries: call.tries,
@@ -116,8 +127,26 @@ function log(call: Call, outcome: Outcome, elapsed: number): void {
     prompt_tokens: usage?.promptTokens ?? null,
     completion_tokens: usage?.completionTokens ?? null,
     cached_tokens: usage?.cachedTokens ?? null,
-    ttft,
-    first_rt: ttft,
-    last_rt: elapsed,
+    ttft: firstTokenAt === undefined ? 0 : Math.round(firstTokenAt - call.sentAt),
+    first_rt: firstTokenAt === undefined ? null : timeOfDay(wall - (clock.now() - firstTokenAt)),
+    last_rt: call.endpoint === "" ? null : timeOfDay(wall),
+    ttft_ms: ttft,
+    duration_ms: elapsed,
+  });
+}
+
+function logTexts(call: Call, outcome: Outcome, texts: RequestTexts): void {
+  const { context: { clock, llmLog }, usage } = call;
+  llmLog!.write(texts, {
+    time: new Date(clock.wall()).toISOString(),
+    trace_id: call.requestId,
+    ai_model_name: modelOf(call),
+    tenant: call.account?.tenant.name ?? "",
+    endpoint: call.endpoint,
+    status: call.status,
+    outcome,
+    prompt_tokens: usage?.promptTokens ?? null,
+    completion_tokens: usage?.completionTokens ?? null,
+    cached_tokens: usage?.cachedTokens ?? null,
   });
 }

@@ -13,6 +13,7 @@ import type { Usage } from "../openai/usage.ts";
 import type { Leg } from "../scheduler/scheduler.ts";
 import type { SampleWriter } from "../tables/sample_ring.ts";
 import type { AccessLog } from "../telemetry/access_log.ts";
+import type { LlmLog, RequestTexts } from "../telemetry/llm_log.ts";
 import type { Instruments } from "../telemetry/instruments.ts";
 import type { RequestSpan, Tracing } from "../telemetry/tracing.ts";
 import type { IncomingFields, OwnFields } from "../upstream/request_head.ts";
@@ -26,6 +27,10 @@ export interface CallContext {
   readonly deadlines: Deadlines;
   readonly instruments: Instruments;
   readonly accessLog: AccessLog | undefined;
+  /** Where the texts of requests and answers are written; undefined unless that is switched on. */
+  readonly llmLog: LlmLog | undefined;
+  /** The gateway's name at the metadata center. */
+  readonly gateway: string;
   readonly tracing: Tracing | undefined;
   /** Row of the metrics of requests without a known model. */
   readonly unknownModel: number;
@@ -52,6 +57,17 @@ export interface Incoming {
   readonly kind: Kind | undefined;
   readonly fields: IncomingFields;
   readonly headers: HeaderReader;
+}
+
+/** How an endpoint was decided on. */
+export interface Decision {
+  /** Ms that the look at who holds the prompt, and that at the loads, took. */
+  readonly lookUpMs: number;
+  readonly decideMs: number;
+  /** Whether an endpoint was known to hold a beginning of the prompt. */
+  readonly cacheKnown: boolean;
+  /** Name of the load that it became, unique in the gateway. */
+  readonly loadName: string;
 }
 
 export class Call {
@@ -85,6 +101,10 @@ export class Call {
   /** Tokens of a stream that went on to the client, as far as their events tell. */
   tokens = 0;
   usage: Usage | undefined;
+  /** How its endpoint was decided on; undefined unless somebody wants to know. */
+  decision: Decision | undefined;
+  /** What was asked and answered; undefined unless that is written down. */
+  readonly texts: RequestTexts | undefined;
 
   constructor(readonly context: CallContext, readonly incoming: Incoming) {
     context.active.add(this);
@@ -92,6 +112,7 @@ export class Call {
     const asked = Number(incoming.fields.timeoutMs ?? 0) || context.requestMs;
     this.cancellation = new Cancellation(context.deadlines, this.started, Math.min(context.requestMs, asked));
     this.span = context.tracing?.start(incoming.headers);
+    this.texts = incoming.kind && context.llmLog?.textsOf(incoming.kind);
   }
 
   get kind(): Kind | undefined {

@@ -124,6 +124,8 @@ export class Pipeline {
     const { config, engines, admission, usageEstimate } = this.#parts;
     const { fields } = call.incoming;
 
+    if (kind !== "form") call.texts?.asked(bytes);
+
     // Decode: one parse; the engine gets the bytes as they came.
     const request = call.request = kind === "form" ? decodeForm(model) : decodeRequest(kind, bytes);
 
@@ -183,6 +185,10 @@ export class Pipeline {
       waitsSince = undefined;
       call.promptBytes = grant.prompt.bytes;
       call.queuedMs = grant.queuedMs;
+      if (call.context.accessLog) {
+        const { lookUpMs, decideMs, loadName, prompt } = grant;
+        call.decision = { lookUpMs, decideMs, loadName, cacheKnown: prompt.known };
+      }
 
       // Dispatch: to that endpoint, or to another if it fails before anything of its answer went on.
       using presumption = request.stream

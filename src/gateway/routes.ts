@@ -13,7 +13,7 @@ import { adapterNumber, type Placement, placementSalt } from "../scheduler/place
 import { policyOf } from "../scheduler/policy.ts";
 import { PLAIN, type Transport } from "../upstream/transport.ts";
 
-/** Reads a request's header fields, by lower-case name. */
+/** Reads a request's header fields, by lower-case name; `:path`, `:method` and `:authority` are what its line says. */
 export interface HeaderReader {
   get(name: string): string | null;
 }

@@ -11,7 +11,7 @@ import { pause } from "../base/pause.ts";
 import { TimeLimit } from "../base/time_limit.ts";
 import { CallCounter, type CallStats } from "./call_stats.ts";
 import type { EngineLoad } from "./center.ts";
-import { DirectFetch } from "./direct_fetch.ts";
+import { DirectFetch, type Https } from "./direct_fetch.ts";
 import type { Host, HostList } from "./hosts.ts";
 import type { CenterLink, LinkListener } from "./link.ts";
 import { type Asks, type CenterRequest, PlainLedger } from "./plain_ledger.ts";
@@ -69,14 +69,17 @@ export class CenterClient implements CenterLink {
   #timers: ReturnType<typeof setInterval>[] = [];
   #flushTimer: ReturnType<typeof setTimeout> | undefined;
   readonly #tasks = new Set<Promise<void>>();
-  readonly #direct = new DirectFetch();
+  readonly #direct: DirectFetch;
   /** Numbers of our leases at the centers. */
   readonly #leases = new Map<string, number>();
   readonly #calls = new CallCounter();
   #following = false;
   dropped = 0;
 
-  constructor(readonly clock: Clock, readonly hosts: HostList, readonly options: ClientOptions) {}
+  /** @param https How centers are reached by HTTPS; undefined for cleartext. */
+  constructor(readonly clock: Clock, readonly hosts: HostList, readonly options: ClientOptions, https?: Https) {
+    this.#direct = new DirectFetch(https);
+  }
 
   start(clusters: readonly string[], listener: LinkListener, open: (cluster: string) => CenterEvent[]): void {
     this.#listener = listener;

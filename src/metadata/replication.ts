@@ -4,6 +4,7 @@
 // that is away loses what was meant for it, as leases and expiry will do; when it is back, it learns of new requests only.
 
 import { TimeLimit } from "../base/time_limit.ts";
+import type { DirectFetch } from "./direct_fetch.ts";
 import type { CenterEvent } from "./server.ts";
 import { printExact } from "./wire.ts";
 
@@ -43,7 +44,8 @@ export class Replication {
   readonly #abort = new AbortController();
   dropped = 0;
 
-  constructor(readonly options: ReplicationOptions, readonly fetcher: typeof fetch = fetch) {}
+  /** @param direct Reaches the peers. */
+  constructor(readonly options: ReplicationOptions, readonly direct: Pick<DirectFetch, "fetch" | "close">) {}
 
   /** Tells those that know no leases that these requests have gone with one. */
   lost(ids: readonly string[]): void {
@@ -95,7 +97,7 @@ export class Replication {
     for (let attempt = 0; attempt < this.options.attempts && !this.#abort.signal.aborted; attempt++) {
       using limit = new TimeLimit(this.#abort.signal, this.options.timeoutMs);
       try {
-        const response = await this.fetcher(`http://${address}/v1/replica/event`, {
+        const response = await this.direct.fetch(address, "/v1/replica/event", {
           method: "POST",
           headers: { "content-type": "application/json", "Event-Type": type },
           body: printExact(body),
@@ -114,5 +116,6 @@ export class Replication {
   stop(): void {
     clearTimeout(this.#timer);
     this.#abort.abort();
+    this.direct.close();
   }
 }

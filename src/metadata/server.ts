@@ -5,6 +5,7 @@
 import { pathAndQuery } from "./urls.ts";
 import type { Center, Change, EngineLoad } from "./center.ts";
 import { type EngineAddress, engineKey } from "./engine_address.ts";
+import type { LineFile } from "../telemetry/line_file.ts";
 import type { Log, LogLevel } from "../telemetry/log.ts";
 import { CenterMetrics } from "./metrics.ts";
 import {
@@ -53,6 +54,8 @@ export interface CenterServerOptions {
   version: string;
   /** Gets a line for each request at its level debug; /log/level sets the level. */
   log?: Log;
+  /** Gets a line for each request. */
+  accessLog?: Pick<LineFile, "write">;
 }
 
 const LOG_LEVELS = new Set(["debug", "info", "warn", "error"]);
@@ -72,7 +75,7 @@ export class CenterServer {
   }
 
   /** Answers one request; never throws. */
-  readonly handle = async (request: Request): Promise<Response> => {
+  readonly handle = async (request: Request, from?: { readonly remoteAddr: Deno.Addr }): Promise<Response> => {
     const started = performance.now();
     const traceId = request.headers.get("TraceId") ?? request.headers.get("X-Trace-ID") ??
       crypto.randomUUID().replaceAll("-", "");
@@ -88,7 +91,19 @@ export class CenterServer {
     const ms = performance.now() - started;
     const domain = request.method === "GET" && query.get("domain") || null;
     this.metrics.answered(request.method, path, domain, response.status, ms);
-    const { log } = this.options;
+    const { log, accessLog } = this.options;
+    accessLog?.write(JSON.stringify({
+      time: new Date().toISOString(),
+      trace_id: traceId,
+      client_ip: (from?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "",
+      method: request.method,
+      path,
+      query: query.toString(),
+      event_type: request.headers.get("Event-Type") ?? "",
+      user_agent: request.headers.get("user-agent") ?? "",
+      status: response.status,
+      latency_us: Math.round(ms * 1_000),
+    }));
     if (log?.level === "debug") {
       log.debug("center request", { method: request.method, path, status: response.status, ms, trace_id: traceId });
     }

@@ -104,6 +104,15 @@ function maxTokens(kind: Kind, body: Record<string, unknown>): number | undefine
   return max === undefined ? undefined : max * Math.max(1, countOf(body.n) ?? 1);
 }
 
+/** Whether a user's message has parts that are no text: images, video, audio, files. */
+export function hasMedia({ messages }: InferenceRequest["body"]): boolean {
+  return Array.isArray(messages) &&
+    messages.some(({ role, content }) =>
+      role === "user" && Array.isArray(content) &&
+      content.some((part) => part?.type !== undefined && part.type !== "text")
+    );
+}
+
 // What an engine could not do without, so that the error names the field; the rest is the engine's to judge.
 function check(kind: Kind, body: Record<string, unknown>): void {
   switch (kind) {

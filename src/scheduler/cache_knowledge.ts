@@ -15,6 +15,8 @@ export interface HashedPrompt {
   readonly chunks: number;
   /** The hashes as pairs of words, in a buffer that may be longer and goes back with `retire`. */
   readonly hashes: Int32Array;
+  /** Whether an endpoint was known to hold a beginning of it. */
+  readonly known: boolean;
 }
 
 export interface CacheKnowledge {
@@ -45,6 +47,8 @@ export class PresumedCaches implements CacheKnowledge {
   readonly #words: Int32Array;
   readonly #chunksWord: number;
   readonly #clusterWord: number;
+  readonly #matchesWord: number;
+  readonly #everywhereWord: number;
   readonly #hashWord: number;
   readonly #encoder = new TextEncoder();
   readonly #ring: SaveRingWriter;
@@ -59,6 +63,8 @@ export class PresumedCaches implements CacheKnowledge {
     const question = questionFields(kernel);
     this.#chunksWord = question.chunks;
     this.#clusterWord = question.cluster;
+    this.#matchesWord = question.matches;
+    this.#everywhereWord = question.everywhere;
     this.#hashWord = k.hashOffset() >>> 2;
   }
 
@@ -68,13 +74,14 @@ export class PresumedCaches implements CacheKnowledge {
     const bytes = written + (read === text.length ? 0 : utf8Length(text, read));
     if (!placement.policy.cacheAware) {
       k.lookUpNothing();
-      return { bytes, chunks: 0, hashes: NO_HASHES };
+      return { bytes, chunks: 0, hashes: NO_HASHES, known: false };
     }
     this.#words[this.#clusterWord] = placement.cluster;
     const chunks = k.lookUp(written, placement.salt);
     const hashes = this.#takeBuffer(chunks);
     for (let i = 0; i < 2 * chunks; i++) hashes[i] = this.#words[this.#hashWord + i];
-    return { bytes, chunks, hashes };
+    const known = this.#words[this.#matchesWord] > 0 || this.#words[this.#everywhereWord] > 0;
+    return { bytes, chunks, hashes, known };
   }
 
   // A fresh typed array costs more than the copy into it, most of it in the garbage collector.

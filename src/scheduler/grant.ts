@@ -38,6 +38,9 @@ export interface GrantParts {
   readonly only: boolean;
   /** Ms that it waited. */
   readonly queuedMs: number;
+  /** Ms that the look at who holds its prompt, and that at the loads, took. */
+  readonly lookUpMs: number;
+  readonly decideMs: number;
 }
 
 export class QueueGrant implements Grant {
@@ -64,6 +67,18 @@ export class QueueGrant implements Grant {
 
   get queuedMs(): number {
     return this.#parts.queuedMs;
+  }
+
+  get lookUpMs(): number {
+    return this.#parts.lookUpMs;
+  }
+
+  get decideMs(): number {
+    return this.#parts.decideMs;
+  }
+
+  get loadName(): string {
+    return this.#parts.row.loadName;
   }
 
   get predictedMs(): number {

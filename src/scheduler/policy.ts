@@ -24,10 +24,14 @@ const CACHE_AWARE: ReadonlySet<PolicyName> = new Set<PolicyName>([
   "late_binding",
 ]);
 
+const LOAD_BLIND: ReadonlySet<PolicyName> = new Set<PolicyName>(["random", "round_robin"]);
+
 export interface Policy {
   readonly name: PolicyName;
   /** The kernel's number; random when load awareness is off. */
   readonly kernelPolicy: number;
+  /** Whether loads have a part in the decision. */
+  readonly loadAware: boolean;
   /** Whether prompts are hashed, looked up and remembered. */
   readonly cacheAware: boolean;
   /** Share of the best candidates that one is drawn from. */
@@ -56,6 +60,7 @@ export function policyOf(config: Config, model: string): Policy {
   return {
     name,
     kernelPolicy: KERNEL_POLICIES.indexOf(loadAware ? name : "random"),
+    loadAware: loadAware && !LOAD_BLIND.has(name),
     cacheAware: CACHE_AWARE.has(name) && loadAware && (rule?.cache_aware_enable ?? true),
     candidatePercent: rule?.candidate_percent ?? DEFAULT_CANDIDATE_PERCENT,
     cacheWeight: rule?.cache_radio_weight ?? 2,

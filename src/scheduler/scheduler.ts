@@ -93,6 +93,11 @@ export interface Grant extends Disposable {
   readonly prompt: HashedPrompt;
   /** Ms that it waited. */
   readonly queuedMs: number;
+  /** Ms that the look at who holds its prompt, and that at the loads, took. */
+  readonly lookUpMs: number;
+  readonly decideMs: number;
+  /** Name of its load, unique in the gateway. */
+  readonly loadName: string;
   /** Predicted ms from now to the first token. */
   readonly predictedMs: number;
   /** Gives the endpoint up for another that was not tried yet; false when there is none. */

@@ -121,7 +121,9 @@ export class SharedQueue implements Scheduler, GrantOwner {
 
   async acquire(ask: Ask, onCancel: OnCancel): Promise<Grant> {
     const { placement, promptText, model, onlyEndpoint, hidden } = ask;
+    const began = this.clock.now();
     const prompt = this.decisions.begin(promptText, placement);
+    const found = this.clock.now();
     const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes);
     if (!row) {
       this.decisions.caches.retire(prompt);
@@ -130,7 +132,10 @@ export class SharedQueue implements Scheduler, GrantOwner {
         `This gateway has ${this.requests.capacity} requests in flight in one worker, its limit`,
       );
     }
-    const parts: GrantParts = { row, placement, prompt, model, hidden, only: onlyEndpoint !== undefined, queuedMs: 0 };
+    const only = onlyEndpoint !== undefined;
+    const fixed = { row, placement, prompt, model, hidden, only, lookUpMs: found - began };
+    const granted = (queuedMs = 0) =>
+      new QueueGrant(this, { ...fixed, queuedMs, decideMs: this.clock.now() - found - queuedMs });
     const { flow, objectives } = ask;
     row.assign(flow.tenant, ask.reserved);
     try {
@@ -141,7 +146,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
         );
       }
       if (onlyEndpoint !== undefined) {
-        if (row.grant(onlyEndpoint, 0, this.now())) return new QueueGrant(this, parts);
+        if (row.grant(onlyEndpoint, 0, this.now())) return granted();
         throw new GatewayError("no_endpoint", "The engine that has the previous response is not available");
       }
       if (!placement.policy.queued) {
@@ -150,14 +155,14 @@ export class SharedQueue implements Scheduler, GrantOwner {
         if (placement.policy.name === "slo" && flow.deadlineMs > 0 && !this.decisions.objectivesMet) {
           throw hopeless();
         }
-        return new QueueGrant(this, parts);
+        return granted();
       }
       const result = this.decisions.arrive(row, placement, flow, this.now());
       if (result === NO_ENDPOINT) throw noEndpoint();
       if (result === HOPELESS) throw hopeless().after(this.decisions.backlogMs(placement.cluster, flow.tenant));
       const queuedMs = result === QUEUED ? await this.#wait(row, prompt, ask, onCancel) : 0;
       if (ask.queue.preempt && flow.band > LAST_STANDARD) this.#watchPreemption(row, ask);
-      return new QueueGrant(this, { ...parts, queuedMs });
+      return granted(queuedMs);
     } catch (error) {
       const { endpoint } = row;
       const carried = row.phase >= RequestPhase.granted;

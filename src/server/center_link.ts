@@ -8,7 +8,8 @@ import { EmbeddedLink } from "../metadata/embedded.ts";
 import { HostList } from "../metadata/hosts.ts";
 import type { CenterLink } from "../metadata/link.ts";
 import type { Log } from "../telemetry/log.ts";
-import { type CenterProcess, startCenter } from "./center_process.ts";
+import type { Https } from "../metadata/direct_fetch.ts";
+import { type CenterProcess, httpsOf, startCenter } from "./center_process.ts";
 
 export interface Center {
   readonly link: CenterLink;
@@ -23,7 +24,9 @@ export async function openCenter(
   log: Log,
   share: boolean,
 ): Promise<Center> {
-  if (config.host !== undefined) return { link: clientOf(config, config.host, gateway), embedded: undefined };
+  if (config.host !== undefined) {
+    return { link: clientOf(config, config.host, gateway, await httpsOf(config)), embedded: undefined };
+  }
   const embedded = await startCenter(config, share, log);
   if (!embedded.address) {
     log.warn("another process listens on 127.0.0.1:8080: the embedded metadata center serves no API", {
@@ -34,7 +37,7 @@ export async function openCenter(
   return { link: new EmbeddedLink(server, gateway, replication.publish, () => replication.hasPeers()), embedded };
 }
 
-function clientOf(config: MetadataCenterConfig, host: string, gateway: string): CenterClient {
+function clientOf(config: MetadataCenterConfig, host: string, gateway: string, https?: Https): CenterClient {
   const hosts = new HostList(systemClock, {
     host,
     port: config.port,
@@ -56,5 +59,5 @@ function clientOf(config: MetadataCenterConfig, host: string, gateway: string): 
     queue: config.queue_size,
     failoverRetries: config.max_failover_retry,
     renewMs: 500,
-  });
+  }, https);
 }

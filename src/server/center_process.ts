@@ -6,9 +6,12 @@ import { systemClock } from "../base/clock.ts";
 import { VERSION } from "../base/version.ts";
 import type { MetadataCenterConfig } from "../config/metadata_center.ts";
 import { Center, DEFAULT_CENTER_LIMITS } from "../metadata/center.ts";
+import { DirectFetch, type Https } from "../metadata/direct_fetch.ts";
 import { Replication } from "../metadata/replication.ts";
 import { CenterServer } from "../metadata/server.ts";
+import { LineFile } from "../telemetry/line_file.ts";
 import { Log } from "../telemetry/log.ts";
+import { readCertificate } from "./listen_checks.ts";
 import { isFree, serveOn } from "./listeners.ts";
 
 export interface CenterProcess {
@@ -39,17 +42,25 @@ export async function startCenter(
     timeoutMs: 1_000,
     attempts: 2,
     queue: config.queue_size,
-  });
+  }, new DirectFetch(await httpsOf(config)));
+  const certificate = config.tls && await readCertificate(config.tls);
   const center = new Center(systemClock, {
     ...DEFAULT_CENTER_LIMITS,
     leaseMs: config.lease_ms,
     expiryMs: config.expiry_ms,
   });
-  const server = new CenterServer(center, { replicate: replication.publish, version: VERSION, log });
+  const { access_log } = config;
+  const accessLog = access_log.enabled
+    ? new LineFile({
+      ...access_log,
+      failed: ({ message }) => log.error("a log cannot be written", { path: access_log.path, error: message }),
+    })
+    : undefined;
+  const server = new CenterServer(center, { replicate: replication.publish, version: VERSION, log, accessLog });
   const listen = config.listen ?? DEFAULT_CENTER_ADDRESS;
   const listener = config.listen === undefined && !isFree(listen)
     ? undefined
-    : serveOn(listen, "metadata_center.listen", server.handle, share);
+    : serveOn(listen, "metadata_center.listen", server.handle, share, certificate);
   const address = listener && { hostname: parseAddress(listen)!.hostname, port: listener.addr.port };
   const timers = [
     setInterval(() => replication.lost(center.expireLeases()), Math.max(50, config.lease_ms / 10)),
@@ -71,8 +82,14 @@ export async function startCenter(
       server.close();
       center.close();
       await listener?.shutdown();
+      accessLog?.close();
     },
   };
+}
+
+/** How centers are reached by HTTPS; undefined for cleartext. */
+export async function httpsOf({ https }: MetadataCenterConfig): Promise<Https | undefined> {
+  return https && { caCerts: https.ca_file === undefined ? [] : [await Deno.readTextFile(https.ca_file)] };
 }
 
 // All addresses behind the name but our own.

@@ -78,10 +78,12 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
   const fleet = new Fleet(kernel, config, systemClock, log);
   const trainer = trainerOf(kernel, config, fleet, log);
   const certificate = config.tls && await readCertificate(config.tls);
+  const gatewayId = `${hostname()}-${crypto.randomUUID().slice(0, 8)}`;
   const setup = {
     listen: listen.address,
     tls: tls?.address,
     via: hostname(),
+    gateway: gatewayId,
     started: Math.floor(Date.now() / 1_000),
   };
   const lost = new LostRequests({
@@ -118,7 +120,6 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     },
   });
 
-  const gatewayId = `${hostname()}-${crypto.randomUUID().slice(0, 8)}`;
   let center: Center | undefined;
   const status = { leaving: false };
   const parts: AdminParts = adminParts({

@@ -22,7 +22,9 @@ export function checkDistinct({ listen, tls, admin, metadata_center: center }: C
 }
 
 /** The certificate and its key, as PEM. Throws Error with a plain message when a file cannot be read. */
-export async function readCertificate({ cert_file, key_file }: NonNullable<Config["tls"]>): Promise<Certificate> {
+export async function readCertificate(
+  { cert_file, key_file }: Pick<NonNullable<Config["tls"]>, "cert_file" | "key_file">,
+): Promise<Certificate> {
   const read = async (key: string, file: string) => {
     try {
       return await Deno.readTextFile(file);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Listening with an error that says what to change.
 
+import type { Certificate } from "./protocol.ts";
 import { type Address, formatAddress, parseAddress } from "../base/address.ts";
 
 /**
@@ -10,13 +11,14 @@ import { type Address, formatAddress, parseAddress } from "../base/address.ts";
 export function serveOn(
   text: string,
   what: string,
-  handler: (request: Request) => Response | Promise<Response>,
+  handler: (request: Request, info: Deno.ServeHandlerInfo<Deno.NetAddr>) => Response | Promise<Response>,
   share = false,
+  certificate?: Certificate,
 ): Deno.HttpServer<Deno.NetAddr> {
   const address = parseAddress(text)!;
   try {
     if (!share && address.port !== 0) Deno.listen(address).close();
-    return Deno.serve({ ...address, reusePort: true, onListen() {} }, handler);
+    return Deno.serve({ ...address, ...certificate, reusePort: true, onListen() {} }, handler);
   } catch (error) {
     throw cannotListen(what, address, error);
   }

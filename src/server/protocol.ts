@@ -18,6 +18,8 @@ export interface WorkerSetup {
   readonly tls: Address | undefined;
   /** Value of `x-aigw-via`. */
   readonly via: string;
+  /** Its name at the metadata center. */
+  readonly gateway: string;
   /** When the gateway started, in seconds. */
   readonly started: number;
 }

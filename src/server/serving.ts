@@ -37,7 +37,6 @@ import { PredictorTable } from "../tables/predictor_table.ts";
 import { RequestTable } from "../tables/request_table.ts";
 import { SampleWriter } from "../tables/sample_ring.ts";
 import { ownShareReader } from "../tables/tenant_table.ts";
-import { AccessLog } from "../telemetry/access_log.ts";
 import {
   Instruments,
   meanCompletion,
@@ -54,6 +53,7 @@ import { poolLimits } from "../upstream/pool_limits.ts";
 import { PLAIN } from "../upstream/transport.ts";
 import { Transports } from "../upstream/transports.ts";
 import { RetryBudget } from "../upstream/retry_budget.ts";
+import { WorkerLogs } from "./logs.ts";
 import type { WorkerSetup } from "./protocol.ts";
 
 const clock = systemClock;
@@ -89,7 +89,7 @@ export class Serving {
   readonly #tracing = openTracing();
   readonly #transports = new Transports();
   readonly #leavers = new Leavers(clock, systemConnections, 0);
-  #accessLog: AccessLog | undefined;
+  readonly #logs: WorkerLogs;
   #current: Generation;
   /** Older snapshots that requests still use. */
   readonly #older = new Set<Generation>();
@@ -99,6 +99,7 @@ export class Serving {
   constructor(readonly kernel: AttachedKernel, readonly setup: WorkerSetup, snapshot: Snapshot) {
     const { config } = snapshot;
     this.log = new Log(config.log.level, `worker ${kernel.worker}`);
+    this.#logs = new WorkerLogs(this.log);
     this.instruments = new Instruments(ownCells(kernel), config.limits.models);
     this.#endpoints = new EndpointTable(kernel);
     this.#cells = allCells(kernel);
@@ -198,12 +199,14 @@ export class Serving {
 
   #callContext(config: Config, active: Set<Call>, tenants: Tenants): CallContext {
     const { kernel } = this;
-    this.#openAccessLog(config);
+    this.#logs.configure(config);
     return {
       clock,
       deadlines: this.#deadlines,
       instruments: this.instruments,
-      accessLog: this.#accessLog,
+      accessLog: this.#logs.access,
+      llmLog: this.#logs.texts,
+      gateway: this.setup.gateway,
       tracing: this.#tracing,
       unknownModel: unknownModel(config.limits.models),
       active,
@@ -224,13 +227,6 @@ export class Serving {
         : undefined,
       exposeEndpoint: config.expose_endpoint,
     };
-  }
-
-  // The file stays open under the snapshots that name the same one.
-  #openAccessLog({ log: { enabled, path } }: Config): void {
-    if (enabled && this.#accessLog?.path === path) return;
-    this.#accessLog?.retire();
-    this.#accessLog = enabled ? new AccessLog(path) : undefined;
   }
 
   #dispatcher(config: Config): Dispatcher {
@@ -342,7 +338,8 @@ export class Serving {
     const { cells } = this.instruments;
     cells[WORKER_CELLS.heartbeat]++;
     cells[WORKER_CELLS.savesDropped] = this.#decisions.caches.savesDropped;
-    cells[WORKER_CELLS.logLinesDropped] = this.#accessLog?.dropped ?? 0;
+    cells[WORKER_CELLS.logLinesDropped] = this.#logs.access?.dropped ?? 0;
+    cells[WORKER_CELLS.llmLinesDropped] = this.#logs.texts?.dropped ?? 0;
     cells[WORKER_CELLS.memory] = memory ? Deno.memoryUsage().rss : 0;
     this.#pools.sweep();
     this.#publishOldest();
@@ -380,7 +377,7 @@ export class Serving {
     this.#kserve.close();
     this.#leavers.close();
     this.#deadlines.close();
-    this.#accessLog?.close();
+    this.#logs.close();
   }
 }
 

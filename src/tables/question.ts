@@ -30,6 +30,8 @@ export interface QuestionFields {
   readonly tenant: number;
   readonly chunks: number;
   readonly everywhere: number;
+  /** How many endpoints are known to hold a beginning of the prompt. */
+  readonly matches: number;
   readonly positions: number;
   readonly sloMet: number;
   readonly row: number;
@@ -64,6 +66,7 @@ export function questionFields({ exports: k }: AttachedKernel): QuestionFields {
     tenant: word(k.QUESTION_TENANT),
     chunks: word(k.QUESTION_CHUNKS),
     everywhere: word(k.QUESTION_EVERYWHERE),
+    matches: word(k.QUESTION_MATCHES),
     positions: word(k.QUESTION_POSITIONS),
     sloMet: word(k.QUESTION_SLO_MET),
     row: word(k.QUESTION_ROW),

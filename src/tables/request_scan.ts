@@ -5,7 +5,7 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { HIGH_ROW_CELL, readCell } from "./metric_cells.ts";
-import { RequestPhase } from "./request_table.ts";
+import { loadName, RequestPhase } from "./request_table.ts";
 
 export type RequestChange =
   | { kind: "granted"; id: string; endpoint: number; promptBytes: number }
@@ -67,7 +67,7 @@ export class RequestScan {
       this.#seen.delete(row);
     }
     if (carries && !same) {
-      const id = `${this.prefix}-${row}-${generation}-${grants}`;
+      const id = `${this.prefix}-${loadName(row, generation, grants)}`;
       this.#seen.set(row, { id, endpoint, promptBytes, generation, grants, counted: true });
       changes.push({ kind: "granted", id, endpoint, promptBytes });
     }

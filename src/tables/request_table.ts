@@ -63,6 +63,11 @@ interface RowParts {
   readonly giveBack: (row: number) => void;
 }
 
+/** Name of the load that a row carries under a grant, unique in the gateway. */
+export function loadName(row: number, generation: number, grant: number): string {
+  return `${row}-${generation | 0}-${grant}`;
+}
+
 /** One open row. `release` may be called any number of times. */
 export class RequestRow {
   readonly kernel: AttachedKernel;
@@ -126,6 +131,11 @@ export class RequestRow {
     this.words[(question + k.QUESTION_ROW) >>> 2] = endpoint;
     this.words[(question + k.QUESTION_MATCHED) >>> 2] = cachedBytes;
     return k.requestGrant(this.row, this.generation, sharedMs) === 1;
+  }
+
+  /** Name of the load that it is, unique in the gateway. */
+  get loadName(): string {
+    return loadName(this.row, this.generation, this.grantNumber);
   }
 
   /** Grows with each grant of its worker, modulo 2^32. */

@@ -1,26 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-// The access log: one JSON object a request, under the field names that users of the system know. Lines are buffered and
-// written a few times a second; a full buffer drops lines and counts them, it never delays a request.
+// The access log: one JSON object a request. The names that users of the system know mean what they mean to them: ttft
+// counts from the sending, first_rt and last_rt are times of day, use_load and use_cache are 0 or 1.
 
+import type { LogConfig } from "../config/log.ts";
+import { LineFile } from "./line_file.ts";
 import type { Outcome } from "./outcome.ts";
 
 export interface AccessRecord {
   time: string;
   trace_id: string;
   route_name: string;
+  /** Header fields that the rule asks for. */
+  header_num: number;
   ai_model_name: string;
+  /** The rule's scene_name; without one, the name that the engine got. */
   target_model_name: string;
   ai_backend_protocol: string;
   ai_stream_request: boolean;
   lora_id: string;
+  /** Whether a user's message has more than text in it. */
+  is_vl: boolean;
   /** Name of the tenant; empty when it is not known. */
   tenant: string;
   endpoint: string;
+  /** Name of its load at the metadata center; empty when it has no endpoint. */
+  metacenter_reqid: string;
   status: number;
   outcome: Outcome;
   is_local_error: boolean;
   prompt_bytes: number;
-  use_cache: boolean;
+  /** Whether loads, and what engines are known to hold of the prompt, had a part in the decision. */
+  use_load: 0 | 1;
+  use_cache: 0 | 1;
+  /** Time that the look at the loads, and at the prefixes, took; empty without a decision. */
+  load_duration: string;
+  cache_duration: string;
   /** Leading prompt bytes that the endpoint was presumed to hold, and whole chunks of 512 of them. */
   cached_bytes: number;
   cached_chunks: number;
@@ -32,63 +46,51 @@ export interface AccessRecord {
   prompt_tokens: number | null;
   completion_tokens: number | null;
   cached_tokens: number | null;
-  /** Milliseconds from the request to the first token; null when there was none. */
-  ttft: number | null;
-  /** Milliseconds from the request to the first and the last byte of the answer. */
-  first_rt: number | null;
-  last_rt: number;
+  /** Milliseconds from the sending to the first token that was seen; 0 when none was. */
+  ttft: number;
+  /** When the first token and the last byte of the answer came, UTC; null when they did not. */
+  first_rt: string | null;
+  last_rt: string | null;
+  /** Milliseconds from the request to its first token, null when none was seen, and to its end. */
+  ttft_ms: number | null;
+  duration_ms: number;
 }
 
-const MAX_LINES = 10_000;
-const FLUSH_MS = 200;
-
 export class AccessLog {
-  #lines: string[] = [];
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #file: Deno.FsFile | undefined;
-  #retired = false;
-  dropped = 0;
+  readonly #file: LineFile;
 
-  /** `path` is a file to append to, or "-" for standard output. */
-  constructor(readonly path: string) {
-    if (path !== "-") this.#file = openLog(path);
+  constructor(
+    readonly path: string,
+    { lines, rotation }: Pick<LogConfig, "lines" | "rotation">,
+    failed: (error: Error) => void,
+  ) {
+    this.#file = new LineFile({ path, lines, rotation, failed });
+  }
+
+  get dropped(): number {
+    return this.#file.dropped;
   }
 
   write(record: AccessRecord): void {
-    if (this.#lines.length >= MAX_LINES) {
-      this.dropped++;
-      return;
-    }
-    this.#lines.push(JSON.stringify(record));
-    this.#timer ??= setTimeout(() => this.flush(), FLUSH_MS);
+    this.#file.write(JSON.stringify(record));
   }
 
-  /** Writes what is buffered. */
-  flush(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    if (this.#lines.length === 0) return;
-    const bytes = new TextEncoder().encode(`${this.#lines.join("\n")}\n`);
-    this.#lines = [];
-    const own = this.#retired && this.path !== "-" ? openLog(this.path) : undefined;
-    const sink = own ?? this.#file ?? Deno.stdout;
-    for (let at = 0; at < bytes.length;) at += sink.writeSync(bytes.subarray(at));
-    own?.close();
-  }
-
-  /** Another log takes over: what is still written here, by requests that go on, opens the file each time. */
+  /** Another log takes over. */
   retire(): void {
-    this.close();
-    this.#retired = true;
+    this.#file.retire();
   }
 
   close(): void {
-    this.flush();
-    this.#file?.close();
-    this.#file = undefined;
+    this.#file.close();
   }
 }
 
-function openLog(path: string): Deno.FsFile {
-  return Deno.openSync(path, { append: true, create: true });
+/** A time of day as the log writes it: 2026-11-25 10:00:00.123 */
+export function timeOfDay(epochMs: number): string {
+  return new Date(epochMs).toISOString().slice(0, -1).replace("T", " ");
+}
+
+/** A duration as the log writes it. */
+export function duration(ms: number): string {
+  return `${ms.toFixed(3)}ms`;
 }

@@ -51,9 +51,10 @@ export const WORKER_CELLS = {
   unknownModels: 13,
   hedges: 14,
   hedgesWon: 15,
+  llmLinesDropped: 16,
 } as const;
 /** The histogram of the event loop's delay. */
-const LOOP_CELLS = 16;
+const LOOP_CELLS = 17;
 const WORKER_CELL_COUNT = LOOP_CELLS + HISTOGRAM_CELLS;
 
 /** Prompt, completion and cached tokens, answers that told their usage. */

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { importGo } from "../../src/config/go_import.ts";
-import { parseConfig } from "../../src/config/load.ts";
+import { ConfigError, parseConfig } from "../../src/config/load.ts";
+import { configNotes } from "../../src/config/schema.ts";
 import { Random, seed } from "../support/seed.ts";
 
 /** The plugin's configuration as deep as Envoy has it. */
@@ -37,6 +38,7 @@ Deno.test("importGo: both spellings, numbers as text, nulls; what Go ignores is 
               subset: [{ labels: { v: 1 }, lora: "adapter", weight: 5 }, { name: "never read" }],
             },
             { backend: "sglang", cluster: "c", headers: [{ key: ":path", value: "/x" }] },
+            { backend: "sglang", cluster: "c", headers: [{ key: ":scheme", value: "https" }] },
           ],
         },
       },
@@ -60,9 +62,11 @@ Deno.test("importGo: both spellings, numbers as text, nulls; what Go ignores is 
             headers: [{ key: "x-tier", value: "gold" }],
             subset: [{ lora: "adapter", labels: { v: "1" } }],
           },
+          { backend: "sglang", cluster: "c", headers: [{ key: ":path", value: "/x" }] },
         ],
       },
     },
+    log: { llm: { enabled: true, path: "/home/admin/logs/llm.log" } },
     lb_mapping_rule: {
       m: {
         load_aware_enable: true,
@@ -74,7 +78,7 @@ Deno.test("importGo: both spellings, numbers as text, nulls; what Go ignores is 
       },
     },
   });
-  noted(notes, "rules[0].weight", "rules[0].colour", "rules[1].subset", "rules[2]: left out", "ghost", "log:");
+  noted(notes, "rules[0].weight", "rules[0].colour", "rules[1].subset", "rules[3]: left out", "ghost", "log:");
   noted(notes, "cache_aware_enable, request_load_weight");
   parseConfig(config);
 });
@@ -137,4 +141,27 @@ Deno.test("importGo takes any document without an error of its own", () => {
     return Object.fromEntries(Array.from({ length: random.below(4) }, () => [random.pick(names), value(depth + 1)]));
   };
   for (let i = 0; i < 5_000; i++) importGo([value(0), { modelMappingRule: value(1), static_resources: value(1) }]);
+});
+
+Deno.test("compat: go reads what Go's gateway takes, keeps what only ours knows, and says what has no effect", () => {
+  const rules = [{ backend: "vllm", cluster: "c", sceneName: null, colour: "red", target_model: "big", weight: 3 }];
+  const given = {
+    algorithm: "RoundRobin",
+    retries: 2,
+    clusters: [{ name: "c" }],
+    modelMappingRule: { m: { rules } },
+    lbMappingRule: { m: { loadAwareEnable: true, candidatePercent: "20", ttft_slo_ms: 500 }, ghost: {} },
+  };
+  const config = parseConfig({ compat: "go", ...given });
+  assertEquals([config.algorithm, config.retries], ["round_robin", 2]);
+  assertEquals([config.model_mapping_rule.m.rules[0].target_model, config.clusters[0].name], ["big", "c"]);
+  const { load_aware_enable, cache_aware_enable, candidate_percent, cache_radio_weight, ttft_slo_ms } =
+    config.lb_mapping_rule.m;
+  assertEquals(
+    [load_aware_enable, cache_aware_enable, candidate_percent, cache_radio_weight, ttft_slo_ms],
+    [true, false, 20, 0, 500],
+  );
+  noted(configNotes(config), "rules[0].colour", "rules[0].weight", "ghost", "cache_aware_enable, request_load_weight");
+  assertThrows(() => parseConfig(given), ConfigError, "modelMappingRule");
+  assertThrows(() => parseConfig({ compat: "go", ...given, retrys: 2 }), ConfigError, "retries");
 });

@@ -14,7 +14,7 @@ import { callParts } from "../support/parts.ts";
 const route = {
   model: 0,
   targetModel: "target",
-  rule: { route_name: "r", backend: "vllm" },
+  rule: { route_name: "r", backend: "vllm", headers: [{ key: "a", value: "b" }], scene_name: "" },
   placement: { policy: policyOf(parseConfig({}), "m") },
 } as unknown as Route;
 
@@ -134,23 +134,38 @@ Deno.test("end: the access log has what is known, and null for what is not", () 
   clock.advance(5);
   end(refused, "route_not_found");
   const call = open();
+  clock.advance(10);
+  call.decision = { lookUpMs: 0.125, decideMs: 0.25, cacheKnown: true, loadName: "7-1-2" };
   answered(call, 200, (ms) => clock.advance(ms));
   clock.advance(90);
   call.usage = { promptTokens: 100, completionTokens: 10 };
   call.status = 200;
   end(call, "ok");
   const [first, second] = written;
-  assertEquals([first.outcome, first.is_local_error, first.ttft, first.prompt_tokens, first.last_rt], [
+  assertEquals([first.outcome, first.is_local_error, first.ttft, first.prompt_tokens, first.duration_ms], [
     "route_not_found",
     true,
-    null,
+    0,
     null,
     5,
   ]);
+  assertEquals([first.use_load, first.load_duration, first.metacenter_reqid, first.ttft_ms, first.last_rt], [
+    0,
+    "",
+    "",
+    null,
+    null,
+  ]);
   assertEquals(
-    [second.status, second.is_local_error, second.ttft, second.first_rt, second.last_rt, second.predicted_ttft],
-    [200, false, 200, 200, 290, 400],
+    [second.status, second.is_local_error, second.ttft, second.ttft_ms, second.duration_ms, second.predicted_ttft],
+    [200, false, 200, 210, 300, 400],
   );
+  assertEquals([second.first_rt, second.last_rt], ["2023-11-14 22:13:20.215", "2023-11-14 22:13:20.305"]);
+  assertEquals(
+    [second.use_load, second.use_cache, second.load_duration, second.cache_duration, second.metacenter_reqid],
+    [1, 1, "0.250ms", "0.125ms", "gateway-7-1-2"],
+  );
+  assertEquals(second.header_num, 1);
   assertEquals([second.target_model_name, second.prompt_tokens, second.cached_tokens, second.tries], [
     "target",
     100,

@@ -45,3 +45,52 @@ Deno.test("paths: forms and other JSON reach the engine unchanged, by the model 
   assertEquals((await send("/v1/nothing", json))[0], 404);
   await gateway.settled();
 });
+
+Deno.test("rules match :path, :method and :authority as they match header fields", async () => {
+  await using server = startRawServer(() => ({ writes: [OK], then: "keep" }));
+  const rule = (route_name: string, headers: { key: string; value: string }[], target_model: string) => ({
+    backend: "vllm",
+    cluster: "c",
+    route_name,
+    headers,
+    target_model,
+  });
+  await using gateway = await startTestGateway([server], {
+    probes: { enabled: false },
+    model_mapping_rule: {
+      m: {
+        rules: [
+          rule(
+            "completions",
+            [{ key: ":path", value: "/v1/completions?a=1" }, { key: ":method", value: "POST" }],
+            "by path",
+          ),
+          rule("host", [{ key: ":authority", value: "models.example" }], "by host"),
+          rule("rest", [], "rest"),
+        ],
+      },
+    },
+  });
+  const sent = async (path: string, headers: Record<string, string> = {}) => {
+    const body = JSON.stringify({ model: "m", prompt: "x", messages: [{ role: "user", content: "x" }] });
+    const response = await fetch(`${gateway.origin}${path}`, { method: "POST", body, headers });
+    assertEquals(response.status, 200);
+    await response.text();
+    return JSON.parse(server.requests.at(-1)!.split("\r\n\r\n")[1]).model;
+  };
+  assertEquals(await sent("/v1/completions?a=1"), "by path");
+  assertEquals(await sent("/v1/completions?a=2"), "rest");
+  // fetch sets no Host of its own.
+  const { hostname, port } = new URL(gateway.origin);
+  const body = JSON.stringify({ model: "m", prompt: "x" });
+  const head = `POST /v1/completions HTTP/1.1\r\nhost: models.example\r\nconnection: close\r\n`;
+  using connection = await Deno.connect({ hostname, port: Number(port) });
+  await connection.write(bytes(`${head}content-length: ${body.length}\r\n\r\n${body}`));
+  assert((await new Response(connection.readable).text()).startsWith("HTTP/1.1 200"));
+  assertEquals(JSON.parse(server.requests.at(-1)!.split("\r\n\r\n")[1]).model, "by host");
+  assertEquals(
+    await sent("/v1/chat/completions", { ":path": "/v1/completions?a=1" }).catch(() => "refused"),
+    "refused",
+  );
+  await gateway.settled();
+});

@@ -113,7 +113,7 @@ Deno.test("Center: what a lease took along and nobody told anew is reported once
 Deno.test("Replication: peers that know no leases are told what one took along, those of our kind are not", async () => {
   for (const knowsBatches of [true, false]) {
     const told: string[] = [];
-    const peer: typeof fetch = async (_url, { headers, body } = {}) => {
+    const fetch = async (_address: string, _target: string, { headers, body }: RequestInit) => {
       const type = new Headers(headers).get("event-type")!;
       const { events } = JSON.parse(String(await new Response(body).text()));
       if (type !== "aigw.batch") told.push(type);
@@ -122,7 +122,7 @@ Deno.test("Replication: peers that know no leases are told what one took along, 
       return new Response(null);
     };
     const limits = { coalesceMs: 0, timeoutMs: 60_000, attempts: 1, queue: 10 };
-    const replication = new Replication({ peers: () => ["peer:1"], ...limits }, peer);
+    const replication = new Replication({ peers: () => ["peer:1"], ...limits }, { fetch, close() {} });
     replication.publish({ type: "load.stats.set", body: { request_id: "a", ip: "10.0.0.1" } });
     replication.lost(["a"]);
     replication.publish({ type: "load.prompt.delete", body: { request_id: "b" } });

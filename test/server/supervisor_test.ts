@@ -43,7 +43,13 @@ function parts(workers = 2) {
   const log = new KeptLog();
   const threads: FakeThread[] = [];
   const { shared, kernel } = sharedKernel({ workers: 1 + workers + SPARE_AREAS });
-  const setup = { listen: { hostname: "127.0.0.1", port: 1 }, tls: undefined, via: "test", started: 0 };
+  const setup = {
+    listen: { hostname: "127.0.0.1", port: 1 },
+    tls: undefined,
+    via: "test",
+    gateway: "test",
+    started: 0,
+  };
   const supervisor = new Supervisor({
     kernel,
     shared,

@@ -65,6 +65,8 @@ export function callParts(changes: Partial<CallContext> = {}) {
     deadlines,
     instruments,
     accessLog: undefined,
+    llmLog: undefined,
+    gateway: "gateway",
     tracing: undefined,
     unknownModel: 1,
     active: new Set(),

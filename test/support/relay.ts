@@ -30,6 +30,8 @@ const calls: CallContext = {
   clock: systemClock,
   instruments: new Instruments(ownCells(kernel), 1),
   accessLog: { write: (record: AccessRecord) => written = record } as unknown as AccessLog,
+  llmLog: undefined,
+  gateway: "gateway",
   tracing: undefined,
   unknownModel: 1,
   active: new Set(),

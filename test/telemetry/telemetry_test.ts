@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { parseConfig } from "../../src/config/load.ts";
 import { AccessLog, type AccessRecord } from "../../src/telemetry/access_log.ts";
 import { cellCount, Instruments, readModel } from "../../src/telemetry/instruments.ts";
 import { OUTCOMES } from "../../src/telemetry/outcome.ts";
@@ -52,7 +53,14 @@ Deno.test("access log: one JSON line a request with the known fields, into a fil
         [404, "model_not_found", "nope", false, true],
       ],
     );
-    assert(records[0].ttft !== null && records[0].ttft <= records[0].last_rt && records[0].prompt_bytes > 0);
+    const [ok, unknown] = records;
+    assert(ok.ttft_ms !== null && ok.ttft <= ok.ttft_ms + 1 && ok.ttft_ms <= ok.duration_ms && ok.prompt_bytes > 0);
+    assertMatch(ok.first_rt!, /^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}$/);
+    assert(ok.first_rt! <= ok.last_rt!);
+    assertMatch(ok.load_duration, /^\d+\.\d{3}ms$/);
+    assertMatch(ok.metacenter_reqid, /-\d+--?\d+-\d+$/);
+    assertEquals([ok.use_load, ok.use_cache, ok.header_num, ok.is_vl, ok.target_model_name], [1, 0, 0, false, "m"]);
+    assertEquals([unknown.use_load, unknown.ttft, unknown.first_rt, unknown.metacenter_reqid], [0, 0, null, ""]);
   } finally {
     await Deno.remove(path);
   }
@@ -60,7 +68,8 @@ Deno.test("access log: one JSON line a request with the known fields, into a fil
 
 Deno.test("access log drops and counts when its buffer is full", () => {
   const path = Deno.makeTempFileSync();
-  const log = new AccessLog(path);
+  const { lines, rotation } = parseConfig({}).log;
+  const log = new AccessLog(path, { lines, rotation }, () => {});
   for (let i = 0; i < 10_005; i++) log.write({ status: i } as AccessRecord);
   assertEquals(log.dropped, 5);
   log.close();

@@ -5,6 +5,8 @@ import { GatewayError } from "../../base/errors.ts";
 import { end } from "../../gateway/accounting.ts";
 import { Call, type CallContext } from "../../gateway/call.ts";
 import type { Kind } from "../../openai/api.ts";
+import type { HeaderReader } from "../../gateway/routes.ts";
+import { targetOf } from "./head.ts";
 import { errorBody } from "../../openai/errors.ts";
 import { readIncoming } from "../../upstream/request_head.ts";
 
@@ -20,10 +22,24 @@ export interface HttpContext {
   };
 }
 
+/** Fields of a request, and under the names of HTTP/2's pseudo-header fields what its line says. */
+class RequestFields implements HeaderReader {
+  constructor(readonly request: Request) {}
+
+  get(name: string): string | null {
+    const { headers, method, url } = this.request;
+    if (!name.startsWith(":")) return headers.get(name);
+    if (name === ":path") return targetOf(url);
+    if (name === ":method") return method;
+    return name === ":authority" ? headers.get("host") ?? new URL(url).host : null;
+  }
+}
+
 /** Takes a request up; its client's leaving ends it. */
 export function openCall({ calls }: HttpContext, request: Request, kind?: Kind): Call {
   const { headers, signal } = request;
-  const call = new Call(calls, { kind, fields: readIncoming(headers, calls.ownFields), headers });
+  const fields = readIncoming(headers, calls.ownFields);
+  const call = new Call(calls, { kind, fields, headers: new RequestFields(request) });
   // At once: a signal that is first asked for after the client has left does not tell.
   signal.addEventListener("abort", call.cancellation.leave);
   return call;
@@ -60,6 +76,7 @@ export function refuse(
   more: Record<string, string> = {},
 ): Response {
   call.status = error.status;
+  call.texts?.failed(error.message);
   end(call, error.code);
   const headers: Record<string, string> = {
     "content-type": "application/json",

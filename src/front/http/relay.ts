@@ -83,6 +83,7 @@ function relayWhole(
     if (options.splitReasoning && kind === "chat") bytes = splitReasoning(whole, options.splitReasoning);
     options.stored?.(idOf(decoder.decode(whole.subarray(0, 4_096))) ?? "");
   }
+  call.texts?.answered(bytes);
   call.context.instruments.add(WORKER_CELLS.bytes, bytes.length);
   const events = boundary !== undefined;
   const empty = NULL_BODY.has(head.status);
@@ -272,6 +273,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
     this.#usage?.look(ready);
     const passed = this.#tap === undefined ? ready : this.#tap.pass(ready, plain);
     if (passed.length === 0) return false;
+    if (this.#tap !== undefined) this.#call.texts?.streamed(passed);
     this.#patience();
     controller.enqueue(passed);
     return true;
@@ -283,7 +285,10 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
     const rest = boundary?.rest();
     if (rest !== undefined) this.#hand(rest, controller);
     const held = this.#tap?.rest();
-    if (held !== undefined && held.length > 0) controller.enqueue(held);
+    if (held !== undefined && held.length > 0) {
+      this.#call.texts?.streamed(held);
+      controller.enqueue(held);
+    }
     if (progress && !progress.ended && !progress.error) {
       throw new UpstreamError("lost_in_answer", "the engine ended its stream without finishing its answer");
     }
@@ -315,6 +320,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
       ? asGatewayError(error, this.#call)
       : new GatewayError("internal", "The gateway failed while streaming", null, error);
     if (error instanceof UpstreamError && error.endpointFailed) this.#grant.leg.failed();
+    this.#call.texts?.failed(failure.message);
     const { code } = failure;
     const ours = code === "client_closed" || code === "draining" || code === "deadline_exceeded";
     this.#end(ours ? code : "stream_broken");

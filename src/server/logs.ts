@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// The access log and the log of texts of a worker. Their files stay open under the snapshots that name the same ones.
+
+import type { Config } from "../config/schema.ts";
+import { AccessLog } from "../telemetry/access_log.ts";
+import { LlmLog } from "../telemetry/llm_log.ts";
+import type { Log } from "../telemetry/log.ts";
+
+export class WorkerLogs {
+  #access: AccessLog | undefined;
+  #texts: LlmLog | undefined;
+  /** What they were opened with. */
+  #accessOptions = "";
+  #textsOptions = "";
+
+  constructor(readonly log: Log) {}
+
+  get access(): AccessLog | undefined {
+    return this.#access;
+  }
+
+  get texts(): LlmLog | undefined {
+    return this.#texts;
+  }
+
+  /** A configuration comes into force. */
+  configure({ log: { enabled, path, lines, rotation, llm } }: Config): void {
+    const access = enabled ? JSON.stringify([path, lines, rotation]) : "";
+    if (access !== this.#accessOptions) {
+      this.#access?.retire();
+      this.#access = enabled ? new AccessLog(path, { lines, rotation }, this.#failed(path)) : undefined;
+      this.#accessOptions = access;
+    }
+    const texts = llm.enabled ? JSON.stringify(llm) : "";
+    if (texts !== this.#textsOptions) {
+      this.#texts?.retire();
+      this.#texts = llm.enabled ? new LlmLog(llm, this.#failed(llm.path)) : undefined;
+      this.#textsOptions = texts;
+    }
+  }
+
+  #failed(path: string): (error: Error) => void {
+    return ({ message }) => this.log.error("a log cannot be written", { path, error: message });
+  }
+
+  close(): void {
+    this.#access?.close();
+    this.#texts?.close();
+  }
+}

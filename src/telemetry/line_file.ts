@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// A log of lines in a file, or on standard output. Lines are buffered and written a few times a second; a full buffer drops
+// lines and counts them, it never delays a request. Several threads append to one file, and any of them may find that it is
+// large enough: whoever holds the file's lock moves it aside, the others notice and open the new one.
+
+import type { RotationConfig } from "../config/log.ts";
+
+const FLUSH_MS = 200;
+const MEGABYTE = 1_048_576;
+const DAY_MS = 86_400_000;
+
+export interface LineFileOptions {
+  /** A file to append to, or "-" for standard output. */
+  readonly path: string;
+  /** Most lines that wait to be written. */
+  readonly lines: number;
+  /** When the file is moved aside; it grows for ever without. */
+  readonly rotation?: RotationConfig;
+  /** Is told, once for each time that it begins, that lines cannot be written. */
+  readonly failed?: (error: Error) => void;
+}
+
+export class LineFile {
+  #lines: string[] = [];
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #file: Deno.FsFile | undefined;
+  #retired = false;
+  #failing = false;
+  /** Old files that are being compressed. */
+  #tidying: Promise<void> = Promise.resolve();
+  /** Lines that were not written. */
+  dropped = 0;
+
+  /** Throws what opening the file throws. */
+  constructor(readonly options: LineFileOptions) {
+    if (options.path !== "-") this.#file = open(options.path);
+  }
+
+  write(line: string): void {
+    if (this.#lines.length >= this.options.lines) {
+      this.dropped++;
+      return;
+    }
+    this.#lines.push(line);
+    this.#timer ??= setTimeout(() => this.flush(), FLUSH_MS);
+  }
+
+  /** Writes what is buffered. What cannot be written is dropped and counted. */
+  flush(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const lines = this.#lines;
+    if (lines.length === 0) return;
+    this.#lines = [];
+    try {
+      this.#append(new TextEncoder().encode(`${lines.join("\n")}\n`));
+      this.#failing = false;
+    } catch (error) {
+      this.dropped += lines.length;
+      if (!this.#failing) this.options.failed?.(error as Error);
+      this.#failing = true;
+    }
+  }
+
+  #append(bytes: Uint8Array): void {
+    const { path } = this.options;
+    if (path === "-") return writeAll(Deno.stdout, bytes);
+    if (this.#retired) {
+      using own = open(path);
+      return writeAll(own, bytes);
+    }
+    const file = this.#file ?? open(path);
+    this.#file = undefined; // until it is known to be in order
+    this.#file = this.#current(file);
+    writeAll(this.#file, bytes);
+  }
+
+  // The file that has the name now; another thread, or another program, may have moved ours aside.
+  #current(file: Deno.FsFile): Deno.FsFile {
+    const { path, rotation } = this.options;
+    const named = statOf(path);
+    if (named === undefined || named.ino !== file.statSync().ino) {
+      file.close();
+      return open(path);
+    }
+    if (rotation === undefined || rotation.megabytes === 0 || named.size < rotation.megabytes * MEGABYTE) return file;
+    file.lockSync(true);
+    try {
+      // Who had the lock before may have done it already.
+      if (statOf(path)?.ino === named.ino) {
+        Deno.renameSync(path, asideOf(path, new Date()));
+        this.#tidying = this.#tidying.then(() => tidy(path, rotation)).catch((error) => this.options.failed?.(error));
+      }
+    } finally {
+      file.close(); // the lock goes with it
+    }
+    return open(path);
+  }
+
+  /** Another log takes over: what is still written here, by requests that go on, opens the file each time. */
+  retire(): void {
+    this.close();
+    this.#retired = true;
+  }
+
+  close(): void {
+    this.flush();
+    this.#file?.close();
+    this.#file = undefined;
+  }
+
+  /** Resolves when files that were moved aside are compressed, and those that are too many or too old are gone. */
+  get tidied(): Promise<void> {
+    return this.#tidying;
+  }
+}
+
+function open(path: string): Deno.FsFile {
+  return Deno.openSync(path, { append: true, create: true });
+}
+
+function writeAll(sink: { writeSync(bytes: Uint8Array): number }, bytes: Uint8Array): void {
+  for (let at = 0; at < bytes.length;) at += sink.writeSync(bytes.subarray(at));
+}
+
+function statOf(path: string): Deno.FileInfo | undefined {
+  try {
+    return Deno.statSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+// dir/name.log → ["dir/", "name", ".log"]
+function partsOf(path: string): [folder: string, stem: string, extension: string] {
+  const slash = path.lastIndexOf("/") + 1;
+  const dot = path.lastIndexOf(".");
+  const end = dot > slash ? dot : path.length;
+  return [path.slice(0, slash), path.slice(slash, end), path.slice(end)];
+}
+
+/** Name of a log that was moved aside at a time: dir/name-2026-11-25T10-00-00.000.log */
+export function asideOf(path: string, time: Date): string {
+  const [folder, stem, extension] = partsOf(path);
+  return `${folder}${stem}-${time.toISOString().slice(0, -1).replaceAll(":", "-")}${extension}`;
+}
+
+const TIME = /^(\d{4}-\d\d-\d\dT)(\d\d)-(\d\d)-(\d\d\.\d{3})$/;
+
+interface Aside {
+  readonly path: string;
+  readonly at: number;
+}
+
+/** Logs of a path that were moved aside, the youngest first. */
+async function asidesOf(path: string): Promise<Aside[]> {
+  const [folder, stem, extension] = partsOf(path);
+  const found: Aside[] = [];
+  for await (const { name } of Deno.readDir(folder === "" ? "." : folder)) {
+    const plain = name.endsWith(".gz") ? name.slice(0, -3) : name;
+    if (!plain.startsWith(`${stem}-`) || !plain.endsWith(extension)) continue;
+    const time = TIME.exec(plain.slice(stem.length + 1, plain.length - extension.length));
+    if (time) found.push({ path: `${folder}${name}`, at: Date.parse(`${time[1]}${time[2]}:${time[3]}:${time[4]}Z`) });
+  }
+  return found.sort((a, b) => b.at - a.at);
+}
+
+async function tidy(path: string, { files, days, compress }: RotationConfig): Promise<void> {
+  const asides = await asidesOf(path);
+  const oldest = days === 0 ? -Infinity : Date.now() - days * DAY_MS;
+  for (const [i, { path: aside, at }] of asides.entries()) {
+    if ((files > 0 && i >= files) || at < oldest) await Deno.remove(aside);
+    else if (compress && !aside.endsWith(".gz")) await compressed(aside);
+  }
+}
+
+async function compressed(path: string): Promise<void> {
+  const part = `${path}.part`;
+  const [from, to] = [await Deno.open(path), await Deno.create(part)];
+  await from.readable.pipeThrough(new CompressionStream("gzip")).pipeTo(to.writable);
+  await Deno.rename(part, `${path}.gz`);
+  await Deno.remove(path);
+}
