@@ -237,7 +237,7 @@ function banner(
       Math.round(milliseconds)
     } ms)`,
     `  admin      ${admin} (/endpoints /explain /metrics /readyz)`,
-    ...(center ? [`  center     http://${formatAddress(center)} (embedded metadata center)`] : []),
+    ...(center ? [`  center     ${centerScheme(config)}://${formatAddress(center)} (embedded metadata center)`] : []),
     ...config.clusters.map(({ name }) =>
       `  cluster    ${name}: ${gateway.fleet.membersOf(name).map((one) => one.name).join(" ") || "no endpoints"}`
     ),
@@ -247,6 +247,10 @@ function banner(
     "",
   ];
   console.log(lines.join("\n"));
+}
+
+function centerScheme({ metadata_center }: Config): string {
+  return metadata_center.tls ? "https" : "http";
 }
 
 /** A terminal and a task runner may both pass one Ctrl-C on: only a later one is a second wish. */
@@ -313,7 +317,7 @@ async function metadataCenter(args: string[]): Promise<number> {
   const log = new Log(config.log.level, "center");
   for (const note of environmentNotes(Deno.env.toObject())) log.warn(note);
   const center = await startCenter(own, false, log);
-  console.log(`Metadata center on http://${formatAddress(center.address!)}`);
+  console.log(`Metadata center on ${centerScheme(config)}://${formatAddress(center.address!)}`);
   await terminationSignal();
   await center.stop();
   return 0;

@@ -5,7 +5,7 @@
 import { assertEquals } from "@std/assert";
 import { LONG_LEASE, startCenterProcess } from "../support/center.ts";
 import { post, sleep, startEngines, startTestGateway, type TestGateway } from "../support/gateway.ts";
-import { bytes, type RawServer, startRawServer } from "../support/raw_server.ts";
+import { heldEngine } from "../support/held_engine.ts";
 import { Random, seed } from "../support/seed.ts";
 import { gate, until } from "../support/until.ts";
 
@@ -24,17 +24,6 @@ const remote = (port: number, more: Record<string, unknown> = {}) => ({
 });
 type Engines = { address: { hostname: string; port: number } }[];
 const completions = (requests: readonly string[]) => requests.filter((text) => text.startsWith("POST /v1/chat")).length;
-
-/** An engine whose streams bring a token at once, and end when the test lets them. */
-function heldEngine(end: () => Promise<void>): RawServer {
-  const event = 'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n';
-  const head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-  return startRawServer(() => ({
-    writes: [bytes(`${head}${event.length.toString(16)}\r\n${event}\r\n`), bytes("0\r\n\r\n")],
-    before: (write) => write === 1 ? end() : undefined,
-    then: "keep",
-  }));
-}
 
 /** Some engines here answer nothing but what they are let to: they are not asked for their health. */
 const UNPROBED = { probes: { enabled: false } };

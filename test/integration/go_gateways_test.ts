@@ -3,8 +3,9 @@
 
 import { assertEquals } from "@std/assert";
 import { startMockEngine } from "../../src/mock/server.ts";
-import { LONG_LEASE, startCenterProcess } from "../support/center.ts";
+import { LONG_LEASE, startCenterProcess, startPlainCenter } from "../support/center.ts";
 import { post, startTestGateway } from "../support/gateway.ts";
+import { spreadOf } from "../support/mixed_fleet.ts";
 import { GoGateway } from "../support/go_gateway.ts";
 import { Random, seed } from "../support/seed.ts";
 import { until } from "../support/until.ts";
@@ -79,3 +80,21 @@ Deno.test({
     }, "nothing is left");
   },
 });
+
+const CENTERS: Record<string, () => Promise<AsyncDisposable & { readonly port: number }>> = {
+  "our center": () => startCenterProcess(LONG_LEASE),
+  "a center of the documented calls alone": () => Promise.resolve(startPlainCenter()),
+};
+
+for (const [kind, start] of Object.entries(CENTERS)) {
+  Deno.test({
+    name: `two gateways of ours and two like Go's spread requests as one would (${kind})`,
+    ignore: Deno.build.os !== "linux",
+    async fn() {
+      await using center = await start();
+      const random = new Random(seed);
+      const fleet = { centerPort: center.port, ours: 2, go: 2, engines: 8, burst: 1, rounds: 6, random };
+      assertEquals(await spreadOf(fleet), Array(8).fill(3));
+    },
+  });
+}

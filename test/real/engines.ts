@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Real engines as processes of their own, from a folder that setup.sh has filled: vLLM on CPU, `transformers serve` and
-// llama.cpp's server, each with a tiny random model.
+// llama.cpp's server, each with a tiny random model, and KServe's protocol in Google's gRPC.
 
 import { until } from "../support/until.ts";
 
-type Kind = "vllm" | "transformers" | "llamacpp";
+type Kind = "vllm" | "transformers" | "llamacpp" | "kserve";
 
 /** What an engine is started from. */
 const NEEDED: Record<Kind, string> = {
   vllm: "venv/bin/vllm",
   transformers: "venv/bin/transformers",
   llamacpp: "llamacpp/bin/python",
+  kserve: "kserve/bin/python",
 };
 
 /** The folder with the engines; undefined when there is none, and then why. */
@@ -50,12 +51,13 @@ export async function startEngine(
     stdin: "null",
   }).spawn();
   const url = `http://127.0.0.1:${port}`;
+  const healthPort = kind === "kserve" ? port + 1 : port; // gRPC has its own
   let ended = false;
   child.status.then(() => ended = true);
   await until(
     async () => {
       if (ended) throw new Error(`the engine ended: ${(await Deno.readTextFile(log)).slice(-2_000)}`);
-      return await fetch(`${url}/health`).then(async (response) => {
+      return await fetch(`http://127.0.0.1:${healthPort}/health`).then(async (response) => {
         await response.body?.cancel();
         return response.status === 200;
       }, () => false);

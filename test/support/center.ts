@@ -24,7 +24,7 @@ export const LONG_LEASE = "metadata_center: {lease_ms: 600000}";
  * A stand-in for the Go center: the documented load calls and nothing else, engines told apart by IP alone, one request at
  * a time. `loads` is its accounting.
  */
-export function startPlainCenter(): AsyncDisposable & {
+export function startPlainCenter(port = 0): AsyncDisposable & {
   port: number;
   loads: Map<string, { queued: number; prompt: number }>;
   /** As after its restart. */
@@ -36,7 +36,7 @@ export function startPlainCenter(): AsyncDisposable & {
   const requests = new Map<string, { ip: string; prompt: number }>();
   const ok = (data: unknown = null) => Response.json({ status: "OK", error: null, data, trace_id: "t" });
   const state = { away: false };
-  const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, async (request) => {
+  const server = Deno.serve({ hostname: "127.0.0.1", port, onListen() {} }, async (request) => {
     const { pathname } = new URL(request.url);
     if (state.away) return new Response("away", { status: 503 });
     const body = request.method === "GET" ? undefined : await request.json();

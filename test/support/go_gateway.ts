@@ -38,7 +38,7 @@ export class GoGateway {
       cluster: this.cluster,
       prompt_hash: this.hashes(messages),
       topk: 10,
-    }) as { locations: { ip: string; length: number }[] };
+    }).catch(() => ({ locations: [] })) as { locations: { ip: string; length: number }[] };
     return new Map(data.locations.map(({ ip, length }) => [ip, length]));
   }
 
@@ -66,8 +66,30 @@ export class GoGateway {
     await this.#call("POST", "/v1/load/stats", body);
   }
 
-  async end(requestId: string): Promise<void> {
+  /**
+   * Chooses as Go's inference_lb does of few engines: of the best scores the first, by what the center says of each
+   * address.
+   */
+  async choose(messages: readonly unknown[], ips: readonly string[]): Promise<string> {
+    const [loads, cached, chunks] = [await this.load(), await this.cached(messages), this.hashes(messages).length];
+    const requests = ips.map((ip) => loads.get(ip)?.requests ?? 0);
+    const prompts = ips.map((ip) => loads.get(ip)?.promptBytes ?? 0);
+    const [least, delta] = [Math.min(...requests), Math.max(2, Math.max(...requests) - Math.min(...requests))];
+    const longest = Math.max(1_024, ...prompts);
+    const scores = ips.map((ip, i) =>
+      2 * (cached.get(ip) ?? 0) / Math.max(1, chunks) - Math.ceil(delta / 5) * (requests[i] - least) / delta -
+      3 * prompts[i] / longest
+    );
+    return ips[scores.indexOf(Math.max(...scores))];
+  }
+
+  /** Its first token came. */
+  async firstToken(requestId: string): Promise<void> {
     await this.#call("DELETE", "/v1/load/prompt", { request_id: requestId, cluster: "", ip: "" });
+  }
+
+  async end(requestId: string): Promise<void> {
+    await this.firstToken(requestId);
     await this.#call("DELETE", "/v1/load/stats", { request_id: requestId, cluster: "", ip: "" });
   }
 }

@@ -27,8 +27,11 @@ export interface RawServer extends AsyncDisposable {
 export const bytes = (text: string): Uint8Array<ArrayBuffer> => new TextEncoder().encode(text);
 
 /** Starts a server; `answer` is asked for every request with its number. */
-export function startRawServer(answer: (request: string, n: number) => RawAnswer): RawServer {
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+export function startRawServer(
+  answer: (request: string, n: number) => RawAnswer,
+  hostname = "127.0.0.1",
+): RawServer {
+  const listener = Deno.listen({ hostname, port: 0 });
   const open = new Set<Deno.TcpConn>();
   const state = { requests: [] as string[], connections: 0, closedByPeer: 0 };
   const over = gate();
@@ -75,7 +78,7 @@ export function startRawServer(answer: (request: string, n: number) => RawAnswer
     }
   })();
   return {
-    address: { hostname: "127.0.0.1", port: (listener.addr as Deno.NetAddr).port },
+    address: { hostname, port: (listener.addr as Deno.NetAddr).port },
     get requests() {
       return state.requests;
     },
