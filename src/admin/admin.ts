@@ -7,7 +7,8 @@ import { systemClock } from "../base/clock.ts";
 import type { Snapshot } from "../config/snapshot.ts";
 import type { SourceView } from "../control/discoveries.ts";
 import type { ReloadResult, ReloadView } from "../control/reloader.ts";
-import { pathOf } from "../front/http/front.ts";
+import { pathOf } from "../front/http/exchange.ts";
+import { targetOf } from "../front/http/served.ts";
 import type { RouteTable } from "../gateway/routes.ts";
 import { errorBody } from "../openai/errors.ts";
 import { promptText } from "../openai/prompt_text.ts";
@@ -84,7 +85,7 @@ function route(path: string, methods: AdminRoute["methods"]): AdminRoute {
 
 /** Answers one admin request; never throws. */
 export async function handleAdmin(parts: AdminParts, request: Request): Promise<Response> {
-  const path = pathOf(request.url);
+  const path = pathOf(targetOf(request.url));
   try {
     for (const { pattern, methods } of ROUTES) {
       const matched = pattern.exec(path);

@@ -106,7 +106,7 @@ export class Limits {
   }
 
   /** `x-ratelimit-…` fields of an answer, as OpenAI names them. */
-  addHeaders(tenant: Tenant, headers: Headers): void {
+  addHeaders(tenant: Tenant, headers: { append(name: string, value: string): void }): void {
     if (!this.limited(tenant)) return;
     const now = this.now();
     this.limitsOf(tenant).forEach((limit, window) => {

@@ -121,13 +121,26 @@ export class Center {
 
   /** Adds a request; one that is known already is ignored. False when limits.requests is reached. */
   add(request: LoadRequest): boolean {
-    if (this.#requests.has(request.requestId)) return true;
+    const known = this.#requests.get(request.requestId);
+    if (known) {
+      if (known.gateway === undefined && request.gateway !== undefined) this.#adopt(known, request.gateway);
+      return true;
+    }
     if (this.#requests.size >= this.limits.requests) return false;
     this.#requests.set(request.requestId, { ...request, promptCounted: true, sinceMs: this.clock.wall() });
     this.#lost.delete(request.requestId);
     if (request.gateway !== undefined) this.#lease(request.gateway).requests.add(request.requestId);
     this.#change(request, 1, request.promptLength);
     return true;
+  }
+
+  // A gateway that took this center for one without leases has told of it before.
+  #adopt(request: OpenRequest, gateway: string): void {
+    const promptLength = request.promptCounted ? request.promptLength : 0;
+    this.#change(request, -1, -promptLength);
+    request.gateway = gateway;
+    this.#lease(gateway).requests.add(request.requestId);
+    this.#change(request, 1, promptLength);
   }
 
   /** Takes a request's prompt length off its engine, once. */

@@ -45,7 +45,9 @@ export class PlainLedger {
       const call = CALLS[type];
       // An engine without an IPv4 address has no name there.
       if (!call || (type === "load.stats.set" && body.ip === undefined)) continue;
-      const answer = await ask({ ...call, body });
+      // Who is named there gets a lease, at a center that knows leases, and nothing here renews it.
+      const { gateway: _, ...plain } = body;
+      const answer = await ask({ ...call, body: plain });
       if (!answer || answer.status >= 500) return false;
       this.#acknowledge(type, body);
     }

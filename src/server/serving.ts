@@ -12,7 +12,8 @@ import type { Config } from "../config/schema.ts";
 import type { Snapshot } from "../config/snapshot.ts";
 import { enginesWith } from "../engines/backends.ts";
 import { tritonEngine } from "../engines/triton/triton.ts";
-import { type Arrival, Leavers, systemConnections } from "../front/http/leavers.ts";
+import type { HttpRequest, HttpResponse } from "../front/http/exchange.ts";
+import { Leavers, systemConnections } from "../front/http/leavers.ts";
 import { Front } from "../front/http/front.ts";
 import type { HttpContext } from "../front/http/http_call.ts";
 import type { Call, CallContext } from "../gateway/call.ts";
@@ -134,8 +135,8 @@ export class Serving {
   }
 
   /** Answers a client's request; never throws. */
-  handle(request: Request, arrival: Arrival): Response | Promise<Response> {
-    return this.#current.front.handle(request, arrival);
+  handle(request: HttpRequest): HttpResponse | Promise<HttpResponse> {
+    return this.#current.front.handle(request);
   }
 
   /** Requests that begin from now on are served by this one. */

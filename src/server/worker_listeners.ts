@@ -3,7 +3,8 @@
 // so do the old and the new listener while one takes over from the other.
 
 import type { Address } from "../base/address.ts";
-import type { Arrival } from "../front/http/leavers.ts";
+import type { HttpRequest, HttpResponse } from "../front/http/exchange.ts";
+import { ServedRequest, toResponse } from "../front/http/served.ts";
 import type { Certificate } from "./protocol.ts";
 
 export interface ListenAddresses {
@@ -19,7 +20,7 @@ export class WorkerListeners {
 
   constructor(
     readonly addresses: ListenAddresses,
-    readonly answer: (request: Request, arrival: Arrival) => Response | Promise<Response>,
+    readonly answer: (request: HttpRequest) => HttpResponse | Promise<HttpResponse>,
     readonly failed: (error: unknown) => void,
   ) {}
 
@@ -51,7 +52,10 @@ export class WorkerListeners {
           this.failed(error);
           return new Response(null, { status: 500 });
         },
-      }, (request, info) => this.answer(request, { info, port }));
+      }, (request, info) => {
+        const answer = this.answer(new ServedRequest(request, { info, port }));
+        return answer instanceof Promise ? answer.then(toResponse) : toResponse(answer);
+      });
     });
   }
 

@@ -47,6 +47,12 @@ export interface IncomingFields {
   readonly credentials: string;
 }
 
+/** A client's header fields, by lower-case name. */
+export interface RequestFields {
+  get(name: string): string | null;
+  forEach(visit: (value: string, name: string) => void): void;
+}
+
 /** Which header fields are the gateway's own business. */
 export interface OwnFields {
   readonly tenant: readonly string[];
@@ -55,7 +61,7 @@ export interface OwnFields {
   readonly keys: boolean;
 }
 
-export function readIncoming(headers: Headers, own: OwnFields): IncomingFields {
+export function readIncoming(headers: RequestFields, own: OwnFields): IncomingFields {
   let requestId = undefined as string | undefined;
   let contentLength = null as string | null;
   let connection = undefined as string | undefined;
@@ -115,7 +121,7 @@ export function readIncoming(headers: Headers, own: OwnFields): IncomingFields {
 }
 
 // Of several fields for one thing, the one that the config names first.
-function firstOf(names: readonly string[], headers: Headers): string | undefined {
+function firstOf(names: readonly string[], headers: RequestFields): string | undefined {
   for (const name of names) {
     const value = headers.get(name);
     if (value !== null) return value;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { GatewayError } from "../../src/base/errors.ts";
+import { ServedRequest } from "../../src/front/http/served.ts";
 import { readBody } from "../../src/front/http/body.ts";
 import { end } from "../../src/gateway/accounting.ts";
 import { callParts, settle } from "../support/parts.ts";
@@ -20,7 +21,7 @@ function sending(length: number | undefined) {
     },
   });
   const headers = length === undefined ? undefined : { "content-length": String(length) };
-  const request = new Request("http://x/", { method: "POST", body, headers });
+  const request = new ServedRequest(new Request("http://x/", { method: "POST", body, headers }));
   const parts = callParts();
   const call = parts.open({ headers });
   return { ...parts, request, call, told, controller };

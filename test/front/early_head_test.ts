@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals } from "@std/assert";
 import { EarlyHead } from "../../src/front/http/early_head.ts";
+import { HttpResponse } from "../../src/front/http/exchange.ts";
+import { toResponse } from "../../src/front/http/served.ts";
 import { end } from "../../src/gateway/accounting.ts";
 import { callParts, EVENTS, settle } from "../support/parts.ts";
 
@@ -10,7 +12,7 @@ function parts(queuedMs = 100) {
   const { clock, deadlines, context, open, calls } = callParts();
   const call = open();
   const early = new EarlyHead(deadlines, context, call, { queuedMs, openedMs: 50, heartbeatMs: 5_000 });
-  const { promise: answering, resolve: answer } = Promise.withResolvers<Response>();
+  const { promise: answering, resolve: answer } = Promise.withResolvers<HttpResponse>();
   const left: string[] = [];
   call.cancellation.waitsFor({ fail: ({ failure }) => left.push(failure) });
   return { clock, deadlines, call, calls, early, answering, answer, left };
@@ -19,7 +21,7 @@ function parts(queuedMs = 100) {
 /** A stream of events that tells whether it was cancelled. */
 function events(...pieces: string[]) {
   const told = { cancelled: 0 };
-  const body = new ReadableStream<Uint8Array>({
+  const response = new HttpResponse(200, {
     pull(controller) {
       const piece = pieces.shift();
       if (piece === undefined) controller.close();
@@ -28,8 +30,9 @@ function events(...pieces: string[]) {
     cancel() {
       told.cancelled++;
     },
-  }, { highWaterMark: 0 });
-  return Object.assign(told, { response: new Response(body, { headers: { "content-type": "text/event-stream" } }) });
+  });
+  response.append("content-type", "text/event-stream");
+  return Object.assign(told, { response });
 }
 
 Deno.test("EarlyHead: an answer in time passes as it is, and no deadline is left", async () => {
@@ -37,7 +40,7 @@ Deno.test("EarlyHead: an answer in time passes as it is, and no deadline is left
   early.queued();
   const racing = early.race(answering);
   clock.advance(50);
-  const response = new Response("x");
+  const response = new HttpResponse(200, "x");
   answer(response);
   assertEquals(await racing, response);
   end(call, "ok");
@@ -49,7 +52,7 @@ Deno.test("EarlyHead: after its time the head goes out, comments at every heartb
   early.queued();
   const racing = early.race(answering);
   clock.advance(100);
-  const response = await racing;
+  const response = toResponse(await racing);
   assertEquals([response.status, response.headers.get("content-type")], [200, "text/event-stream;charset=UTF-8"]);
   const reader = response.body!.getReader();
   const read = async () => decoder.decode((await reader.read()).value);
@@ -71,9 +74,9 @@ Deno.test("EarlyHead: an error after the head is an event, and the stream is who
   early.queued();
   const racing = early.race(answering);
   clock.advance(10);
-  const response = await racing;
+  const response = toResponse(await racing);
   end(call, "queue_timeout");
-  answer(new Response('{"error":\n{"code":"queue_timeout"}}', { status: 429 }));
+  answer(new HttpResponse(429, '{"error":\n{"code":"queue_timeout"}}'));
   assertEquals(
     await response.text(),
     ': waiting\n\ndata: {"error": {"code":"queue_timeout"}}\n\ndata: [DONE]\n\n',
@@ -86,7 +89,7 @@ Deno.test("EarlyHead: a client that leaves while the answer is waited for cancel
   early.queued();
   const racing = early.race(answering);
   clock.advance(10);
-  const reader = (await racing).body!.getReader();
+  const reader = toResponse(await racing).body!.getReader();
   await reader.read();
   const pending = reader.read();
   await settle(); // the answer's body is being waited for
@@ -107,7 +110,7 @@ Deno.test("EarlyHead: a client that leaves in the middle of the answer cancels i
   early.queued();
   const racing = early.race(answering);
   clock.advance(10);
-  const reader = (await racing).body!.getReader();
+  const reader = toResponse(await racing).body!.getReader();
   await reader.read();
   const told = events("data: 1\n\n", "data: 2\n\n", "data: 3\n\n");
   answer(told.response);
@@ -124,7 +127,7 @@ Deno.test("EarlyHead: an engine that has begun and is silent: the head goes out 
   clock.advance(1_000);
   early.opened({ ...EVENTS, headers: [["content-type", "text/event-stream"], ["x-engine", "7"]] });
   clock.advance(60);
-  const { headers, body } = await racing;
+  const { headers, body } = toResponse(await racing);
   assertEquals([headers.get("x-engine"), headers.get("content-type")], ["7", "text/event-stream;charset=UTF-8"]);
   answer(events("data: 1\n\n").response);
   assertEquals(await new Response(body).text(), ": waiting\n\ndata: 1\n\n");
@@ -138,7 +141,7 @@ Deno.test("EarlyHead: nothing at all for the time of a heartbeat: the head goes 
   clock.advance(4_980);
   assertEquals(await Promise.race([racing, settle().then(() => "waits")]), "waits");
   clock.advance(40);
-  const response = await racing;
+  const response = toResponse(await racing);
   answer(events("data: 1\n\n").response);
   assertEquals(await response.text(), ": waiting\n\ndata: 1\n\n");
   end(call, "ok");
@@ -149,7 +152,7 @@ Deno.test("EarlyHead: a client that takes nothing piles up no comments", async (
   early.queued();
   const racing = early.race(answering);
   clock.advance(10);
-  const response = await racing;
+  const response = toResponse(await racing);
   await settle();
   for (let i = 0; i < 100; i++) clock.advance(5_000);
   answer(events("data: 1\n\n").response);

@@ -3,6 +3,7 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { relay, type RelayOptions } from "../../src/front/http/relay.ts";
+import { toResponse } from "../../src/front/http/served.ts";
 import { openAnswer } from "../../src/gateway/answer.ts";
 import type { Outcome } from "../../src/telemetry/outcome.ts";
 import { UpstreamError, type UpstreamFailure } from "../../src/upstream/errors.ts";
@@ -35,7 +36,7 @@ async function relayed(head: ResponseHead, first: (string | null)[], more: Parti
     stored: undefined,
     ...more,
   };
-  const response = relay({ answer, grant, call, kind: "chat", options });
+  const response = toResponse(relay({ answer, grant, call, kind: "chat", options }));
   const reader = response.body!.getReader();
   const read = async () => decoder.decode((await reader.read()).value);
   return { clock, deadlines, calls, call, body, grant, response, reader, read, outcomes };

@@ -7,6 +7,7 @@ import { Breaker } from "../../src/metadata/breaker.ts";
 import { Center, DEFAULT_CENTER_LIMITS } from "../../src/metadata/center.ts";
 import { fnv1a } from "../../src/base/fnv1a.ts";
 import { HostList } from "../../src/metadata/hosts.ts";
+import { type CenterRequest, PlainLedger } from "../../src/metadata/plain_ledger.ts";
 import { Replication } from "../../src/metadata/replication.ts";
 import { parseExact, printExact } from "../../src/metadata/wire.ts";
 import { Random, seed } from "../support/seed.ts";
@@ -276,4 +277,36 @@ Deno.test("the variables take what Go's take: whole milliseconds, all spellings 
   const notes = environmentNotes({ AIGW_METADATA_CENTER_WORKER_COUNT: "4", REPLICA_COUNT: "3", PATH: "/bin" });
   assertEquals(notes.length, 2);
   assertStringIncludes(notes[0], "AIGW_METADATA_CENTER_WORKER_COUNT has no effect here");
+});
+
+Deno.test("Center: who told of a request without a lease takes it under its lease when it tells again", () => {
+  const clock = new ManualClock(1_000_000);
+  const center = new Center(clock);
+  const request = { cluster: "c", requestId: "r", host: "10.0.0.1", promptLength: 100 };
+  const figures = (without?: string) =>
+    center.loads("c", without)!.map(({ queued, promptLength }) => [queued, promptLength]);
+  center.add(request);
+  center.deletePrompt("r");
+  center.add({ ...request, gateway: "a" });
+  assertEquals([figures(), figures("a")], [[[1, 0]], [[0, 0]]]);
+  center.add({ ...request, gateway: "b" });
+  assertEquals([figures(), figures("a"), figures("b")], [[[1, 0]], [[0, 0]], [[1, 0]]], "it is nobody else's now");
+  clock.advance(DEFAULT_CENTER_LIMITS.leaseMs + 1);
+  center.expireLeases();
+  assertEquals(figures(), [[0, 0]]);
+  center.close();
+});
+
+Deno.test("PlainLedger: nothing that it tells is under a lease, which nobody would renew", async () => {
+  const asked: CenterRequest[] = [];
+  const ledger = new PlainLedger();
+  const body = { cluster: "c", request_id: "r", ip: "10.0.0.1", port: 1, prompt_length: 5, gateway: "a" };
+  assert(
+    await ledger.tell([{ type: "load.stats.set", body }], (request) => {
+      asked.push(request);
+      return Promise.resolve({ status: 200 });
+    }),
+  );
+  const { gateway: _, ...plain } = body;
+  assertEquals(asked, [{ method: "POST", path: "/v1/load/stats", body: plain }]);
 });

@@ -109,6 +109,7 @@ const done: Record<string, number> = {};
 for (let round = 0; round < ROUNDS; round++) {
   const action = random.pick(["kill", "pause", "replace"] as const);
   done[`${action} ${center.kind}`] = (done[`${action} ${center.kind}`] ?? 0) + 1;
+  const before = center.kind;
   const ms = 100 + random.below(1_500);
   if (action === "pause") await center.pause(ms);
   else {
@@ -125,6 +126,9 @@ for (let round = 0; round < ROUNDS; round++) {
       ([a, b]) => a.ownTotal === 8 && b.ownTotal === 8 && a.remote === b.own && b.remote === a.own,
     ),
   );
+  if (agreed.at(-1)! > RIGHT_MS) {
+    console.log(`round ${round}, ${action} ${before} for ${ms} ms: right after ${agreed.at(-1)!.toFixed(0)} ms`);
+  }
   closed.push(
     await timeUntil(
       `round ${round}, ${action}: the breakers are closed`,

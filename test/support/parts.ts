@@ -7,6 +7,7 @@ import { ManualClock } from "../../src/base/clock.ts";
 import { Deadlines } from "../../src/base/deadlines.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import type { AnswerBody } from "../../src/engines/engine.ts";
+import { ServedRequest } from "../../src/front/http/served.ts";
 import { openCall } from "../../src/front/http/http_call.ts";
 import type { HttpContext } from "../../src/front/http/http_call.ts";
 import type { RelayGrant } from "../../src/front/http/relay.ts";
@@ -82,7 +83,7 @@ export function callParts(changes: Partial<CallContext> = {}) {
   };
   const context: HttpContext = { calls, via: "test", origins: undefined, status: { leaving: false } };
   const open = (init: RequestInit = {}, kind: Kind = "chat"): Call =>
-    openCall(context, new Request("http://x/", { method: "POST", ...init }), kind);
+    openCall(context, new ServedRequest(new Request("http://x/", { method: "POST", ...init })), kind);
   return { clock, deadlines, kernel, calls, context, open, samples: new SampleReader(kernel) };
 }
 

@@ -7,6 +7,7 @@ import { parseConfig } from "../../src/config/load.ts";
 import { systemClock } from "../../src/base/clock.ts";
 import { Deadlines } from "../../src/base/deadlines.ts";
 import type { AnswerBody } from "../../src/engines/engine.ts";
+import { ServedRequest, toResponse } from "../../src/front/http/served.ts";
 import { openCall } from "../../src/front/http/http_call.ts";
 import type { ReasoningStart } from "../../src/openai/reasoning.ts";
 import { relay } from "../../src/front/http/relay.ts";
@@ -71,7 +72,7 @@ export interface RelayInput {
 /** Sends pieces through the relay and reads all that comes out. Throws UpstreamError as opening an answer does. */
 export async function relayPieces(pieces: Uint8Array<ArrayBuffer>[], input: RelayInput = {}): Promise<Relayed> {
   const kind = input.kind ?? "chat";
-  const call = openCall(context, new Request("http://x/", { method: "POST" }), kind);
+  const call = openCall(context, new ServedRequest(new Request("http://x/", { method: "POST" })), kind);
   let next = 0;
   let finished = false;
   const body: AnswerBody = {
@@ -118,7 +119,7 @@ export async function relayPieces(pieces: Uint8Array<ArrayBuffer>[], input: Rela
       splitReasoning: input.splitReasoning,
       stored: undefined,
     };
-    const response = relay({ answer, grant, call, kind, options });
+    const response = toResponse(relay({ answer, grant, call, kind, options }));
     const bytes = await response.bytes();
     const outcome = written?.outcome;
     return { status: response.status, bytes, usage: call.usage, firstTokens, failures, released, finished, outcome };

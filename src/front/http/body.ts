@@ -4,6 +4,7 @@
 import { concat } from "../../base/bytes.ts";
 import { GatewayError } from "../../base/errors.ts";
 import type { Call } from "../../gateway/call.ts";
+import type { BodyReader, HttpRequest } from "./exchange.ts";
 import { codingsOf, decodeBody } from "./content_coding.ts";
 
 /** Bodies up to this size are read in one go. */
@@ -19,7 +20,7 @@ export interface BodyLimits {
  * request_timeout, client_closed, unsupported_encoding, invalid_request.
  */
 export async function readBody(
-  request: Request,
+  request: HttpRequest,
   call: Call,
   limits: BodyLimits,
 ): Promise<Uint8Array<ArrayBuffer>> {
@@ -31,7 +32,7 @@ export async function readBody(
 }
 
 function readPlain(
-  request: Request,
+  request: HttpRequest,
   call: Call,
   limits: BodyLimits,
 ): Promise<Uint8Array<ArrayBuffer>> {
@@ -39,7 +40,7 @@ function readPlain(
   if (announced !== null && Number(announced) > limits.bytes) return Promise.reject(tooLarge(limits.bytes));
   // Fast path, most requests: a small body of announced length. A larger one is read piece by piece, so that it can be
   // given up when it does not come.
-  const reader = announced !== null && Number(announced) <= SMALL_BYTES ? undefined : request.body?.getReader();
+  const reader = announced !== null && Number(announced) <= SMALL_BYTES ? undefined : request.reader();
   const reading = reader ? readCounted(reader, limits.bytes) : request.bytes();
   return new Promise((resolve, reject) => {
     const late = (over: GatewayError | undefined) => {
@@ -54,12 +55,12 @@ function readPlain(
 }
 
 async function readCounted(
-  reader: ReadableStreamDefaultReader<Uint8Array>,
+  reader: BodyReader,
   maxBytes: number,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const pieces: Uint8Array[] = [];
   let length = 0;
-  for (let next = await reader.read(); !next.done; next = await reader.read()) {
+  for (let next = await reader.read(); next.value !== undefined; next = await reader.read()) {
     length += next.value.length;
     if (length > maxBytes) {
       reader.cancel().catch(() => {});

@@ -9,6 +9,7 @@ import { dialectOf } from "../../openai/api.ts";
 import type { Call } from "../../gateway/call.ts";
 import type { AnswerWatcher } from "../../gateway/pipeline.ts";
 import type { ResponseHead } from "../../upstream/response_head.ts";
+import { HttpResponse, type StreamController, type StreamSource } from "./exchange.ts";
 import { addHeaders, type HttpContext } from "./http_call.ts";
 import { addEngineFields } from "./relay.ts";
 
@@ -29,7 +30,7 @@ export class EarlyHead implements Deadline, AnswerWatcher {
   place = -1;
   readonly #late = Promise.withResolvers<void>();
   #head: ResponseHead | undefined;
-  #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+  #controller: StreamController | undefined;
   /** The answer has come. */
   #over = false;
 
@@ -61,40 +62,22 @@ export class EarlyHead implements Deadline, AnswerWatcher {
   expire(): void {
     this.#late.resolve();
     if (this.#controller === undefined || this.#over) return;
-    if (this.#controller.desiredSize! > 0) this.#controller.enqueue(HEARTBEAT);
+    if (this.#controller.desiredSize! >= 0) this.#controller.enqueue(HEARTBEAT);
     this.deadline = this.deadlines.clock.now() + this.times.heartbeatMs;
     this.deadlines.watch(this);
   }
 
   /** The answer, or its head when it is long in coming. `answering` does not reject. */
-  async race(answering: Promise<Response>): Promise<Response> {
+  async race(answering: Promise<HttpResponse>): Promise<HttpResponse> {
     const first = await Promise.race([answering, this.#late.promise]);
     if (first !== undefined) {
       this.#settle();
       return first;
     }
-    // Opened once: a client may leave while the answer is waited for.
-    let opened: Promise<ReadableStreamDefaultReader<Uint8Array>> | undefined;
-    const body = () => opened ??= this.#bodyOf(answering);
-    const stream = new ReadableStream<Uint8Array>({
-      start: (controller) => {
-        this.#controller = controller;
-        this.expire();
-      },
-      pull: async (controller) => {
-        const { value, done } = await (await body()).read();
-        if (done) controller.close();
-        else controller.enqueue(value);
-      },
-      cancel: async () => {
-        this.#settle();
-        this.call.cancellation.leave();
-        await (await body()).cancel();
-      },
-    }, { highWaterMark: 1 });
-    const headers = { "content-type": "text/event-stream;charset=UTF-8", "x-accel-buffering": "no" };
-    const response = addHeaders(this.context, this.call, new Response(stream, { headers }));
-    if (this.#head) addEngineFields(response.headers, this.#head, true, this.context);
+    const response = addHeaders(this.context, this.call, new HttpResponse(200, this.#bodyOf(answering)));
+    response.append("content-type", "text/event-stream;charset=UTF-8");
+    response.append("x-accel-buffering", "no");
+    if (this.#head) addEngineFields(response, this.#head, true, this.context);
     return response;
   }
 
@@ -104,14 +87,52 @@ export class EarlyHead implements Deadline, AnswerWatcher {
     this.deadlines.unwatch(this);
   }
 
-  async #bodyOf(answering: Promise<Response>): Promise<ReadableStreamDefaultReader<Uint8Array>> {
-    const response = await answering;
-    this.#settle();
-    if (response.headers.get("content-type")?.startsWith("text/event-stream")) return response.body!.getReader();
-    const error = (await response.text()).replaceAll(/[\r\n]+/g, " ");
-    const event = dialectOf(this.call.kind) === "openai"
-      ? `data: ${error}\n\ndata: [DONE]\n\n`
-      : `event: error\ndata: ${error}\n\n`;
-    return new Response(event).body!.getReader();
+  // Comments until the answer has come, then what that one says.
+  #bodyOf(answering: Promise<HttpResponse>): StreamSource {
+    let begun = false;
+    let left = false;
+    let source: StreamSource | undefined;
+    // Opened once: a client may leave while the answer is waited for.
+    let opened: Promise<StreamSource> | undefined;
+    const open = () =>
+      opened ??= answering.then((response) => {
+        this.#settle();
+        return source = sourceOf(response, this.call);
+      });
+    return {
+      pull: (controller) => {
+        if (source) return source.pull(controller);
+        if (begun) return open().then((answer) => left ? undefined : answer.pull(controller));
+        begun = true;
+        this.#controller = controller;
+        this.expire();
+      },
+      cancel: async () => {
+        this.#settle();
+        left = true;
+        this.call.cancellation.leave();
+        await (await open()).cancel();
+      },
+    };
   }
+}
+
+/** Its events, or its error as one. */
+function sourceOf(response: HttpResponse, { kind }: Call): StreamSource {
+  const { stream, body } = response;
+  if (stream && response.get("content-type")?.startsWith("text/event-stream")) return stream;
+  const text = typeof body === "string" ? body : body instanceof Uint8Array ? new TextDecoder().decode(body) : "";
+  const error = text.replaceAll(/[\r\n]+/g, " ");
+  const event = dialectOf(kind) === "openai"
+    ? `data: ${error}\n\ndata: [DONE]\n\n`
+    : `event: error\ndata: ${error}\n\n`;
+  return {
+    pull(controller) {
+      controller.enqueue(new TextEncoder().encode(event));
+      controller.close();
+    },
+    cancel() {
+      stream?.cancel();
+    },
+  };
 }

@@ -6,6 +6,7 @@ import { GatewayError } from "../../base/errors.ts";
 import type { Call } from "../../gateway/call.ts";
 import { type FormField, FormSearch } from "../../openai/form.ts";
 import type { BodyRest } from "../../upstream/body_rest.ts";
+import type { BodyReader, HttpRequest } from "./exchange.ts";
 import { type BodyLimits, readBody, tooLarge, tooSlow } from "./body.ts";
 
 /** Forms up to this size are read whole. */
@@ -20,17 +21,18 @@ export interface ReceivedForm {
 }
 
 /** Throws GatewayError: as `readBody` does, and invalid_request for what is no form. */
-export async function readForm(request: Request, call: Call, limits: BodyLimits): Promise<ReceivedForm> {
+export async function readForm(request: HttpRequest, call: Call, limits: BodyLimits): Promise<ReceivedForm> {
   const { contentLength, contentEncoding } = call.incoming.fields;
   const search = new FormSearch(call.incoming.headers.get("content-type"), "model");
   const announced = contentLength === null ? undefined : Number(contentLength);
-  if (contentEncoding !== undefined || request.body === null || announced! <= SMALL_BYTES) {
+  const reader = contentEncoding !== undefined || announced! <= SMALL_BYTES ? undefined : request.reader();
+  if (reader === undefined) {
     const bytes = await readBody(request, call, limits);
     call.cancellation.unlimit();
     return { bytes, model: found(search, bytes), rest: undefined };
   }
   if (announced! > limits.bytes) throw tooLarge(limits.bytes);
-  const rest = new Rest(request.body.getReader(), call, limits, announced);
+  const rest = new Rest(reader, call, limits, announced);
   let buffer = new Uint8Array(SMALL_BYTES);
   let length = 0;
   for (let piece = await rest.next(); piece !== undefined; piece = await rest.next()) {
@@ -65,7 +67,7 @@ class Rest implements BodyRest {
   #leftMs: number;
 
   constructor(
-    readonly reader: ReadableStreamDefaultReader<Uint8Array>,
+    readonly reader: BodyReader,
     readonly call: Call,
     readonly limits: BodyLimits,
     readonly announced: number | undefined,

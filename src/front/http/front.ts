@@ -8,7 +8,7 @@ import type { Call } from "../../gateway/call.ts";
 import type { ListedModel, RouteTable } from "../../gateway/routes.ts";
 import { INFERENCE_PATHS, type Kind } from "../../openai/api.ts";
 import { addHeaders, type HttpContext, openCall, refuse } from "./http_call.ts";
-import type { Arrival } from "./leavers.ts";
+import { type HttpRequest, HttpResponse, pathOf } from "./exchange.ts";
 import { infer, type InferenceParts } from "./infer.ts";
 import { passStored, type StoredParts } from "./stored.ts";
 
@@ -42,12 +42,12 @@ export class Front {
   constructor(readonly options: FrontOptions) {}
 
   /** Answers a client's request; never throws. */
-  handle(request: Request, arrival?: Arrival): Response | Promise<Response> {
-    const path = pathOf(request.url);
+  handle(request: HttpRequest): HttpResponse | Promise<HttpResponse> {
+    const path = pathOf(request.target);
     const kind = INFERENCE_PATHS.get(path) ?? this.options.paths.get(path);
     // Fast path: nearly everything is inference.
     if (kind !== undefined && request.method === "POST") {
-      return infer(this.options.inference, { request, kind, arrival });
+      return infer(this.options.inference, request, kind);
     }
     if (request.method === "OPTIONS" && this.options.corsMaxAgeS !== undefined) return this.#preflight(request);
     if (kind !== undefined) return this.#wrongMethod(request, path, "POST");
@@ -57,7 +57,7 @@ export class Front {
     if (path.startsWith(`${RESPONSES}/`)) return this.#stored(request, path);
     if (path === "/health") {
       return request.method === "GET" || request.method === "HEAD"
-        ? this.#answer(request, (call) => addHeaders(this.options.context, call, new Response("")))
+        ? this.#answer(request, (call) => addHeaders(this.options.context, call, new HttpResponse(200, "")))
         : this.#wrongMethod(request, path, "GET");
     }
     if (path === REALTIME) {
@@ -70,7 +70,7 @@ export class Front {
     return this.#refuse(request, new GatewayError("route_not_found", message));
   }
 
-  #answer(request: Request, make: (call: Call) => Response): Response {
+  #answer(request: HttpRequest, make: (call: Call) => HttpResponse): HttpResponse {
     const call = openCall(this.options.context, request);
     call.status = 200;
     const response = make(call);
@@ -78,26 +78,27 @@ export class Front {
     return response;
   }
 
-  #refuse(request: Request, error: GatewayError, headers?: Record<string, string>): Response {
+  #refuse(request: HttpRequest, error: GatewayError, headers?: Record<string, string>): HttpResponse {
     const { context } = this.options;
     return refuse(context, openCall(context, request), error, headers);
   }
 
-  #wrongMethod(request: Request, path: string, allowed: string): Response {
+  #wrongMethod(request: HttpRequest, path: string, allowed: string): HttpResponse {
     const error = new GatewayError("method_not_allowed", `${path} takes ${allowed}, not ${request.method}`);
     return this.#refuse(request, error, { allow: allowed });
   }
 
   // Who asks for models has to be known, as who uses them, and sees what it may use. `make` returns nothing for what there
   // is not.
-  #known(request: Request, make: (may: (model: ListedModel) => boolean) => unknown): Response {
+  #known(request: HttpRequest, make: (may: (model: ListedModel) => boolean) => unknown): HttpResponse {
     const { context } = this.options;
     const call = openCall(context, request);
     try {
       const { models } = call.authenticate();
       const body = make(({ id }) => models === undefined || models.has(id));
       call.status = 200;
-      const response = addHeaders(context, call, Response.json(body));
+      const response = addHeaders(context, call, new HttpResponse(200, JSON.stringify(body)));
+      response.append("content-type", "application/json");
       end(call, "ok");
       return response;
     } catch (error) {
@@ -105,7 +106,7 @@ export class Front {
     }
   }
 
-  #models(request: Request, path: string): Response {
+  #models(request: HttpRequest, path: string): HttpResponse {
     const { models } = this.options.routes;
     if (path === MODELS) {
       return this.#known(request, (may) => ({
@@ -133,7 +134,7 @@ export class Front {
   }
 
   // GET and DELETE of a response, its input items, and its cancellation.
-  #stored(request: Request, path: string): Response | Promise<Response> {
+  #stored(request: HttpRequest, path: string): HttpResponse | Promise<HttpResponse> {
     const [, id, action] = /^([^/]+)(?:\/(cancel|input_items))?$/.exec(path.slice(RESPONSES.length + 1)) ?? [];
     if (id === undefined) {
       return this.#refuse(request, new GatewayError("route_not_found", `There is no path ${path.slice(0, 200)}`));
@@ -143,14 +144,13 @@ export class Front {
     return passStored(this.options.stored, request, decode(id));
   }
 
-  #preflight(request: Request): Response {
+  #preflight(request: HttpRequest): HttpResponse {
     return this.#answer(request, (call) => {
       call.status = 204;
-      const response = addHeaders(this.options.context, call, new Response(null, { status: 204 }));
-      const { headers } = response;
-      headers.append("access-control-allow-methods", "GET, POST, DELETE, OPTIONS");
-      headers.append("access-control-allow-headers", request.headers.get("access-control-request-headers") ?? "*");
-      headers.append("access-control-max-age", String(this.options.corsMaxAgeS));
+      const response = addHeaders(this.options.context, call, new HttpResponse(204, null));
+      response.append("access-control-allow-methods", "GET, POST, DELETE, OPTIONS");
+      response.append("access-control-allow-headers", request.fields.get("access-control-request-headers") ?? "*");
+      response.append("access-control-max-age", String(this.options.corsMaxAgeS));
       return response;
     });
   }
@@ -162,12 +162,4 @@ function decode(text: string): string {
   } catch {
     return text;
   }
-}
-
-/** Path of an absolute URL without its query. */
-export function pathOf(url: string): string {
-  const start = url.indexOf("/", url.indexOf("://") + 3);
-  if (start < 0) return "/";
-  const end = url.indexOf("?", start);
-  return end < 0 ? url.slice(start) : url.slice(start, end);
 }

@@ -8,18 +8,12 @@ import type { Call } from "../../gateway/call.ts";
 /** Visible ASCII: what a path and query are made of when the rest is percent-encoded (RFC 3986). */
 const TARGET = /^\/[\x21-\x7e]*$/;
 
-/** Path and query of an absolute URL. */
-export function targetOf(url: string): string {
-  return url.slice(url.indexOf("/", url.indexOf("://") + 3));
-}
-
 /**
  * The target of a request whose head is right. Throws GatewayError: invalid_request, url_too_long, headers_too_large.
  * The runtime hands on what a client wrote as it is: characters that would end a line or a request further on are
  * refused here, and so is a Host that would be taken for a part of the path.
  */
-export function checkHead(call: Call, url: string, limits: Config["limits"]): string {
-  const target = targetOf(url);
+export function checkHead(call: Call, target: string, limits: Config["limits"]): string {
   const incoming = call.incoming.fields;
   if (target.length > limits.url_bytes) {
     throw new GatewayError("url_too_long", `Path and query are longer than ${limits.url_bytes} bytes`);

@@ -6,7 +6,7 @@ import { end } from "../../gateway/accounting.ts";
 import { Call, type CallContext } from "../../gateway/call.ts";
 import type { Kind } from "../../openai/api.ts";
 import type { HeaderReader } from "../../gateway/routes.ts";
-import { targetOf } from "./head.ts";
+import { type HttpRequest, HttpResponse } from "./exchange.ts";
 import { errorBody } from "../../openai/errors.ts";
 import { readIncoming } from "../../upstream/request_head.ts";
 
@@ -24,48 +24,45 @@ export interface HttpContext {
 
 /** Fields of a request, and under the names of HTTP/2's pseudo-header fields what its line says. */
 class RequestFields implements HeaderReader {
-  constructor(readonly request: Request) {}
+  constructor(readonly request: HttpRequest) {}
 
   get(name: string): string | null {
-    const { headers, method, url } = this.request;
-    if (!name.startsWith(":")) return headers.get(name);
-    if (name === ":path") return targetOf(url);
+    const { fields, method, target } = this.request;
+    if (!name.startsWith(":")) return fields.get(name);
+    if (name === ":path") return target;
     if (name === ":method") return method;
-    return name === ":authority" ? headers.get("host") ?? new URL(url).host : null;
+    return name === ":authority" ? fields.get("host") : null;
   }
 }
 
 /** Takes a request up; its client's leaving ends it. */
-export function openCall({ calls }: HttpContext, request: Request, kind?: Kind): Call {
-  const { headers, signal } = request;
-  const fields = readIncoming(headers, calls.ownFields);
+export function openCall({ calls }: HttpContext, request: HttpRequest, kind?: Kind): Call {
+  const fields = readIncoming(request.fields, calls.ownFields);
   const call = new Call(calls, { kind, fields, headers: new RequestFields(request) });
-  // At once: a signal that is first asked for after the client has left does not tell.
-  signal.addEventListener("abort", call.cancellation.leave);
+  request.whenLeft(call.cancellation.leave);
   return call;
 }
 
-/** Adds the fields that every answer carries. Appending costs less than half of handing a list to Response. */
-export function addHeaders(context: HttpContext, call: Call, response: Response): Response {
+/** Adds the fields that every answer carries. */
+export function addHeaders(context: HttpContext, call: Call, response: HttpResponse): HttpResponse {
   const { via, origins, status } = context;
-  const { headers } = response;
-  headers.append("x-request-id", call.requestId);
-  headers.append("x-aigw-via", via);
-  if (status.leaving) headers.append("connection", "close");
-  if (call.context.exposeEndpoint && call.endpoint !== "") headers.append("x-aigw-endpoint", call.endpoint);
-  if (origins !== undefined) addOrigin(origins, call.incoming.fields.origin, headers);
-  if (call.account) call.context.limits.addHeaders(call.account.tenant, headers);
+  response.append("x-request-id", call.requestId);
+  response.append("x-aigw-via", via);
+  if (status.leaving) response.append("connection", "close");
+  if (call.context.exposeEndpoint && call.endpoint !== "") response.append("x-aigw-endpoint", call.endpoint);
+  if (origins !== undefined) addOrigin(origins, call.incoming.fields.origin, response);
+  if (call.account) call.context.limits.addHeaders(call.account.tenant, response);
   return response;
 }
 
 // Lets a browser's page from an allowed origin read the answer (Fetch standard, CORS protocol).
-function addOrigin(origins: readonly string[], origin: string | undefined, headers: Headers): void {
+function addOrigin(origins: readonly string[], origin: string | undefined, response: HttpResponse): void {
   if (origin === undefined) return;
   const any = origins.includes("*");
   if (!any && !origins.includes(origin)) return;
-  headers.append("access-control-allow-origin", any ? "*" : origin);
-  headers.append("access-control-expose-headers", "*");
-  if (!any) headers.append("vary", "origin");
+  response.append("access-control-allow-origin", any ? "*" : origin);
+  response.append("access-control-expose-headers", "*");
+  if (!any) response.append("vary", "origin");
 }
 
 /** Ends a call with an error of the gateway's own. */
@@ -74,17 +71,16 @@ export function refuse(
   call: Call,
   error: GatewayError,
   more: Record<string, string> = {},
-): Response {
+): HttpResponse {
   call.status = error.status;
   call.texts?.failed(error.message);
   end(call, error.code);
-  const headers: Record<string, string> = {
-    "content-type": "application/json",
-    "x-aigw-reason": error.code,
-    ...more,
-  };
+  const response = new HttpResponse(error.status, errorBody(error, call.kind));
+  response.append("content-type", "application/json");
+  response.append("x-aigw-reason", error.code);
+  for (const [name, value] of Object.entries(more)) response.append(name, value);
   if (error.status === 503 || error.status === 429) {
-    headers["retry-after"] = String(Math.max(1, Math.ceil((error.retryAfterMs ?? 1_000) / 1_000)));
+    response.append("retry-after", String(Math.max(1, Math.ceil((error.retryAfterMs ?? 1_000) / 1_000))));
   }
-  return addHeaders(context, call, new Response(errorBody(error, call.kind), { status: error.status, headers }));
+  return addHeaders(context, call, response);
 }

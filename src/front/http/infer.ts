@@ -11,7 +11,8 @@ import { type BodyLimits, readBody } from "./body.ts";
 import { EarlyHead } from "./early_head.ts";
 import { checkHead } from "./head.ts";
 import { type HttpContext, openCall, refuse } from "./http_call.ts";
-import type { Arrival, Leavers } from "./leavers.ts";
+import type { HttpRequest, HttpResponse } from "./exchange.ts";
+import type { Leavers } from "./leavers.ts";
 import { readForm } from "./form_body.ts";
 import { relay } from "./relay.ts";
 
@@ -23,23 +24,16 @@ export interface InferenceParts {
   readonly leavers: Leavers;
 }
 
-/** A request for inference, as it came. */
-export interface Received {
-  readonly request: Request;
-  readonly kind: Kind;
-  /** Undefined where it did not come over a connection of ours. */
-  readonly arrival: Arrival | undefined;
-}
-
 /** Answers an inference request; never throws. */
-export async function infer(parts: InferenceParts, { request, kind, arrival }: Received): Promise<Response> {
+export async function infer(parts: InferenceParts, request: HttpRequest, kind: Kind): Promise<HttpResponse> {
   const { config, context, deadlines, pipeline, leavers } = parts;
   const call = openCall(context, request, kind);
   // Until there is a head the runtime does not tell that the client left.
+  const { arrival } = request;
   const client = arrival && { arrival, since: call.started, place: -1, leave: call.cancellation.leave };
   if (client) leavers.watch(client);
   try {
-    const target = checkHead(call, request.url, config.limits);
+    const target = checkHead(call, request.target, config.limits);
     const tenant = call.authenticate();
     const limits = { bytes: config.limits.body_bytes, ms: config.timeouts.request_body_ms };
     const body = kind === "form" ? await readForm(request, call, limits) : await readWhole(request, call, limits);
@@ -62,7 +56,7 @@ export async function infer(parts: InferenceParts, { request, kind, arrival }: R
   }
 }
 
-async function readWhole(request: Request, call: Call, limits: BodyLimits) {
+async function readWhole(request: HttpRequest, call: Call, limits: BodyLimits) {
   const bytes = await readBody(request, call, limits);
   call.cancellation.unlimit();
   return { bytes };
@@ -77,7 +71,7 @@ async function answer(
   call: Call,
   admitted: AdmittedRequest,
   watcher: AnswerWatcher,
-): Promise<Response> {
+): Promise<HttpResponse> {
   try {
     const { answer, grant, hideUsage, splitReasoning, stored } = await pipeline.answer(call, admitted, watcher);
     // From here on the grant belongs to the answer.

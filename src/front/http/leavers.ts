@@ -4,14 +4,8 @@
 // a moment, the table of connections is looked at, a few times a second and never for more than a twentieth of the time.
 
 import type { Clock } from "../../base/clock.ts";
+import type { Arrival } from "./exchange.ts";
 import { type Placed, PlacedList } from "../../base/placed_list.ts";
-
-/** The connection that a request came by. */
-export interface Arrival {
-  readonly info: { readonly remoteAddr: Deno.Addr };
-  /** Our port. */
-  readonly port: number;
-}
 
 /** A request that waits for its answer. */
 export interface WaitingClient extends Placed {

@@ -20,6 +20,7 @@ import { type Answer, isJson } from "../../gateway/answer.ts";
 import type { Call } from "../../gateway/call.ts";
 import { asGatewayError } from "../../gateway/dispatch.ts";
 import { StreamTap, type TapOptions } from "../../gateway/stream_tap.ts";
+import { HttpResponse, type StreamController, type StreamSource } from "./exchange.ts";
 import { addHeaders, type HttpContext } from "./http_call.ts";
 
 export interface RelayOptions extends TapOptions {
@@ -47,14 +48,14 @@ export interface Relayed {
 }
 
 /** Takes the grant over; it is released when the answer ends. Never throws. */
-export function relay(relayed: Relayed): Response {
+export function relay(relayed: Relayed): HttpResponse {
   const { answer, grant, call, options } = relayed;
   const { head, whole } = answer;
   call.status = head.status;
   if (head.status === 200) grant.leg.remember();
   if (whole !== undefined) return relayWhole({ ...relayed, whole });
   return respond(call, options.context, {
-    body: new RelayStream(relayed).stream(),
+    body: new RelayStream(relayed),
     head,
     events: answer.boundary !== undefined,
   });
@@ -73,7 +74,7 @@ export const NO_GRANT: RelayGrant = {
 
 function relayWhole(
   { answer, whole, grant, call, kind, options }: Relayed & { whole: Uint8Array<ArrayBuffer> },
-): Response {
+): HttpResponse {
   const { head, body, boundary } = answer;
   body.finish();
   grant.leg.firstToken();
@@ -89,7 +90,7 @@ function relayWhole(
   const empty = NULL_BODY.has(head.status);
   const response = respond(call, options.context, { body: empty ? null : bytes, head, events });
   if (!events && head.framing.kind !== "none" && !empty) {
-    response.headers.append("content-length", String(bytes.length));
+    response.append("content-length", String(bytes.length));
   }
   grant[Symbol.dispose]();
   end(call, outcomeOfStatus(head.status));
@@ -113,33 +114,37 @@ function idOf(text: string): string | undefined {
 }
 
 interface Responded {
-  readonly body: BodyInit | null;
+  readonly body: Uint8Array<ArrayBuffer> | StreamSource | null;
   readonly head: ResponseHead;
   /** Whether the body is events. */
   readonly events: boolean;
 }
 
-function respond(call: Call, context: HttpContext, { body, head, events }: Responded): Response {
-  const response = addHeaders(context, call, new Response(body, { status: head.status }));
-  const { headers } = response;
-  addEngineFields(headers, head, events, context);
+function respond(call: Call, context: HttpContext, { body, head, events }: Responded): HttpResponse {
+  const response = addHeaders(context, call, new HttpResponse(head.status, body));
+  addEngineFields(response, head, events, context);
   if (events) {
-    headers.append("content-type", "text/event-stream;charset=UTF-8");
-    headers.append("x-accel-buffering", "no");
-  } else if (body instanceof ReadableStream && head.framing.kind === "length") {
-    headers.append("content-length", String(head.framing.bytes));
+    response.append("content-type", "text/event-stream;charset=UTF-8");
+    response.append("x-accel-buffering", "no");
+  } else if (response.stream && head.framing.kind === "length") {
+    response.append("content-length", String(head.framing.bytes));
   }
   return response;
 }
 
 /** Adds the fields of an engine's answer, but those that are the gateway's own to set. */
-export function addEngineFields(headers: Headers, head: ResponseHead, events: boolean, context: HttpContext): void {
+export function addEngineFields(
+  response: HttpResponse,
+  head: ResponseHead,
+  events: boolean,
+  context: HttpContext,
+): void {
   const own = context.origins !== undefined;
   for (const [name, value] of head.headers) {
     if (name.charCodeAt(0) === X && OWN_HEADERS.has(name)) continue;
     if (events && name === "content-type") continue;
     if (own && name.startsWith("access-control-")) continue;
-    headers.append(name, value);
+    response.append(name, value);
   }
 }
 
@@ -149,10 +154,10 @@ const OWN_HEADERS = new Set(["x-request-id", "x-aigw-via", "x-aigw-endpoint", "x
 
 const HEARTBEAT = encoder.encode(": waiting\n\n");
 
-class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
+class RelayStream implements StreamSource, Deadline {
   deadline = Infinity;
   place = -1;
-  #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+  #controller: StreamController | undefined;
   #first: Uint8Array<ArrayBuffer> | undefined;
   #sawToken = false;
   /** Whether the next piece of the engine is waited for. */
@@ -195,10 +200,6 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
     this.#call.firstToken(this.#grant.leg);
   }
 
-  stream(): ReadableStream<Uint8Array<ArrayBuffer>> {
-    return new ReadableStream(this as UnderlyingDefaultSource<Uint8Array<ArrayBuffer>>, { highWaterMark: 0 });
-  }
-
   // The client has a piece to take, or the whole answer before its first one.
   #patience(): void {
     this.#offeredAt = this.#options.deadlines.clock.now();
@@ -222,14 +223,14 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
     controller?.error(new GatewayError("client_closed", "The client took nothing of the answer for too long"));
   }
 
-  pull(controller: ReadableStreamDefaultController<Uint8Array>): void | Promise<void> {
+  pull(controller: StreamController): void | Promise<void> {
     this.#controller = controller;
     const first = this.#first;
     this.#first = undefined;
     if (first === undefined || !this.#hand(first, controller)) return this.#read(controller);
   }
 
-  async #read(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
+  async #read(controller: StreamController): Promise<void> {
     const { body, boundary, progress } = this.#answer;
     this.deadline = boundary === undefined ? Infinity : this.#offeredAt + this.#options.heartbeatMs;
     this.#reading = true;
@@ -251,7 +252,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
   }
 
   // Hands whole events on; false when nothing of them is for the client.
-  #hand(ready: Uint8Array<ArrayBuffer>, controller: ReadableStreamDefaultController<Uint8Array>): boolean {
+  #hand(ready: Uint8Array<ArrayBuffer>, controller: StreamController): boolean {
     const { context: { instruments }, account } = this.#call;
     const { progress } = this.#answer;
     let plain = false;
@@ -279,7 +280,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
     return true;
   }
 
-  #finish(controller: ReadableStreamDefaultController<Uint8Array>): void {
+  #finish(controller: StreamController): void {
     if (this.#over) return; // the client left first: the grant is another's by now
     const { boundary, progress, body, head } = this.#answer;
     const rest = boundary?.rest();
@@ -306,7 +307,7 @@ class RelayStream implements UnderlyingDefaultSource<Uint8Array>, Deadline {
   }
 
   // An event stream ends with an event that says why; any other answer is cut, so that nobody takes it for complete.
-  #break(error: unknown, controller: ReadableStreamDefaultController<Uint8Array>): void {
+  #break(error: unknown, controller: StreamController): void {
     if (this.#over) return; // the client left first
     const { body, boundary, progress } = this.#answer;
     body.close();

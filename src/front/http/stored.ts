@@ -8,6 +8,7 @@ import type { Dispatcher } from "../../gateway/dispatch.ts";
 import type { StoredResponses } from "../../gateway/stored_responses.ts";
 import type { EndpointDirectory } from "../../tables/endpoint_directory.ts";
 import type { Transport } from "../../upstream/transport.ts";
+import type { HttpRequest, HttpResponse } from "./exchange.ts";
 import { readBody } from "./body.ts";
 import { checkHead } from "./head.ts";
 import { type HttpContext, openCall, refuse } from "./http_call.ts";
@@ -27,11 +28,11 @@ export interface StoredParts {
 }
 
 /** Hands a request for a stored response to its engine; never throws. */
-export async function passStored(parts: StoredParts, request: Request, id: string): Promise<Response> {
+export async function passStored(parts: StoredParts, request: HttpRequest, id: string): Promise<HttpResponse> {
   const { config: { limits, timeouts }, context, deadlines, responses, dispatcher, directory } = parts;
   const call = openCall(context, request, "responses");
   try {
-    const target = checkHead(call, request.url, limits);
+    const target = checkHead(call, request.target, limits);
     const tenant = call.authenticate();
     const row = responses.rowOf(id, tenant);
     if (row === undefined) {
