@@ -77,6 +77,10 @@ export function metricsPage(source: MetricsSource): string {
     .sample("aigw_saved_prefixes_dropped_total", {}, cells[WORKER_CELLS.savesDropped]);
   text.family("aigw_access_log_dropped_total", "counter", "Access log lines dropped by a full buffer or disk")
     .sample("aigw_access_log_dropped_total", {}, cells[WORKER_CELLS.logLinesDropped]);
+  text.family("aigw_client_connections", "gauge", "Connections of clients to direct listeners")
+    .sample("aigw_client_connections", {}, cells[WORKER_CELLS.clientConnections]);
+  text.family("aigw_client_connections_refused_total", "counter", "Connections to direct listeners beyond their limits")
+    .sample("aigw_client_connections_refused_total", {}, cells[WORKER_CELLS.clientsRefused]);
   text.family("aigw_llm_log_dropped_total", "counter", "Lines of the log of texts dropped by a full buffer or disk")
     .sample("aigw_llm_log_dropped_total", {}, cells[WORKER_CELLS.llmLinesDropped]);
   const delay = readLoopDelay(cells);

@@ -16,6 +16,7 @@ import {
   corsSchema,
   hedgeSchema,
   limitsSchema,
+  listenerSchema,
   outliersSchema,
   POLICIES,
   predictionSchema,
@@ -47,6 +48,7 @@ export const configSchema = z.strictObject({
   protocol: z.literal("openai").default("openai"),
   algorithm: z.enum(POLICIES).default("late_binding").describe("Policy of models without a rule of their own"),
   listen: addressSchema.default("0.0.0.0:10000"),
+  listeners: z.array(listenerSchema).default([]).describe("Further addresses of the gateway, and what serves there"),
   workers: z.union([z.literal("auto"), z.int().min(1).max(256)], {
     error: 'expected "auto" or a whole number from 1 to 256',
   }).default("auto")

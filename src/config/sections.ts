@@ -51,6 +51,13 @@ export const limitsSchema = z.strictObject({
   endpoint_header_bytes: positive(1_048_576).default(32_768).describe(
     "Largest header fields of a client that go to an engine",
   ),
+  client_head_bytes: z.int().min(256).max(1_048_576).default(65_536)
+    .describe("Direct listeners: longest request line with header fields"),
+  client_head_fields: z.int().min(1).max(10_000).default(128).describe("Direct listeners: most header fields"),
+  client_connections: z.int().min(0).max(1_048_576).default(16_384)
+    .describe("Direct listeners: connections of one worker, 0 for no limit"),
+  client_connections_per_address: z.int().min(0).max(1_048_576).default(0)
+    .describe("Direct listeners: connections of one client address to one worker, 0 for no limit"),
   url_bytes: z.int().min(64).max(65_000).default(8_192).describe("Longest path and query of a request"),
   whole_answer_bytes: z.int().min(0).max(1_073_741_824).default(1_048_576)
     .describe("Answers up to this size that are no stream are read whole before they go on"),
@@ -65,6 +72,9 @@ export const limitsSchema = z.strictObject({
 
 export const timeoutsSchema = z.strictObject({
   connect_ms: positive(600_000).default(2_000).describe("Until an endpoint accepts the connection"),
+  client_head_ms: positive(3_600_000).default(10_000)
+    .describe("Direct listeners: from a connection's begin, or a head's first byte, to the head's end"),
+  client_idle_ms: positive(86_400_000).default(120_000).describe("Direct listeners: between two requests of a client"),
   request_body_ms: positive(3_600_000).default(60_000).describe("Until the client has sent its whole body"),
   response_header_ms: positive(86_400_000).default(600_000)
     .describe("Until the engine's response head; a non-streaming answer is generated before it"),
@@ -244,6 +254,13 @@ export const reloadSchema = z.strictObject({
   watch: z.boolean().default(true).describe("Apply changes of the configuration file and the files that it names"),
   interval_ms: positive(3_600_000).default(500).describe("How often these files are looked at"),
 }).prefault({});
+
+export const listenerSchema = z.strictObject({
+  address: addressSchema,
+  server: z.enum(["direct", "serve"]).default("direct").describe(
+    "direct: HTTP/1.1 at half the processor time; serve: the runtime's server, HTTP/1.1 and HTTP/2",
+  ),
+});
 
 export const adminSchema = z.strictObject({
   listen: addressSchema.default("127.0.0.1:15000"),

@@ -72,6 +72,7 @@ export interface ConfigDiff {
 /** Values that are fixed for the life of a process: addresses, threads, and what the shared memory is planned from. */
 const FIXED: readonly string[] = [
   "listen",
+  "listeners",
   "tls.listen",
   "admin.listen",
   "workers",

@@ -101,6 +101,8 @@ function byHost(loads: EngineLoad[]): EngineLoad[] {
 
 interface Lease {
   readonly number: number;
+  /** By cluster, the number of the last batch that was taken. */
+  readonly sequences: Map<string, number>;
   untilMs: number;
   readonly requests: Set<string>;
 }
@@ -222,11 +224,22 @@ export class Center {
     return this.#leases.get(gateway)?.number;
   }
 
+  /**
+   * Whether a gateway's batch is newer than those before it. One that was given up, and is read late, is not to be applied
+   * behind what has been told since.
+   */
+  isNext(gateway: string, cluster: string, sequence: number): boolean {
+    const { sequences } = this.#lease(gateway);
+    if (sequence <= (sequences.get(cluster) ?? -1)) return false;
+    sequences.set(cluster, sequence);
+    return true;
+  }
+
   #lease(gateway: string): Lease {
     let lease = this.#leases.get(gateway);
     if (!lease) {
       const untilMs = this.clock.wall() + this.limits.leaseMs;
-      lease = { number: ++this.#leaseCount, untilMs, requests: new Set() };
+      lease = { number: ++this.#leaseCount, sequences: new Map(), untilMs, requests: new Set() };
       this.#leases.set(gateway, lease);
     }
     return lease;

@@ -54,6 +54,8 @@ interface ClusterState {
   repair: boolean;
   /** What a center of the documented kind knows of it. */
   readonly ledger: PlainLedger;
+  /** Number of its last batch. */
+  sequence: number;
   epoch: string | undefined;
   /** Ends its watching. */
   readonly abort: AbortController;
@@ -112,6 +114,7 @@ export class CenterClient implements CenterLink {
         sending: false,
         repair: false,
         ledger: new PlainLedger(),
+        sequence: 0,
         epoch: undefined,
         abort,
       });
@@ -176,11 +179,16 @@ export class CenterClient implements CenterLink {
   async #deliver(cluster: string, state: ClusterState, events: CenterEvent[]): Promise<string | undefined> {
     for (const host of this.#tries(cluster)) {
       if (!this.#isPlain(host)) {
-        const batch = { method: "POST", path: "/v1/batch", body: { events } };
+        // What it was told while it was taken for one of the documented kind is under no lease: the change of kind
+        // has all that is open told anew.
+        const owed = state.ledger.told().map((request_id) => ({ type: "load.stats.delete", body: { request_id } }));
+        const from = { gateway: this.options.gateway, cluster, sequence: ++state.sequence };
+        const batch = { method: "POST", path: "/v1/batch", body: { events: [...owed, ...events], ...from } };
         const answer = await this.#call(host, batch, this.options.updateTimeoutMs);
         if (answer && answer.status === 200) {
           const { epoch = "", lease, rejected = [] } = answer.data as BatchAnswer ?? {};
           this.dropped += rejected.length;
+          state.ledger.forget();
           // A lease that ran out while we live: what we told was dropped, as by a center that began anew.
           if (lease !== undefined) this.#leases.set(host.address, lease);
           return `${host.address} ${epoch} ${this.#leases.get(host.address) ?? ""}`;

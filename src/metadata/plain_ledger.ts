@@ -36,6 +36,8 @@ export class PlainLedger {
   readonly #own = new Map<string, OwnRequest>();
   /** By the name of the engine there. */
   readonly #acknowledged = new Map<string, { queued: number; promptLength: number }>();
+  /** Requests that it may have heard of: there was no answer. */
+  readonly #doubtful = new Set<string>();
   #lacking = 0;
 
   /** Tells events one by one; false when one found no answer. */
@@ -48,7 +50,10 @@ export class PlainLedger {
       // Who is named there gets a lease, at a center that knows leases, and nothing here renews it.
       const { gateway: _, ...plain } = body;
       const answer = await ask({ ...call, body: plain });
-      if (!answer || answer.status >= 500) return false;
+      if (!answer || answer.status >= 500) {
+        if (type === "load.stats.set") this.#doubtful.add(body.request_id as string);
+        return false;
+      }
       this.#acknowledge(type, body);
     }
     return true;
@@ -57,12 +62,28 @@ export class PlainLedger {
   // It may have forgotten what is open, and not heard of what has ended.
   async #beginAnew(events: readonly CenterEvent[], ask: Asks): Promise<boolean> {
     const open = new Set(events.filter(({ type }) => type === "load.stats.set").map(({ body }) => body.request_id));
-    for (const id of this.#own.keys()) {
-      if (!open.has(id) && !await ask({ ...CALLS["load.stats.delete"]!, body: { request_id: id } })) return false;
+    for (const id of this.told()) {
       this.#own.delete(id);
+      // Of one that is open it is told again: until it has answered that, its end is owed.
+      this.#doubtful.add(id);
+      if (open.has(id)) continue;
+      if (!await ask({ ...CALLS["load.stats.delete"]!, body: { request_id: id } })) return false;
+      this.#doubtful.delete(id);
     }
     this.#acknowledged.clear();
     return true;
+  }
+
+  /** Requests that it has heard of, or may have, and not of their ends. */
+  told(): string[] {
+    return [...this.#own.keys(), ...this.#doubtful];
+  }
+
+  /** It turned out to be of another kind, and has been told of the end of all. */
+  forget(): void {
+    this.#own.clear();
+    this.#doubtful.clear();
+    this.#acknowledged.clear();
   }
 
   #acknowledge(type: string, body: Record<string, unknown>): void {
@@ -72,6 +93,7 @@ export class PlainLedger {
       const engine = body.ip as string;
       const promptLength = body.prompt_length as number;
       this.#own.set(id, { engine, promptLength, promptCounted: true });
+      this.#doubtful.delete(id);
       this.#add(engine, 1, promptLength);
     } else if (known && type === "load.prompt.delete" && known.promptCounted) {
       known.promptCounted = false;

@@ -133,6 +133,16 @@ export class CenterServer {
     };
   }
 
+  #sentBatch(body: unknown, traceId: string): Response {
+    const events = readEvents(body);
+    const { gateway, cluster, sequence } = body as Record<string, unknown>;
+    const numbered = typeof gateway === "string" && typeof cluster === "string" && typeof sequence === "number";
+    if (numbered && !this.center.isNext(gateway, cluster, sequence)) {
+      throw new InvalidInput(`sequence: ${sequence} is not above those of the batches before it`);
+    }
+    return answer(this.#batch(events, (event) => this.#replicated(event)), traceId);
+  }
+
   async #route(request: Request, path: string, query: URLSearchParams, traceId: string): Promise<Response> {
     switch (`${request.method} ${path}`) {
       case "POST /v1/load/stats":
@@ -152,10 +162,7 @@ export class CenterServer {
         return answer(printLocations(this.center.queryCache(cluster, hashes, topk, !ports)), traceId);
       }
       case "POST /v1/batch":
-        return answer(
-          this.#batch(readEvents(await this.#body(request)), (event) => this.#replicated(event)),
-          traceId,
-        );
+        return this.#sentBatch(await this.#body(request), traceId);
       case "POST /v1/replica/event":
         return this.#replica(request, traceId);
       case "GET /v1/watch":

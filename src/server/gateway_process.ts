@@ -37,6 +37,8 @@ const FIRST_MODELS_MS = 3_000;
 export interface GatewayProcess {
   /** Where it listens; a port 0 of the config is resolved. */
   readonly listen: Address;
+  /** Where it serves beside that, as configured. */
+  readonly listeners: readonly Address[];
   /** The HTTPS listener; undefined without one. */
   readonly tls: Address | undefined;
   readonly admin: Address;
@@ -67,6 +69,11 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
   checkDistinct(config);
   const { shareAddresses = false } = options;
   await using listen = reserve(config.listen, "listen", shareAddresses);
+  await using further = new AsyncDisposableStack();
+  const listeners = config.listeners.map(({ address, server }, i) => ({
+    address: further.use(reserve(address, `listeners[${i}].address`, shareAddresses)).address,
+    server,
+  }));
   await using tls = config.tls && reserve(config.tls.listen, "tls.listen", shareAddresses);
   const access = await readAccess(config);
   const workers = config.workers === "auto" ? Math.max(1, navigator.hardwareConcurrency - 1) : config.workers;
@@ -81,6 +88,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
   const gatewayId = `${hostname()}-${crypto.randomUUID().slice(0, 8)}`;
   const setup = {
     listen: listen.address,
+    listeners,
     tls: tls?.address,
     via: hostname(),
     gateway: gatewayId,
@@ -173,6 +181,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
   }
   return {
     listen: listen.address,
+    listeners: listeners.map(({ address }) => address),
     tls: tls?.address,
     admin: { hostname: parseAddress(config.admin.listen)!.hostname, port: admin.addr.port },
     center: center?.embedded,

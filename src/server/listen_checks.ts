@@ -5,14 +5,15 @@ import type { Config } from "../config/schema.ts";
 import type { Certificate } from "./protocol.ts";
 
 /** Throws Error with a plain message when two listeners have one address. */
-export function checkDistinct({ listen, tls, admin, metadata_center: center }: Config): void {
+export function checkDistinct({ listen, listeners, tls, admin, metadata_center: center }: Config): void {
   const keys = new Map<string, string>();
-  const addresses = [
+  const addresses: [key: string, address: string | undefined][] = [
     ["listen", listen],
+    ...listeners.map(({ address }, i): [string, string] => [`listeners[${i}].address`, address]),
     ["tls.listen", tls?.listen],
     ["admin.listen", admin.listen],
     ["metadata_center.listen", center.listen],
-  ] as const;
+  ];
   for (const [key, address] of addresses) {
     if (address === undefined || address.endsWith(":0")) continue;
     const other = keys.get(address);

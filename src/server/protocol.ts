@@ -14,7 +14,9 @@ export interface Certificate {
 /** What every worker is started with. */
 export interface WorkerSetup {
   readonly listen: Address;
-  /** The second listener, with HTTPS. */
+  /** Further ones, and what serves there. */
+  readonly listeners: readonly { readonly address: Address; readonly server: "direct" | "serve" }[];
+  /** The listener with HTTPS. */
   readonly tls: Address | undefined;
   /** Value of `x-aigw-via`. */
   readonly via: string;

@@ -12,7 +12,7 @@ import type { Config } from "../config/schema.ts";
 import type { Snapshot } from "../config/snapshot.ts";
 import { enginesWith } from "../engines/backends.ts";
 import { tritonEngine } from "../engines/triton/triton.ts";
-import type { HttpRequest, HttpResponse } from "../front/http/exchange.ts";
+import type { DirectServerParts } from "../front/direct/server.ts";
 import { Leavers, systemConnections } from "../front/http/leavers.ts";
 import { Front } from "../front/http/front.ts";
 import type { HttpContext } from "../front/http/http_call.ts";
@@ -54,6 +54,7 @@ import { poolLimits } from "../upstream/pool_limits.ts";
 import { PLAIN } from "../upstream/transport.ts";
 import { Transports } from "../upstream/transports.ts";
 import { RetryBudget } from "../upstream/retry_budget.ts";
+import { bound, directParts } from "./direct_parts.ts";
 import { WorkerLogs } from "./logs.ts";
 import type { WorkerSetup } from "./protocol.ts";
 
@@ -71,6 +72,8 @@ interface Generation {
 
 export class Serving {
   readonly log: Log;
+  /** What direct listeners need. */
+  readonly direct: DirectServerParts;
   readonly instruments: Instruments;
   readonly #deadlines = new Deadlines(clock);
   readonly #endpoints: EndpointTable;
@@ -131,12 +134,9 @@ export class Serving {
     this.#samples = new SampleWriter(kernel);
     this.#endpoints.failureBackoffMs = failureBackoffOf(config);
     this.#current = this.#generation(snapshot);
+    this.direct = directParts(this.#deadlines, this.instruments, (request) => this.#current.front.handle(request));
+    bound(this.direct, config);
     this.#publishOldest();
-  }
-
-  /** Answers a client's request; never throws. */
-  handle(request: HttpRequest): HttpResponse | Promise<HttpResponse> {
-    return this.#current.front.handle(request);
   }
 
   /** Requests that begin from now on are served by this one. */
@@ -147,6 +147,7 @@ export class Serving {
     this.#kserve.options.connectMs = config.timeouts.connect_ms;
     this.#budget.limits = budgetOf(config);
     this.#endpoints.failureBackoffMs = failureBackoffOf(config);
+    bound(this.direct, config);
     const before = this.#current;
     this.#current = this.#generation(snapshot);
     if (before.active.size > 0) this.#older.add(before);

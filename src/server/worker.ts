@@ -32,10 +32,13 @@ scope.onmessage = ({ data }) => {
 function start({ shared, worker, seed, snapshot, certificate, ...setup }: StartWorker): void {
   const serving = new Serving(attachKernel(shared, worker, seed), setup, snapshot);
   const stopBeating = beat(serving);
-  const listeners = new WorkerListeners(setup, (request) => serving.handle(request), (error) => {
-    // A client that left, or was let go, while its answer was streamed: accounted for by the pipeline.
-    if (error instanceof GatewayError && error.code === "client_closed") return;
-    serving.log.error("a request failed outside the pipeline", { error: String(error) });
+  const listeners = new WorkerListeners(setup, {
+    direct: serving.direct,
+    failed(error) {
+      // A client that left, or was let go, while its answer was streamed: accounted for by the pipeline.
+      if (error instanceof GatewayError && error.code === "client_closed") return;
+      serving.log.error("a request failed outside the pipeline", { error: String(error) });
+    },
   });
   listeners.open(certificate).then(() => scope.postMessage({ kind: "serving" }), (error) => {
     scope.postMessage({ kind: "failed", message: (error as Error).message });

@@ -1,33 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-// A worker's listeners: one in cleartext, and one with HTTPS whose certificate may be renewed. Workers share their ports, and
-// so do the old and the new listener while one takes over from the other.
+// A worker's listeners: in cleartext by the runtime's server or the direct one, and with HTTPS whose certificate may be
+// renewed. Workers share their ports, and so do the old and the new listener while one takes over from the other.
 
 import type { Address } from "../base/address.ts";
-import type { HttpRequest, HttpResponse } from "../front/http/exchange.ts";
+import { DirectServer, type DirectServerParts } from "../front/direct/server.ts";
 import { ServedRequest, toResponse } from "../front/http/served.ts";
-import type { Certificate } from "./protocol.ts";
+import type { Certificate, WorkerSetup } from "./protocol.ts";
 
-export interface ListenAddresses {
-  readonly listen: Address;
-  readonly tls: Address | undefined;
+export interface ListenerParts {
+  /** What answers, and what direct servers need beside that. */
+  readonly direct: DirectServerParts;
+  /** A request failed outside of that. */
+  failed(error: unknown): void;
+}
+
+interface Listening {
+  shutdown(): Promise<void>;
 }
 
 export class WorkerListeners {
-  #plain: Deno.HttpServer | undefined;
-  #secure: Deno.HttpServer | undefined;
+  readonly #plain: Listening[] = [];
+  #secure: Listening | undefined;
   /** Listeners that take nothing new and finish what they have. */
   readonly #closing = new Set<Promise<void>>();
 
   constructor(
-    readonly addresses: ListenAddresses,
-    readonly answer: (request: HttpRequest) => HttpResponse | Promise<HttpResponse>,
-    readonly failed: (error: unknown) => void,
+    readonly addresses: Pick<WorkerSetup, "listen" | "listeners" | "tls">,
+    readonly parts: ListenerParts,
   ) {}
 
   /** Resolves when all listen. Throws when an address or the certificate cannot be used. */
   async open(certificate: Certificate | undefined): Promise<void> {
-    const { listen, tls } = this.addresses;
-    this.#plain = await this.#serve(listen);
+    const { listen, listeners, tls } = this.addresses;
+    this.#plain.push(await this.#serve(listen));
+    for (const { address, server } of listeners) {
+      this.#plain.push(server === "direct" ? new DirectServer(address, this.parts.direct) : await this.#serve(address));
+    }
     if (tls && certificate) this.#secure = await this.#serve(tls, certificate);
   }
 
@@ -40,7 +48,7 @@ export class WorkerListeners {
     if (before) this.#shutDown(before);
   }
 
-  #serve({ hostname, port }: Address, certificate?: Certificate): Promise<Deno.HttpServer> {
+  #serve({ hostname, port }: Address, certificate?: Certificate): Promise<Listening> {
     return new Promise((resolve) => {
       const server: Deno.HttpServer = Deno.serve({
         hostname,
@@ -49,24 +57,24 @@ export class WorkerListeners {
         ...certificate,
         onListen: () => queueMicrotask(() => resolve(server)),
         onError: (error) => {
-          this.failed(error);
+          this.parts.failed(error);
           return new Response(null, { status: 500 });
         },
       }, (request, info) => {
-        const answer = this.answer(new ServedRequest(request, { info, port }));
+        const answer = this.parts.direct.answer(new ServedRequest(request, { info, port }));
         return answer instanceof Promise ? answer.then(toResponse) : toResponse(answer);
       });
     });
   }
 
-  #shutDown(server: Deno.HttpServer): void {
+  #shutDown(server: Listening): void {
     const closing = server.shutdown().finally(() => this.#closing.delete(closing));
     this.#closing.add(closing);
   }
 
   /** Accepts nothing new; resolves when what is under way has finished. */
   async close(): Promise<void> {
-    for (const server of [this.#plain, this.#secure]) if (server) this.#shutDown(server);
+    for (const server of [...this.#plain, this.#secure]) if (server) this.#shutDown(server);
     await Promise.all(this.#closing);
   }
 }

@@ -52,9 +52,12 @@ export const WORKER_CELLS = {
   hedges: 14,
   hedgesWon: 15,
   llmLinesDropped: 16,
+  /** Connections of clients to direct listeners, and those that were turned away. */
+  clientConnections: 17,
+  clientsRefused: 18,
 } as const;
 /** The histogram of the event loop's delay. */
-const LOOP_CELLS = 17;
+const LOOP_CELLS = 19;
 const WORKER_CELL_COUNT = LOOP_CELLS + HISTOGRAM_CELLS;
 
 /** Prompt, completion and cached tokens, answers that told their usage. */

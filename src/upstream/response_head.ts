@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The head of an HTTP/1.1 response: status line, fields, and how the body is framed (RFC 9112, section 6.3).
 
+import { latin1 } from "../base/latin1.ts";
 import { UpstreamError } from "./errors.ts";
 
 export type Framing = { kind: "none" } | { kind: "length"; bytes: number } | { kind: "chunked" } | { kind: "close" };
@@ -102,12 +103,4 @@ function framingOf(status: number, coding: string | undefined, length: number | 
 
 function bad(message: string): UpstreamError {
   return new UpstreamError("bad_response", message);
-}
-
-function latin1(buffer: Uint8Array, start: number, end: number): string {
-  let text = "";
-  for (let at = start; at < end; at += 4_096) {
-    text += String.fromCharCode.apply(null, buffer.subarray(at, Math.min(end, at + 4_096)) as unknown as number[]);
-  }
-  return text;
 }

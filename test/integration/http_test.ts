@@ -166,7 +166,7 @@ Deno.test("HTTP/2 in cleartext and HTTPS with HTTP/2 and HTTP/1.1 serve chats an
     for await (const piece of stream) text += piece;
     return { status, text };
   };
-  const session = http2.connect(gateway.origin);
+  const session = http2.connect(gateway.served);
   for (const stream of [false, true]) {
     const { status, text } = await over(session, chat("hello ".repeat(500), { stream, max_tokens: 3 }));
     assertEquals(status, 200);

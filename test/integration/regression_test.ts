@@ -44,7 +44,7 @@ Deno.test("characters of a URL or a Host that would be a line end or a path furt
 Deno.test("HTTP/2 clients that leave their streams are no failures of the engine", async () => {
   await using engines = startEngines(2);
   await using gateway = await startTestGateway(engines, QUIET);
-  const session = http2.connect(gateway.origin);
+  const session = http2.connect(gateway.served);
   for (let i = 0; i < 8; i++) {
     const stream = session.request({ ":method": "POST", ":path": "/v1/chat/completions" });
     stream.on("error", () => {});

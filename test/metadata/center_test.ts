@@ -310,3 +310,35 @@ Deno.test("PlainLedger: nothing that it tells is under a lease, which nobody wou
   const { gateway: _, ...plain } = body;
   assertEquals(asked, [{ method: "POST", path: "/v1/load/stats", body: plain }]);
 });
+
+Deno.test("PlainLedger: whatever call finds no answer, the center that may have heard it is told of every end", async () => {
+  const random = new Random(seed);
+  for (let round = 0; round < 500; round++) {
+    const ledger = new PlainLedger();
+    const held = new Set<string>();
+    const open = new Set<string>();
+    let reachable = 0.7;
+    const ask = ({ method, body }: CenterRequest) => {
+      const id = (body as { request_id: string }).request_id;
+      const [arrives, answers] = [random.chance(reachable), random.chance(reachable)];
+      if (arrives && method === "POST") held.add(id);
+      else if (arrives) held.delete(id);
+      return Promise.resolve(arrives && answers ? { status: 200 } : undefined);
+    };
+    const set = (request_id: string) => ({
+      type: "load.stats.set" as const,
+      body: { request_id, ip: "10.0.0.1", prompt_length: 1 },
+    });
+    const anew = () => [{ type: "lease.reset" as const, body: {} }, ...[...open].map(set)];
+    let repair = false;
+    for (let i = 0; i < 30; i++) {
+      const id = `r${random.below(8)}`;
+      const event = open.has(id) ? { type: "load.stats.delete" as const, body: { request_id: id } } : set(id);
+      if (!open.delete(id)) open.add(id);
+      repair = !await ledger.tell(repair ? anew() : [event], ask);
+    }
+    reachable = 1;
+    if (repair) await ledger.tell(anew(), ask);
+    assertEquals(held, open, `round ${round}`);
+  }
+});

@@ -45,6 +45,7 @@ function parts(workers = 2) {
   const { shared, kernel } = sharedKernel({ workers: 1 + workers + SPARE_AREAS });
   const setup = {
     listen: { hostname: "127.0.0.1", port: 1 },
+    listeners: [],
     tls: undefined,
     via: "test",
     gateway: "test",

@@ -10,6 +10,8 @@ import { type GatewayProcess, startGateway } from "../../src/server/gateway_proc
 
 export interface TestGateway extends AsyncDisposable {
   readonly origin: string;
+  /** Of the runtime's own server, which speaks HTTP/2 too. */
+  readonly served: string;
   readonly admin: string;
   readonly gateway: GatewayProcess;
   endpoints(): Promise<EndpointStatus[]>;
@@ -28,6 +30,9 @@ export interface EndpointStatus {
   dispatched: number;
 }
 
+/** What serves the gateway's clients in tests: `deno task test:direct` says direct. */
+const FRONT = Deno.env.get("AIGW_TEST_FRONT") ?? "serve";
+
 /** Model "m" on cluster "c" with these endpoints; `changes` are merged over the top level of the config. */
 export async function startTestGateway(
   endpoints: { address: Address; labels?: Record<string, string> }[],
@@ -35,6 +40,7 @@ export async function startTestGateway(
 ): Promise<TestGateway> {
   const config = parseConfig({
     listen: "127.0.0.1:0",
+    listeners: FRONT === "direct" ? [{ address: "127.0.0.1:0" }] : [],
     admin: { listen: "127.0.0.1:0" },
     metadata_center: { listen: "127.0.0.1:0" },
     expose_endpoint: true,
@@ -55,7 +61,8 @@ export async function startTestGateway(
   const admin = `http://${formatAddress(gateway.admin)}`;
   const status = async (): Promise<EndpointStatus[]> => (await (await fetch(`${admin}/endpoints`)).json()).endpoints;
   return {
-    origin: `http://${formatAddress(gateway.listen)}`,
+    origin: `http://${formatAddress(FRONT === "direct" ? gateway.listeners[0] : gateway.listen)}`,
+    served: `http://${formatAddress(gateway.listen)}`,
     admin,
     gateway,
     endpoints: status,
