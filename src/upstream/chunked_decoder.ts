@@ -6,6 +6,8 @@ import { UpstreamError } from "./errors.ts";
 
 const CR = 13;
 const LF = 10;
+const TAB = 9;
+const COLON = 58;
 const MAX_LINE_BYTES = 16_384;
 
 enum State {
@@ -16,6 +18,7 @@ enum State {
   DataCr,
   DataLf,
   Trailer,
+  TrailerName,
   TrailerLine,
   TrailerLineEnd,
   End,
@@ -74,6 +77,7 @@ export class ChunkedDecoder {
       case State.Extension:
         this.#countLine();
         if (byte === CR) this.#state = State.SizeEnd;
+        else if (isControl(byte)) throw bad("a chunk extension has a control character");
         break;
       case State.SizeEnd:
         expect(byte, LF);
@@ -90,11 +94,18 @@ export class ChunkedDecoder {
         this.#state = State.Size;
         break;
       case State.Trailer:
-        this.#state = byte === CR ? State.End : State.TrailerLine;
+        this.#state = byte === CR ? State.End : State.TrailerName;
+        if (byte !== CR && !isToken(byte)) throw bad("a trailer has no name");
+        break;
+      case State.TrailerName:
+        this.#countLine();
+        if (byte === COLON) this.#state = State.TrailerLine;
+        else if (!isToken(byte)) throw bad("a trailer's name has a character that none may have");
         break;
       case State.TrailerLine:
         this.#countLine();
         if (byte === CR) this.#state = State.TrailerLineEnd;
+        else if (isControl(byte)) throw bad("a trailer has a control character");
         break;
       case State.TrailerLineEnd:
         expect(byte, LF);
@@ -117,6 +128,18 @@ function hexDigit(byte: number): number {
   const letter = byte | 32;
   return letter >= 97 && letter <= 102 ? letter - 87 : -1;
 }
+
+function isControl(byte: number): boolean {
+  return (byte < 32 && byte !== TAB) || byte === 127;
+}
+
+/** Characters of a field name (RFC 9110, section 5.6.2). */
+function isToken(byte: number): boolean {
+  const letter = byte | 32;
+  return (letter >= 97 && letter <= 122) || (byte >= 48 && byte <= 57) || OTHERS.includes(byte);
+}
+
+const OTHERS: readonly number[] = Array.from("!#$%&'*+-.^_`|~", (character) => character.charCodeAt(0));
 
 function expect(byte: number, wanted: number): void {
   if (byte !== wanted) throw bad("a chunk does not end where its size says");

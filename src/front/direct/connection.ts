@@ -62,6 +62,8 @@ export class DirectConnection implements Deadline {
   /** Is called when the client of the request under way leaves. */
   #leave: (() => void) | undefined;
   #stream: AnswerStream | undefined;
+  /** Takes back that a client which has ended its side is written a word. */
+  #asking: (() => void) | undefined;
   #head: DirectHead | undefined;
   /** Whether the answer under way has begun to be written. */
   #answering = false;
@@ -119,9 +121,7 @@ export class DirectConnection implements Deadline {
     request.body.skip();
     const ends = !head.keepAlive || this.#closing || !request.body.done || answer.get("connection") === "close";
     const whole = await this.#respond(answer, head, ends);
-    this.#leave = undefined;
-    this.#head = undefined;
-    this.#idle = true;
+    this.#answered();
     if (!whole) return false;
     if (ends) {
       if (!request.body.done) await this.#linger();
@@ -198,7 +198,7 @@ export class DirectConnection implements Deadline {
     this.#makeRoom();
     const reading = this.#ahead = this.socket.read(this.#buffer);
     reading.then((n) => {
-      if (n === null && this.#head !== undefined) this.#ask(this.#head);
+      if (n === null) this.#ask(WORDS);
     }, () => this.#left());
   }
 
@@ -207,20 +207,29 @@ export class DirectConnection implements Deadline {
     this.#stream?.cancel();
   }
 
-  // Whether a client that has ended its side still listens.
-  async #ask(head: DirectHead): Promise<void> {
+  // Whether a client that has ended its side still listens: looked for after a while, as most answers are there by then.
+  #ask(words: number): void {
     const { deadlines: { clock }, limits: { lookMs } } = this.parts;
-    if (lookMs === 0 || head.old) return;
-    for (let word = 0; word < WORDS && this.#head === head; word++) {
+    if (lookMs === 0 || words === 0 || this.#head === undefined || this.#head.old) return;
+    this.#asking = clock.after(lookMs, async () => {
+      this.#asking = undefined;
       try {
         if (!this.#answering) await writeFully(this.socket, INTERIM, INTERIM.length);
         else if (this.#stream?.takesComments) this.#stream.enqueue(COMMENT);
         else return;
+        this.#ask(words - 1);
       } catch {
-        return this.#left();
+        this.#left();
       }
-      await new Promise<void>((resolve) => clock.after(lookMs, resolve));
-    }
+    });
+  }
+
+  #answered(): void {
+    this.#leave = undefined;
+    this.#head = undefined;
+    this.#idle = true;
+    this.#asking?.();
+    this.#asking = undefined;
   }
 
   /** Is told of the leaving of the request's client. */

@@ -45,7 +45,7 @@ export function endOfHead(buffer: Uint8Array, start: number, from: number, end: 
 
 // deno-lint-ignore no-control-regex -- control characters are what is looked for
 const CONTROL = /[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)/;
-const LINE = /^([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([^ ]+) HTTP\/(\d)\.(\d)$/;
+const LINE = /^([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP\/(\d)\.(\d)$/;
 const NAME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
 const HOST = /^[A-Za-z0-9._~:[\]%-]*$/;
 const ABSOLUTE = /^https?:\/\/([^/?#]+)(\/[^#]*)?$/i;
