@@ -23,6 +23,21 @@ export {
   scoreOffset,
   textOffset,
 } from "./offsets";
+export {
+  bodyCapacity,
+  bodyOffset,
+  scanChat,
+  SCANNED_BYTES,
+  SCANNED_CHOICES,
+  SCANNED_MAX_TOKENS,
+  SCANNED_MODEL_END,
+  SCANNED_MODEL_START,
+  SCANNED_OPTIONS_END,
+  SCANNED_OPTIONS_START,
+  SCANNED_STREAM,
+  SCANNED_TEXT_BYTES,
+  scannedOffset,
+} from "./scan/chat";
 export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix/hash";
 export { indexForget, indexInsertScratch, indexLookup, indexPinScratch, indexUnpinScratch } from "./prefix/index";
 export { admit, limitReserve, limitSettle, limitUsed } from "./limits";

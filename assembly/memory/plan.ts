@@ -76,6 +76,14 @@ export let positionGroup: usize = 0; // u32 a group of positions
 export let histogram: usize = 0;
 export let hashes: usize = 0; // u64 a chunk
 export let promptText: usize = 0; // UTF-8
+export let bodyText: usize = 0; // a request body, behind what was found in it
+
+/** Bytes of the prompt text and of the region of the body. */
+export let textBytes: u32 = 0;
+export let bodyBytes: u32 = 0;
+
+/** What the region of the body has beside a body. */
+const BODY_EXTRA: u32 = 256;
 
 function layOut(): u64 {
   let at: u64 = HEADER_BYTES;
@@ -112,7 +120,11 @@ function layOut(): u64 {
   hashes = <usize>s;
   s = up(s + <u64>maxChunks * 8);
   promptText = <usize>s;
-  s = up(s + <u64>maxChunks * CHUNK_BYTES);
+  textBytes = maxChunks * CHUNK_BYTES;
+  s = up(s + textBytes);
+  bodyText = <usize>s;
+  bodyBytes = textBytes + BODY_EXTRA;
+  s = up(s + bodyBytes);
   scratchBytes = <usize>s;
   scratchBase = <usize>at;
   at = up(at + <u64>workers * s);

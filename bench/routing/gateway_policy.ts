@@ -190,7 +190,7 @@ export class GatewayPolicy implements RoutingPolicy {
     this.#jobs.set(String(job.index), job);
     const ask: Ask = {
       placement: this.#placement,
-      promptText: String(job.index),
+      prompt: String(job.index),
       model: 0,
       flow: { band: STANDARD, tenant: this.#tenants ? job.tenant : 0, deadlineMs: 0 },
       reserved: { inputTokens: 0, outputTokens: 0 },

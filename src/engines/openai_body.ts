@@ -13,8 +13,8 @@ const encoder = new TextEncoder();
 const WISH = encoder.encode('"stream_options":{"include_usage":true},');
 
 /** Whether the client itself wants the usage of its stream. */
-export function asksForUsage({ kind, body }: InferenceRequest): boolean {
-  const options = body.stream_options as { include_usage?: unknown } | null | undefined;
+export function asksForUsage({ kind, streamOptions }: InferenceRequest): boolean {
+  const options = streamOptions as { include_usage?: unknown } | null | undefined;
   return !ASKED.has(kind) || (typeof options === "object" && isTrue(options?.include_usage));
 }
 
@@ -36,11 +36,11 @@ export function outgoingBody(
     ]);
   }
   if (call.kind === "form") return bytes;
-  if (targetModel === "" && !("stream_options" in call.body)) return prependKey(bytes, WISH);
+  if (targetModel === "" && call.streamOptions === undefined) return prependKey(bytes, WISH);
   const changes: Change[] = [];
   if (targetModel !== "") changes.push({ key: "model", value: targetModel });
   if (wish) {
-    const options = call.body.stream_options;
+    const options = call.streamOptions;
     const given = typeof options === "object" && options !== null ? options : {};
     changes.push({ key: "stream_options", value: { ...given, include_usage: true } });
   }

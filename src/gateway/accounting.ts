@@ -107,7 +107,7 @@ function log(call: Call, outcome: Outcome, elapsed: number): void {
     ai_backend_protocol: route?.rule.backend ?? "",
     ai_stream_request: request?.stream ?? false,
     lora_id: route?.targetModel ?? "",
-    is_vl: request !== undefined && hasMedia(request.body),
+    is_vl: request !== undefined && hasMedia(request),
     tenant: call.account?.tenant.name ?? "",
     endpoint: call.endpoint,
     metacenter_reqid: decision ? `${gateway}-${decision.loadName}` : "",

@@ -21,6 +21,7 @@ import { generates, type Kind } from "../openai/api.ts";
 import type { ReasoningStart } from "../openai/reasoning.ts";
 import { type PromptOptions, promptText } from "../openai/prompt_text.ts";
 import { decodeForm, decodeRequest, type InferenceRequest } from "../openai/request.ts";
+import type { ScannedPrompt } from "../scheduler/body_scan.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
 import { withoutCache } from "../scheduler/placement.ts";
 import { presumeFirstToken } from "../scheduler/presumption.ts";
@@ -72,7 +73,7 @@ export interface ReceivedRequest {
 export interface AdmittedRequest {
   readonly request: InferenceRequest;
   readonly route: Route;
-  readonly prompt: string;
+  readonly prompt: string | ScannedPrompt;
   readonly prepared: PreparedRequest;
   /** What of its body is still to come. */
   readonly rest: BodyRest | undefined;
@@ -121,19 +122,22 @@ export class Pipeline {
 
   /** Everything that needs no waiting. Throws GatewayError. */
   admit(call: Call, { kind, tenant, target, bytes, model, rest }: ReceivedRequest): AdmittedRequest {
-    const { config, engines, admission, usageEstimate } = this.#parts;
+    const { config, engines, decisions, admission, usageEstimate } = this.#parts;
     const { fields } = call.incoming;
 
     if (kind !== "form") call.texts?.asked(bytes);
 
-    // Decode: one parse; the engine gets the bytes as they came.
-    const request = call.request = kind === "form" ? decodeForm(model) : decodeRequest(kind, bytes);
+    // Decode: what is decided by is taken from the bytes, or from what they are parsed to; the engine gets them as they came.
+    const scanned = kind === "chat" && !this.#prompts.goChats ? decisions.scan(bytes, this.#textOf) : undefined;
+    const request = call.request = scanned?.request ??
+      (kind === "form" ? decodeForm(model) : decodeRequest(kind, bytes));
 
     // Route: model and headers to a cluster, its eligible endpoints and a policy.
     const route = call.route = this.#route(call, request);
 
     // Prompt: the canonical text that prefixes are hashes of.
-    const prompt = promptText(request, this.#prompts);
+    const prompt = scanned?.prompt ?? this.#textOf(request);
+    const promptBytes = typeof prompt === "string" ? utf8Length(prompt) : prompt.bytes;
 
     // Prepare: what this kind of engine is to get.
     const { rule, targetModel } = route;
@@ -150,12 +154,14 @@ export class Pipeline {
       model: request.model || route.modelName,
       cluster,
       priority: fields.priority,
-      estimate: () => usageEstimate(route.model, utf8Length(prompt), request.maxTokens),
+      estimate: () => usageEstimate(route.model, promptBytes, request.maxTokens),
       ttftSloMs: Number(fields.ttftSloMs ?? policy.ttftSloMs),
     });
     call.account!.reserved(admitted.reservation);
     return { request, route, prompt, prepared, rest, tenant, admitted };
   }
+
+  readonly #textOf = (request: InferenceRequest): string => promptText(request, this.#prompts);
 
   #route({ context, incoming: { headers } }: Call, request: InferenceRequest): Route {
     try {
@@ -236,7 +242,7 @@ export class Pipeline {
     const { policy } = placement;
     return scheduler.acquire({
       placement: generates(request.kind) ? placement : withoutCache(placement),
-      promptText: prompt,
+      prompt,
       model,
       flow: {
         band: admitted.band,

@@ -13,6 +13,10 @@ export interface InferenceRequest {
   /** Empty when it names none. */
   readonly model: string;
   readonly stream: boolean;
+  /** Whether all that it says to a model is known to be text. */
+  readonly plainText?: boolean;
+  /** Its `stream_options`, undefined without. */
+  readonly streamOptions?: unknown;
   /** The parsed body. */
   readonly body: Readonly<Record<string, unknown>>;
   /** Most tokens that it may generate; undefined when it does not say. */
@@ -82,6 +86,7 @@ function read(kind: Kind, body: Record<string, unknown>): InferenceRequest {
     kind,
     model,
     stream: isTrue(stream) && generates(kind),
+    streamOptions: body.stream_options,
     body,
     maxTokens: maxTokens(kind, body),
     choices: choicesOf(kind, body),
@@ -105,11 +110,13 @@ function maxTokens(kind: Kind, body: Record<string, unknown>): number | undefine
 }
 
 /** Whether a user's message has parts that are no text: images, video, audio, files. */
-export function hasMedia({ messages }: InferenceRequest["body"]): boolean {
+export function hasMedia(request: InferenceRequest): boolean {
+  if (request.plainText) return false;
+  const { messages } = request.body;
   return Array.isArray(messages) &&
     messages.some(({ role, content }) =>
       role === "user" && Array.isArray(content) &&
-      content.some((part) => part?.type !== undefined && part.type !== "text")
+      content.some((part) => part?.type !== undefined && typeof part.text !== "string")
     );
 }
 

@@ -20,8 +20,11 @@ export interface HashedPrompt {
 }
 
 export interface CacheKnowledge {
-  /** The keys of a prompt, which is up for decision then: who holds how much of it is known to the kernel. */
-  keysOf(text: string, placement: Placement): HashedPrompt;
+  /**
+   * The keys of a prompt, which is up for decision then: who holds how much of it is known to the kernel.
+   * @param prompt Its text, or how many bytes of it stand in the kernel's scratch.
+   */
+  keysOf(prompt: string | number, placement: Placement): HashedPrompt;
   /** Puts a prompt up again. */
   match(prompt: HashedPrompt, placement: Placement): void;
   /** Records that an endpoint holds a prompt that nobody uses there right now. */
@@ -68,10 +71,16 @@ export class PresumedCaches implements CacheKnowledge {
     this.#hashWord = k.hashOffset() >>> 2;
   }
 
-  keysOf(text: string, placement: Placement): HashedPrompt {
+  keysOf(prompt: string | number, placement: Placement): HashedPrompt {
     const k = this.#kernel.exports;
-    const { read, written } = this.#encoder.encodeInto(text, this.#text);
-    const bytes = written + (read === text.length ? 0 : utf8Length(text, read));
+    let written: number;
+    let bytes: number;
+    if (typeof prompt === "number") written = bytes = prompt;
+    else {
+      const encoded = this.#encoder.encodeInto(prompt, this.#text);
+      written = encoded.written;
+      bytes = written + (encoded.read === prompt.length ? 0 : utf8Length(prompt, encoded.read));
+    }
     if (!placement.policy.cacheAware) {
       k.lookUpNothing();
       return { bytes, chunks: 0, hashes: NO_HASHES, known: false };

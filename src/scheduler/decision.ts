@@ -5,6 +5,8 @@
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { type QuestionFields, questionFields } from "../tables/question.ts";
 import type { RequestRow } from "../tables/request_table.ts";
+import type { InferenceRequest } from "../openai/request.ts";
+import { BodyScanner, ScannedPrompt } from "./body_scan.ts";
 import { type CacheKnowledge, type HashedPrompt, PresumedCaches } from "./cache_knowledge.ts";
 import type { Placement } from "./placement.ts";
 
@@ -54,6 +56,9 @@ export class DecisionMaker {
   readonly #promptColumn: number;
   readonly #uncachedColumn: number;
   readonly #encoder = new TextEncoder();
+  readonly #scanner: BodyScanner;
+  /** The scanned prompt whose text stands in scratch. */
+  #standing: ScannedPrompt | undefined;
 
   constructor(kernel: AttachedKernel, readonly caches: CacheKnowledge = new PresumedCaches(kernel)) {
     const k = kernel.exports;
@@ -66,6 +71,7 @@ export class DecisionMaker {
     this.#text = new Uint8Array(kernel.buffer, k.textOffset(), this.#textBytes);
     this.#hashes = new BigUint64Array(kernel.buffer, k.hashOffset(), chunks);
     this.#question = questionFields(kernel);
+    this.#scanner = new BodyScanner(kernel);
     this.#promptColumn = k.ENDPOINT_PROMPT;
     this.#uncachedColumn = k.ENDPOINT_UNCACHED;
   }
@@ -73,6 +79,7 @@ export class DecisionMaker {
   /** 128-bit digest of a text as 32 hex digits. Overwrites the prompt in scratch. */
   readonly digest = (text: string): string => {
     const k = this.#kernel.exports;
+    this.#standing = undefined;
     const bytes = this.#encoder.encode(text);
     k.digestStart();
     let at = 0;
@@ -88,9 +95,25 @@ export class DecisionMaker {
   };
 
   /** Puts a prompt up for decision: hashes it and looks it up, when the policy cares. */
-  begin(text: string, placement: Placement): HashedPrompt {
+  begin(prompt: string | ScannedPrompt, placement: Placement): HashedPrompt {
     this.#exclude([]);
-    return this.caches.keysOf(text, placement);
+    const stands = prompt === this.#standing;
+    this.#standing = undefined;
+    if (typeof prompt === "string") return this.caches.keysOf(prompt, placement);
+    return stands ? this.caches.keysOf(prompt.bytes, placement) : this.caches.keysOf(prompt.text(), placement);
+  }
+
+  /** Reads a chat's body without parsing it; undefined where it has to be parsed. `text` makes the prompt's text anew. */
+  scan(
+    bytes: Uint8Array,
+    text: (request: InferenceRequest) => string,
+  ): { request: InferenceRequest; prompt: ScannedPrompt } | undefined {
+    this.#standing = undefined;
+    const scanned = this.#scanner.scan(bytes);
+    if (scanned === undefined) return undefined;
+    const { request, promptBytes } = scanned;
+    const prompt = this.#standing = new ScannedPrompt(promptBytes, () => text(request.whole));
+    return { request, prompt };
   }
 
   /** Puts a prompt up again, without the endpoints in `tried`. */

@@ -3,6 +3,7 @@
 // request's load counted on it. A grant is disposed of exactly once, at the true end of the request; whoever holds it last
 // owns that end.
 
+import type { ScannedPrompt } from "./body_scan.ts";
 import type { HashedPrompt } from "./cache_knowledge.ts";
 import type { Explanation, FlowPriority } from "./decision.ts";
 import type { EndpointRef } from "../tables/endpoint_directory.ts";
@@ -16,7 +17,7 @@ export interface Waiting {
 /** A request that asks for an endpoint. */
 export interface Ask {
   readonly placement: Placement;
-  readonly promptText: string;
+  readonly prompt: string | ScannedPrompt;
   /** Model row. */
   readonly model: number;
   readonly flow: FlowPriority & {

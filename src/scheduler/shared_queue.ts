@@ -120,9 +120,9 @@ export class SharedQueue implements Scheduler, GrantOwner {
   }
 
   async acquire(ask: Ask, onCancel: OnCancel): Promise<Grant> {
-    const { placement, promptText, model, onlyEndpoint, hidden } = ask;
+    const { placement, model, onlyEndpoint, hidden } = ask;
     const began = this.clock.now();
-    const prompt = this.decisions.begin(promptText, placement);
+    const prompt = this.decisions.begin(ask.prompt, placement);
     const found = this.clock.now();
     const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes);
     if (!row) {

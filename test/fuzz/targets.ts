@@ -14,6 +14,7 @@ import { ChunkedDecoder } from "../../src/upstream/chunked_decoder.ts";
 import { decodeResponse, KSERVE } from "../../src/upstream/kserve.ts";
 import { headEnd, parseResponseHead } from "../../src/upstream/response_head.ts";
 import { readIncoming } from "../../src/upstream/request_head.ts";
+import { chatBody, compare } from "./scan.ts";
 import { relayPieces } from "../support/relay.ts";
 import type { Random } from "../support/seed.ts";
 
@@ -278,4 +279,9 @@ export function frames(random: Random): void {
   }
 }
 
-export const TARGETS = { bodies, streams, heads, frames } as const;
+/** Chats that the kernel reads. */
+function scans(random: Random): void {
+  compare(chatBody(random));
+}
+
+export const TARGETS = { bodies, scans, streams, heads, frames } as const;

@@ -55,7 +55,7 @@ function parts({ dispatch, acquire }: Stage = {}) {
           return { model: 0, rule: { backend: "openai" }, placement, transport: PLAIN, targetModel: "", lora: "" };
         },
       } as unknown as RouteTable,
-      decisions: { digest: (text: string) => text } as unknown as DecisionMaker,
+      decisions: { digest: (text: string) => text, scan: () => undefined } as unknown as DecisionMaker,
       scheduler: {
         async acquire(ask: Ask, onCancel: OnCancel) {
           did.push("decide");

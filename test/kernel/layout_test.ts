@@ -118,3 +118,19 @@ Deno.test("layout: numbers that TypeScript repeats are the kernel's", () => {
   assertEquals(Object.values(RequestPhase) as number[], phases);
   assertEquals(SERVING_BIT, k.SERVING);
 });
+
+Deno.test("the kernel has no data of its own: it would be written over a memory that is everybody's", async () => {
+  const wasm = await Deno.readFile(new URL("../../wasm/kernel.wasm", import.meta.url));
+  const DATA = 11;
+  const sections: number[] = [];
+  for (let at = 8; at < wasm.length;) {
+    sections.push(wasm[at++]);
+    let [size, shift] = [0, 0];
+    do {
+      size |= (wasm[at] & 127) << shift;
+      shift += 7;
+    } while (wasm[at++] >= 128);
+    at += size;
+  }
+  assert(sections.length > 5 && !sections.includes(DATA), `sections ${sections}`);
+});

@@ -180,7 +180,7 @@ export function schedulerParts(endpoints: number, config: Record<string, unknown
   const limits = { requests: 2, bytes: 1_000_000_000, maxWaitMs: 1_000 };
   const ask = (promptText: string, more: Partial<Ask> = {}): Ask => ({
     placement,
-    promptText,
+    prompt: promptText,
     model: 0,
     flow: { band: 1_000, tenant: 0, deadlineMs: 0 },
     reserved: { inputTokens: 0, outputTokens: 0 },

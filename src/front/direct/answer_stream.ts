@@ -9,8 +9,6 @@ import { borrow, giveBack, SEND_BYTES, writeFully } from "./send_buffers.ts";
 const encoder = new TextEncoder();
 const CRLF = encoder.encode("\r\n");
 const LAST_CHUNK = encoder.encode("0\r\n\r\n");
-/** Longest line of a chunk's size. */
-const SIZE_BYTES = 10;
 
 export class AnswerStream implements StreamController {
   #queue: Uint8Array[] = [];
@@ -24,6 +22,9 @@ export class AnswerStream implements StreamController {
   /** Whether the last byte of the answer is on its way. */
   #last = false;
   #over = false;
+  /** What is being written. */
+  #buffer: Uint8Array<ArrayBuffer> | undefined;
+  #length = 0;
   readonly #done = Promise.withResolvers<boolean>();
 
   /**
@@ -100,13 +101,25 @@ export class AnswerStream implements StreamController {
     if (this.#queue.length === 0 && !this.#closed && !this.#pulling) this.#pull();
     if (this.#over || (this.#queue.length === 0 && this.#head === "" && !this.#closed)) return;
     this.#writing = true;
-    this.#flush().then(this.#flushed, this.#failed);
+    this.#flush();
   }
 
   readonly #flushed = (): void => {
     this.#writing = false;
     if (this.#last) this.#end(true);
     else this.#pump();
+  };
+
+  // All of it has been taken, nearly always.
+  readonly #wrote = (written: number): void => {
+    const buffer = this.#buffer!;
+    if (written < this.#length) {
+      writeFully(this.socket, buffer.subarray(written), this.#length - written).then(this.#flushed, this.#failed);
+      return;
+    }
+    this.#buffer = undefined;
+    giveBack(buffer);
+    this.#flushed();
   };
 
   readonly #failed = (): void => this.cancel();
@@ -124,37 +137,67 @@ export class AnswerStream implements StreamController {
   };
 
   // Takes all that there is.
-  async #flush(): Promise<void> {
+  #flush(): void {
     const pieces = this.#queue;
     const queued = this.#queued;
     const head = this.#head;
-    this.#last = this.#closed;
     this.#queue = [];
     this.#queued = 0;
     this.#head = "";
+    this.#last = this.#closed;
     const buffer = borrow();
-    const small = head.length + queued + SIZE_BYTES + CRLF.length + LAST_CHUNK.length <= SEND_BYTES;
     let at = head === "" ? 0 : writeHead(head, buffer);
-    if (queued > 0 && this.chunked) at += encoder.encodeInto(`${queued.toString(16)}\r\n`, buffer.subarray(at)).written;
-    if (small) {
-      for (const piece of pieces) {
-        buffer.set(piece, at);
-        at += piece.length;
-      }
-    } else {
-      if (at > 0) await writeFully(this.socket, buffer, at);
-      for (const piece of pieces) await writeFully(this.socket, piece, piece.length);
-      at = 0;
+    const framed = queued > 0 && this.chunked;
+    if (framed) at = writeSize(queued, buffer, at);
+    if (at + queued + CRLF.length + LAST_CHUNK.length > SEND_BYTES) {
+      this.#flushLarge(buffer, at, pieces, framed).then(this.#flushed, this.#failed);
+      return;
     }
-    if (queued > 0 && this.chunked) {
-      buffer.set(CRLF, at);
-      at += CRLF.length;
+    for (const piece of pieces) {
+      buffer.set(piece, at);
+      at += piece.length;
     }
-    if (this.#last && this.chunked) {
-      buffer.set(LAST_CHUNK, at);
-      at += LAST_CHUNK.length;
+    at = this.#writeEnd(buffer, at, framed);
+    if (at === 0) {
+      giveBack(buffer);
+      return this.#flushed();
     }
-    if (at > 0) await writeFully(this.socket, buffer, at);
+    this.#buffer = buffer;
+    this.#length = at;
+    this.socket.write(buffer.subarray(0, at)).then(this.#wrote, this.#failed);
+  }
+
+  // The end of a chunk, and of all of them.
+  #writeEnd(buffer: Uint8Array, at: number, framed: boolean): number {
+    if (framed) {
+      buffer[at++] = 13;
+      buffer[at++] = 10;
+    }
+    if (!this.#last || !this.chunked) return at;
+    buffer.set(LAST_CHUNK, at);
+    return at + LAST_CHUNK.length;
+  }
+
+  async #flushLarge(
+    buffer: Uint8Array<ArrayBuffer>,
+    begun: number,
+    pieces: readonly Uint8Array[],
+    framed: boolean,
+  ): Promise<void> {
+    if (begun > 0) await writeFully(this.socket, buffer, begun);
+    for (const piece of pieces) await writeFully(this.socket, piece, piece.length);
+    const end = this.#writeEnd(buffer, 0, framed);
+    if (end > 0) await writeFully(this.socket, buffer, end);
     giveBack(buffer);
   }
+}
+
+const HEX = encoder.encode("0123456789abcdef");
+
+// The line with a chunk's size.
+function writeSize(size: number, buffer: Uint8Array, at: number): number {
+  for (let shift = (31 - Math.clz32(size)) & ~3; shift >= 0; shift -= 4) buffer[at++] = HEX[(size >>> shift) & 15];
+  buffer[at++] = 13;
+  buffer[at++] = 10;
+  return at;
 }
