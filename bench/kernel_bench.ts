@@ -2,11 +2,12 @@
 // What a decision costs, piece by piece and whole, the kernel beside its TypeScript twin. The yardstick for the whole
 // decision is JSON.parse of the same body.
 
+import { BodyScanner } from "../src/scheduler/body_scan.ts";
 import { promptText } from "../src/openai/prompt_text.ts";
 import { decodeRequest } from "../src/openai/request.ts";
 import { DecisionMaker } from "../src/scheduler/decision.ts";
 import { pickBest, prefixHashes, scoreInferenceLb, TwinIndex, TwinRandom } from "../test/kernel/twin.ts";
-import { ask, readHashes, writePrompt } from "../test/support/kernel.ts";
+import { ask, freshKernel, readHashes, writePrompt } from "../test/support/kernel.ts";
 import { ENDPOINTS, loadedFleet, PLACEMENT, PROMPT_KIB, requestBody } from "./fixtures.ts";
 
 const OPTIONS = { digest: () => "", payloadCharacters: 4_194_304 };
@@ -90,5 +91,23 @@ for (const kib of PROMPT_KIB) {
   }
   Deno.bench(`decode and prompt text, ${kib} KiB`, { group: `decision ${kib} KiB` }, () => {
     promptText(decodeRequest("chat", bytes), OPTIONS);
+  });
+}
+
+// From a body to the hashes of its prompt: read in the kernel, or decoded, parsed, printed canonically and encoded.
+for (const kib of [0.2, 2, 16, 200, 1_024]) {
+  const bytes = new TextEncoder().encode(requestBody(kib));
+  const kernel = freshKernel({ promptChunks: 4_096 });
+  const k = kernel.exports;
+  const scanner = new BodyScanner(kernel);
+  const scratch = new Uint8Array(kernel.buffer, k.textOffset(), 4_096 * k.CHUNK_BYTES);
+  const encoder = new TextEncoder();
+  const group = `scan ${kib} KiB`;
+  Deno.bench(`parse, print, hash ${kib} KiB`, { group, baseline: true }, () => {
+    const { written } = encoder.encodeInto(promptText(decodeRequest("chat", bytes), OPTIONS), scratch);
+    k.hashPrompt(written, 512);
+  });
+  Deno.bench(`scan, hash ${kib} KiB`, { group }, () => {
+    k.hashPrompt(scanner.scan(bytes)!.promptBytes, 512);
   });
 }

@@ -39,6 +39,8 @@ export interface SyncView {
 }
 
 const FADE_TICK_MS = 100;
+/** While nobody wants to know what this gateway does, it is looked as often whether somebody does. */
+const ALONE_TICK_MS = 50;
 
 export interface LoadSyncParts {
   readonly kernel: AttachedKernel;
@@ -62,6 +64,8 @@ export class LoadSync implements LinkListener {
   readonly #resolved: ResolvedHosts;
   readonly #cancels = new Map<string, () => void>();
   #started = false;
+  /** Whether nobody wanted to know when it was last looked. */
+  #alone = false;
 
   constructor({ kernel, fleet, link, config, clock, gateway }: LoadSyncParts) {
     this.kernel = kernel;
@@ -112,18 +116,28 @@ export class LoadSync implements LinkListener {
       return this.#events(this.#scan.open()).get(cluster) ?? [];
     });
     this.#limits.start();
-    this.#every("report", this.config.report_interval_ms, () => this.report());
-    this.#every("fade", FADE_TICK_MS, () => this.#fade());
+    this.#every("report", () => this.link.alone() ? ALONE_TICK_MS : this.config.report_interval_ms, () => {
+      // Once more when that begins: nothing is left on its way.
+      const alone = this.link.alone();
+      if (!alone || !this.#alone) this.report();
+      this.#alone = alone;
+    });
+    this.#every("fade", () => FADE_TICK_MS, () => this.#fade());
   }
 
-  #every(what: string, ms: number, run: () => void): void {
+  #every(what: string, ms: () => number, run: () => void): void {
     this.#cancels.set(
       what,
-      this.clock.after(ms, () => {
+      this.clock.after(ms(), () => {
         this.#every(what, ms, run);
         run();
       }),
     );
+  }
+
+  /** Somebody asks the center, which may not have been told for a while. */
+  asked(): void {
+    this.report();
   }
 
   /** A cluster has other endpoints than before, or on other rows. */

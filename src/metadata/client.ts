@@ -324,6 +324,10 @@ export class CenterClient implements CenterLink {
     }
   }
 
+  alone(): boolean {
+    return false;
+  }
+
   wantsSaves(): boolean {
     return this.hosts.all.some((host) => !this.#isPlain(host));
   }

@@ -7,6 +7,8 @@ import type { CenterEvent, CenterServer } from "./server.ts";
 import { InvalidInput } from "./wire.ts";
 
 const RENEW_MS = 500;
+/** Who has asked the center by HTTP is taken to ask again for so long. */
+const ASKED_MS = 60_000;
 
 export class EmbeddedLink implements CenterLink {
   readonly #server: CenterServer;
@@ -17,6 +19,8 @@ export class EmbeddedLink implements CenterLink {
   #listener: LinkListener | undefined;
   #timer: ReturnType<typeof setInterval> | undefined;
   #refused = 0;
+  /** When somebody last asked the center. */
+  #askedAt = -Infinity;
 
   constructor(
     server: CenterServer,
@@ -44,6 +48,10 @@ export class EmbeddedLink implements CenterLink {
 
   start(clusters: readonly string[], listener: LinkListener): void {
     this.#listener = listener;
+    this.#server.asked = () => {
+      this.#askedAt = performance.now();
+      listener.asked();
+    };
     this.setClusters(clusters);
     const renew = (): void => {
       this.send("", [{ type: "lease.renew", body: { gateway: this.#gateway } }]);
@@ -78,8 +86,13 @@ export class EmbeddedLink implements CenterLink {
     return this.#hasPeers() || this.#server.watching || this.#server.center.gateways > 1;
   }
 
+  alone(): boolean {
+    return !this.wantsSaves() && performance.now() - this.#askedAt > ASKED_MS;
+  }
+
   stop(): Promise<void> {
     clearInterval(this.#timer);
+    this.#server.asked = undefined;
     for (const unwatch of this.#watched.values()) unwatch();
     this.#watched.clear();
     return Promise.resolve();

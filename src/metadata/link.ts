@@ -15,6 +15,8 @@ export interface LinkListener {
   saved(cluster: string, engine: EngineAddress, hashes: bigint[]): void;
   /** The center was heard of: its figures for the cluster are of now. */
   fresh(cluster: string): void;
+  /** Somebody asks the center: what it has not been told, as nobody wanted to know, it is to be told now. */
+  asked(): void;
 }
 
 export interface CenterLink {
@@ -25,6 +27,8 @@ export interface CenterLink {
   setClusters(clusters: readonly string[]): void;
   /** Whether anybody wants to know which prefixes this gateway's requests put into engines. */
   wantsSaves(): boolean;
+  /** Whether nobody wants to know what this gateway does. */
+  alone(): boolean;
   stop(): Promise<void>;
   /** One line of state a center, for `/endpoints` and `/metrics`. */
   view(): { center: string; state: string; dropped: number }[];

@@ -67,6 +67,8 @@ export class CenterServer {
   readonly metrics: CenterMetrics;
   /** Changes when the center has forgotten everything: its clients tell it anew. */
   readonly epoch: string = crypto.randomUUID();
+  /** Is told before a request is answered. */
+  asked: (() => void) | undefined;
   readonly #streams = new Set<() => void>();
   readonly #histories = new Map<string, History>();
 
@@ -82,6 +84,7 @@ export class CenterServer {
     const { path, query } = pathAndQuery(request.url);
     let response: Response;
     try {
+      this.asked?.();
       response = await this.#route(request, path, query, traceId);
     } catch (error) {
       response = error instanceof InvalidInput

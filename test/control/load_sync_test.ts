@@ -16,6 +16,7 @@ class KeptLink implements CenterLink {
   clusters: readonly string[] = [];
   open: (cluster: string) => CenterEvent[] = () => [];
   stopped = false;
+  nobody = false;
   send(cluster: string, events: CenterEvent[]): void {
     for (const { type, body } of events) this.sent.push([cluster, type, (body as { request_id: string }).request_id]);
   }
@@ -28,6 +29,9 @@ class KeptLink implements CenterLink {
   }
   wantsSaves(): boolean {
     return false;
+  }
+  alone(): boolean {
+    return this.nobody;
   }
   stop(): Promise<void> {
     this.stopped = true;
@@ -174,5 +178,31 @@ Deno.test("LoadSync: an endpoint that comes later has the load that was told bef
   sync.configure({ config, rows }, ["d"]);
   assertEquals([link.clusters, sync.view().map(({ cluster }) => cluster)], [["d"], ["d"]]);
   assert(link.open("c").length === 0);
+  await sync.stop();
+});
+
+Deno.test("LoadSync: nothing is told while nobody wants to know, and all when somebody does or asks", async () => {
+  const { clock, members: [{ row }], link, sync, requests } = parts();
+  link.nobody = true;
+  clock.advance(100);
+  const begin = () => {
+    const request = requests.tryOpen(0, 0, 100)!;
+    request.grant(row, 0, clock.shared());
+    return request;
+  };
+  const first = begin();
+  clock.advance(1_000);
+  assertEquals(link.sent, []);
+  sync.asked();
+  assertEquals(link.sent.map(([, type]) => type), ["load.stats.set"]);
+  const second = begin();
+  first.release();
+  clock.advance(1_000);
+  assertEquals(link.sent.length, 1);
+  link.nobody = false;
+  clock.advance(50);
+  const told = link.sent.slice(1).map(([, type]) => type).sort();
+  assertEquals(told, ["load.stats.delete", "load.stats.set"]);
+  second.release();
   await sync.stop();
 });

@@ -48,21 +48,26 @@ export class DirectBody implements BodyReader {
     return this.#done;
   }
 
+  /** All of it, where that has come with the head. */
+  whole(): Uint8Array<ArrayBuffer> | undefined {
+    if (this.#done || this.#chunked || this.connection.arrived.length < this.#left) return undefined;
+    const whole = this.connection.arrived.slice(0, this.#left);
+    this.connection.consume(this.#left);
+    this.#finished();
+    return whole;
+  }
+
   /** All of it. */
   async bytes(): Promise<Uint8Array<ArrayBuffer>> {
     if (this.#done) return EMPTY;
     if (this.#chunked) return await this.#gather();
+    // Fast path: a small body arrives together with its head.
+    const here = this.whole();
+    if (here !== undefined) return here;
     const { connection } = this;
     const length = this.#left;
-    const { arrived } = connection;
-    if (arrived.length >= length) {
-      // Fast path: a small body arrives together with its head.
-      const whole = arrived.slice(0, length);
-      connection.consume(length);
-      this.#finished();
-      return whole;
-    }
     await this.#ready();
+    const { arrived } = connection;
     let whole = new Uint8Array(Math.min(length, Math.max(AHEAD_BYTES, 2 * arrived.length)));
     whole.set(arrived);
     let at = arrived.length;

@@ -370,6 +370,10 @@ class DirectRequest implements HttpRequest {
     return this.head.fields;
   }
 
+  arrived(): Uint8Array<ArrayBuffer> | undefined {
+    return this.body.whole();
+  }
+
   bytes(): Promise<Uint8Array<ArrayBuffer>> {
     return this.body.bytes();
   }

@@ -20,6 +20,8 @@ export interface HttpRequest {
   /** Path and query, as the client wrote them. */
   readonly target: string;
   readonly fields: Fields;
+  /** The whole body, where all of it is here already: it is the caller's then. */
+  arrived?(): Uint8Array<ArrayBuffer> | undefined;
   /** The whole body at once. Rejects when the client is gone. */
   bytes(): Promise<Uint8Array<ArrayBuffer>>;
   /** The body piece by piece; undefined when there is none. */

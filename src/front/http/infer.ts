@@ -36,7 +36,9 @@ export async function infer(parts: InferenceParts, request: HttpRequest, kind: K
     const target = checkHead(call, request.target, config.limits);
     const tenant = call.authenticate();
     const limits = { bytes: config.limits.body_bytes, ms: config.timeouts.request_body_ms };
-    const body = kind === "form" ? await readForm(request, call, limits) : await readWhole(request, call, limits);
+    const body = kind === "form"
+      ? await readForm(request, call, limits)
+      : arrived(request, call, limits) ?? await readWhole(request, call, limits);
     const admitted = pipeline.admit(call, { kind, tenant, target, ...body });
 
     // From here on it may take long: a stream's head goes out before that.
@@ -54,6 +56,14 @@ export async function infer(parts: InferenceParts, request: HttpRequest, kind: K
   } finally {
     if (client) leavers.unwatch(client);
   }
+}
+
+// A body that came with its head needs no waiting.
+function arrived(request: HttpRequest, call: Call, limits: BodyLimits) {
+  const { contentEncoding, contentLength } = call.incoming.fields;
+  if (contentEncoding !== undefined || Number(contentLength ?? 0) > limits.bytes) return undefined;
+  const bytes = request.arrived?.();
+  return bytes && { bytes };
 }
 
 async function readWhole(request: HttpRequest, call: Call, limits: BodyLimits) {
