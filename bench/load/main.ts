@@ -26,7 +26,7 @@ const [TOKENS, STEP_MS] = [100, 20];
 const [ENGINES, ENGINE_PORT, PORT] = [8, 19_010, 19_100];
 /** Warm-up of each target before anything is measured, in seconds. */
 const WARM_S = 5;
-const SILENT = 2_000;
+const SILENT = 1_000;
 
 const folder = await Deno.makeTempDir();
 const installed = (name: string) => new Deno.Command("which", { args: [name], stdout: "null" }).outputSync().success;

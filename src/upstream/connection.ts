@@ -11,6 +11,7 @@ import type { BodyRest } from "./body_rest.ts";
 import { ChunkedDecoder } from "./chunked_decoder.ts";
 import { UpstreamError, type UpstreamFailure } from "./errors.ts";
 import { writeHead } from "./request_head.ts";
+import { borrow, giveBack, SEND_BYTES, writeFully } from "./send_buffers.ts";
 import { writeAll, writeArriving } from "./request_writer.ts";
 import { headEnd, parseResponseHead, type ResponseHead } from "./response_head.ts";
 import type { Transport } from "./transport.ts";
@@ -37,11 +38,6 @@ export interface ConnectionTarget {
 /** What a stream of tokens needs; a connection that reads more at a time gets the large one, as long as it does. */
 const SMALL_BUFFER_BYTES = 4_096;
 const LARGE_BUFFER_BYTES = 65_536;
-
-// Buffers of this thread that requests leave from; one is in use only while its write is under way.
-const SEND_BUFFER_BYTES = 65_536;
-const KEPT_SEND_BUFFERS = 16;
-const sendBuffers: Uint8Array<ArrayBuffer>[] = [];
 
 export class Connection implements Deadline {
   deadline = Infinity;
@@ -146,15 +142,14 @@ export class Connection implements Deadline {
     this.#unsent = true;
     try {
       let parsed: ResponseHead;
-      if (head.length + body.length <= SEND_BUFFER_BYTES && rest === undefined) {
+      if (head.length + body.length <= SEND_BYTES && rest === undefined) {
         // Head and body leave in one write from a borrowed buffer: the connection's own may be waiting for the answer.
-        const borrowed = sendBuffers.pop() ?? new Uint8Array(SEND_BUFFER_BYTES);
+        const borrowed = borrow();
         borrowed.set(body, writeHead(head, borrowed));
         const length = head.length + body.length;
-        const written = await this.socket.write(borrowed.subarray(0, length));
-        if (written < length) await writeAll(this.socket, borrowed.subarray(written, length));
+        await writeFully(this.socket, borrowed, length);
         this.#unsent = false;
-        if (sendBuffers.length < KEPT_SEND_BUFFERS) sendBuffers.push(borrowed);
+        giveBack(borrowed);
         parsed = await this.#readHead();
         if (parsed.status < 200) parsed = await this.#readFinalHead();
       } else parsed = await this.#writeLarge(head, body, rest);

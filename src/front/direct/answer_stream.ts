@@ -4,7 +4,7 @@
 
 import { writeHead } from "../../upstream/request_head.ts";
 import type { StreamController, StreamSource } from "../http/exchange.ts";
-import { borrow, giveBack, SEND_BYTES, writeFully } from "./send_buffers.ts";
+import { borrow, giveBack, SEND_BYTES, writeFully } from "../../upstream/send_buffers.ts";
 
 const encoder = new TextEncoder();
 const CRLF = encoder.encode("\r\n");

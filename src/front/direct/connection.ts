@@ -11,7 +11,7 @@ import { AnswerStream } from "./answer_stream.ts";
 import { DirectBody } from "./body.ts";
 import { type DirectHead, endOfHead, HeadError, parseRequestHead } from "./request_head.ts";
 import { hasNoBody, responseHead } from "./response_head.ts";
-import { borrow, giveBack, SEND_BYTES, writeFully } from "./send_buffers.ts";
+import { borrow, giveBack, SEND_BYTES, writeFully } from "../../upstream/send_buffers.ts";
 
 export interface DirectLimits {
   /** Longest head, and most fields of one. */

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Buffers of this thread that answers leave from; one is in use only while its write is under way.
+// Buffers of this thread that requests and answers leave from; one is in use only while its write is under way. As many
+// are kept as connections write at once: a fresh one has to be zeroed, and collected.
 
-/** Answers, and pieces of them, up to this size leave in one write. */
+/** What is no larger leaves in one write. */
 export const SEND_BYTES = 32_768;
-const KEPT = 128;
+const KEPT = 256;
 const kept: Uint8Array<ArrayBuffer>[] = [];
 
 export function borrow(): Uint8Array<ArrayBuffer> {
