@@ -8,7 +8,7 @@
 // project), --only NAME;NAME (of the targets), --sizes BYTES,BYTES (200,2048,16384,204800), --no-streams.
 
 import { parseArgs } from "@std/cli/parse-args";
-import { listening, processorMicros, residentKib, root, RUN } from "../process.ts";
+import { listening, processorMicros, root, RUN } from "../process.ts";
 import { chats } from "./bodies.ts";
 import { type TargetCommand, targetsOf } from "./targets.ts";
 
@@ -26,7 +26,6 @@ const [TOKENS, STEP_MS] = [100, 20];
 const [ENGINES, ENGINE_PORT, PORT] = [8, 19_010, 19_100];
 /** Warm-up of each target before anything is measured, in seconds. */
 const WARM_S = 5;
-const SILENT = 1_000;
 
 const folder = await Deno.makeTempDir();
 const installed = (name: string) => new Deno.Command("which", { args: [name], stdout: "null" }).outputSync().success;
@@ -149,25 +148,6 @@ async function measure(targets: Target[], connections: number, file: string, uni
   }]));
 }
 
-/** KiB that each of many streams costs while it is silent: they begin, get their first token, and wait. */
-async function memoryPerStream({ port, pid }: Target): Promise<number> {
-  const body = JSON.stringify({ model: "m", stream: true, max_tokens: 5, messages: [{ role: "user", content: "x" }] });
-  const request = new TextEncoder().encode(
-    `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-mock-fault: {"kind":"stall","after_tokens":1}\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
-  );
-  const before = await residentKib(pid);
-  const connections: Deno.TcpConn[] = [];
-  for (let i = 0; i < SILENT; i++) {
-    const connection = await Deno.connect({ hostname: "127.0.0.1", port });
-    connections.push(connection);
-    await connection.write(request);
-    await connection.read(new Uint8Array(2_048));
-  }
-  const after = await residentKib(pid);
-  for (const connection of connections) connection.close();
-  return (after - before) / SILENT;
-}
-
 async function end(process: Deno.ChildProcess): Promise<void> {
   const send = (signal: Deno.Signal) => {
     try {
@@ -192,7 +172,7 @@ async function restartEngines(stepMs?: number): Promise<void> {
   for (const { port } of targets) for (let i = 0; i < 20 && (await load(port, 8, 1, file)).failures > 0; i++);
 }
 
-const table: { row: string; unit: string; cells: Map<string, Figures | number> }[] = [];
+const table: { row: string; unit: string; cells: Map<string, Figures> }[] = [];
 const enginePorts = Array.from({ length: ENGINES }, (_, i) => ENGINE_PORT + i);
 const all = await targetsOf({
   folder,
@@ -246,14 +226,6 @@ try {
     const cells = await measure(targets, 64, file, TOKENS, Math.max(6, SECONDS));
     console.error(`stream: ${[...cells].map(([name, { micros }]) => `${name} ${micros.toFixed(1)}`).join(", ")}`);
     table.push({ row: `stream, a token every ${STEP_MS} ms, 64`, unit: "chunk", cells });
-    // Last: thousands of connections leave their traces in every process.
-    await restartEngines();
-    const memory = new Map<string, number>();
-    for (const target of targets) {
-      memory.set(target.name, await memoryPerStream(target));
-      console.error(`${target.name}: ${memory.get(target.name)!.toFixed(0)} KiB of a silent stream`);
-    }
-    table.push({ row: `KiB of a silent stream, of ${SILENT}`, unit: "", cells: memory });
   }
 } finally {
   for (const process of [...started.values(), engine]) await end(process);
@@ -275,7 +247,6 @@ console.log(`|---|${"---|".repeat(names.length)}`);
 for (const { row, cells } of table) {
   const shown = names.map((name) => {
     const cell = cells.get(name)!;
-    if (typeof cell === "number") return cell.toFixed(0);
     return `${cell.micros.toFixed(0)}, ${cell.p50.toFixed(2)}${cell.failures > 0 ? `, ${cell.failures} FAILED` : ""}`;
   });
   console.log(`| ${row} | ${shown.join(" | ")} |`);

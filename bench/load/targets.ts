@@ -26,9 +26,9 @@ export interface TargetOptions {
 
 /** Limits that are counted and never reached. */
 const LIMITS = {
-  requests_per_minute: 200_000_000,
-  input_tokens_per_minute: 200_000_000,
-  output_tokens_per_minute: 200_000_000,
+  requests_per_minute: 2_000_000_000,
+  input_tokens_per_minute: 2_000_000_000,
+  output_tokens_per_minute: 2_000_000_000,
   concurrency: 1_000_000,
 };
 
