@@ -30,12 +30,16 @@ export class DirectServer {
   readonly #byAddress = new Map<string, number>();
   readonly #listener: Deno.TcpListener;
   readonly #parts: DirectServerParts;
+  /** What all connections share. */
+  readonly #shared: DirectConnectionParts;
   #closing = false;
   readonly #over = Promise.withResolvers<void>();
 
   /** Throws what listening throws. */
   constructor(address: Address, parts: DirectServerParts) {
     this.#parts = parts;
+    const { deadlines, limits, answer } = parts;
+    this.#shared = { deadlines, limits, answer, refusal };
     // The runtime knows reusePort here as it does for its own server; its types do not.
     const options: Deno.TcpListenOptions & { reusePort: boolean } = {
       ...address,
@@ -69,7 +73,7 @@ export class DirectServer {
       socket.close();
       return;
     }
-    const connection = new DirectConnection(socket, { ...this.#parts, refusal });
+    const connection = new DirectConnection(socket, this.#shared);
     this.#connections.add(connection);
     this.#byAddress.set(hostname, here + 1);
     counted(1);
