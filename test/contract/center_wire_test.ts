@@ -170,3 +170,25 @@ for (const [name, start] of Object.entries(CENTERS)) {
     console.log(`${list.length} requests`);
   });
 }
+
+Deno.test("metadata center: a batch that is read late is not applied behind those that came after it", async () => {
+  await using center = await CENTERS.embedded!();
+  const send = async (sequence: number, request_id: string) => {
+    const event = { type: "load.stats.set", body: { cluster: "c", request_id, ip: "10.0.0.1", gateway: "g" } };
+    const body = JSON.stringify({ gateway: "g", cluster: "c", sequence, events: [event] });
+    const response = await fetch(`${center.origin}/v1/batch`, { method: "POST", body });
+    return [response.status, (await response.json()).error?.reason ?? ""];
+  };
+  const queued = async () => {
+    const { data } = await (await fetch(`${center.origin}/v1/load/stats?cluster=c`)).json();
+    return data[0].queued_req_num;
+  };
+  assertEquals(await send(1, "a"), [200, ""]);
+  assertEquals(await send(3, "b"), [200, ""]);
+  const [status, reason] = await send(2, "late");
+  assertEquals(status, 400);
+  assert(reason.includes("sequence"), reason);
+  assertEquals(await queued(), 2);
+  assertEquals(await send(4, "c"), [200, ""]);
+  assertEquals(await queued(), 3);
+});
