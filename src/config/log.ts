@@ -26,7 +26,7 @@ export const logSchema = z.strictObject({
     path: z.string().min(1).default("llm.log").describe("File of that log, - for standard output"),
     lines: z.int().min(1).max(1_000_000).default(1_000).describe("Lines of a worker that wait to be written"),
     text_bytes: z.int().min(1).max(1_000_000_000).default(1_048_576)
-      .describe("Of a request, of an answer and of its reasoning, this much is kept"),
+      .describe("Kept of a request, in bytes, and of an answer and its reasoning, in characters each"),
     rotation: rotationSchema(100),
   }).prefault({}),
 }).prefault({});

@@ -170,8 +170,17 @@ async function tidy(path: string, { files, days, compress }: RotationConfig): Pr
   const asides = await asidesOf(path);
   const oldest = days === 0 ? -Infinity : Date.now() - days * DAY_MS;
   for (const [i, { path: aside, at }] of asides.entries()) {
-    if ((files > 0 && i >= files) || at < oldest) await Deno.remove(aside);
+    if ((files > 0 && i >= files) || at < oldest) await removed(aside);
     else if (compress && !aside.endsWith(".gz")) await compressed(aside);
+  }
+}
+
+// Another thread may have been there first.
+async function removed(path: string): Promise<void> {
+  try {
+    await Deno.remove(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
 }
 
@@ -180,5 +189,5 @@ async function compressed(path: string): Promise<void> {
   const [from, to] = [await Deno.open(path), await Deno.create(part)];
   await from.readable.pipeThrough(new CompressionStream("gzip")).pipeTo(to.writable);
   await Deno.rename(part, `${path}.gz`);
-  await Deno.remove(path);
+  await removed(path);
 }

@@ -7,11 +7,14 @@ import { UpstreamError } from "./errors.ts";
 const CR = 13;
 const LF = 10;
 const TAB = 9;
+const SPACE = 32;
+const SEMICOLON = 59;
 const COLON = 58;
 const MAX_LINE_BYTES = 16_384;
 
 enum State {
   Size,
+  SizeSpace,
   Extension,
   SizeEnd,
   Data,
@@ -70,10 +73,18 @@ export class ChunkedDecoder {
           this.#left = this.#left * 16 + digit;
         } else if (this.#digits === 0) throw bad("a chunk has no size");
         else if (byte === CR) this.#state = State.SizeEnd;
-        else if (byte === 59 || byte === 32 || byte === 9) this.#state = State.Extension;
+        else if (byte === SEMICOLON) this.#state = State.Extension;
+        else if (byte === SPACE || byte === TAB) this.#state = State.SizeSpace;
         else throw bad("a chunk size is no hexadecimal number");
         break;
       }
+      case State.SizeSpace:
+        // Some pad the size; what follows is an extension or the end of the line.
+        this.#countLine();
+        if (byte === SEMICOLON) this.#state = State.Extension;
+        else if (byte === CR) this.#state = State.SizeEnd;
+        else if (byte !== SPACE && byte !== TAB) throw bad("a chunk size is no hexadecimal number");
+        break;
       case State.Extension:
         this.#countLine();
         if (byte === CR) this.#state = State.SizeEnd;

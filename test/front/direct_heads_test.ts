@@ -68,7 +68,16 @@ Deno.test("direct: what two readers could take for two requests is refused, with
     assert(/"code":"(invalid_request|not_supported|headers_too_large)"/.test(text) && /connection: close/.test(text));
   }
   assertEquals(front.seen, [], "nobody answered any of them");
-  for (const chunks of ["x\r\n", "-1\r\n", "5\r\nhelloX\r\n0\r\n\r\n", "1\nx\r\n0\r\n\r\n", "ffffffffffffffff\r\n"]) {
+  for (
+    const chunks of [
+      "x\r\n",
+      "0\t0\r\n\r\n",
+      "-1\r\n",
+      "5\r\nhelloX\r\n0\r\n\r\n",
+      "1\nx\r\n0\r\n\r\n",
+      "ffffffffffffffff\r\n",
+    ]
+  ) {
     const head = "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
     const text = await exchange(front.port, [bytes(`${head}${chunks}GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n`)]);
     assertEquals(statuses(text), [400], chunks);

@@ -138,9 +138,10 @@ Deno.test("direct: heads that do not end are answered 408, idle connections end,
   await using front = serve(echo, { headMs: 100, idleMs: 100 }, 3);
   // One whose first byte comes too late gets no answer at all.
   await until(async () => {
-    const slow = await exchange(front.port, [bytes("GET / HT"), bytes("TP/1.1\r\nhost: x\r\n")], 200);
+    const slow = await exchange(front.port, [bytes("GET / HT"), bytes("TP/1.1\r\nhost: x\r\n\r\n")], 200);
     return statuses(slow)[0] === 408;
   }, "a head that does not end is answered 408");
+  assertEquals(front.seen, [], "and is no request, whatever comes of it later");
   using idle = await Deno.connect({ hostname: "127.0.0.1", port: front.port });
   assertEquals(await idle.read(new Uint8Array(1)), null, "nothing came in time");
   await until(() => front.counts.connections === 0, "all are gone");

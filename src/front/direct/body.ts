@@ -130,7 +130,7 @@ export class DirectBody implements BodyReader {
   }
 
   /** Nobody wants it: what has come whole is left out, so that the connection goes on. */
-  skip(): void {
+  discard(): void {
     if (this.#done || this.#chunked || this.connection.arrived.length < this.#left) return;
     this.connection.consume(this.#left);
     this.#finished();

@@ -8,8 +8,8 @@ import { utf8Length } from "../../base/utf8.ts";
 import { writeHead } from "../../upstream/request_head.ts";
 import type { HttpRequest, HttpResponse } from "../http/exchange.ts";
 import { AnswerStream } from "./answer_stream.ts";
-import { DirectBody } from "./body.ts";
 import { type DirectHead, endOfHead, HeadError, parseRequestHead } from "./request_head.ts";
+import { DirectRequest } from "./request.ts";
 import { hasNoBody, responseHead } from "./response_head.ts";
 import { borrow, giveBack, SEND_BYTES, writeFully } from "../../upstream/send_buffers.ts";
 
@@ -66,6 +66,8 @@ export class DirectConnection implements Deadline {
   /** Takes back that a client which has ended its side is written a word. */
   #asking: (() => void) | undefined;
   #head: DirectHead | undefined;
+  /** Whether a head came too late: what still comes of it is read and left. */
+  #late = false;
   /** Whether the answer under way has begun to be written. */
   #answering = false;
 
@@ -101,9 +103,13 @@ export class DirectConnection implements Deadline {
 
   /** Its head did not come in time, or nothing did for long. */
   expire(): void {
-    if (this.#start === this.#end && this.#idle) return this.close();
-    this.#refuse(new HeadError(408, `the head did not arrive within ${this.parts.limits.headMs} ms`))
-      .catch(() => {}).finally(() => this.close());
+    if (this.#late || (this.#start === this.#end && this.#idle)) return this.close();
+    // The read for the head goes on, for as long as a client may need to see the refusal.
+    this.#late = true;
+    this.deadline = this.parts.deadlines.clock.now() + LINGER_MS;
+    this.parts.deadlines.watch(this);
+    this.#answerRefusal(new HeadError(408, `the head did not arrive within ${this.parts.limits.headMs} ms`))
+      .catch(() => this.close());
   }
 
   // One request and its answer; false when there is to be no other.
@@ -119,13 +125,16 @@ export class DirectConnection implements Deadline {
     if (request.body.done) this.#readAhead();
     const answer = answering instanceof Promise ? await answering : answering;
     this.#answering = true;
-    request.body.skip();
+    request.body.discard();
     const ends = !head.keepAlive || this.#closing || !request.body.done || answer.get("connection") === "close";
     const whole = await this.#respond(answer, head, ends);
     this.#answered();
     if (!whole) return false;
     if (ends) {
-      if (!request.body.done) await this.#linger();
+      if (!request.body.done) {
+        await this.socket.closeWrite();
+        await this.#linger();
+      }
       return false;
     }
     this.deadline = this.parts.deadlines.clock.now() + this.parts.limits.idleMs;
@@ -156,8 +165,12 @@ export class DirectConnection implements Deadline {
       const begun = this.#end > this.#start;
       const known = this.#end - this.#start;
       if (!await this.#fill()) {
-        if (begun) throw new HeadError(400, "the connection ends inside a head");
+        if (begun && !this.#late) throw new HeadError(400, "the connection ends inside a head");
         return undefined;
+      }
+      if (this.#late) {
+        this.#start = this.#end;
+        continue;
       }
       if (!begun) {
         this.#idle = false;
@@ -323,20 +336,24 @@ export class DirectConnection implements Deadline {
     }
   }
 
-  async #refuse({ status, message }: HeadError): Promise<void> {
+  async #refuse(error: HeadError): Promise<void> {
     this.deadline = Infinity;
+    await this.#answerRefusal(error);
+    await this.#linger();
+  }
+
+  async #answerRefusal({ status, message }: HeadError): Promise<void> {
     const answer = this.parts.refusal(status, message);
     await this.#write(
       responseHead(answer, "length", utf8Length(answer.body as string), "close"),
       answer.body as string,
     );
-    await this.#linger();
+    if (!this.#ended && !this.#closed) await this.socket.closeWrite();
   }
 
   // A close while the client still sends would reset the connection, and the answer with it.
   async #linger(): Promise<void> {
     if (this.#ended || this.#closed) return;
-    await this.socket.closeWrite();
     this.#idle = true;
     this.#start = this.#end = 0;
     this.deadline = this.parts.deadlines.clock.now() + LINGER_MS;
@@ -347,43 +364,5 @@ export class DirectConnection implements Deadline {
       if (n === null) return;
       read += n;
     }
-  }
-}
-
-/** A request that came by a connection. */
-class DirectRequest implements HttpRequest {
-  readonly body: DirectBody;
-  readonly arrival = undefined;
-
-  constructor(readonly connection: DirectConnection, readonly head: DirectHead) {
-    this.body = new DirectBody(connection, head.bodyBytes, head.expects);
-  }
-
-  get method(): string {
-    return this.head.method;
-  }
-
-  get target(): string {
-    return this.head.target;
-  }
-
-  get fields(): DirectHead["fields"] {
-    return this.head.fields;
-  }
-
-  arrived(): Uint8Array<ArrayBuffer> | undefined {
-    return this.body.whole();
-  }
-
-  bytes(): Promise<Uint8Array<ArrayBuffer>> {
-    return this.body.bytes();
-  }
-
-  reader(): DirectBody | undefined {
-    return this.head.bodyBytes === 0 ? undefined : this.body;
-  }
-
-  whenLeft(leave: () => void): void {
-    this.connection.leave = leave;
   }
 }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A request and its answer, whatever server carries them: the runtime's own, or the direct one.
 
+import type { RequestFields } from "../../upstream/request_head.ts";
+
 /** Header fields by lower-case name; several of one name are one, their values joined. */
-export interface Fields {
-  get(name: string): string | null;
-  forEach(visit: (value: string, name: string) => void): void;
-}
+export type Fields = RequestFields;
 
 /** Reads a body piece by piece. */
 export interface BodyReader {
@@ -19,6 +18,8 @@ export interface HttpRequest {
   readonly method: string;
   /** Path and query, as the client wrote them. */
   readonly target: string;
+  /** The host that it is for; null when it does not say. */
+  readonly authority: string | null;
   readonly fields: Fields;
   /** The whole body, where all of it is here already: it is the caller's then. */
   arrived?(): Uint8Array<ArrayBuffer> | undefined;

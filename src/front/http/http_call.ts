@@ -27,11 +27,10 @@ class RequestFields implements HeaderReader {
   constructor(readonly request: HttpRequest) {}
 
   get(name: string): string | null {
-    const { fields, method, target } = this.request;
-    if (!name.startsWith(":")) return fields.get(name);
-    if (name === ":path") return target;
-    if (name === ":method") return method;
-    return name === ":authority" ? fields.get("host") : null;
+    if (!name.startsWith(":")) return this.request.fields.get(name);
+    if (name === ":path") return this.request.target;
+    if (name === ":method") return this.request.method;
+    return name === ":authority" ? this.request.authority : null;
   }
 }
 

@@ -23,6 +23,11 @@ export class ServedRequest implements HttpRequest {
     return this.request.method;
   }
 
+  /** HTTP/2 has it in the URL alone. */
+  get authority(): string | null {
+    return this.request.headers.get("host") ?? new URL(this.request.url).host;
+  }
+
   bytes(): Promise<Uint8Array<ArrayBuffer>> {
     return this.request.bytes();
   }
