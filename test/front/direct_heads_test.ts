@@ -157,7 +157,8 @@ Deno.test("direct: of random bytes it sees the requests that the runtime's serve
     front.seen.length = other.length = 0;
     const sent = bytes(raw);
     await Promise.all([exchange(front.port, [sent]), exchange(served.addr.port, [sent])]);
-    const seen = front.seen.map(({ body }) => body);
+    // The runtime gives the body of a GET to nobody.
+    const seen = front.seen.map(({ line, body }) => line.startsWith("GET ") ? `${line} ` : body);
     assertEquals(seen, other.slice(0, seen.length), `AIGW_TEST_SEED=${seed} round ${round}: ${JSON.stringify(raw)}`);
     if (seen.length === other.length) same++;
     else fewer++;
