@@ -27,10 +27,10 @@ const LEVELS: Record<string, number> = {
   "src/control": 8,
   "src/admin": 9,
   "src/server": 10,
-  "src/command_line": 10,
-  "src/main.ts": 11,
-  "wasm/build.ts": 12,
-  "test": 13,
+  "src/command_line": 11,
+  "src/main.ts": 12,
+  "wasm/build.ts": 13,
+  "test": 14,
 };
 
 function sources(folder: string): string[] {

@@ -104,7 +104,10 @@ export async function check(file: string, count: number, scale: number): Promise
     const span = chaos.at(-1)!.at / (scale * SPEED);
     setTimeout(() => engines[3].kill(), span / 3);
     setTimeout(
-      () => fetch(`${gateway.admin}/workers/1/restart`, { method: "POST" }).then((one) => one.body?.cancel()),
+      () =>
+        fetch(`${gateway.admin}/workers/1/restart`, { method: "POST", headers: { "x-aigw-admin": "bench" } }).then((
+          one,
+        ) => one.body?.cancel()),
       span / 2,
     );
     const after = await play(

@@ -4,6 +4,7 @@
 
 import { GatewayError } from "../base/errors.ts";
 import { systemClock } from "../base/clock.ts";
+import type { Visitors } from "../base/visitors.ts";
 import type { Snapshot } from "../config/snapshot.ts";
 import type { SourceView } from "../control/discoveries.ts";
 import type { ReloadResult, ReloadView } from "../control/reloader.ts";
@@ -52,12 +53,16 @@ interface AdminRoute {
   readonly path: string;
   readonly pattern: RegExp;
   readonly methods: Readonly<Record<string, Handler>>;
+  /** It tells nothing of the fleet, and needs no token. */
+  readonly open?: boolean;
+  /** Whether its methods other than GET change anything; true if not given. */
+  readonly changes?: boolean;
 }
 
 const ROUTES: readonly AdminRoute[] = [
   route("/", { GET: () => new Response(`${pathList()}\n`) }),
-  route("/healthz", { GET: () => new Response("ok\n") }),
-  route("/readyz", { GET: ready }),
+  { ...route("/healthz", { GET: () => new Response("ok\n") }), open: true },
+  { ...route("/readyz", { GET: ready }), open: true },
   route("/endpoints", {
     GET: (parts) => json({ endpoints: parts.endpoints(), sources: parts.sources(), metadata_center: parts.center() }),
   }),
@@ -67,7 +72,12 @@ const ROUTES: readonly AdminRoute[] = [
     PUT: async (parts, request, cluster, name) => json(putEndpoint(parts, cluster, name, await request.text())),
     DELETE: (parts, _, cluster, name) => json(deleteEndpoint(parts, cluster, name)),
   }),
-  route("/explain", { POST: async (parts, request) => json(explain(parts, request.headers, await request.bytes())) }),
+  {
+    ...route("/explain", {
+      POST: async (parts, request) => json(explain(parts, request.headers, await request.bytes())),
+    }),
+    changes: false,
+  },
   route("/metrics", {
     GET: (parts) =>
       new Response(parts.metrics(), { headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" } }),
@@ -84,17 +94,21 @@ function route(path: string, methods: AdminRoute["methods"]): AdminRoute {
 }
 
 /** Answers one admin request; never throws. */
-export async function handleAdmin(parts: AdminParts, request: Request): Promise<Response> {
-  const path = pathOf(targetOf(request.url));
+export async function handleAdmin(parts: AdminParts, visitors: Visitors, request: Request): Promise<Response> {
+  const path = withoutSlash(pathOf(targetOf(request.url)));
+  // HEAD is GET without a body: the runtime leaves that out.
+  const method = request.method === "HEAD" ? "GET" : request.method;
   try {
-    for (const { pattern, methods } of ROUTES) {
+    for (const { pattern, methods, open = false, changes = true } of ROUTES) {
       const matched = pattern.exec(path);
       if (matched === null) continue;
-      const handler = Object.hasOwn(methods, request.method) ? methods[request.method] : undefined;
+      visitors.check(request, open);
+      const handler = Object.hasOwn(methods, method) ? methods[method] : undefined;
       if (handler === undefined) {
         const allowed = Object.keys(methods).join(" or ");
         throw new GatewayError("method_not_allowed", `${path} takes ${allowed}, not ${request.method}`);
       }
+      if (method !== "GET" && changes) visitors.checkChange(request);
       return await handler(parts, request, ...matched.slice(1).map(decoded));
     }
     throw new GatewayError("route_not_found", `There is no path ${path.slice(0, 200)}; there are: ${pathList()}`);
@@ -102,6 +116,10 @@ export async function handleAdmin(parts: AdminParts, request: Request): Promise<
     const known = error instanceof GatewayError ? error : new GatewayError("internal", String(error));
     return new Response(errorBody(known), { status: known.status, headers: { "content-type": "application/json" } });
   }
+}
+
+function withoutSlash(path: string): string {
+  return path.length > 1 && path.endsWith("/") ? path.slice(0, -1) : path;
 }
 
 function decoded(text: string): string {

@@ -16,6 +16,7 @@ const TABLE = {
   headers_too_large: [431, "BadRequestError"],
   unauthorized: [401, "AuthenticationError"],
   model_not_allowed: [403, "PermissionDeniedError"],
+  forbidden: [403, "PermissionDeniedError"],
   rate_limited: [429, "RateLimitError"],
   tenant_concurrency: [429, "RateLimitError"],
   saturated: [429, "RateLimitError"],

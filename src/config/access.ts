@@ -43,6 +43,21 @@ export async function readAccess(
   return access;
 }
 
+/** The token that callers of a port have to send; undefined for none. Throws ConfigError. */
+export async function readToken(
+  { token_file, token_env }: { token_file?: string; token_env?: string },
+  section: string,
+  environment: Environment = Deno.env,
+): Promise<string | undefined> {
+  const [key, name] = token_file === undefined ? ["token_env", token_env] : ["token_file", token_file];
+  if (name === undefined) return undefined;
+  const at = `${section}.${key}`;
+  const token = (token_file === undefined ? environment.get(name) : await read("config", at, name))?.trim() ?? "";
+  if (token === "") fail("config", at, token_file === undefined ? `${name} is not set` : `${name} is empty`);
+  if (!/^[\x21-\x7e]+$/.test(token)) fail("config", at, "a token is visible ASCII");
+  return token;
+}
+
 async function read(source: string, path: string, file: string): Promise<string> {
   try {
     return await Deno.readTextFile(file);

@@ -40,8 +40,12 @@ export async function loadConfig(path: string, environment: Environment = Deno.e
     if (cluster.api_key_file !== undefined) cluster.api_key_file = resolveBeside(path, cluster.api_key_file);
   }
   await resolvePems(path, "tls", config.tls);
+  await resolvePems(path, "admin.tls", config.admin.tls);
   await resolvePems(path, "metadata_center.tls", config.metadata_center.tls);
   await resolvePems(path, "metadata_center.https", config.metadata_center.https);
+  for (const section of [config.admin, config.metadata_center]) {
+    if (section.token_file !== undefined) section.token_file = resolveBeside(path, section.token_file);
+  }
   if (config.prediction.state_file !== undefined) {
     config.prediction.state_file = resolveBeside(path, config.prediction.state_file);
   }

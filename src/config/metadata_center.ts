@@ -4,7 +4,7 @@
 
 import { z } from "zod";
 import { accessLogSchema, FLAGS } from "./log.ts";
-import { addressSchema } from "./sections.ts";
+import { addressSchema, visitorFields } from "./sections.ts";
 
 const ms = (standard: number) => z.int().min(1).max(604_800_000).default(standard);
 
@@ -23,6 +23,7 @@ export const metadataCenterSchema = z.strictObject({
   }).optional().describe(
     "A remote center, and peers, are reached by HTTPS; their certificates are for their addresses",
   ),
+  ...visitorFields,
   access_log: accessLogSchema.describe("The embedded center writes a line for every request"),
   peers: z.array(addressSchema).default([]).describe("Other centers that changes are replicated to, this one left out"),
   peers_dns: addressSchema.optional().describe("NAME:PORT of all centers, looked up every dns_lookup_interval_ms"),
@@ -49,6 +50,14 @@ export const metadataCenterSchema = z.strictObject({
   queue_size: z.int().min(1).max(10_000_000).default(10_000).describe(
     "Changes waiting for a cluster's center or a peer",
   ),
+  limits: z.strictObject({
+    requests: z.int().min(1).max(10_000_000).default(1_000_000),
+    prefixes: z.int().min(1).max(100_000_000).default(1_000_000),
+    clusters: z.int().min(1).max(65_536).default(4_096),
+    engines: z.int().min(1).max(1_000_000).default(65_536),
+    gateways: z.int().min(1).max(65_536).default(4_096),
+    watchers: z.int().min(1).max(65_536).default(4_096),
+  }).prefault({}).describe("What the embedded center holds at once; more is refused, of prefixes the oldest go"),
   update_stats_timeout_ms: ms(100),
   fetch_metric_timeout_ms: ms(100),
 }).prefault({});

@@ -109,6 +109,26 @@ export function tenantRows(limit: number): { configured: number; others: number 
   return { configured: others - 1, others };
 }
 
+/** Listeners that have one address. */
+export function addressIssues({ listen, listeners, tls, admin, metadata_center: center }: Config): ConfigIssue[] {
+  const issues: ConfigIssue[] = [];
+  const keys = new Map<string, string>();
+  const addresses: [key: string, address: string | undefined][] = [
+    ["listen", listen],
+    ...listeners.map(({ address }, i): [string, string] => [`listeners[${i}].address`, address]),
+    ["tls.listen", tls?.listen],
+    ["admin.listen", admin.listen],
+    ["metadata_center.listen", center.listen],
+  ];
+  for (const [path, address] of addresses) {
+    if (address === undefined || address.endsWith(":0")) continue;
+    const other = keys.get(address);
+    if (other) issues.push({ path, message: `${address} is the address of ${other} too` });
+    keys.set(address, path);
+  }
+  return issues;
+}
+
 function checkTenants({ tenants, limits, model_mapping_rule }: Config): ConfigIssue[] {
   const issues: ConfigIssue[] = [];
   const [names, keys] = [new Set<string>(), new Set<string>()];
@@ -186,7 +206,7 @@ export function checkRelations(config: Config): ConfigIssue[] {
       } rows (groups of 16 a cluster), limits.endpoints is ${limits.endpoints}`,
     });
   }
-  issues.push(...checkTenants(config));
+  issues.push(...addressIssues(config), ...checkTenants(config));
   const models = Object.entries(config.model_mapping_rule);
   if (models.length > limits.models) {
     issues.push({ path: "model_mapping_rule", message: `${models.length} models, limits.models is ${limits.models}` });
@@ -266,6 +286,9 @@ export function configNotes(config: Config): string[] {
   const models = Object.entries(config.model_mapping_rule);
   if (models.length === 0 && !config.clusters.some((cluster) => cluster.discover_models)) {
     notes.push("model_mapping_rule is empty; every model answers 404");
+  }
+  if (Object.hasOwn(config.model_mapping_rule, "*")) {
+    notes.push('model_mapping_rule."*" serves every model that has no rules of its own, whatever its name');
   }
   for (const [model, { rules }] of models) {
     for (const [i, { cluster, subset }] of rules.entries()) {

@@ -262,8 +262,24 @@ export const listenerSchema = z.strictObject({
   ),
 });
 
+/** What callers of a port that is no client's have to send, and by which names they may call it. */
+export const visitorFields = {
+  hosts: z.array(z.string().min(1).toLowerCase()).default([]).describe(
+    "Names that it is called by, beside IP addresses and names of private networks: others are refused, as web pages could use them",
+  ),
+  token_file: z.string().min(1).optional().describe(
+    "File with the token that callers have to send, as Authorization: Bearer TOKEN, relative to this file",
+  ),
+  token_env: z.string().min(1).optional().describe("Environment variable with that token"),
+};
+
 export const adminSchema = z.strictObject({
   listen: addressSchema.default("127.0.0.1:15000"),
+  ...visitorFields,
+  tls: z.strictObject({
+    cert_file: z.string().min(1).describe("PEM certificate chain, relative to this file"),
+    key_file: z.string().min(1).describe("PEM private key, relative to this file"),
+  }).optional().describe("It is served by HTTPS"),
 }).prefault({});
 
 export const predictionSchema = z.strictObject({

@@ -74,7 +74,7 @@ const FIXED: readonly string[] = [
   "listen",
   "listeners",
   "tls.listen",
-  "admin.listen",
+  "admin",
   "workers",
   "metadata_center",
   "prediction.method",

@@ -9,7 +9,7 @@ import { WINDOWS } from "../admission/limits.ts";
 import type { Clock } from "../base/clock.ts";
 import { fnv1a } from "../base/fnv1a.ts";
 import type { Config } from "../config/schema.ts";
-import type { EngineLoad } from "../metadata/center.ts";
+import type { EngineLoad } from "../metadata/engine_load.ts";
 import type { CenterEvent } from "../metadata/server.ts";
 import { ownUse, ownWindow, writeOwnShare, writeRemoteUse } from "../tables/tenant_table.ts";
 

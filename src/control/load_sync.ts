@@ -6,7 +6,7 @@ import type { AttachedKernel } from "../../wasm/kernel.ts";
 import type { Clock } from "../base/clock.ts";
 import type { MetadataCenterConfig } from "../config/metadata_center.ts";
 import type { Snapshot } from "../config/snapshot.ts";
-import type { EngineLoad } from "../metadata/center.ts";
+import type { EngineLoad } from "../metadata/engine_load.ts";
 import { type EngineAddress, engineKey } from "../metadata/engine_address.ts";
 import { printEngine } from "../metadata/wire.ts";
 import type { CenterLink, LinkListener } from "../metadata/link.ts";

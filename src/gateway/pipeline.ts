@@ -36,7 +36,7 @@ import type { Answer } from "./answer.ts";
 import type { Call } from "./call.ts";
 import { asGatewayError, type Dispatcher } from "./dispatch.ts";
 import { hedge, type HedgeParts } from "./hedge.ts";
-import type { Route, RouteTable } from "./routes.ts";
+import { ANY_MODEL, type Route, type RouteTable } from "./routes.ts";
 import type { StoredResponses } from "./stored_responses.ts";
 
 export interface PipelineParts {
@@ -151,7 +151,7 @@ export class Pipeline {
     const { policy, cluster } = route.placement;
     const admitted = admission.enter({
       tenant,
-      model: request.model || route.modelName,
+      model: route.modelName === ANY_MODEL ? ANY_MODEL : request.model || route.modelName,
       cluster,
       priority: fields.priority,
       estimate: () => usageEstimate(route.model, promptBytes, request.maxTokens),

@@ -32,6 +32,9 @@ export interface Route {
   readonly lora: string;
 }
 
+/** Stands for every model that has no rules of its own. */
+export const ANY_MODEL = "*";
+
 interface PreparedRule {
   rule: RuleConfig;
   routes: { route: Route; weight: number }[];
@@ -111,7 +114,7 @@ export class RouteTable {
   /** Every name that a request may have as its model. */
   get models(): ListedModel[] {
     const lengthOf = (model: string) => this.#facts.get(model)?.maxModelLen;
-    const base = [...this.#models.keys()].map((id): ListedModel => ({
+    const base = [...this.#models.keys()].filter((id) => id !== ANY_MODEL).map((id): ListedModel => ({
       id,
       parent: null,
       maxModelLen: lengthOf(id),
@@ -129,6 +132,8 @@ export class RouteTable {
     if (rules) return this.#draw(model, rules, headers);
     const base = this.#adapters.get(model);
     if (base === undefined || !this.#models.has(base)) {
+      const any = this.#models.get(ANY_MODEL);
+      if (any) return this.#draw(model, any, headers);
       throw new GatewayError("model_not_found", `The model ${JSON.stringify(model)} does not exist`, "model");
     }
     const declared = this.#declared.get(model);

@@ -8,6 +8,7 @@
 
 import type { Clock } from "../base/clock.ts";
 import { type EngineAddress, engineKey, plainKey } from "./engine_address.ts";
+import { byHost, type Engine, type EngineLoad, figures, newEngine } from "./engine_load.ts";
 import { type CacheLocation, PrefixHolders } from "./prefix_holders.ts";
 
 export interface LoadRequest extends EngineAddress {
@@ -16,14 +17,6 @@ export interface LoadRequest extends EngineAddress {
   promptLength: number;
   /** The gateway whose lease keeps it alive; undefined for gateways that know no leases. */
   gateway?: string;
-}
-
-/** Load of one engine. */
-export interface EngineLoad extends EngineAddress {
-  queued: number;
-  promptLength: number;
-  /** Milliseconds since the epoch of the last change. */
-  updatedMs: number;
 }
 
 /** Prefixes that an engine holds from now on. */
@@ -50,6 +43,15 @@ export interface CenterLimits {
   requests: number;
   /** Prefix hashes known at once; the oldest of the cluster with most of them go first. */
   prefixes: number;
+  /** Clusters, engines of all of them, and gateways with a lease known at once; more are refused. */
+  clusters: number;
+  engines: number;
+  gateways: number;
+}
+
+/** What was told would be more than a limit allows. */
+export class CenterFull extends Error {
+  override readonly name = "CenterFull";
 }
 
 export const DEFAULT_CENTER_LIMITS: CenterLimits = {
@@ -58,19 +60,10 @@ export const DEFAULT_CENTER_LIMITS: CenterLimits = {
   leaseMs: 3_000,
   requests: 1_000_000,
   prefixes: 1_000_000,
+  clusters: 4_096,
+  engines: 65_536,
+  gateways: 4_096,
 };
-
-interface Engine extends EngineAddress {
-  total: Share;
-  /** The part that each gateway with a lease causes. */
-  byGateway: Map<string, Share>;
-  updatedMs: number;
-}
-
-interface Share {
-  queued: number;
-  promptLength: number;
-}
 
 interface Cluster {
   engines: Map<string, Engine>;
@@ -80,23 +73,6 @@ interface Cluster {
 interface OpenRequest extends LoadRequest {
   promptCounted: boolean;
   sinceMs: number;
-}
-
-/** Those that share a host are one there. */
-function byHost(loads: EngineLoad[]): EngineLoad[] {
-  const hosts = new Map<string, EngineLoad>();
-  for (const load of loads) {
-    const host = plainKey(load);
-    const known = hosts.get(host);
-    const { queued, promptLength, updatedMs } = load;
-    hosts.set(host, {
-      host,
-      queued: queued + (known?.queued ?? 0),
-      promptLength: promptLength + (known?.promptLength ?? 0),
-      updatedMs: Math.max(updatedMs, known?.updatedMs ?? 0),
-    });
-  }
-  return [...hosts.values()];
 }
 
 interface Lease {
@@ -112,6 +88,7 @@ export class Center {
   readonly #requests = new Map<string, OpenRequest>();
   readonly #leases = new Map<string, Lease>();
   #leaseCount = 0;
+  #engineCount = 0;
   readonly #cancels = new Set<() => void>();
   /** Requests that a lease took along, and since when. */
   readonly #lost = new Map<string, number>();
@@ -121,19 +98,24 @@ export class Center {
     this.#prefixes = new PrefixHolders(limits.prefixes);
   }
 
-  /** Adds a request; one that is known already is ignored. False when limits.requests is reached. */
-  add(request: LoadRequest): boolean {
+  /** Adds a request; one that is known already is ignored. Throws CenterFull. */
+  add(request: LoadRequest): void {
     const known = this.#requests.get(request.requestId);
     if (known) {
       if (known.gateway === undefined && request.gateway !== undefined) this.#adopt(known, request.gateway);
-      return true;
+      return;
     }
-    if (this.#requests.size >= this.limits.requests) return false;
+    this.#bound("requests", this.#requests.size);
+    const lease = request.gateway === undefined ? undefined : this.#lease(request.gateway);
+    this.#engine(request);
     this.#requests.set(request.requestId, { ...request, promptCounted: true, sinceMs: this.clock.wall() });
     this.#lost.delete(request.requestId);
-    if (request.gateway !== undefined) this.#lease(request.gateway).requests.add(request.requestId);
+    lease?.requests.add(request.requestId);
     this.#change(request, 1, request.promptLength);
-    return true;
+  }
+
+  #bound(limit: "requests" | "clusters" | "engines" | "gateways", count: number): void {
+    if (count >= this.limits[limit]) throw new CenterFull(`the center holds ${count} ${limit}, its limit`);
   }
 
   // A gateway that took this center for one without leases has told of it before.
@@ -180,13 +162,7 @@ export class Center {
 
   #change(request: LoadRequest, queued: number, promptLength: number): void {
     const cluster = this.#cluster(request.cluster);
-    const key = engineKey(request);
-    let engine = cluster.engines.get(key);
-    if (!engine) {
-      const { host, ip, port } = request;
-      engine = { host, ip, port, total: { queued: 0, promptLength: 0 }, byGateway: new Map(), updatedMs: 0 };
-      cluster.engines.set(key, engine);
-    }
+    const engine = this.#engine(request);
     engine.updatedMs = this.clock.wall();
     engine.total.queued += queued;
     engine.total.promptLength += promptLength;
@@ -200,7 +176,19 @@ export class Center {
     for (const watcher of cluster.watchers) watcher({ kind: "load", engine });
   }
 
-  /** Renews a gateway's lease. */
+  #engine(request: LoadRequest): Engine {
+    const { engines } = this.#cluster(request.cluster);
+    const key = engineKey(request);
+    let engine = engines.get(key);
+    if (!engine) {
+      this.#bound("engines", this.#engineCount);
+      this.#engineCount++;
+      engines.set(key, engine = newEngine(request));
+    }
+    return engine;
+  }
+
+  /** Renews a gateway's lease. Throws CenterFull. */
   renew(gateway: string): void {
     this.#lease(gateway).untilMs = this.clock.wall() + this.limits.leaseMs;
   }
@@ -238,6 +226,7 @@ export class Center {
   #lease(gateway: string): Lease {
     let lease = this.#leases.get(gateway);
     if (!lease) {
+      this.#bound("gateways", this.#leases.size);
       const untilMs = this.clock.wall() + this.limits.leaseMs;
       lease = { number: ++this.#leaseCount, sequences: new Map(), untilMs, requests: new Set() };
       this.#leases.set(gateway, lease);
@@ -273,10 +262,11 @@ export class Center {
     return known ? figures(known, without) : { ...engine, queued: 0, promptLength: 0, updatedMs: this.clock.wall() };
   }
 
-  /** Records that an engine holds these prefixes. */
+  /** Records that an engine holds these prefixes. Throws CenterFull. */
   saveCache(save: CacheSave): void {
+    const { watchers } = this.#cluster(save.cluster);
     this.#prefixes.save(save.cluster, save, save.hashes);
-    for (const watcher of this.#cluster(save.cluster).watchers) watcher({ kind: "cache", save });
+    for (const watcher of watchers) watcher({ kind: "cache", save });
   }
 
   /** The engines that hold the longest beginnings of a prompt, longest first; those of one IPv4 address as one, if `plain`. */
@@ -291,7 +281,14 @@ export class Center {
     return [...longest.values()].slice(0, topk);
   }
 
-  /** Calls back on every change of a cluster; returns a function that ends it. */
+  /** Whether nothing is known of a cluster, and nobody but `watchers` watches it. */
+  isForgotten(cluster: string, watchers: number): boolean {
+    const known = this.#clusters.get(cluster);
+    if (known === undefined) return true;
+    return known.engines.size === 0 && known.watchers.size <= watchers && !this.#prefixes.has(cluster);
+  }
+
+  /** Calls back on every change of a cluster; returns a function that ends it. Throws CenterFull. */
   watch(cluster: string, watcher: Watcher): () => void {
     const { watchers } = this.#cluster(cluster);
     watchers.add(watcher);
@@ -305,6 +302,7 @@ export class Center {
   #cluster(name: string): Cluster {
     let cluster = this.#clusters.get(name);
     if (!cluster) {
+      this.#bound("clusters", this.#clusters.size);
       cluster = { engines: new Map(), watchers: new Set() };
       this.#clusters.set(name, cluster);
     }
@@ -340,7 +338,9 @@ export class Center {
     }
     for (const [name, cluster] of this.#clusters) {
       for (const [key, engine] of cluster.engines) {
-        if (engine.updatedMs < oldest && engine.total.queued === 0) cluster.engines.delete(key);
+        if (engine.updatedMs >= oldest || engine.total.queued > 0) continue;
+        cluster.engines.delete(key);
+        this.#engineCount--;
       }
       if (cluster.engines.size === 0 && !this.#prefixes.has(name) && cluster.watchers.size === 0) {
         this.#clusters.delete(name);
@@ -353,17 +353,4 @@ export class Center {
     for (const cancel of this.#cancels) cancel();
     this.#cancels.clear();
   }
-}
-
-function figures(engine: Engine, without: string | undefined): EngineLoad {
-  const share = without === undefined ? undefined : engine.byGateway.get(without);
-  const { host, ip, port } = engine;
-  return {
-    host,
-    ...(ip === undefined ? {} : { ip }),
-    ...(port === undefined ? {} : { port }),
-    queued: engine.total.queued - (share?.queued ?? 0),
-    promptLength: engine.total.promptLength - (share?.promptLength ?? 0),
-    updatedMs: engine.updatedMs,
-  };
 }

@@ -10,8 +10,8 @@ import type { Clock } from "../base/clock.ts";
 import { pause } from "../base/pause.ts";
 import { TimeLimit } from "../base/time_limit.ts";
 import { CallCounter, type CallStats } from "./call_stats.ts";
-import type { EngineLoad } from "./center.ts";
-import { DirectFetch, type Https } from "./direct_fetch.ts";
+import type { EngineLoad } from "./engine_load.ts";
+import { DirectFetch } from "./direct_fetch.ts";
 import type { Host, HostList } from "./hosts.ts";
 import type { CenterLink, LinkListener } from "./link.ts";
 import { type Asks, type CenterRequest, PlainLedger } from "./plain_ledger.ts";
@@ -78,9 +78,14 @@ export class CenterClient implements CenterLink {
   #following = false;
   dropped = 0;
 
-  /** @param https How centers are reached by HTTPS; undefined for cleartext. */
-  constructor(readonly clock: Clock, readonly hosts: HostList, readonly options: ClientOptions, https?: Https) {
-    this.#direct = new DirectFetch(https);
+  /** @param direct Reaches the centers. */
+  constructor(
+    readonly clock: Clock,
+    readonly hosts: HostList,
+    readonly options: ClientOptions,
+    direct: DirectFetch = new DirectFetch(),
+  ) {
+    this.#direct = direct;
   }
 
   start(clusters: readonly string[], listener: LinkListener, open: (cluster: string) => CenterEvent[]): void {
@@ -241,7 +246,10 @@ export class CenterClient implements CenterLink {
         await response.body?.cancel();
         return false;
       }
-      if (response.status !== 200) throw new Error(`status ${response.status}`);
+      if (response.status !== 200) {
+        await response.body?.cancel();
+        throw new Error(`status ${response.status}`);
+      }
       host.breaker.reset();
       begun = true;
       const heard = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({

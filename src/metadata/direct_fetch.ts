@@ -15,12 +15,20 @@ export interface Https {
 export class DirectFetch {
   readonly #clients = new Map<string, Deno.HttpClient>();
 
-  /** @param https Undefined for cleartext. */
-  constructor(readonly https?: Https) {}
+  /**
+   * @param https Undefined for cleartext.
+   * @param token What centers want to see; undefined for nothing.
+   */
+  constructor(readonly https?: Https, readonly token?: string) {}
 
   /** As the runtime's `fetch`, to HOST:PORT. */
   fetch(address: string, target: string, init: RequestInit): Promise<Response> {
-    return fetch(`${this.https ? "https" : "http"}://${address}${target}`, { ...init, client: this.#of(address) });
+    const headers = this.token === undefined ? init.headers : {
+      ...init.headers as Record<string, string>,
+      authorization: `Bearer ${this.token}`,
+    };
+    const url = `${this.https ? "https" : "http"}://${address}${target}`;
+    return fetch(url, { ...init, headers, client: this.#of(address) });
   }
 
   #of(address: string): Deno.HttpClient {

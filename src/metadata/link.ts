@@ -3,7 +3,7 @@
 // the other gateways come in. Implemented by the embedded center and by the client of a remote one.
 
 import type { CallStats } from "./call_stats.ts";
-import type { EngineLoad } from "./center.ts";
+import type { EngineLoad } from "./engine_load.ts";
 import type { EngineAddress } from "./engine_address.ts";
 import type { CenterEvent } from "./server.ts";
 

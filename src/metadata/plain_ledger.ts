@@ -3,7 +3,7 @@
 // event a call, knows no leases and tells everybody the whole load: so it is told each end, and what it has acknowledged
 // is taken off the figures that it gives.
 
-import type { EngineLoad } from "./center.ts";
+import type { EngineLoad } from "./engine_load.ts";
 import { plainKey } from "./engine_address.ts";
 import type { CenterEvent } from "./server.ts";
 

@@ -2,12 +2,15 @@
 // The metadata center's HTTP API over a Center: what the existing Go center defines, byte for byte where it does, and
 // beyond it a port beside the IP, leases, batches and a watch stream.
 
+import { GatewayError } from "../base/errors.ts";
+import { comesFromPage, type Visitors } from "../base/visitors.ts";
 import { pathAndQuery } from "./urls.ts";
-import type { Center, Change, EngineLoad } from "./center.ts";
-import { type EngineAddress, engineKey } from "./engine_address.ts";
+import { type Center, CenterFull } from "./center.ts";
+import type { EngineLoad } from "./engine_load.ts";
 import type { LineFile } from "../telemetry/line_file.ts";
 import type { Log, LogLevel } from "../telemetry/log.ts";
 import { CenterMetrics } from "./metrics.ts";
+import { type WatchOptions, WatchStreams } from "./watch_streams.ts";
 import {
   answer,
   failure,
@@ -15,8 +18,6 @@ import {
   InvalidInput,
   NOT_FOUND,
   parseExact,
-  printEngine,
-  printExact,
   printLoads,
   printLocations,
   readCacheQuery,
@@ -24,6 +25,7 @@ import {
   readGateway,
   readLoadSet,
   readRequestId,
+  REFUSED,
   UNEXPECTED,
 } from "./wire.ts";
 
@@ -44,24 +46,21 @@ export interface CenterEvent {
   body: Record<string, unknown>;
 }
 
-export interface CenterServerOptions {
+export interface CenterServerOptions extends WatchOptions {
   /** Told of every change that came from a gateway, to pass it on to the peers. */
   replicate?: (event: CenterEvent) => void;
-  /** Changes of a watched cluster are sent together after this long. */
-  coalesceMs?: number;
-  /** A comment is sent to an idle watcher this often, so that both sides notice a dead connection. */
-  pingMs?: number;
   version: string;
   /** Gets a line for each request at its level debug; /log/level sets the level. */
   log?: Log;
+  /** Who may call it; everybody, if not given. */
+  visitors?: Visitors;
   /** Gets a line for each request. */
   accessLog?: Pick<LineFile, "write">;
 }
 
 const LOG_LEVELS = new Set(["debug", "info", "warn", "error"]);
 const MAX_BODY_BYTES = 16 * 1024 * 1024;
-/** Cache saves that a reconnecting watcher may have missed and still gets. */
-const KEPT_SAVES = 4_096;
+const TOO_LARGE = () => new InvalidInput(`the body is larger than ${MAX_BODY_BYTES} bytes`);
 
 export class CenterServer {
   readonly metrics: CenterMetrics;
@@ -69,11 +68,11 @@ export class CenterServer {
   readonly epoch: string = crypto.randomUUID();
   /** Is told before a request is answered. */
   asked: (() => void) | undefined;
-  readonly #streams = new Set<() => void>();
-  readonly #histories = new Map<string, History>();
+  readonly #streams: WatchStreams;
 
   constructor(readonly center: Center, readonly options: CenterServerOptions) {
     this.metrics = new CenterMetrics(options.version);
+    this.#streams = new WatchStreams(center, options);
   }
 
   /** Answers one request; never throws. */
@@ -84,11 +83,14 @@ export class CenterServer {
     const { path, query } = pathAndQuery(request.url);
     let response: Response;
     try {
+      this.#check(request, path);
       this.asked?.();
       response = await this.#route(request, path, query, traceId);
     } catch (error) {
-      response = error instanceof InvalidInput
+      response = error instanceof InvalidInput || error instanceof CenterFull
         ? failure(400, { code: INVALID_INPUT, message: "invalid input", reason: error.message }, traceId)
+        : error instanceof GatewayError
+        ? failure(error.status, { code: REFUSED, message: error.code, reason: error.message }, traceId)
         : failure(500, { code: UNEXPECTED, message: "unexpected error", reason: String(error) }, traceId);
     }
     const ms = performance.now() - started;
@@ -112,6 +114,14 @@ export class CenterServer {
     }
     return response;
   };
+
+  // Whoever asks whether it is alive need not say who it is.
+  #check(request: Request, path: string): void {
+    this.options.visitors?.check(request, path === "/");
+    if (request.method !== "GET" && comesFromPage(request)) {
+      throw new GatewayError("forbidden", "A web page of another origin changes nothing here");
+    }
+  }
 
   // Answers with this center's epoch and the number of the gateway's lease: when either is another one than before, the
   // center has forgotten what that gateway told. A bad event costs itself: those are listed.
@@ -169,7 +179,11 @@ export class CenterServer {
       case "POST /v1/replica/event":
         return this.#replica(request, traceId);
       case "GET /v1/watch":
-        return this.#watch(cluster(query), request, query);
+        return this.#streams.open(
+          cluster(query),
+          query.get("gateway") ?? undefined,
+          Number(request.headers.get("last-event-id") ?? query.get("since") ?? 0),
+        );
       case "POST /log/level": {
         const { LevelParam } = (await this.#body(request) ?? {}) as { LevelParam?: unknown };
         const level = typeof LevelParam === "string" ? LevelParam.toLowerCase() : "";
@@ -199,10 +213,16 @@ export class CenterServer {
   }
 
   async #body(request: Request): Promise<unknown> {
-    if (Number(request.headers.get("content-length") ?? 0) > MAX_BODY_BYTES) {
-      throw new InvalidInput(`the body is larger than ${MAX_BODY_BYTES} bytes`);
+    const { headers, body } = request;
+    if (Number(headers.get("content-length") ?? 0) > MAX_BODY_BYTES) throw TOO_LARGE();
+    // Fast path: the length was told, and the runtime reads no more than that.
+    if (headers.has("content-length") || body === null) return parseExact(await request.text());
+    let text = "";
+    for await (const piece of body.pipeThrough(new TextDecoderStream())) {
+      text += piece;
+      if (text.length > MAX_BODY_BYTES) throw TOO_LARGE();
     }
-    return parseExact(await request.text());
+    return parseExact(text);
   }
 
   #apply(type: EventType, body: unknown, traceId: string): Response {
@@ -221,9 +241,7 @@ export class CenterServer {
       case "load.stats.set": {
         const load = readLoadSet(body);
         if (load.gateway !== undefined) this.center.renew(load.gateway);
-        if (!this.center.add(load)) {
-          throw new InvalidInput(`the center holds ${this.center.limits.requests} requests, its limit`);
-        }
+        this.center.add(load);
         if (load.timestamp !== undefined) this.metrics.replicated(Date.now() - load.timestamp / 1e6);
         break;
       }
@@ -235,7 +253,7 @@ export class CenterServer {
         break;
       case "cache.save": {
         const save = readCacheSave(body);
-        this.#history(save.cluster); // kept for watchers that come later
+        this.#streams.keep(save.cluster); // kept for watchers that come later
         this.center.saveCache(save);
         break;
       }
@@ -261,101 +279,21 @@ export class CenterServer {
     return answer(null, traceId);
   }
 
-  // Server-sent events: a snapshot, then changes. Loads are absolute figures of an engine, so a later one replaces an
-  // earlier one and a snapshot makes good whatever was missed; cache saves that a watcher missed, or that were before it came, are replayed from the history.
-  #watch(cluster: string, request: Request, query: URLSearchParams): Response {
-    const without = query.get("gateway") ?? undefined;
-    const since = Number(request.headers.get("last-event-id") ?? query.get("since") ?? 0);
-    const history = this.#history(cluster);
-    const encoder = new TextEncoder();
-    let close = (): void => {};
-    const stream = new ReadableStream<Uint8Array>({
-      start: (controller) => {
-        const send = (event: string, data: unknown) => {
-          try {
-            controller.enqueue(encoder.encode(`id: ${history.last}\nevent: ${event}\ndata: ${printExact(data)}\n\n`));
-          } catch {
-            close();
-          }
-        };
-        const dirty = new Map<string, EngineAddress>();
-        let timer: ReturnType<typeof setTimeout> | undefined;
-        const flush = (): void => {
-          timer = undefined;
-          const loads = [...dirty.values()].map((engine) => this.center.loadOf(cluster, engine, without));
-          dirty.clear();
-          if (loads.length > 0) send("load", printLoads(loads));
-        };
-        const unwatch = this.center.watch(cluster, (change: Change) => {
-          if (change.kind === "load") {
-            dirty.set(engineKey(change.engine), change.engine);
-            timer ??= setTimeout(flush, this.options.coalesceMs ?? 1);
-          } else if (change.save.gateway !== without || without === undefined) send("cache", printSave(change.save));
-        });
-        const ping = setInterval(() => {
-          try {
-            controller.enqueue(encoder.encode(": ping\n\n"));
-          } catch {
-            close();
-          }
-        }, this.options.pingMs ?? 1_000);
-        close = () => {
-          this.#streams.delete(close);
-          unwatch();
-          clearTimeout(timer);
-          clearInterval(ping);
-          try {
-            controller.close();
-          } catch {
-            // closed already
-          }
-        };
-        this.#streams.add(close);
-        send("snapshot", printLoads(this.center.loads(cluster, without)) ?? []);
-        for (const { id, save } of history.saves) {
-          if (id > since && (save.gateway !== without || without === undefined)) send("cache", printSave(save));
-        }
-      },
-      cancel: () => close(),
-    });
-    return new Response(stream, { headers: { "content-type": "text/event-stream", "cache-control": "no-store" } });
-  }
-
-  #history(cluster: string): History {
-    let history = this.#histories.get(cluster);
-    if (!history) {
-      const kept: History = history = { last: 0, saves: [], unwatch: () => {} };
-      kept.unwatch = this.center.watch(cluster, (change) => {
-        if (change.kind !== "cache") return;
-        kept.saves.push({ id: ++kept.last, save: change.save });
-        if (kept.saves.length > KEPT_SAVES) kept.saves.shift();
-      });
-      this.#histories.set(cluster, history);
-    }
-    return history;
+  /** Drops what has been untouched for too long. Call about once a minute. */
+  collectGarbage(): void {
+    this.#streams.collectGarbage();
+    this.center.collectGarbage();
   }
 
   /** Whether a watch stream is open. */
   get watching(): boolean {
-    return this.#streams.size > 0;
+    return this.#streams.count > 0;
   }
 
   /** Ends every watch stream. */
   close(): void {
-    for (const close of this.#streams) close();
-    for (const { unwatch } of this.#histories.values()) unwatch();
-    this.#histories.clear();
+    this.#streams.close();
   }
-}
-
-interface History {
-  last: number;
-  saves: { id: number; save: Extract<Change, { kind: "cache" }>["save"] }[];
-  unwatch: () => void;
-}
-
-function printSave({ hashes, ...save }: Extract<Change, { kind: "cache" }>["save"]): unknown {
-  return { ...printEngine(save), prompt_hash: hashes };
 }
 
 function cluster(query: URLSearchParams): string {

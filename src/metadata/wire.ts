@@ -3,7 +3,8 @@
 // exact in both directions although JSON numbers beyond 2^53 are not.
 
 import { z } from "zod";
-import type { EngineLoad, LoadRequest } from "./center.ts";
+import type { LoadRequest } from "./center.ts";
+import type { EngineLoad } from "./engine_load.ts";
 import type { EngineAddress } from "./engine_address.ts";
 import type { CacheLocation } from "./prefix_holders.ts";
 
@@ -14,6 +15,7 @@ export class InvalidInput extends Error {
 
 export const INVALID_INPUT = 40_001_400;
 export const UNEXPECTED = 50_001_000;
+export const REFUSED = 40_001_403;
 export const NOT_FOUND = 40_401_404;
 
 declare global {
@@ -61,7 +63,7 @@ const named = <T extends z.ZodType<{ ip?: string | null; host?: string | null }>
     error: "expected an IPv4 address",
   });
 const hash = z.union([z.int().min(0).transform(BigInt), z.bigint().min(0n).max((1n << 64n) - 1n)]);
-const name = z.string().min(1);
+const name = z.string().min(1).max(512);
 const integer = z.union([z.int(), z.bigint().transform(Number)]);
 
 const loadSetSchema = named(z.object({

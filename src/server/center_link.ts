@@ -2,13 +2,14 @@
 // The link to the metadata center: to the embedded one, which is started here, or to a remote one.
 
 import { systemClock } from "../base/clock.ts";
+import { readToken } from "../config/access.ts";
 import type { MetadataCenterConfig } from "../config/metadata_center.ts";
 import { CenterClient } from "../metadata/client.ts";
 import { EmbeddedLink } from "../metadata/embedded.ts";
 import { HostList } from "../metadata/hosts.ts";
 import type { CenterLink } from "../metadata/link.ts";
 import type { Log } from "../telemetry/log.ts";
-import type { Https } from "../metadata/direct_fetch.ts";
+import { DirectFetch } from "../metadata/direct_fetch.ts";
 import { type CenterProcess, httpsOf, startCenter } from "./center_process.ts";
 
 export interface Center {
@@ -25,7 +26,8 @@ export async function openCenter(
   share: boolean,
 ): Promise<Center> {
   if (config.host !== undefined) {
-    return { link: clientOf(config, config.host, gateway, await httpsOf(config)), embedded: undefined };
+    const direct = new DirectFetch(await httpsOf(config), await readToken(config, "metadata_center"));
+    return { link: clientOf(config, config.host, gateway, direct), embedded: undefined };
   }
   const embedded = await startCenter(config, share, log);
   if (!embedded.address) {
@@ -37,7 +39,7 @@ export async function openCenter(
   return { link: new EmbeddedLink(server, gateway, replication.publish, () => replication.hasPeers()), embedded };
 }
 
-function clientOf(config: MetadataCenterConfig, host: string, gateway: string, https?: Https): CenterClient {
+function clientOf(config: MetadataCenterConfig, host: string, gateway: string, direct: DirectFetch): CenterClient {
   const hosts = new HostList(systemClock, {
     host,
     port: config.port,
@@ -59,5 +61,5 @@ function clientOf(config: MetadataCenterConfig, host: string, gateway: string, h
     queue: config.queue_size,
     failoverRetries: config.max_failover_retry,
     renewMs: 500,
-  }, https);
+  }, direct);
 }

@@ -4,6 +4,8 @@
 import { type Address, formatAddress, parseAddress } from "../base/address.ts";
 import { systemClock } from "../base/clock.ts";
 import { VERSION } from "../base/version.ts";
+import { Visitors } from "../base/visitors.ts";
+import { readToken } from "../config/access.ts";
 import type { MetadataCenterConfig } from "../config/metadata_center.ts";
 import { Center, DEFAULT_CENTER_LIMITS } from "../metadata/center.ts";
 import { DirectFetch, type Https } from "../metadata/direct_fetch.ts";
@@ -36,16 +38,19 @@ export async function startCenter(
   log = new Log("info", "center"),
 ): Promise<CenterProcess> {
   const peers = new Set<string>(config.peers);
+  const token = await readToken(config, "metadata_center");
   const replication = new Replication({
     peers: () => [...peers],
     coalesceMs: 1,
     timeoutMs: 1_000,
     attempts: 2,
     queue: config.queue_size,
-  }, new DirectFetch(await httpsOf(config)));
-  const certificate = config.tls && await readCertificate(config.tls);
+  }, new DirectFetch(await httpsOf(config), token));
+  const certificate = config.tls && await readCertificate(config.tls, "metadata_center.tls");
+  const { watchers, ...limits } = config.limits;
   const center = new Center(systemClock, {
     ...DEFAULT_CENTER_LIMITS,
+    ...limits,
     leaseMs: config.lease_ms,
     expiryMs: config.expiry_ms,
   });
@@ -56,7 +61,14 @@ export async function startCenter(
       failed: ({ message }) => log.error("a log cannot be written", { path: access_log.path, error: message }),
     })
     : undefined;
-  const server = new CenterServer(center, { replicate: replication.publish, version: VERSION, log, accessLog });
+  const server = new CenterServer(center, {
+    replicate: replication.publish,
+    version: VERSION,
+    log,
+    accessLog,
+    visitors: new Visitors({ hosts: config.hosts, token }),
+    watchers,
+  });
   const listen = config.listen ?? DEFAULT_CENTER_ADDRESS;
   const listener = config.listen === undefined && !isFree(listen)
     ? undefined
@@ -64,7 +76,7 @@ export async function startCenter(
   const address = listener && { hostname: parseAddress(listen)!.hostname, port: listener.addr.port };
   const timers = [
     setInterval(() => replication.lost(center.expireLeases()), Math.max(50, config.lease_ms / 10)),
-    setInterval(() => center.collectGarbage(), config.gc_interval_ms),
+    setInterval(() => server.collectGarbage(), config.gc_interval_ms),
   ];
   if (config.peers_dns !== undefined) {
     const lookUp = () => lookUpPeers(config.peers_dns!, server, peers, config.peers);

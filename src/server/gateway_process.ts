@@ -6,7 +6,8 @@ import { type AttachedKernel, attachKernel, compileKernel, createSharedKernel } 
 import { type AdminParts, handleAdmin } from "../admin/admin.ts";
 import { type Address, parseAddress } from "../base/address.ts";
 import { systemClock } from "../base/clock.ts";
-import { readAccess } from "../config/access.ts";
+import { Visitors } from "../base/visitors.ts";
+import { readAccess, readToken } from "../config/access.ts";
 import { environmentNotes } from "../config/metadata_center.ts";
 import { type Config, configNotes } from "../config/schema.ts";
 import { fixedConfig } from "../control/config_file.ts";
@@ -91,6 +92,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     listeners,
     tls: tls?.address,
     via: hostname(),
+    admin: `${config.admin.tls ? "https" : "http"}://${config.admin.listen}/`,
     gateway: gatewayId,
     started: Math.floor(Date.now() / 1_000),
   };
@@ -147,7 +149,14 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
   };
   let admin: Deno.HttpServer<Deno.NetAddr>;
   try {
-    admin = serveOn(config.admin.listen, "admin.listen", (request) => handleAdmin(parts, request), shareAddresses);
+    const visitors = new Visitors({ hosts: config.admin.hosts, token: await readToken(config.admin, "admin") });
+    admin = serveOn(
+      config.admin.listen,
+      "admin.listen",
+      (request) => handleAdmin(parts, visitors, request),
+      shareAddresses,
+      config.admin.tls && await readCertificate(config.admin.tls, "admin.tls"),
+    );
     stops.push(() => admin.shutdown());
     control.apply(config, access);
     stops.push(() => control.stop());

@@ -22,6 +22,8 @@ export interface WorkerSetup {
   readonly via: string;
   /** Its name at the metadata center. */
   readonly gateway: string;
+  /** URL of the admin's page. */
+  readonly admin: string;
   /** When the gateway started, in seconds. */
   readonly started: number;
 }

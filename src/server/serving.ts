@@ -8,6 +8,7 @@ import { Limits } from "../admission/limits.ts";
 import { Tenants } from "../admission/tenants.ts";
 import { systemClock } from "../base/clock.ts";
 import { Deadlines } from "../base/deadlines.ts";
+import { GatewayError } from "../base/errors.ts";
 import type { Config } from "../config/schema.ts";
 import type { Snapshot } from "../config/snapshot.ts";
 import { enginesWith } from "../engines/backends.ts";
@@ -19,18 +20,16 @@ import type { HttpContext } from "../front/http/http_call.ts";
 import type { Call, CallContext } from "../gateway/call.ts";
 import { Dispatcher } from "../gateway/dispatch.ts";
 import type { HedgeParts } from "../gateway/hedge.ts";
-import type { SilenceParts } from "../gateway/silence.ts";
 import { Pipeline } from "../gateway/pipeline.ts";
 import { RouteTable } from "../gateway/routes.ts";
 import { StoredResponses } from "../gateway/stored_responses.ts";
-import { generates } from "../openai/api.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
 import { queueLimits } from "../scheduler/queue_limits.ts";
 import { SharedQueue } from "../scheduler/shared_queue.ts";
 import { EndpointDirectory } from "../tables/endpoint_directory.ts";
 import { EndpointAdapters } from "../tables/endpoint_adapters.ts";
 import { EndpointPulse } from "../tables/endpoint_pulse.ts";
-import { EndpointTable } from "../tables/endpoint_table.ts";
+import { EndpointState, EndpointTable } from "../tables/endpoint_table.ts";
 import { GrantWatch } from "../tables/grant_watch.ts";
 import { allCells, ownCells } from "../tables/metric_cells.ts";
 import { ResponseTable } from "../tables/response_table.ts";
@@ -38,14 +37,7 @@ import { PredictorTable } from "../tables/predictor_table.ts";
 import { RequestTable } from "../tables/request_table.ts";
 import { SampleWriter } from "../tables/sample_ring.ts";
 import { ownShareReader } from "../tables/tenant_table.ts";
-import {
-  Instruments,
-  meanCompletion,
-  meanDuration,
-  ttftPercentile,
-  unknownModel,
-  WORKER_CELLS,
-} from "../telemetry/instruments.ts";
+import { Instruments, meanCompletion, ttftPercentile, unknownModel, WORKER_CELLS } from "../telemetry/instruments.ts";
 import { Log } from "../telemetry/log.ts";
 import { openTracing } from "../telemetry/tracing.ts";
 import { EndpointPools } from "../upstream/endpoint_pools.ts";
@@ -57,11 +49,9 @@ import { RetryBudget } from "../upstream/retry_budget.ts";
 import { bound, directParts } from "./direct_parts.ts";
 import { WorkerLogs } from "./logs.ts";
 import type { WorkerSetup } from "./protocol.ts";
+import { silenceParts } from "./silence_parts.ts";
 
 const clock = systemClock;
-
-/** A long answer is this many times as long as the mean. */
-const LONG_ANSWER = 2;
 
 /** Requests under one snapshot. */
 interface Generation {
@@ -194,9 +184,20 @@ export class Serving {
       routes,
       paths: new Map(config.routes.map(({ path, kind }) => [path, kind])),
       started: this.setup.started,
+      admin: this.setup.admin,
+      notReady: () => this.#notReady(snapshot),
       corsMaxAgeS: config.cors?.max_age_s,
     });
     return { version: snapshot.version, front, active };
+  }
+
+  #notReady({ rows }: Snapshot): GatewayError | undefined {
+    if (this.#status.leaving) return new GatewayError("draining", "The gateway is about to end");
+    const { available } = EndpointState;
+    for (const cluster of rows.clusters.values()) {
+      if (this.#endpoints.rowsOf(cluster).some((row) => this.#endpoints.state(row) === available)) return undefined;
+    }
+    return new GatewayError("no_endpoint", "No endpoint is available");
   }
 
   #callContext(config: Config, active: Set<Call>, tenants: Tenants): CallContext {
@@ -234,7 +235,15 @@ export class Serving {
   #dispatcher(config: Config): Dispatcher {
     const { retries, limits, outliers } = config;
     return new Dispatcher(this.#pools, this.#endpoints, {
-      silence: this.#silence(config),
+      silence: silenceParts(config, {
+        deadlines: this.#deadlines,
+        pulse: this.#pulse,
+        endpoints: this.#endpoints,
+        predictors: this.#predictors,
+        cells: this.#cells,
+        instruments: this.instruments,
+        log: this.log,
+      }),
       retries,
       budget: this.#budget,
       answers: {
@@ -247,34 +256,6 @@ export class Serving {
       atFault: (endpoint, { rejected, peer }) =>
         this.log.warn("an endpoint rejects what a peer answers", { endpoint, status: rejected, peer_status: peer }),
     });
-  }
-
-  #silence({ outliers, prediction }: Config): SilenceParts {
-    const { consecutive_failures: failures, silence_factor, silence_ms: ms, silence_leaver_ms: leaverMs } = outliers;
-    return {
-      deadlines: this.#deadlines,
-      pulse: this.#pulse,
-      limits: { factor: outliers.enabled ? silence_factor : 0, ms, leaverMs },
-      expectedMs: ({ request, route, predictedMs, endpointRow }) => {
-        if (!request || !route || !generates(request.kind)) return Infinity;
-        const ttftMs = predictedMs || 0;
-        if (request.stream || this.#pulse.tells(endpointRow)) return ttftMs;
-        // Nothing comes before the whole answer, which may well be longer than most.
-        const { model } = route;
-        const stepMs = this.#predictors.predictStep(model, this.#endpoints.requests(endpointRow), 0);
-        const tokens = request.maxTokens ?? prediction.output_tokens;
-        const usualMs = LONG_ANSWER * meanDuration(this.#cells, model) * 1_000 || Infinity;
-        return ttftMs + Math.min(usualMs, tokens * stepMs);
-      },
-      suspect: ({ name, row }, silentMs, expectedMs) => {
-        this.instruments.add(WORKER_CELLS.suspicions);
-        if (this.#endpoints.failures(row) < failures) {
-          const figures = { silent_ms: Math.round(silentMs), predicted_ms: Math.round(expectedMs) };
-          this.log.warn("an endpoint is suspect: nothing comes from it", { endpoint: name, ...figures });
-        }
-        this.#endpoints.countFailure(row, failures);
-      },
-    };
   }
 
   #hedging({ hedge: { percent, after_percentile, least_ms } }: Config): HedgeParts | undefined {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals } from "@std/assert";
-import { chat, post, sleep, startEngineProcess, startEngines, startTestGateway } from "../support/gateway.ts";
+import { CHANGE, chat, post, sleep, startEngineProcess, startEngines, startTestGateway } from "../support/gateway.ts";
 import { bytes, startRawServer } from "../support/raw_server.ts";
 import { Random, seed } from "../support/seed.ts";
 import { gate, until } from "../support/until.ts";
@@ -133,7 +133,7 @@ Deno.test("a worker that dies gives its load back and is replaced; the other ser
   });
   const load = async () => (await gateway.endpoints()).reduce((sum, { in_flight }) => sum + in_flight, 0);
   await until(async () => await load() === 40, "all 40 streams are counted");
-  const restarted = await fetch(`${gateway.admin}/workers/1/restart`, { method: "POST" });
+  const restarted = await fetch(`${gateway.admin}/workers/1/restart`, CHANGE);
   assertEquals((await restarted.json()).restarting, true);
   await until(
     async () => (await workersOf(gateway)).every(({ state }) => state === "serving") && await load() === 40 - cut,
@@ -172,7 +172,7 @@ Deno.test("workers that are replaced again and again under load leave no load be
   for (let i = 0; i < 10; i++) {
     const before = answered;
     await until(() => answered >= before + 10, "requests are answered between two restarts");
-    await (await fetch(`${gateway.admin}/workers/${1 + i % 2}/restart`, { method: "POST" })).text();
+    await (await fetch(`${gateway.admin}/workers/${1 + i % 2}/restart`, CHANGE)).text();
   }
   running = false;
   await Promise.all(clients);

@@ -3,7 +3,7 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import http2 from "node:http2";
-import { chat, post, startEngines, startTestGateway } from "../support/gateway.ts";
+import { CHANGE, chat, post, startEngines, startTestGateway } from "../support/gateway.ts";
 import { bytes, startRawServer } from "../support/raw_server.ts";
 import { makeCertificate } from "../support/tls.ts";
 import { gate, until } from "../support/until.ts";
@@ -309,7 +309,7 @@ Deno.test("a draining endpoint finishes what it has and gets nothing new", async
   engines[0].pause();
   const name = `127.0.0.1:${engines[0].address.port}`;
   const admin = async (action: string, endpoint = name) => {
-    const response = await fetch(`${gateway.admin}/endpoints/${endpoint}/${action}`, { method: "POST" });
+    const response = await fetch(`${gateway.admin}/endpoints/${endpoint}/${action}`, CHANGE);
     await response.body?.cancel();
     return response.status;
   };

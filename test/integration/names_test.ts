@@ -3,7 +3,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { formatAddress } from "../../src/base/address.ts";
-import { chat, post, startEngines, startTestGateway } from "../support/gateway.ts";
+import { CHANGE, chat, post, startEngines, startTestGateway } from "../support/gateway.ts";
 import { sha256 } from "../support/sha256.ts";
 import { until } from "../support/until.ts";
 
@@ -26,7 +26,7 @@ Deno.test("names are the same in headers, log, metrics, explain and admin", asyn
   const explained = await admin("/explain", { method: "POST", body });
   assertEquals([explained.model, explained.chosen, explained.candidates[0].endpoint], ["org/M 8B", name, name]);
   assertEquals((await admin("/endpoints")).endpoints[0].endpoint, name);
-  assertEquals((await admin(`/endpoints/${name}/drain`, { method: "POST" })).endpoint, name);
+  assertEquals((await admin(`/endpoints/${name}/drain`, CHANGE)).endpoint, name);
 
   const metrics = await (await fetch(`${gateway.admin}/metrics`)).text();
   const labels = (label: string) =>

@@ -66,12 +66,13 @@ Deno.test("help, version, schema, wrong usage", async () => {
     const [args, message] of [
       [["dance"], 'no command "dance"'],
       [["serve"], "needs --config"],
-      [["serve", "--conf", "x"], "Unknown option --conf"],
+      [["serve", "--conf", "x"], "Unknown option --conf; did you mean --config?"],
+      [["serv"], 'did you mean "serve"?'],
       [["serve", "--config", "config/local.yaml", "--workers", "many"], "expected a whole number"],
       [["serve", "--config", "config/local.yaml", "--listen", "nowhere"], "expected HOST:PORT"],
       [["mock-engine", "--fault", "{"], "--fault"],
-      [["check-config"], "takes 1 arguments"],
-      [["import"], "takes one or more arguments"],
+      [["check-config"], "takes 1 argument, not 0"],
+      [["import"], "takes at least 1 argument"],
     ] as const
   ) {
     const { code, err } = await run(...args);

@@ -3,7 +3,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import http2 from "node:http2";
-import { chat, post, sleep, startEngines, startTestGateway } from "../support/gateway.ts";
+import { CHANGE, chat, post, sleep, startEngines, startTestGateway } from "../support/gateway.ts";
 import { bytes, chunkedResponse, startRawServer } from "../support/raw_server.ts";
 import { until } from "../support/until.ts";
 
@@ -74,7 +74,7 @@ Deno.test("a cluster whose others are gone takes an ejected endpoint back at onc
     return (await gateway.endpoints())[0].state === "ejected";
   }, "the sick one is ejected");
   broken = false;
-  const drained = await fetch(`${gateway.admin}/endpoints/127.0.0.1:${well.address.port}/drain`, { method: "POST" });
+  const drained = await fetch(`${gateway.admin}/endpoints/127.0.0.1:${well.address.port}/drain`, CHANGE);
   await drained.text();
   const asked = sick.requests.length;
   await until(async () => {

@@ -6,7 +6,7 @@ import { formatAddress } from "../../src/base/address.ts";
 import { configFile } from "../../src/control/config_file.ts";
 import { type GatewayProcess, startGateway } from "../../src/server/gateway_process.ts";
 import { startDnsServer } from "../support/dns_server.ts";
-import { chat, post, startEngines } from "../support/gateway.ts";
+import { CHANGE, chat, post, startEngines } from "../support/gateway.ts";
 import { until } from "../support/until.ts";
 
 interface FileGateway extends AsyncDisposable {
@@ -164,7 +164,7 @@ Deno.test("POST /config/reload says what came of it", async () => {
   const fixed = FIXED.replace("interval_ms: 20", "watch: false");
   await using gateway = await startFromFile(clusterText(engines), fixed);
   const reload = async () => {
-    const response = await fetch(`${gateway.admin}/config/reload`, { method: "POST" });
+    const response = await fetch(`${gateway.admin}/config/reload`, CHANGE);
     return { http: response.status, ...await response.json() };
   };
   assertEquals((await reload()).result, "unchanged");
@@ -200,7 +200,7 @@ Deno.test("the admin puts endpoints in and takes them away; those of other sourc
   await using gateway = await startFromFile(clusterText([engines[0]]));
   const [fixed, put] = engines.map(({ address }) => formatAddress(address));
   const call = async (method: string, path: string, body?: string) => {
-    const response = await fetch(`${gateway.admin}${path}`, { method, body });
+    const response = await fetch(`${gateway.admin}${path}`, { ...CHANGE, method, body });
     return { status: response.status, text: await response.text() };
   };
   assertEquals((await call("PUT", `/clusters/c/endpoints/${put}`, '{"labels": {"zone": "b"}}')).status, 200);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals } from "@std/assert";
-import { chat, post, startEngines, startTestGateway } from "../support/gateway.ts";
+import { CHANGE, chat, post, startEngines, startTestGateway } from "../support/gateway.ts";
 import { bytes } from "../support/raw_server.ts";
 import { Random, seed } from "../support/seed.ts";
 
@@ -128,7 +128,7 @@ Deno.test("admin: wrong paths, methods and bodies get a clear answer", async () 
   assertEquals(await call("/explain"), [405, "method_not_allowed"]);
   assertEquals(await call("/explain", { method: "POST", body: "{" }), [400, "invalid_json"]);
   assertEquals(await call("/explain", { method: "POST", body: "" }), [400, "invalid_json"]);
-  assertEquals(await call("/workers/99/restart", { method: "POST" }), [404, "route_not_found"]);
+  assertEquals(await call("/workers/99/restart", CHANGE), [404, "route_not_found"]);
   const health = await fetch(`${gateway.admin}/healthz`);
   assertEquals([health.status, await health.text()], [200, "ok\n"]);
 });

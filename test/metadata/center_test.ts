@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { ManualClock } from "../../src/base/clock.ts";
 import { environmentNotes, parseDuration } from "../../src/config/metadata_center.ts";
 import { loadConfig } from "../../src/config/load.ts";
 import { Breaker } from "../../src/metadata/breaker.ts";
-import { Center, DEFAULT_CENTER_LIMITS } from "../../src/metadata/center.ts";
+import { Center, CenterFull, DEFAULT_CENTER_LIMITS } from "../../src/metadata/center.ts";
 import { fnv1a } from "../../src/base/fnv1a.ts";
 import { HostList } from "../../src/metadata/hosts.ts";
 import { type CenterRequest, PlainLedger } from "../../src/metadata/plain_ledger.ts";
 import { Replication } from "../../src/metadata/replication.ts";
+import { CenterServer } from "../../src/metadata/server.ts";
 import { parseExact, printExact } from "../../src/metadata/wire.ts";
 import { Random, seed } from "../support/seed.ts";
 import { until } from "../support/until.ts";
@@ -89,7 +90,8 @@ Deno.test("Center: reset forgets one gateway's requests of one cluster", () => {
     1,
     1,
   ]);
-  assert(center.add({ cluster: "c", requestId: "1", host: "10.0.0.1", promptLength: 1, gateway: "a" }));
+  center.add({ cluster: "c", requestId: "1", host: "10.0.0.1", promptLength: 1, gateway: "a" });
+  assertEquals(center.loadOf("c", { host: "10.0.0.1" }).queued, 2);
   center.close();
 });
 
@@ -139,9 +141,43 @@ Deno.test("Replication: peers that know no leases are told what one took along, 
 Deno.test("Center is bounded in requests and prefixes", () => {
   const center = new Center(new ManualClock(), { ...DEFAULT_CENTER_LIMITS, requests: 2, prefixes: 3 });
   const add = (requestId: string) => center.add({ cluster: "c", requestId, host: "10.0.0.1", promptLength: 1 });
-  assertEquals([add("1"), add("2"), add("3"), add("2")], [true, true, false, true]);
+  add("1");
+  add("2");
+  assertThrows(() => add("3"), CenterFull, "2 requests");
+  add("2"); // known already
   for (let i = 0n; i < 10n; i++) center.saveCache({ cluster: "c", host: "10.0.0.1", hashes: [i] });
   assertEquals([6n, 7n, 8n, 9n].map((hash) => center.queryCache("c", [hash], 10).length), [0, 1, 1, 1]);
+});
+
+Deno.test("Center: what strangers tell is bounded in clusters, engines and gateways, and is forgotten again", () => {
+  const clock = new ManualClock(1_000_000);
+  const limits = { ...DEFAULT_CENTER_LIMITS, clusters: 2, engines: 3, gateways: 2 };
+  const center = new Center(clock, limits);
+  const server = new CenterServer(center, { version: "test" });
+  let id = 0;
+  const add = (cluster: string, host: string, gateway?: string) =>
+    center.add({ cluster, requestId: String(id++), host, promptLength: 1, gateway });
+  add("a", "10.0.0.1", "g");
+  add("b", "10.0.0.1", "h");
+  assertThrows(() => add("c", "10.0.0.1"), CenterFull, "2 clusters");
+  assertThrows(() => add("a", "10.0.0.2", "i"), CenterFull, "2 gateways");
+  add("a", "10.0.0.2");
+  assertThrows(() => add("b", "10.0.0.3"), CenterFull, "3 engines");
+  const saves = { type: "cache.save" as const, body: { cluster: "c", ip: "10.0.0.1", prompt_hash: [1] } };
+  assertThrows(() => server.apply(saves), CenterFull, "2 clusters");
+  assertEquals([center.requests, center.gateways, center.clusterNames()], [3, 2, ["a", "b"]]);
+  server.apply({ ...saves, body: { ...saves.body, cluster: "b" } });
+  // What goes is a change too: its engine is forgotten when it has been idle for as long again.
+  for (let i = 0; i < 2; i++) {
+    clock.advance(DEFAULT_CENTER_LIMITS.expiryMs + 1);
+    center.expireLeases();
+    server.collectGarbage();
+  }
+  assertEquals([center.requests, center.gateways, center.clusterNames()], [0, 0, ["b"]], "it still has a prefix");
+  add("c", "10.0.0.1", "i");
+  add("c", "10.0.0.2");
+  add("c", "10.0.0.3");
+  server.close();
 });
 
 Deno.test("Center: a busy cluster takes no prefix from one that has less than it", () => {

@@ -10,7 +10,7 @@ import type { ConfigSource } from "../../src/control/reloader.ts";
 import type { MockEngine } from "../../src/mock/server.ts";
 import { startGateway } from "../../src/server/gateway_process.ts";
 import { startDnsServer } from "../support/dns_server.ts";
-import { chat, post, sleep, startEngines } from "../support/gateway.ts";
+import { CHANGE, chat, post, sleep, startEngines } from "../support/gateway.ts";
 import { Random, seed } from "../support/seed.ts";
 import { sha256 } from "../support/sha256.ts";
 
@@ -87,7 +87,7 @@ export async function soakLivingFleet(options: SoakOptions): Promise<SoakResult>
     if (due > performance.now()) await sleep(due - performance.now());
     await state.next(change);
     if (options.by === "reload") {
-      const { result, error } = await (await fetch(`${admin}/config/reload`, { method: "POST" })).json();
+      const { result, error } = await (await fetch(`${admin}/config/reload`, CHANGE)).json();
       if (result !== "applied") failed.push(`change ${change}: ${result}: ${error}`);
       await visit(state, send, admin, origin, failed);
     }

@@ -116,6 +116,9 @@ export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
+/** How the admin is asked to change something. */
+export const CHANGE: RequestInit = { method: "POST", headers: { "x-aigw-admin": "test" } };
+
 /** A chat request's body. */
 export function chat(content: string, more: Record<string, unknown> = {}): string {
   return JSON.stringify({ model: "m", messages: [{ role: "user", content }], ...more });

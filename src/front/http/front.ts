@@ -21,6 +21,10 @@ export interface FrontOptions {
   readonly paths: ReadonlyMap<string, Kind>;
   /** When the gateway started, in seconds: `created` of its models. */
   readonly started: number;
+  /** Where the admin's page is. */
+  readonly admin: string;
+  /** Why no request can be served now; undefined when one can. */
+  notReady(): GatewayError | undefined;
   /** How long a browser may keep a preflight's answer; undefined without CORS. */
   readonly corsMaxAgeS: number | undefined;
 }
@@ -36,6 +40,7 @@ const PATHS = [
   MODELS,
   `${MODELS}/{id}`,
   "/health",
+  "/",
 ];
 
 export class Front {
@@ -44,21 +49,36 @@ export class Front {
   /** Answers a client's request; never throws. */
   handle(request: HttpRequest): HttpResponse | Promise<HttpResponse> {
     const path = pathOf(request.target);
-    const kind = INFERENCE_PATHS.get(path) ?? this.options.paths.get(path);
+    const kind = this.#kindOf(path);
     // Fast path: nearly everything is inference.
     if (kind !== undefined && request.method === "POST") {
       return infer(this.options.inference, request, kind);
     }
+    if (kind === undefined && path.length > 1 && path.endsWith("/")) {
+      const bare = path.replace(/\/+$/, "");
+      const same = this.#kindOf(bare);
+      if (same === undefined || request.method !== "POST") return this.#other(request, bare || "/", same);
+      return infer(this.options.inference, request, same, bare + request.target.slice(path.length));
+    }
+    return this.#other(request, path, kind);
+  }
+
+  #kindOf(path: string): Kind | undefined {
+    return INFERENCE_PATHS.get(path) ?? this.options.paths.get(path);
+  }
+
+  // What is no inference.
+  #other(request: HttpRequest, path: string, kind: Kind | undefined): HttpResponse | Promise<HttpResponse> {
+    const reads = request.method === "GET" || request.method === "HEAD";
     if (request.method === "OPTIONS" && this.options.corsMaxAgeS !== undefined) return this.#preflight(request);
     if (kind !== undefined) return this.#wrongMethod(request, path, "POST");
     if (path === MODELS || path.startsWith(`${MODELS}/`)) {
-      return request.method === "GET" ? this.#models(request, path) : this.#wrongMethod(request, path, "GET");
+      return reads ? this.#models(request, path) : this.#wrongMethod(request, path, "GET");
     }
     if (path.startsWith(`${RESPONSES}/`)) return this.#stored(request, path);
-    if (path === "/health") {
-      return request.method === "GET" || request.method === "HEAD"
-        ? this.#answer(request, (call) => addHeaders(this.options.context, call, new HttpResponse(200, "")))
-        : this.#wrongMethod(request, path, "GET");
+    if (path === "/health" || path === "/") {
+      if (!reads) return this.#wrongMethod(request, path, "GET");
+      return path === "/" ? this.#welcome(request) : this.#health(request);
     }
     if (path === REALTIME) {
       const message = "/v1/realtime is not served: the gateway carries requests and streams, no WebSockets";
@@ -68,6 +88,26 @@ export class Front {
       [...PATHS, ...this.options.paths.keys()].join(" ")
     }`;
     return this.#refuse(request, new GatewayError("route_not_found", message));
+  }
+
+  // Alive; asked for `ready`, also whether it has an endpoint to send requests to, and goes on accepting.
+  #health(request: HttpRequest): HttpResponse {
+    const { context, notReady } = this.options;
+    const reason = /[?&]ready(?:[=&]|$)/.test(request.target) ? notReady() : undefined;
+    if (reason !== undefined) return this.#refuse(request, reason);
+    return this.#answer(request, (call) => addHeaders(context, call, new HttpResponse(200, "")));
+  }
+
+  // For who looks at the address in a browser.
+  #welcome(request: HttpRequest): HttpResponse {
+    const { context, admin } = this.options;
+    return this.#answer(request, (call) => {
+      const text = `AIGW serves the OpenAI API here: base URL /v1, models at ${MODELS}, health at /health.\n` +
+        `Its operators find the fleet, decisions and metrics at ${admin}\n`;
+      const response = addHeaders(context, call, new HttpResponse(200, text));
+      response.append("content-type", "text/plain; charset=utf-8");
+      return response;
+    });
   }
 
   #answer(request: HttpRequest, make: (call: Call) => HttpResponse): HttpResponse {

@@ -24,8 +24,16 @@ export interface InferenceParts {
   readonly leavers: Leavers;
 }
 
-/** Answers an inference request; never throws. */
-export async function infer(parts: InferenceParts, request: HttpRequest, kind: Kind): Promise<HttpResponse> {
+/**
+ * Answers an inference request; never throws.
+ * @param asked Path and query that the engine gets.
+ */
+export async function infer(
+  parts: InferenceParts,
+  request: HttpRequest,
+  kind: Kind,
+  asked = request.target,
+): Promise<HttpResponse> {
   const { config, context, deadlines, pipeline, leavers } = parts;
   const call = openCall(context, request, kind);
   // Until there is a head the runtime does not tell that the client left.
@@ -33,7 +41,7 @@ export async function infer(parts: InferenceParts, request: HttpRequest, kind: K
   const client = arrival && { arrival, since: call.started, place: -1, leave: call.cancellation.leave };
   if (client) leavers.watch(client);
   try {
-    const target = checkHead(call, request.target, config.limits);
+    const target = checkHead(call, asked, config.limits);
     const tenant = call.authenticate();
     const limits = { bytes: config.limits.body_bytes, ms: config.timeouts.request_body_ms };
     const body = kind === "form"
