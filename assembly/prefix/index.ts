@@ -105,6 +105,18 @@ function claim(key: u64, clock: u32): i32 {
   return atomic.cmpxchg<u64>(at, 0, key) == 0 ? <i32>victim : -1;
 }
 
+/** Slots in use of `sampled` buckets that lie as far apart as they can, times 1,000 and over all of their slots. */
+export function indexUsage(sampled: u32): u32 {
+  const looked = min(max(sampled, 1), buckets);
+  const step = buckets / looked;
+  let used: u32 = 0;
+  for (let b: u32 = 0; b < looked; b++) {
+    const at = keyBase + (<usize>(b * step * BUCKET_SLOTS) << 3);
+    for (let i: u32 = 0; i < BUCKET_SLOTS; i++) if (load<u64>(at + (<usize>i << 3)) != 0) used++;
+  }
+  return <u32>(<u64>used * 1000 / (looked * BUCKET_SLOTS));
+}
+
 // An idle chunk is in use again: it is no longer before the older ones, to the newer ones nothing happened. For a chunk of
 // any age the count goes back by the share of idle that is older than this one, whole chunks at a time.
 function taken(row: u32, stamp: u32): void {

@@ -15,6 +15,7 @@ import { errorBody } from "../openai/errors.ts";
 import { promptText } from "../openai/prompt_text.ts";
 import { decodeRequest } from "../openai/request.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
+import { CONTENT_TYPES, formatFor, type TextFormat } from "../telemetry/prometheus.ts";
 import type { EndpointLoad } from "../tables/endpoint_table.ts";
 import { deleteEndpoint, type EndpointParts, putEndpoint } from "./endpoints.ts";
 
@@ -37,7 +38,7 @@ export interface AdminParts extends EndpointParts {
   /** Centers and the age of what they told; null without a metadata center. */
   center(): unknown;
   workers(): unknown[];
-  metrics(): string;
+  metrics(format: TextFormat): string;
   nameOf(row: number): string;
   /** What is ahead of an endpoint, through any gateway. */
   loadOf(row: number): EndpointLoad;
@@ -79,8 +80,12 @@ const ROUTES: readonly AdminRoute[] = [
     changes: false,
   },
   route("/metrics", {
-    GET: (parts) =>
-      new Response(parts.metrics(), { headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" } }),
+    GET(parts, { headers }) {
+      const format = formatFor(headers.get("accept"));
+      return new Response(parts.metrics(format), {
+        headers: { "content-type": CONTENT_TYPES[format], vary: "accept" },
+      });
+    },
   }),
   route("/config", { GET: (parts) => json({ status: parts.reload(), config: parts.config() }) }),
   route("/config/reload", { POST: reload }),

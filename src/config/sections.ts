@@ -33,6 +33,7 @@ export const MEMORY_LIMITS = [
   "prefixes",
   "prompt_chunks",
   "stored_responses",
+  "metric_series",
 ] as const;
 
 export const limitsSchema = z.strictObject({
@@ -68,6 +69,8 @@ export const limitsSchema = z.strictObject({
   tenants: z.int().min(2).max(65_536).default(256)
     .describe("Tenants; trusted names that are not configured share a quarter of them"),
   stored_responses: positive(16_777_216).default(65_536).describe("Stored responses whose engine is remembered"),
+  metric_series: z.int().min(64).max(1_048_576).default(4_096)
+    .describe("Combinations of model, path, outcome and tenant that a worker counts apart"),
 }).prefault({});
 
 export const timeoutsSchema = z.strictObject({
@@ -275,6 +278,9 @@ export const visitorFields = {
 
 export const adminSchema = z.strictObject({
   listen: addressSchema.default("127.0.0.1:15000"),
+  metric_names: z.array(z.enum(["go", "inference_extension"])).default([]).describe(
+    "Other names that metrics are shown by too: those of the Go gateway, those of endpoint pickers",
+  ),
   ...visitorFields,
   tls: z.strictObject({
     cert_file: z.string().min(1).describe("PEM certificate chain, relative to this file"),

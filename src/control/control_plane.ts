@@ -16,7 +16,8 @@ import { StaticDiscovery } from "../discovery/static.ts";
 import { clearCells } from "../tables/metric_cells.ts";
 import { writeQueueParameters } from "../tables/queue_parameters.ts";
 import { writeTenant } from "../tables/tenant_table.ts";
-import { modelCells, tenantCells } from "../telemetry/instruments.ts";
+import { CellLayout } from "../telemetry/cells.ts";
+import { clearSeries } from "../telemetry/request_series.ts";
 import type { Log } from "../telemetry/log.ts";
 import { Transports } from "../upstream/transports.ts";
 import { Discoveries } from "./discoveries.ts";
@@ -52,6 +53,8 @@ export class ControlPlane {
   readonly rows: Rows;
   readonly admin = new AdminDiscovery();
   readonly discoveries: Discoveries;
+  /** Where metrics are counted. */
+  readonly layout: CellLayout;
   readonly #parts: ControlPlaneParts;
   readonly #static = new StaticDiscovery();
   readonly #sources = new Map<string, Discovery>();
@@ -68,6 +71,7 @@ export class ControlPlane {
     this.#parts = parts;
     this.#config = config;
     this.rows = new Rows(parts.kernel, config.limits);
+    this.layout = new CellLayout(config.limits);
     const { fleet, clock, log } = parts;
     this.discoveries = new Discoveries(clock, log, (cluster, endpoints) => fleet.setEndpoints(cluster, endpoints));
     fleet.listen({
@@ -77,7 +81,10 @@ export class ControlPlane {
         parts.sync()?.membersChanged(cluster);
         this.#gather();
       },
-      freeing: () => this.#drainRings(),
+      freeing: (rows) => {
+        this.#drainRings();
+        for (const row of rows) clearCells(parts.kernel, ...this.layout.cellsOf("endpoint", row));
+      },
     });
   }
 
@@ -221,19 +228,21 @@ export class ControlPlane {
   #reclaim(): void {
     const { kernel, fleet, trainer, sync } = this.#parts;
     const k = kernel.exports;
-    const { limits } = this.#config;
+    const { layout } = this;
     const clusters = this.rows.clusters.retiredCount;
     if (clusters + this.rows.models.retiredCount + this.rows.tenants.retiredCount > 0) this.#drainRings();
     this.rows.reclaim(this.#parts.oldestInUse(), {
       cluster: (row, name) => fleet.forget(name) && fleet.table.removeCluster(row) && k.clusterReset(row) === 1,
       model(row) {
         if (!trainer.forgetModel(row, () => k.modelReset(row) === 1)) return false;
-        clearCells(kernel, ...modelCells(row));
+        clearCells(kernel, ...layout.cellsOf("model", row));
+        clearSeries(kernel, layout, "model", row);
         return true;
       },
       tenant(row) {
         if (k.tenantReset(row) !== 1) return false;
-        clearCells(kernel, ...tenantCells(limits.models, row));
+        clearCells(kernel, ...layout.cellsOf("tenant", row));
+        clearSeries(kernel, layout, "tenant", row);
         return true;
       },
     });

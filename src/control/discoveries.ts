@@ -20,6 +20,8 @@ export interface SourceView {
   readonly error: string | null;
   readonly failures: number;
   readonly endpoints: number;
+  /** Since it last told something; null when it has not. */
+  readonly age_ms: number | null;
 }
 
 interface Source {
@@ -30,6 +32,7 @@ interface Source {
   failures: number;
   /** Whether it has told all that it knows at first, or failed. */
   heard: boolean;
+  toldAt: number | undefined;
   readonly clusters: Map<string, Map<string, EndpointSpec>>;
 }
 
@@ -79,6 +82,7 @@ export class Discoveries {
       error: null,
       failures: 0,
       heard: false,
+      toldAt: undefined,
       clusters: new Map(),
     };
     this.#sources.set(key, source);
@@ -110,6 +114,7 @@ export class Discoveries {
       this.log.info("a source of endpoints works again", { source: source.discovery.name });
     }
     source.state = "ok";
+    source.toldAt = this.clock.now();
     source.error = null;
     for (const cluster of change(source.clusters, update)) this.#publish(cluster);
     if (update.kind === "synced") this.#heard(source);
@@ -176,12 +181,13 @@ export class Discoveries {
   }
 
   view(): SourceView[] {
-    return [...this.#sources.values()].map(({ discovery, state, error, failures, clusters }) => ({
+    return [...this.#sources.values()].map(({ discovery, state, error, failures, clusters, toldAt }) => ({
       source: discovery.name,
       state,
       error,
       failures,
       endpoints: [...clusters.values()].reduce((sum, { size }) => sum + size, 0),
+      age_ms: toldAt === undefined ? null : Math.round(this.clock.now() - toldAt),
     }));
   }
 

@@ -47,8 +47,8 @@ export interface FleetListener {
   changed(): void;
   /** A cluster has other endpoints, or on other rows, than before. */
   members(cluster: string): void;
-  /** A row is about to become another's: what still names it has to be read first. */
-  freeing(): void;
+  /** Rows are about to become others': what still names them has to be read first. */
+  freeing(rows: readonly number[]): void;
 }
 
 interface ClusterState {
@@ -308,7 +308,7 @@ export class Fleet {
       leftAt !== undefined && now - leftAt >= restMs && this.table.requests(row) === 0
     );
     if (over.length === 0) return;
-    this.#listener.freeing();
+    this.#listener.freeing(over.map(({ row }) => row));
     const changed = new Set<string>();
     for (const member of over) {
       if (!this.table.remove(member.clusterRow, member.row)) continue;

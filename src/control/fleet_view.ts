@@ -11,6 +11,8 @@ export interface EndpointView {
   endpoint: string;
   address: string;
   port: number;
+  /** Its row of the shared memory. */
+  row: number;
   state: (typeof ENDPOINT_STATE_NAMES)[number];
   in_flight: number;
   prompt_bytes: number;
@@ -48,6 +50,7 @@ export function endpointViews({ members, table, health, clock }: Fleet): Endpoin
       endpoint: name,
       address: host,
       port,
+      row,
       state: ENDPOINT_STATE_NAMES[table.state(row)],
       in_flight: table.requests(row),
       prompt_bytes: table.promptBytes(row),

@@ -7,6 +7,7 @@ import { settleLost } from "../admission/limits.ts";
 import type { Clock } from "../base/clock.ts";
 import { ownCells } from "../tables/metric_cells.ts";
 import { openRequests, RequestPhase } from "../tables/request_table.ts";
+import type { CellLayout } from "../telemetry/cells.ts";
 import { Instruments } from "../telemetry/instruments.ts";
 import type { Log } from "../telemetry/log.ts";
 
@@ -17,8 +18,8 @@ export interface LostRequestParts {
   readonly kernel: AttachedKernel;
   readonly clock: Clock;
   readonly log: Log;
-  /** Model rows of the metrics. */
-  readonly models: number;
+  /** Where metrics are counted. */
+  readonly layout: CellLayout;
   /** HOST:PORT of an endpoint row. */
   nameOf(row: number): string;
 }
@@ -27,7 +28,7 @@ export class LostRequests {
   readonly #instruments: Instruments;
 
   constructor(readonly parts: LostRequestParts) {
-    this.#instruments = new Instruments(ownCells(parts.kernel), parts.models);
+    this.#instruments = new Instruments(ownCells(parts.kernel), parts.layout);
   }
 
   /** Takes an area from its worker; returns how many requests were lost. */

@@ -8,6 +8,7 @@ import type { Clock } from "../base/clock.ts";
 import type { Config } from "../config/schema.ts";
 import type { EngineSignals } from "../engines/signals.ts";
 import { readModels } from "../engines/models.ts";
+import { CellLayout } from "../telemetry/cells.ts";
 import type { ProbeResult } from "../engines/prober.ts";
 import { HiddenPrefills } from "../scheduler/hidden_prefills.ts";
 import { adapterNumber } from "../scheduler/placement.ts";
@@ -47,7 +48,7 @@ export class Reports {
 
   constructor(parts: ReportsParts) {
     this.#parts = parts;
-    this.#hint = new CachedTokensHint(parts.kernel, parts.config().limits.models, parts.log);
+    this.#hint = new CachedTokensHint(parts.kernel, new CellLayout(parts.config().limits), parts.log);
     this.#hidden = new HiddenPrefills(parts.kernel);
     this.#pulse = new EndpointPulse(parts.kernel);
     this.#adapters = new EndpointAdapters(parts.kernel);

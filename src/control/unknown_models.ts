@@ -3,7 +3,7 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { allCells } from "../tables/metric_cells.ts";
-import { WORKER_CELLS } from "../telemetry/instruments.ts";
+import { WORKER_CELLS } from "../telemetry/cells.ts";
 
 export class UnknownModels {
   readonly #cells: Float64Array[];

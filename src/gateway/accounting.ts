@@ -28,7 +28,14 @@ function write(call: Call, outcome: Outcome): void {
   const { context: { clock, instruments }, modelRow, started } = call;
   const usage = call.usage = usageOf(call, outcome);
   const elapsed = clock.now() - started;
-  instruments.ended(modelRow, outcome, elapsed / 1_000);
+  instruments.ended({
+    model: modelRow,
+    tenant: call.account?.tenant.row ?? 0,
+    path: call.incoming.path,
+    outcome,
+    seconds: elapsed / 1_000,
+  });
+  if (call.tries > 0) served(call, outcome, usage);
   if (call.account) {
     const sent = call.endpoint !== "";
     instruments.tenantEnded(call.account.tenant.row, sent, usage);
@@ -42,6 +49,30 @@ function write(call: Call, outcome: Outcome): void {
   if (call.context.accessLog) log(call, outcome, elapsed);
   if (call.texts) logTexts(call, outcome, call.texts);
 }
+
+// Of what an endpoint was asked to do; a client that left, or was wrong, says nothing of it.
+function served(call: Call, outcome: Outcome, usage: Usage | undefined): void {
+  const { context: { clock, instruments }, modelRow, firstTokenAt, sentAt, tokens } = call;
+  instruments.served(modelRow, call.endpointRow, {
+    failed: ENDPOINT_FAILED.has(outcome),
+    promptBytes: call.promptBytes,
+    presumedBytes: call.matchedBytes,
+    ttftSeconds: firstTokenAt === undefined ? undefined : (firstTokenAt - sentAt) / 1_000,
+    usage,
+  });
+  const generated = usage?.completionTokens ?? tokens;
+  if (firstTokenAt === undefined || generated < 2) return;
+  instruments.tokenTime(modelRow, (clock.now() - firstTokenAt) / 1_000 / (generated - 1));
+}
+
+/** Outcomes that are the doing of the endpoint. */
+const ENDPOINT_FAILED: ReadonlySet<Outcome> = new Set<Outcome>([
+  "engine_failed",
+  "stream_broken",
+  "stream_failed",
+  "upstream_failed",
+  "upstream_timeout",
+]);
 
 // What an engine said it used counts; of an answer that was cut, at least the tokens that came.
 function usageOf({ usage, tokens }: Call, outcome: Outcome): Usage | undefined {

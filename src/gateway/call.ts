@@ -55,6 +55,8 @@ export interface CallContext {
 export interface Incoming {
   /** Undefined for what is no inference. */
   readonly kind: Kind | undefined;
+  /** Its path, without a query. */
+  readonly path: string;
   readonly fields: IncomingFields;
   readonly headers: HeaderReader;
 }
@@ -152,13 +154,19 @@ export class Call {
     this.sentAt = this.context.clock.now();
   }
 
+  /** The head of an answer that is no stream has come. */
+  answered(): void {
+    const { clock, instruments } = this.context;
+    instruments.firstToken(this.modelRow, false, (clock.now() - this.started) / 1_000);
+  }
+
   /** Its first token was seen. */
   firstToken(leg: Pick<Leg, "firstToken" | "batch">): void {
     this.prefillMs = leg.firstToken();
     this.batch = leg.batch;
     this.cancellation.answering();
     this.firstTokenAt = this.context.clock.now();
-    this.context.instruments.firstToken(this.modelRow, (this.firstTokenAt - this.started) / 1_000);
+    this.context.instruments.firstToken(this.modelRow, true, (this.firstTokenAt - this.started) / 1_000);
   }
 
   /** Row of its model's metrics. */

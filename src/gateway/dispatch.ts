@@ -8,7 +8,7 @@ import { GatewayError } from "../base/errors.ts";
 import type { Opened, OutgoingRequest, PreparedRequest } from "../engines/engine.ts";
 import type { Grant } from "../scheduler/scheduler.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
-import { WORKER_CELLS } from "../telemetry/instruments.ts";
+import { type RetryReason, WORKER_CELLS } from "../telemetry/cells.ts";
 import type { BodyRest } from "../upstream/body_rest.ts";
 import type { EndpointPools } from "../upstream/endpoint_pools.ts";
 import { generates } from "../openai/api.ts";
@@ -74,6 +74,15 @@ const BUSY = new Set([429, 503]);
 const RETRIED = new Set([429, 500, 502, 503, 504]);
 /** A request by which so many engines died is not tried on a further one. */
 const MAX_DEATHS = 2;
+/** Why a failure moves a request, as metrics have it; "lost" for the others. */
+const REASONS: Readonly<Partial<Record<UpstreamFailure, RetryReason>>> = {
+  connect_failed: "refused",
+  connect_timeout: "timeout",
+  header_timeout: "timeout",
+  first_byte_timeout: "timeout",
+  idle_timeout: "timeout",
+  silent: "silent",
+};
 /** The connection was lost while the engine had the request. */
 const LOST: ReadonlySet<UpstreamFailure> = new Set<UpstreamFailure>(["lost_before_answer", "lost_in_answer"]);
 
@@ -104,7 +113,7 @@ export class Dispatcher {
       call.sending(leg);
       call.predictedMs = grant.predictedMs;
       leg.sent();
-      const silence = new Silence(this.options.silence, call, endpoint, () => this.#another(grant, request));
+      const silence = new Silence(this.options.silence, call, endpoint, () => this.#another(grant, request, "silent"));
       try {
         const outgoing = prepared.encode(leg, call.incoming.fields.fields);
         const { head, body } = await this.#send(endpoint, call, { outgoing, rest, transport, fresh });
@@ -131,7 +140,7 @@ export class Dispatcher {
         if (rejection !== undefined && !RETRIED.has(status)) this.#confront(rejection, status, call);
         const asksPeer = this.#judge.suspects(endpoint, status) && rejection === undefined;
         const again = asksPeer || (RETRIED.has(status) && deaths < MAX_DEATHS);
-        if (!again || !this.#another(grant, request)) {
+        if (!again || !this.#another(grant, request, asksPeer ? "rejected" : BUSY.has(status) ? "busy" : "failed")) {
           if (status === 500) this.#blame(blamed, call);
           // A peer that failed tells nothing: the rejection stands.
           if (rejection === undefined || !RETRIED.has(status)) return answer;
@@ -152,7 +161,7 @@ export class Dispatcher {
         fresh = error.reused;
         if (LOST.has(error.failure) && !error.reused && !error.unsent) deaths++;
         const again = error.endpointFailed && !call.cancellation.gone && deaths < MAX_DEATHS;
-        if (!again || !this.#another(grant, request, error)) {
+        if (!again || !this.#another(grant, request, REASONS[error.failure] ?? "lost", error)) {
           this.#blame(blamed, call);
           if (rejection !== undefined && error.endpointFailed && !call.cancellation.gone) {
             return standing(rejection, call);
@@ -233,7 +242,12 @@ export class Dispatcher {
   }
 
   // Moves the load on, when there are tries left, a budget for them, and an endpoint that was not tried.
-  #another(grant: Grant, { call, rest, moved }: Dispatched, error?: UpstreamError): boolean {
+  #another(
+    grant: Grant,
+    { call, rest, moved }: Dispatched,
+    reason: RetryReason,
+    error?: UpstreamError,
+  ): boolean {
     const { cancellation, context } = call;
     if (rest?.begun) return false; // what has gone on of its body is not here any more
     const free = error?.failure === "connect_failed";
@@ -248,7 +262,7 @@ export class Dispatcher {
     // Nobody else: once more where the engine had closed an idle connection, which says nothing about it.
     if (!moves && !error?.reused) return false;
     if (!free) budget.tryWithdraw();
-    context.instruments.add(WORKER_CELLS.retries);
+    context.instruments.retried(reason);
     if (moves) moved();
     return true;
   }

@@ -26,7 +26,7 @@ import type { DecisionMaker } from "../scheduler/decision.ts";
 import { withoutCache } from "../scheduler/placement.ts";
 import { presumeFirstToken } from "../scheduler/presumption.ts";
 import type { Grant, QueueLimits, Scheduler } from "../scheduler/scheduler.ts";
-import { WORKER_CELLS } from "../telemetry/instruments.ts";
+import { WORKER_CELLS } from "../telemetry/cells.ts";
 import type { Log } from "../telemetry/log.ts";
 import type { FormField } from "../openai/form.ts";
 import type { BodyRest } from "../upstream/body_rest.ts";
@@ -191,6 +191,11 @@ export class Pipeline {
       waitsSince = undefined;
       call.promptBytes = grant.prompt.bytes;
       call.queuedMs = grant.queuedMs;
+      call.context.instruments.granted(
+        call.modelRow,
+        grant.queuedMs / 1_000,
+        (grant.lookUpMs + grant.decideMs) / 1_000,
+      );
       if (call.context.accessLog) {
         const { lookUpMs, decideMs, loadName, prompt } = grant;
         call.decision = { lookUpMs, decideMs, loadName, cacheKnown: prompt.known };
@@ -219,6 +224,7 @@ export class Pipeline {
       const { answer, grant: won } = hedging && stream && generates(kind)
         ? await hedge(hedging, call, grant, dispatch)
         : { answer: await dispatch(grant, call), grant };
+      if (!stream && generates(kind) && answer.head.status === 200) call.answered();
       call.matchedBytes = won.leg.matchedBytes;
       const { row, generation } = won.leg.endpoint;
       const tellsUsage = config.usage_accounting || engines[route.rule.backend].alwaysTellsUsage;

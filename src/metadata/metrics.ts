@@ -2,7 +2,7 @@
 // The metadata center's own metrics, under the names of the Go center.
 
 import { Histogram } from "../telemetry/histogram.ts";
-import { PrometheusText } from "../telemetry/prometheus.ts";
+import { type Family, MetricsText } from "../telemetry/prometheus.ts";
 import type { Center } from "./center.ts";
 import { engineKey } from "./engine_address.ts";
 
@@ -55,51 +55,69 @@ export class CenterMetrics {
   }
 
   text(center: Center): string {
-    const text = new PrometheusText();
-    text.family("app_version_info", "gauge", "The running version").sample("app_version_info", {
-      version: this.version,
-    }, 1);
-    text.family("model_engine_count", "gauge", "Engines of a cluster");
-    const clusters = center.clusterNames().map((name) => ({ name, loads: center.loads(name) ?? [] }));
-    for (const { name, loads } of clusters) text.sample("model_engine_count", { model_name: name }, loads.length);
-    text.family("queued_num", "gauge", "Unfinished requests on an engine");
-    for (const { name, loads } of clusters) {
+    const text = new MetricsText("prometheus").add(FAMILIES.version, { version: this.version }, 1);
+    for (const model_name of center.clusterNames()) {
+      const loads = center.loads(model_name) ?? [];
+      text.add(FAMILIES.engines, { model_name }, loads.length);
       for (const load of loads) {
-        text.sample(
-          "queued_num",
-          { model_name: name, engine_ip: engineKey(load) },
-          load.queued,
-        );
+        const labels = { model_name, engine_ip: engineKey(load) };
+        text.add(FAMILIES.queued, labels, load.queued).add(FAMILIES.promptLength, labels, load.promptLength);
       }
     }
-    text.family("prompt_length", "gauge", "Prompt bytes before their first token on an engine");
-    for (const { name, loads } of clusters) {
-      for (const load of loads) {
-        text.sample(
-          "prompt_length",
-          { model_name: name, engine_ip: engineKey(load) },
-          load.promptLength,
-        );
-      }
-    }
-    text.family("gateway_leases", "gauge", "Gateways with a lease").sample("gateway_leases", {}, center.gateways);
-    text.family("http_request_status_code_total", "counter", "Answers by status");
-    for (const { labels, count } of this.#answers.values()) {
-      text.sample("http_request_status_code_total", labels, count);
-    }
-    text.family("http_request_duration_us", "histogram", "Time to answer");
+    text.add(FAMILIES.leases, {}, center.gateways);
+    for (const { labels, count } of this.#answers.values()) text.add(FAMILIES.answers, labels, count);
     for (const { labels, duration } of this.#durations.values()) {
-      text.histogram("http_request_duration_us", labels, DURATION_BUCKETS_US, duration);
+      text.addHistogram(FAMILIES.durations, labels, duration);
     }
-    text.family("domain_requests_total", "counter", "Requests by the domain of their query");
-    for (const [domain, count] of this.#domains) text.sample("domain_requests_total", { domain }, count);
-    text.family("metacenter_node_alive", "gauge", "1 while it serves").sample("metacenter_node_alive", {}, 1);
-    text.family("replication_latency_ms", "histogram", "From a change to its arrival here")
-      .histogram("replication_latency_ms", {}, LATENCY_BUCKETS_MS, this.#replication);
-    text.family("dns_lookup_hosts", "gauge", "Hosts behind a peers' name");
-    for (const [domain, hosts] of this.#hosts) {
-      for (const host of hosts) text.sample("dns_lookup_hosts", { domain, host }, 1);
-    }
+    for (const [domain, count] of this.#domains) text.add(FAMILIES.domains, { domain }, count);
+    text.add(FAMILIES.alive, {}, 1).addHistogram(FAMILIES.replication, {}, this.#replication);
+    for (const [domain, hosts] of this.#hosts) for (const host of hosts) text.add(FAMILIES.hosts, { domain, host }, 1);
     return text.toString();
   }
 }
+
+const FAMILIES = {
+  version: { name: "app_version_info", type: "gauge", labels: ["version"], help: "The running version" },
+  engines: { name: "model_engine_count", type: "gauge", labels: ["model_name"], help: "Engines of a cluster" },
+  queued: {
+    name: "queued_num",
+    type: "gauge",
+    labels: ["model_name", "engine_ip"],
+    help: "Unfinished requests on an engine",
+  },
+  promptLength: {
+    name: "prompt_length",
+    type: "gauge",
+    labels: ["model_name", "engine_ip"],
+    help: "Prompt bytes before their first token on an engine",
+  },
+  leases: { name: "gateway_leases", type: "gauge", labels: [], help: "Gateways with a lease" },
+  answers: {
+    name: "http_request_status_code_total",
+    type: "counter",
+    labels: ["url", "method", "status_code"],
+    help: "Answers by status",
+  },
+  durations: {
+    name: "http_request_duration_us",
+    type: "histogram",
+    labels: ["method", "url"],
+    help: "Time to answer",
+    bounds: DURATION_BUCKETS_US,
+  },
+  domains: {
+    name: "domain_requests_total",
+    type: "counter",
+    labels: ["domain"],
+    help: "Requests by the domain of their query",
+  },
+  alive: { name: "metacenter_node_alive", type: "gauge", labels: [], help: "1 while it serves" },
+  replication: {
+    name: "replication_latency_ms",
+    type: "histogram",
+    labels: [],
+    help: "From a change to its arrival here",
+    bounds: LATENCY_BUCKETS_MS,
+  },
+  hosts: { name: "dns_lookup_hosts", type: "gauge", labels: ["domain", "host"], help: "Hosts behind a peers' name" },
+} satisfies Record<string, Family>;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the admin shows and does, out of the parts of a running gateway.
 
+import process from "node:process";
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import type { AdminParts } from "../admin/admin.ts";
-import { metricsPage } from "../admin/metrics_page.ts";
+import { metricsPage, type MetricsSource } from "../admin/metrics_page.ts";
 import { VERSION } from "../base/version.ts";
 import type { ControlPlane } from "../control/control_plane.ts";
 import type { Fleet } from "../control/fleet.ts";
@@ -14,9 +15,11 @@ import type { Trainer } from "../control/trainer.ts";
 import { RouteTable } from "../gateway/routes.ts";
 import type { CenterLink } from "../metadata/link.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
-import { sumCells } from "../tables/metric_cells.ts";
+import { readCell, sumCells } from "../tables/metric_cells.ts";
 import { tenantLoad } from "../tables/tenant_table.ts";
-import { readTenant, unknownModel } from "../telemetry/instruments.ts";
+import { WORKER_CELLS } from "../telemetry/cells.ts";
+import { readTenant } from "../telemetry/readings.ts";
+import { readSeries } from "../telemetry/request_series.ts";
 import type { Log } from "../telemetry/log.ts";
 import type { Supervisor } from "./supervisor.ts";
 
@@ -67,24 +70,40 @@ export function adminParts(sources: AdminSources): AdminParts {
     loadOf: (row) => fleet.table.load(row),
     restartWorker: (worker) => supervisor.restart(worker),
     setDraining: (name, draining) => fleet.setDraining(name, draining),
-    metrics: () => metrics(sources),
+    metrics: (format) => metricsPage(metricsOf(sources), format),
   };
 }
 
-function metrics({ kernel, control, fleet, trainer, supervisor, reloader, center }: AdminSources): string {
+/** Prefix buckets that are looked at to tell how full the index is. */
+const SAMPLED_BUCKETS = 1_024;
+
+/** What /metrics shows. */
+function metricsOf({ kernel, control, fleet, trainer, supervisor, reloader, center }: AdminSources): MetricsSource {
   const cells = sumCells(kernel);
-  const { rows, snapshot: { config } } = control;
-  const { models, tenants } = config.limits;
+  const { rows, layout, snapshot: { config } } = control;
+  const { limits } = config;
   const modelRows = [...rows.models.all].map(([model, { row }]) => ({ model, row }));
   const tenantNames = [
     { name: "anonymous", row: 0 },
     ...[...rows.tenants.all].map(([name, { row }]) => ({ name, row })),
-    ...Array.from({ length: tenants - rows.firstOther }, (_, i) => ({ name: "other", row: rows.firstOther + i })),
+    ...Array.from(
+      { length: limits.tenants - rows.firstOther },
+      (_, i) => ({ name: "other", row: rows.firstOther + i }),
+    ),
   ];
   const known = center();
-  return metricsPage({
+  const endpoints = endpointViews(fleet);
+  const inFlight = endpoints.reduce((sum, { in_flight }) => sum + in_flight, 0);
+  return {
     version: VERSION,
     cells,
+    layout,
+    heaps: supervisor.areas().map(({ worker, area }) => ({
+      worker,
+      used: readCell(kernel, area, WORKER_CELLS.heapUsed),
+      allocated: readCell(kernel, area, WORKER_CELLS.allocated),
+    })),
+    series: readSeries(kernel, layout),
     models: modelRows,
     predictions: modelRows.map(({ model, row }) => ({
       model,
@@ -92,10 +111,10 @@ function metrics({ kernel, control, fleet, trainer, supervisor, reloader, center
       error: trainer.predictionError(row).error,
       bytesPerToken: trainer.table.bytesPerToken(row),
     })),
-    unknownModel: unknownModel(models),
     tenants: tenantNames.map(({ name, row }) => ({
       name,
-      counts: readTenant(cells, models, row),
+      row,
+      counts: readTenant(cells, layout, row),
       ...tenantLoad(kernel, row),
     })),
     saturation: [...control.snapshot.rows.clusters].map(([cluster, row]) => ({
@@ -104,23 +123,54 @@ function metrics({ kernel, control, fleet, trainer, supervisor, reloader, center
     })),
     ruleCount: Object.values(config.model_mapping_rule).reduce((sum, { rules }) => sum + rules.length, 0),
     loadBalancingRules: Object.keys(config.lb_mapping_rule).length,
-    endpoints: endpointViews(fleet),
+    endpoints,
     unplaced: fleet.unplaced,
     clusters: config.clusters.map(({ name }) => name),
     workers: { serving: supervisor.serving, restarts: supervisor.restarts },
     reload: reloader.view(),
     sources: control.discoveries.view(),
-    rows: {
-      clusters: rows.clusters.usage,
-      models: rows.models.usage,
-      tenants: rows.tenants.usage,
-      endpoints: {
+    tables: [
+      { table: "clusters", ...rows.clusters.usage, limit: limits.clusters },
+      { table: "models", ...rows.models.usage, limit: limits.models },
+      { table: "tenants", ...rows.tenants.usage, limit: limits.tenants },
+      {
+        table: "endpoints",
         used: fleet.members.length,
         retired: fleet.members.filter((one) => one.leftAt !== undefined).length,
+        limit: limits.endpoints,
       },
-    },
+      { table: "requests", used: inFlight, retired: 0, limit: limits.requests_in_flight * supervisor.areas().length },
+      {
+        table: "prefixes",
+        used: Math.round(limits.prefixes * kernel.exports.indexUsage(SAMPLED_BUCKETS) / 1_000),
+        retired: 0,
+        limit: limits.prefixes,
+      },
+    ],
+    sharedBytes: kernel.buffer.byteLength,
     sync: known?.sync.view() ?? [],
     centers: known?.link.view() ?? [],
     centerCalls: known?.link.calls() ?? [],
-  });
+    process: processFigures(),
+    aliases: config.admin.metric_names,
+  };
+}
+
+function processFigures(): MetricsSource["process"] {
+  const { user, system } = process.cpuUsage();
+  return {
+    residentBytes: Deno.memoryUsage().rss,
+    cpuSeconds: (user + system) / 1e6,
+    startedSeconds: performance.timeOrigin / 1_000,
+    openFiles: openFiles(),
+  };
+}
+
+// Null where the system or the permissions do not tell.
+function openFiles(): number | null {
+  try {
+    return [...Deno.readDirSync("/proc/self/fd")].length;
+  } catch {
+    return null;
+  }
 }

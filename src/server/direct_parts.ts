@@ -4,7 +4,8 @@
 import type { Deadlines } from "../base/deadlines.ts";
 import type { Config } from "../config/schema.ts";
 import type { DirectServerParts } from "../front/direct/server.ts";
-import { type Instruments, WORKER_CELLS } from "../telemetry/instruments.ts";
+import { WORKER_CELLS } from "../telemetry/cells.ts";
+import type { Instruments } from "../telemetry/instruments.ts";
 
 /** Their bounds are those of the configuration in force when `bound` was last called. */
 export function directParts(

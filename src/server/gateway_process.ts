@@ -22,7 +22,7 @@ import { PredictorTable } from "../tables/predictor_table.ts";
 import { predictByAverages } from "../tables/queue_parameters.ts";
 import { SampleReader } from "../tables/sample_ring.ts";
 import { writeOwnShare } from "../tables/tenant_table.ts";
-import { cellCount } from "../telemetry/instruments.ts";
+import { CellLayout } from "../telemetry/cells.ts";
 import { Log } from "../telemetry/log.ts";
 import { adminParts } from "./admin_parts.ts";
 import { type Center, openCenter } from "./center_link.ts";
@@ -100,7 +100,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     kernel,
     clock: systemClock,
     log,
-    models: config.limits.models,
+    layout: new CellLayout(config.limits),
     nameOf: (row) => fleet.nameOf(row),
   });
   const reap = (area: number) => lost.reap(area);
@@ -221,7 +221,7 @@ function memoryLimits({ limits }: Config, workers: number) {
     requestsPerWorker: limits.requests_in_flight,
     prefixes: limits.prefixes,
     promptChunks: limits.prompt_chunks,
-    metricCells: cellCount(limits.models, limits.tenants),
+    metricCells: new CellLayout(limits).count,
     ringWords: 65_536,
     responses: limits.stored_responses,
     predictors: 2 * limits.models,

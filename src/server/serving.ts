@@ -2,6 +2,7 @@
 // What a worker serves by. The parts that last as long as the worker are made once; what a snapshot of the configuration
 // decides is put together anew for each one, and requests that began under an older snapshot keep theirs to their end.
 
+import v8 from "node:v8";
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { Admission } from "../admission/admission.ts";
 import { Limits } from "../admission/limits.ts";
@@ -37,8 +38,10 @@ import { PredictorTable } from "../tables/predictor_table.ts";
 import { RequestTable } from "../tables/request_table.ts";
 import { SampleWriter } from "../tables/sample_ring.ts";
 import { ownShareReader } from "../tables/tenant_table.ts";
-import { Instruments, meanCompletion, ttftPercentile, unknownModel, WORKER_CELLS } from "../telemetry/instruments.ts";
+import { CellLayout, WORKER_CELLS } from "../telemetry/cells.ts";
+import { Instruments } from "../telemetry/instruments.ts";
 import { Log } from "../telemetry/log.ts";
+import { ModelReadings } from "../telemetry/readings.ts";
 import { openTracing } from "../telemetry/tracing.ts";
 import { EndpointPools } from "../upstream/endpoint_pools.ts";
 import { KserveClients } from "../upstream/kserve.ts";
@@ -67,7 +70,7 @@ export class Serving {
   readonly instruments: Instruments;
   readonly #deadlines = new Deadlines(clock);
   readonly #endpoints: EndpointTable;
-  readonly #cells: Float64Array[];
+  readonly #readings: ModelReadings;
   readonly #pulse: EndpointPulse;
   readonly #adapters: EndpointAdapters;
   readonly #decisions: DecisionMaker;
@@ -94,9 +97,10 @@ export class Serving {
     const { config } = snapshot;
     this.log = new Log(config.log.level, `worker ${kernel.worker}`);
     this.#logs = new WorkerLogs(this.log);
-    this.instruments = new Instruments(ownCells(kernel), config.limits.models);
+    const layout = new CellLayout(config.limits);
+    this.instruments = new Instruments(ownCells(kernel), layout);
     this.#endpoints = new EndpointTable(kernel);
-    this.#cells = allCells(kernel);
+    this.#readings = new ModelReadings(allCells(kernel), layout);
     this.#pulse = new EndpointPulse(kernel);
     this.#adapters = new EndpointAdapters(kernel);
     this.#decisions = new DecisionMaker(kernel);
@@ -211,7 +215,7 @@ export class Serving {
       llmLog: this.#logs.texts,
       gateway: this.setup.gateway,
       tracing: this.#tracing,
-      unknownModel: unknownModel(config.limits.models),
+      unknownModel: this.instruments.layout.unknownModel,
       active,
       idle: () => {
         if (this.#older.size > 0) this.#publishOldest();
@@ -240,7 +244,7 @@ export class Serving {
         pulse: this.#pulse,
         endpoints: this.#endpoints,
         predictors: this.#predictors,
-        cells: this.#cells,
+        readings: this.#readings,
         instruments: this.instruments,
         log: this.log,
       }),
@@ -264,7 +268,7 @@ export class Serving {
       deadlines: this.#deadlines,
       budget: new RetryBudget({ percent, minPerSecond: 0 }, clock),
       afterMs: (model) => {
-        const seconds = ttftPercentile(this.#cells, model, after_percentile);
+        const seconds = this.#readings.ttftPercentile(model, after_percentile);
         return seconds === undefined ? Infinity : Math.max(least_ms, seconds * 1_000);
       },
       begun: () => this.instruments.add(WORKER_CELLS.hedges),
@@ -310,7 +314,7 @@ export class Serving {
       hedging: this.#hedging(config),
       usageEstimate: (model, promptBytes, maxTokens) => ({
         inputTokens: promptBytes / (this.#predictors.bytesPerToken(model) || prediction.bytes_per_token),
-        outputTokens: maxTokens ?? (meanCompletion(this.#cells, model) || prediction.output_tokens),
+        outputTokens: maxTokens ?? (this.#readings.meanCompletion(model) || prediction.output_tokens),
       }),
       log: this.log,
     });
@@ -323,6 +327,9 @@ export class Serving {
     cells[WORKER_CELLS.savesDropped] = this.#decisions.caches.savesDropped;
     cells[WORKER_CELLS.logLinesDropped] = this.#logs.access?.dropped ?? 0;
     cells[WORKER_CELLS.llmLinesDropped] = this.#logs.texts?.dropped ?? 0;
+    const heap = v8.getHeapStatistics() as v8.HeapInfo & { total_allocated_bytes?: number };
+    cells[WORKER_CELLS.heapUsed] = heap.used_heap_size;
+    cells[WORKER_CELLS.allocated] = heap.total_allocated_bytes ?? 0;
     cells[WORKER_CELLS.memory] = memory ? Deno.memoryUsage().rss : 0;
     this.#pools.sweep();
     this.#publishOldest();

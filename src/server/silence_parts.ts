@@ -8,7 +8,9 @@ import { generates } from "../openai/api.ts";
 import type { EndpointPulse } from "../tables/endpoint_pulse.ts";
 import type { EndpointTable } from "../tables/endpoint_table.ts";
 import type { PredictorTable } from "../tables/predictor_table.ts";
-import { type Instruments, meanDuration, WORKER_CELLS } from "../telemetry/instruments.ts";
+import { WORKER_CELLS } from "../telemetry/cells.ts";
+import type { Instruments } from "../telemetry/instruments.ts";
+import type { ModelReadings } from "../telemetry/readings.ts";
 import type { Log } from "../telemetry/log.ts";
 
 /** A long answer is this many times as long as the mean. */
@@ -20,14 +22,13 @@ export interface SilenceSources {
   readonly pulse: EndpointPulse;
   readonly endpoints: EndpointTable;
   readonly predictors: PredictorTable;
-  /** Of all workers. */
-  readonly cells: readonly Float64Array[];
+  readonly readings: ModelReadings;
   readonly instruments: Instruments;
   readonly log: Log;
 }
 
 export function silenceParts({ outliers, prediction }: Config, sources: SilenceSources): SilenceParts {
-  const { deadlines, pulse, endpoints, predictors, cells, instruments, log } = sources;
+  const { deadlines, pulse, endpoints, predictors, readings, instruments, log } = sources;
   const { consecutive_failures: failures, silence_factor, silence_ms: ms, silence_leaver_ms: leaverMs } = outliers;
   return {
     deadlines,
@@ -41,7 +42,7 @@ export function silenceParts({ outliers, prediction }: Config, sources: SilenceS
       const { model } = route;
       const stepMs = predictors.predictStep(model, endpoints.requests(endpointRow), 0);
       const tokens = request.maxTokens ?? prediction.output_tokens;
-      const usualMs = LONG_ANSWER * meanDuration(cells, model) * 1_000 || Infinity;
+      const usualMs = LONG_ANSWER * readings.meanDuration(model) * 1_000 || Infinity;
       return ttftMs + Math.min(usualMs, tokens * stepMs);
     },
     suspect: ({ name, row }, silentMs, expectedMs) => {

@@ -5,7 +5,7 @@
 import type { AttachedKernel, SharedKernel } from "../../wasm/kernel.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
 import { readCell } from "../tables/metric_cells.ts";
-import { WORKER_CELLS } from "../telemetry/instruments.ts";
+import { WORKER_CELLS } from "../telemetry/cells.ts";
 import type { Log } from "../telemetry/log.ts";
 import type { Snapshot } from "../config/snapshot.ts";
 import type { Certificate, FromWorker, ToWorker, WorkerSetup } from "./protocol.ts";
@@ -229,6 +229,11 @@ export class Supervisor {
 
   view(): WorkerView[] {
     return this.#seats.map(({ worker, state, restarts }) => ({ worker, state, restarts }));
+  }
+
+  /** Areas of the shared memory that workers have now. */
+  areas(): { worker: number; area: number }[] {
+    return this.#seats.map(({ worker, area }) => ({ worker, area }));
   }
 
   get serving(): number {

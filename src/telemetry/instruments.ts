@@ -1,241 +1,140 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is counted and where: every counter and histogram has its cells in the worker's area, so recording is an
-// addition to an array and reading is a sum over workers.
+// What a worker counts: every counter and histogram has its cells in the worker's area, so recording is an addition to an
+// array and reading is a sum over workers (readings.ts).
 
-import { HIGH_ROW_CELL } from "../tables/metric_cells.ts";
 import type { Usage } from "../openai/usage.ts";
-import { type Outcome, OUTCOMES } from "./outcome.ts";
+import {
+  type CellLayout,
+  DECISION_BUCKETS,
+  DECISION_CELLS,
+  DURATION_BUCKETS,
+  ENDPOINT_CELLS,
+  HISTOGRAM_CELLS,
+  LOOP_CELLS,
+  MODEL_CELLS,
+  RETRY_REASONS,
+  type RetryReason,
+  TENANT_CELLS,
+  TOKEN_BUCKETS,
+  WORKER_CELLS,
+} from "./cells.ts";
+import type { Outcome } from "./outcome.ts";
+import { pathNumber, RequestSeries } from "./request_series.ts";
 
-/** Upper bounds in seconds: from a gateway's own time to that of a long generation. */
-export const DURATION_BUCKETS = [
-  0.001,
-  0.0025,
-  0.005,
-  0.01,
-  0.025,
-  0.05,
-  0.1,
-  0.25,
-  0.5,
-  1,
-  2.5,
-  5,
-  10,
-  30,
-  60,
-  120,
-  300,
-  600,
-] as const;
-
-/** A histogram's cells: a count for each bucket, one above them, and the sum. */
-const HISTOGRAM_CELLS = DURATION_BUCKETS.length + 2;
-
-/** Cells that belong to a worker as a whole. */
-export const WORKER_CELLS = {
-  heartbeat: 0,
-  retries: 1,
-  connectFailures: 2,
-  pieces: 3,
-  bytes: 4,
-  savesDropped: 5,
-  highRow: HIGH_ROW_CELL,
-  logLinesDropped: 7,
-  retriesRefused: 8,
-  memory: 9,
-  /** The oldest snapshot that a request under way was begun with. */
-  snapshot: 10,
-  replicaFaults: 11,
-  suspicions: 12,
-  /** Requests for a model that nobody knows. */
-  unknownModels: 13,
-  hedges: 14,
-  hedgesWon: 15,
-  llmLinesDropped: 16,
-  /** Connections of clients to direct listeners, and those that were turned away. */
-  clientConnections: 17,
-  clientsRefused: 18,
-} as const;
-/** The histogram of the event loop's delay. */
-const LOOP_CELLS = 19;
-const WORKER_CELL_COUNT = LOOP_CELLS + HISTOGRAM_CELLS;
-
-/** Prompt, completion and cached tokens, answers that told their usage. */
-const TOKEN_CELLS = 4;
-const MODEL_CELLS = OUTCOMES.length + 2 * HISTOGRAM_CELLS + TOKEN_CELLS;
-
-/** Of a tenant: requests sent to an engine, requests refused, prompt and completion tokens. */
-const TENANT_CELLS = 4;
-
-/** Cells for this many models and tenants; one more model row stands for unknown names. */
-export function cellCount(models: number, tenants: number): number {
-  return tenantBase(models, tenants);
+/** How a request ended. */
+export interface EndedRequest {
+  readonly model: number;
+  readonly tenant: number;
+  readonly path: string;
+  readonly outcome: Outcome;
+  readonly seconds: number;
 }
 
-function tenantBase(models: number, tenant: number): number {
-  return WORKER_CELL_COUNT + (models + 1) * MODEL_CELLS + tenant * TENANT_CELLS;
-}
-
-/** Index of the row of unknown models. */
-export function unknownModel(models: number): number {
-  return models;
-}
-
-function modelBase(model: number): number {
-  return WORKER_CELL_COUNT + model * MODEL_CELLS;
-}
-
-/** First cell and number of the cells of a model. */
-export function modelCells(model: number): [first: number, count: number] {
-  return [modelBase(model), MODEL_CELLS];
-}
-
-/** First cell and number of the cells of a tenant. */
-export function tenantCells(models: number, tenant: number): [first: number, count: number] {
-  return [tenantBase(models, tenant), TENANT_CELLS];
+/** What an endpoint did for a request. */
+export interface EndpointShare {
+  readonly failed: boolean;
+  readonly promptBytes: number;
+  /** Of them, those that it was presumed to hold. */
+  readonly presumedBytes: number;
+  /** From the sending to the first token; undefined when none was seen. */
+  readonly ttftSeconds: number | undefined;
+  readonly usage: Usage | undefined;
 }
 
 /** Writes the metrics of one worker. */
 export class Instruments {
-  /** @param models Rows of models, the unknown one not counted. */
-  constructor(readonly cells: Float64Array, readonly models: number) {}
+  readonly #series: RequestSeries;
+
+  constructor(readonly cells: Float64Array, readonly layout: CellLayout) {
+    this.#series = new RequestSeries(cells, layout);
+  }
 
   add(cell: number, value = 1): void {
     this.cells[cell] += value;
   }
 
-  /** A request ended. */
-  ended(model: number, outcome: Outcome, seconds: number): void {
-    const base = modelBase(model);
-    this.cells[base + OUTCOMES.indexOf(outcome)]++;
-    this.#observe(base + OUTCOMES.length, seconds);
+  /** A request is moved to another endpoint. */
+  retried(reason: RetryReason): void {
+    this.cells[WORKER_CELLS.retries + RETRY_REASONS.indexOf(reason)]++;
   }
 
-  /** A request's worker died: when it came is not known. */
+  /** A request ended. */
+  ended({ model, tenant, path, outcome, seconds }: EndedRequest): void {
+    this.#series.add(model, pathNumber(path), outcome, tenant, seconds);
+    this.#observe(this.layout.model(model) + MODEL_CELLS.duration, seconds, DURATION_BUCKETS);
+  }
+
+  /** A request's worker died: when it came, and by which path, is not known. */
   lost(model: number, tenant: number, sent: boolean): void {
-    this.cells[modelBase(model) + OUTCOMES.indexOf("worker_lost")]++;
+    this.#series.add(model, pathNumber(""), "worker_lost", tenant, 0);
     this.tenantEnded(tenant, sent, undefined);
   }
 
   /** A tenant's request ended. */
   tenantEnded(tenant: number, sent: boolean, usage: Usage | undefined): void {
-    const base = tenantBase(this.models, tenant);
-    this.cells[base + (sent ? 0 : 1)]++;
-    this.cells[base + 2] += usage?.promptTokens ?? 0;
-    this.cells[base + 3] += usage?.completionTokens ?? 0;
+    const base = this.layout.tenant(tenant);
+    this.cells[base + (sent ? TENANT_CELLS.sent : TENANT_CELLS.refused)]++;
+    this.cells[base + TENANT_CELLS.promptTokens] += usage?.promptTokens ?? 0;
+    this.cells[base + TENANT_CELLS.completionTokens] += usage?.completionTokens ?? 0;
   }
 
-  firstToken(model: number, seconds: number): void {
-    this.#observe(modelBase(model) + OUTCOMES.length + HISTOGRAM_CELLS, seconds);
+  /** The first token of a stream, or the head of another answer, came so long after the request. */
+  firstToken(model: number, stream: boolean, seconds: number): void {
+    const at = this.layout.model(model) + (stream ? MODEL_CELLS.ttftStream : MODEL_CELLS.ttftWhole);
+    this.#observe(at, seconds, DURATION_BUCKETS);
+  }
+
+  /** Mean time between the tokens of an answer. */
+  tokenTime(model: number, seconds: number): void {
+    this.#observe(this.layout.model(model) + MODEL_CELLS.tokenTime, seconds, TOKEN_BUCKETS);
+  }
+
+  /** A request got an endpoint, after so long a wait and a decision that took so long by itself. */
+  granted(model: number, queueSeconds: number, decisionSeconds: number): void {
+    this.#observe(this.layout.model(model) + MODEL_CELLS.queue, queueSeconds, DURATION_BUCKETS);
+    this.#observe(DECISION_CELLS, decisionSeconds, DECISION_BUCKETS);
   }
 
   /** How much later than asked a timer of this worker fired. */
   loopDelay(seconds: number): void {
-    this.#observe(LOOP_CELLS, seconds);
+    this.#observe(LOOP_CELLS, seconds, DURATION_BUCKETS);
   }
 
   /** Tokens as an engine counted them. */
   usage(model: number, { promptTokens = 0, completionTokens = 0, cachedTokens = 0 }: Usage): void {
-    const base = modelBase(model) + MODEL_CELLS - TOKEN_CELLS;
-    this.cells[base] += promptTokens;
-    this.cells[base + 1] += completionTokens;
-    this.cells[base + 2] += cachedTokens;
-    this.cells[base + 3]++;
+    const { cells } = this;
+    const base = this.layout.model(model);
+    cells[base + MODEL_CELLS.promptTokens] += promptTokens;
+    cells[base + MODEL_CELLS.completionTokens] += completionTokens;
+    cells[base + MODEL_CELLS.cachedTokens] += cachedTokens;
+    cells[base + MODEL_CELLS.usageAnswers]++;
   }
 
-  #observe(base: number, seconds: number): void {
+  /** What an endpoint did for a request of a model. */
+  served(model: number, endpoint: number, share: EndpointShare): void {
+    const { cells } = this;
+    const { failed, promptBytes, presumedBytes, ttftSeconds, usage } = share;
+    const base = this.layout.endpoint(endpoint);
+    cells[base + (failed ? ENDPOINT_CELLS.failed : ENDPOINT_CELLS.answered)]++;
+    if (ttftSeconds !== undefined) {
+      cells[base + ENDPOINT_CELLS.ttftSeconds] += ttftSeconds;
+      cells[base + ENDPOINT_CELLS.ttfts]++;
+    }
+    if (failed) return;
+    cells[base + ENDPOINT_CELLS.promptBytes] += promptBytes;
+    cells[base + ENDPOINT_CELLS.presumedBytes] += presumedBytes;
+    const ofModel = this.layout.model(model);
+    cells[ofModel + MODEL_CELLS.promptBytes] += promptBytes;
+    cells[ofModel + MODEL_CELLS.presumedBytes] += presumedBytes;
+    if (usage?.promptTokens === undefined) return;
+    cells[base + ENDPOINT_CELLS.promptTokens] += usage.promptTokens;
+    cells[base + ENDPOINT_CELLS.cachedTokens] += Math.min(usage.promptTokens, usage.cachedTokens ?? 0);
+  }
+
+  #observe(base: number, seconds: number, bounds: readonly number[]): void {
     let bucket = 0;
-    while (bucket < DURATION_BUCKETS.length && seconds > DURATION_BUCKETS[bucket]) bucket++;
+    while (bucket < bounds.length && seconds > bounds[bucket]) bucket++;
     this.cells[base + bucket]++;
     this.cells[base + HISTOGRAM_CELLS - 1] += seconds;
   }
-}
-
-/** Mean completion tokens of a model's answers in these areas of cells; 0 while no answer has told. */
-export function meanCompletion(workers: readonly Float64Array[], model: number): number {
-  const base = modelBase(model) + MODEL_CELLS - TOKEN_CELLS;
-  const sum = (cell: number) => workers.reduce((total, cells) => total + cells[cell], 0);
-  const answers = sum(base + 3);
-  return answers === 0 ? 0 : sum(base + 1) / answers;
-}
-
-/** Answers of all models that told their usage, and the cached tokens in it. */
-export function cachedTokens(
-  workers: readonly Float64Array[],
-  models: number,
-): { answers: number; cached: number } {
-  let [answers, cached] = [0, 0];
-  for (const cells of workers) {
-    for (let model = 0; model < models; model++) {
-      const base = modelBase(model) + MODEL_CELLS - TOKEN_CELLS;
-      cached += cells[base + 2];
-      answers += cells[base + 3];
-    }
-  }
-  return { answers, cached };
-}
-
-/**
- * Seconds within which so many percent of a model's first tokens came, to the next bound of the histogram; undefined when
- * there are too few to tell, or it is beyond all bounds.
- */
-export function ttftPercentile(workers: readonly Float64Array[], model: number, percent: number): number | undefined {
-  const base = modelBase(model) + OUTCOMES.length + HISTOGRAM_CELLS;
-  const counts = Array.from({ length: DURATION_BUCKETS.length + 1 }, (_, bucket) => {
-    return workers.reduce((sum, cells) => sum + cells[base + bucket], 0);
-  });
-  const all = counts.reduce((sum, count) => sum + count, 0);
-  if (all * (100 - percent) < 100) return undefined;
-  let rank = all * percent / 100;
-  for (const [bucket, bound] of DURATION_BUCKETS.entries()) if ((rank -= counts[bucket]) <= 0) return bound;
-  return undefined;
-}
-
-/** Mean seconds that a model's requests took, in these areas of cells; 0 while none has ended. */
-export function meanDuration(workers: readonly Float64Array[], model: number): number {
-  const base = modelBase(model) + OUTCOMES.length;
-  let [requests, seconds] = [0, 0];
-  for (const cells of workers) {
-    for (let bucket = 0; bucket <= DURATION_BUCKETS.length; bucket++) requests += cells[base + bucket];
-    seconds += cells[base + HISTOGRAM_CELLS - 1];
-  }
-  return requests === 0 ? 0 : seconds / requests;
-}
-
-export interface HistogramReading {
-  /** Counts by bucket, the last one above all bounds. */
-  counts: Float64Array;
-  sum: number;
-}
-
-/** Reads the event loop's delays from summed cells. */
-export function readLoopDelay(cells: Float64Array): HistogramReading {
-  return {
-    counts: cells.subarray(LOOP_CELLS, LOOP_CELLS + HISTOGRAM_CELLS - 1),
-    sum: cells[LOOP_CELLS + HISTOGRAM_CELLS - 1],
-  };
-}
-
-/** Reads a tenant's metrics from summed cells: requests sent, refused, prompt and completion tokens. */
-export function readTenant(cells: Float64Array, models: number, tenant: number): Float64Array {
-  const base = tenantBase(models, tenant);
-  return cells.subarray(base, base + TENANT_CELLS);
-}
-
-/** Reads one model's metrics from summed cells. */
-export function readModel(
-  cells: Float64Array,
-  model: number,
-): { outcomes: Float64Array; duration: HistogramReading; ttft: HistogramReading; tokens: Float64Array } {
-  const base = modelBase(model);
-  const histogram = (at: number): HistogramReading => ({
-    counts: cells.subarray(at, at + HISTOGRAM_CELLS - 1),
-    sum: cells[at + HISTOGRAM_CELLS - 1],
-  });
-  return {
-    outcomes: cells.subarray(base, base + OUTCOMES.length),
-    duration: histogram(base + OUTCOMES.length),
-    ttft: histogram(base + OUTCOMES.length + HISTOGRAM_CELLS),
-    tokens: cells.subarray(base + MODEL_CELLS - TOKEN_CELLS, base + MODEL_CELLS),
-  };
 }

@@ -26,3 +26,8 @@ export const OUTCOMES: readonly Outcome[] = [
 export function outcomeOfStatus(status: number): Outcome {
   return status < 400 ? "ok" : status < 500 ? "engine_rejected" : "engine_failed";
 }
+
+/** Whether it counts as an error: everything but answers, and clients that left. */
+export function outcomeIsError(outcome: Outcome): boolean {
+  return outcome !== "ok" && outcome !== "client_closed";
+}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Prometheus text exposition (format 0.0.4).
+// The text that Prometheus reads: its own format (0.0.4), or OpenMetrics (1.0.0) for who asks for that.
 
 export type Labels = Record<string, string | number>;
 
@@ -9,32 +9,87 @@ export interface HistogramValues {
   readonly sum: number;
 }
 
-export class PrometheusText {
-  #text = "";
+/** A metric: what its samples have in common. */
+export interface Family {
+  readonly name: string;
+  readonly type: "counter" | "gauge" | "histogram" | "summary";
+  readonly help: string;
+  readonly labels: readonly string[];
+  /** Bounds of a histogram, in its unit. */
+  readonly bounds?: readonly number[];
+}
 
-  /** Opens a metric family; its samples follow. */
-  family(name: string, type: "counter" | "gauge" | "histogram", help: string): this {
-    this.#text += `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n`;
+export type TextFormat = "prometheus" | "openmetrics";
+
+export const CONTENT_TYPES: Readonly<Record<TextFormat, string>> = {
+  prometheus: "text/plain; version=0.0.4; charset=utf-8",
+  openmetrics: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+};
+
+/** The format that an Accept field asks for. */
+export function formatFor(accept: string | null): TextFormat {
+  return accept?.includes("application/openmetrics-text") ? "openmetrics" : "prometheus";
+}
+
+const UNITS = ["seconds", "bytes", "ratio"];
+
+/** Families with their samples, in the order in which they come; those without a sample are left out. */
+export class MetricsText {
+  readonly #families = new Map<Family, string[]>();
+
+  constructor(readonly format: TextFormat) {}
+
+  add(family: Family, labels: Labels, value: number): this {
+    this.#line(family, family.name, labels, value);
     return this;
   }
 
-  sample(name: string, labels: Labels, value: number): this {
-    this.#text += `${name}${formatLabels(labels)} ${formatValue(value)}\n`;
-    return this;
-  }
-
-  /** Samples of one histogram. */
-  histogram(name: string, labels: Labels, bounds: readonly number[], { counts, sum }: HistogramValues): this {
+  /** A histogram's samples; none of one that has seen nothing. */
+  addHistogram(family: Family, labels: Labels, { counts, sum }: HistogramValues): this {
+    const bounds = family.bounds ?? [];
     let total = 0;
+    for (let i = 0; i <= bounds.length; i++) total += counts[i];
+    if (total === 0) return this;
+    let below = 0;
     for (let i = 0; i <= bounds.length; i++) {
-      total += counts[i];
-      this.sample(`${name}_bucket`, { ...labels, le: i < bounds.length ? String(bounds[i]) : "+Inf" }, total);
+      below += counts[i];
+      const le = i < bounds.length ? this.#bound(bounds[i]) : "+Inf";
+      this.#line(family, `${family.name}_bucket`, { ...labels, le }, below);
     }
-    return this.sample(`${name}_sum`, labels, sum).sample(`${name}_count`, labels, total);
+    return this.addSummary(family, labels, total, sum);
+  }
+
+  /** Count and sum of what was seen; nothing where that is nothing. */
+  addSummary(family: Family, labels: Labels, count: number, sum: number): this {
+    if (count === 0) return this;
+    this.#line(family, `${family.name}_sum`, labels, sum);
+    this.#line(family, `${family.name}_count`, labels, count);
+    return this;
+  }
+
+  #line(family: Family, name: string, labels: Labels, value: number): void {
+    let lines = this.#families.get(family);
+    if (lines === undefined) this.#families.set(family, lines = []);
+    lines.push(`${name}${formatLabels(labels)} ${formatValue(value)}`);
+  }
+
+  // OpenMetrics wants them as numbers with a point.
+  #bound(bound: number): string {
+    return this.format === "openmetrics" && Number.isInteger(bound) ? bound.toFixed(1) : String(bound);
   }
 
   toString(): string {
-    return this.#text;
+    const lines: string[] = [];
+    for (const [{ name, type, help }, samples] of this.#families) {
+      const open = this.format === "openmetrics";
+      const shown = open && type === "counter" ? name.replace(/_total$/, "") : name;
+      lines.push(`# TYPE ${shown} ${type}`);
+      const unit = open ? UNITS.find((unit) => shown.endsWith(`_${unit}`)) : undefined;
+      if (unit !== undefined) lines.push(`# UNIT ${shown} ${unit}`);
+      lines.push(`# HELP ${shown} ${help.replaceAll("\\", "\\\\").replaceAll("\n", "\\n")}`, ...samples);
+    }
+    if (this.format === "openmetrics") lines.push("# EOF");
+    return lines.length === 0 ? "" : `${lines.join("\n")}\n`;
   }
 }
 

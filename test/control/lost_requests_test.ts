@@ -7,15 +7,16 @@ import { LostRequests } from "../../src/control/lost_requests.ts";
 import { EndpointTable } from "../../src/tables/endpoint_table.ts";
 import { sumCells } from "../../src/tables/metric_cells.ts";
 import { RequestTable } from "../../src/tables/request_table.ts";
-import { cellCount, readModel, readTenant } from "../../src/telemetry/instruments.ts";
+import { CellLayout } from "../../src/telemetry/cells.ts";
+import { readTenant } from "../../src/telemetry/readings.ts";
+import { readSeries } from "../../src/telemetry/request_series.ts";
 import { Log } from "../../src/telemetry/log.ts";
-import { OUTCOMES } from "../../src/telemetry/outcome.ts";
 import { freshKernels } from "../support/kernel.ts";
 
-const MODELS = 2;
+const LAYOUT = new CellLayout({ models: 2, tenants: 4, endpoints: 1, metric_series: 64 });
 
 Deno.test("LostRequests: a dead worker's requests are counted, their limits settled, their load released", () => {
-  const [control, worker] = freshKernels({ metricCells: cellCount(MODELS, 4) });
+  const [control, worker] = freshKernels({ metricCells: LAYOUT.count });
   const clock = new ManualClock(1_000_000);
   const endpoints = new EndpointTable(control);
   const endpoint = endpoints.add(0, { hostname: "engine", port: 1 }, 1_000, 0);
@@ -42,15 +43,18 @@ Deno.test("LostRequests: a dead worker's requests are counted, their limits sett
     kernel: control,
     clock,
     log: new Log("error", "test"),
-    models: MODELS,
+    layout: LAYOUT,
     nameOf: () => "engine:1",
   });
   assertEquals(lost.reap(worker.worker), 3);
   assertEquals(used(), [1, 100, 0], "what an engine has computed counts, the rest is given back");
   assertEquals([endpoints.requests(endpoint), endpoints.promptBytes(endpoint)], [0, 0]);
   const cells = sumCells(control);
-  assertEquals(readModel(cells, 1).outcomes[OUTCOMES.indexOf("worker_lost")], 3);
-  assertEquals([...readTenant(cells, MODELS, 2)].slice(0, 2), [1, 2], "sent, not sent");
+  assertEquals(readSeries(control, LAYOUT).map(({ model, outcome, requests }) => [model, outcome, requests]), [
+    [1, "worker_lost", 3],
+  ]);
+  const { sent, refused } = readTenant(cells, LAYOUT, 2);
+  assertEquals([sent, refused], [1, 2], "sent, not sent");
   assertEquals(lost.reap(worker.worker), 0);
   assertEquals(used(), [1, 100, 0], "once");
 });

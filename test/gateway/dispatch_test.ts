@@ -8,7 +8,7 @@ import { end } from "../../src/gateway/accounting.ts";
 import { Dispatcher } from "../../src/gateway/dispatch.ts";
 import type { EndpointRef } from "../../src/tables/endpoint_directory.ts";
 import { EndpointPulse } from "../../src/tables/endpoint_pulse.ts";
-import { WORKER_CELLS } from "../../src/telemetry/instruments.ts";
+import { RETRY_REASONS, WORKER_CELLS } from "../../src/telemetry/cells.ts";
 import type { EndpointPools } from "../../src/upstream/endpoint_pools.ts";
 import { UpstreamError, type UpstreamFailure } from "../../src/upstream/errors.ts";
 import type { ResponseHead } from "../../src/upstream/response_head.ts";
@@ -144,14 +144,23 @@ Deno.test("Dispatcher: a good answer counts as a success and stays where it is",
 });
 
 Deno.test("Dispatcher: a failed endpoint is left for another, its failure counted, its load moved", async () => {
-  for (const failure of ["connect_failed", "lost_before_answer", "header_timeout", "bad_response"] as const) {
+  for (
+    const [failure, moved] of [
+      ["connect_failed", "refused"],
+      ["lost_before_answer", "lost"],
+      ["header_timeout", "timeout"],
+      ["bad_response", "lost"],
+    ] as const
+  ) {
     using all = await parts([failure, head(200)]);
     const answer = await all.dispatch();
     const [first, second] = all.tried;
     assertEquals([answer.head.status, all.moved(), first !== second], [200, 1, true], failure);
     assertEquals([all.table.failures(first), all.table.failures(second)], [1, 0]);
     assertEquals([all.table.requests(first), all.table.requests(second)], [0, 1]);
-    assertEquals([all.count(WORKER_CELLS.retries), all.call.tries, all.call.endpointRow], [1, 2, second]);
+    const reasons = RETRY_REASONS.map((reason, i) => [reason, all.count(WORKER_CELLS.retries + i)]);
+    assertEquals(reasons.filter(([, count]) => count !== 0), [[moved, 1]]);
+    assertEquals([all.call.tries, all.call.endpointRow], [2, second]);
     assertEquals(all.count(WORKER_CELLS.connectFailures), failure === "connect_failed" ? 1 : 0);
   }
 });

@@ -140,9 +140,9 @@ Deno.test("a center that knows only the documented calls: load goes out, comes i
   assertEquals(plain.loads.get("127.0.0.1"), { queued: 0, prompt: 0 });
   const metrics = await (await fetch(`${a.admin}/metrics`)).text();
   for (const labels of ['method="POST",path="/v1/load/stats"', 'method="GET",path="/v1/load/stats"']) {
-    const own = `{instance="127.0.0.1:${plain.port}",${labels}`;
-    assertStringIncludes(metrics, `metacenter_http_requests_total${own}}`);
-    assertStringIncludes(metrics, `metacenter_http_request_duration_us_bucket${own},le="204800"}`);
+    const own = `{center="127.0.0.1:${plain.port}",${labels}`;
+    assertStringIncludes(metrics, `aigw_metadata_center_call_seconds_count${own}}`);
+    assertStringIncludes(metrics, `aigw_metadata_center_call_seconds_bucket${own},le="0.2048"}`);
   }
 });
 

@@ -9,7 +9,7 @@ import { SPARE_AREAS, Supervisor } from "../../src/server/supervisor.ts";
 import { ownCells } from "../../src/tables/metric_cells.ts";
 import { KeptLog, settle } from "../support/parts.ts";
 import { sharedKernel } from "../support/kernel.ts";
-import { WORKER_CELLS } from "../../src/telemetry/instruments.ts";
+import { WORKER_CELLS } from "../../src/telemetry/cells.ts";
 
 class FakeThread {
   readonly heard: ToWorker[] = [];

@@ -98,7 +98,7 @@ export async function soakLivingFleet(options: SoakOptions): Promise<SoakResult>
   await settled(admin);
   const metrics = await metricsOf(admin);
   assertEquals(
-    metrics.get('aigw_requests_total{model="m",outcome="ok"}'),
+    answered(metrics, "m"),
     state.sent.get("m")! + requests - state.visits,
   );
   const rssMiB = Math.round(Deno.memoryUsage().rss / 2 ** 20);
@@ -123,8 +123,7 @@ async function visit(
   const { model, tenant } = state.visited;
   if (model === undefined || tenant === undefined) return;
   const before = await metricsOf(admin);
-  const count = 'aigw_requests_total{model="' + model + '",outcome="ok"}';
-  if (before.get(count) !== 0) failed.push(`${model} has ${before.get(count)} requests before its first`);
+  if (answered(before, model) !== 0) failed.push(`${model} has ${answered(before, model)} requests before its first`);
   for (let i = 0; i < 3; i++) {
     state.visits++;
     await send(chat("hi", { model, max_tokens: 2, stream: i === 1 }), tenant);
@@ -136,7 +135,7 @@ async function visit(
   state.sent.set("m", state.sent.get("m")! + 1);
   const left = response.headers.get("x-ratelimit-remaining-requests");
   if (left !== "996") failed.push(`${tenant} has ${left} of 1000 requests left after 4`);
-  const after = (await metricsOf(admin)).get(count);
+  const after = answered(await metricsOf(admin), model);
   if (after !== 3) failed.push(`${model} has ${after} requests after 3`);
 }
 
@@ -266,10 +265,19 @@ async function metricsOf(admin: string): Promise<Map<string, number>> {
   );
 }
 
+/** Requests of a model that were answered. */
+function answered(metrics: ReadonlyMap<string, number>, model: string): number {
+  let sum = 0;
+  for (const [series, value] of metrics) {
+    if (series.startsWith(`aigw_requests_total{model="${model}",`) && series.includes('outcome="ok"')) sum += value;
+  }
+  return sum;
+}
+
 async function rowsIn(admin: string): Promise<Record<string, number>> {
   const rows: Record<string, number> = {};
   for (const [series, value] of await metricsOf(admin)) {
-    const of = /^aigw_rows\{of="(\w+)"/.exec(series)?.[1];
+    const of = /^aigw_table_rows\{table="(clusters|models|tenants|endpoints)"/.exec(series)?.[1];
     if (of !== undefined) rows[of] = (rows[of] ?? 0) + value;
   }
   return rows;

@@ -108,7 +108,10 @@ export interface EngineProcess extends AigwProcess {
 
 /** A mock engine as a process of its own, which can be killed. */
 export async function startEngineProcess(args: string[] = []): Promise<EngineProcess> {
-  const engine = await startAigw(["mock-engine", "--listen", "127.0.0.1:0", ...args], "null");
+  const engine = await startAigw(
+    ["mock-engine", ...(args.includes("--listen") ? [] : ["--listen", "127.0.0.1:0"]), ...args],
+    "null",
+  );
   return { ...engine, address: { hostname: "127.0.0.1", port: engine.port } };
 }
 

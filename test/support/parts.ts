@@ -27,10 +27,13 @@ import { PredictorTable } from "../../src/tables/predictor_table.ts";
 import { writeQueueParameters } from "../../src/tables/queue_parameters.ts";
 import { RequestTable } from "../../src/tables/request_table.ts";
 import { SampleReader, SampleWriter } from "../../src/tables/sample_ring.ts";
-import { cellCount, Instruments } from "../../src/telemetry/instruments.ts";
+import { CellLayout } from "../../src/telemetry/cells.ts";
+import { Instruments } from "../../src/telemetry/instruments.ts";
 import { Log } from "../../src/telemetry/log.ts";
 import type { ResponseHead } from "../../src/upstream/response_head.ts";
 import { freshKernel } from "./kernel.ts";
+
+const LAYOUT = new CellLayout({ models: 1, tenants: 2, endpoints: 64, metric_series: 64 });
 
 /** A log that keeps its lines. */
 export class KeptLog extends Log {
@@ -59,8 +62,8 @@ export const settle = (): Promise<void> => new Promise((resolve) => setTimeout(r
 export function callParts(changes: Partial<CallContext> = {}) {
   const clock = new ManualClock(1_700_000_000_000);
   const deadlines = new Deadlines(clock, 10);
-  const kernel = freshKernel({ metricCells: cellCount(1, 2) });
-  const instruments = new Instruments(ownCells(kernel), 1);
+  const kernel = freshKernel({ metricCells: LAYOUT.count });
+  const instruments = new Instruments(ownCells(kernel), LAYOUT);
   const calls: CallContext = {
     clock,
     deadlines,

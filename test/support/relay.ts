@@ -19,17 +19,19 @@ import type { Usage } from "../../src/openai/usage.ts";
 import { ownCells } from "../../src/tables/metric_cells.ts";
 import { SampleWriter } from "../../src/tables/sample_ring.ts";
 import type { AccessLog, AccessRecord } from "../../src/telemetry/access_log.ts";
-import { cellCount, Instruments } from "../../src/telemetry/instruments.ts";
+import { CellLayout } from "../../src/telemetry/cells.ts";
+import { Instruments } from "../../src/telemetry/instruments.ts";
 import type { Outcome } from "../../src/telemetry/outcome.ts";
 import type { UpstreamError } from "../../src/upstream/errors.ts";
 import { freshKernel } from "./kernel.ts";
 
 const deadlines = new Deadlines(systemClock);
-const kernel = freshKernel({ metricCells: cellCount(1, 2) });
+const LAYOUT = new CellLayout({ models: 1, tenants: 2, endpoints: 16, metric_series: 64 });
+const kernel = freshKernel({ metricCells: LAYOUT.count });
 let written: AccessRecord | undefined;
 const calls: CallContext = {
   clock: systemClock,
-  instruments: new Instruments(ownCells(kernel), 1),
+  instruments: new Instruments(ownCells(kernel), LAYOUT),
   accessLog: { write: (record: AccessRecord) => written = record } as unknown as AccessLog,
   llmLog: undefined,
   gateway: "gateway",

@@ -6,7 +6,7 @@ import { end } from "../../gateway/accounting.ts";
 import { Call, type CallContext } from "../../gateway/call.ts";
 import type { Kind } from "../../openai/api.ts";
 import type { HeaderReader } from "../../gateway/routes.ts";
-import { type HttpRequest, HttpResponse } from "./exchange.ts";
+import { type HttpRequest, HttpResponse, pathOf } from "./exchange.ts";
 import { errorBody } from "../../openai/errors.ts";
 import { readIncoming } from "../../upstream/request_head.ts";
 
@@ -37,7 +37,7 @@ class RequestFields implements HeaderReader {
 /** Takes a request up; its client's leaving ends it. */
 export function openCall({ calls }: HttpContext, request: HttpRequest, kind?: Kind): Call {
   const fields = readIncoming(request.fields, calls.ownFields);
-  const call = new Call(calls, { kind, fields, headers: new RequestFields(request) });
+  const call = new Call(calls, { kind, path: pathOf(request.target), fields, headers: new RequestFields(request) });
   request.whenLeft(call.cancellation.leave);
   return call;
 }

@@ -11,7 +11,7 @@ import { type ReasoningStart, splitWhole } from "../../openai/reasoning.ts";
 import { usageOfBody } from "../../openai/usage.ts";
 import { UsageSearch } from "../../openai/usage_search.ts";
 import type { Leg } from "../../scheduler/scheduler.ts";
-import { WORKER_CELLS } from "../../telemetry/instruments.ts";
+import { WORKER_CELLS } from "../../telemetry/cells.ts";
 import { type Outcome, outcomeOfStatus } from "../../telemetry/outcome.ts";
 import { UpstreamError } from "../../upstream/errors.ts";
 import type { ResponseHead } from "../../upstream/response_head.ts";
