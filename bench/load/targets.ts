@@ -56,7 +56,7 @@ export async function targetsOf(options: TargetOptions): Promise<Map<string, Tar
       ...(source === root ? { listeners: [{ address: `127.0.0.1:${direct}`, server: "direct" }] } : {}),
       admin: { listen: `127.0.0.1:${admin}` },
       metadata_center: { listen: "127.0.0.1:0" },
-      log: { level: "error" },
+      log: { level: "error", enabled: false },
       workers: 1,
       clusters: [{ name: "c", endpoints: enginePorts.map((one) => ({ address: "127.0.0.1", port: one })) }],
       model_mapping_rule: { m: { rules: [{ backend: "vllm", cluster: "c" }] } },

@@ -15,7 +15,11 @@ const rotationSchema = (megabytes: number) =>
   }).prefault({});
 
 export const logSchema = z.strictObject({
-  enabled: z.boolean().default(false).describe("Write an access log line for every request"),
+  enabled: z.boolean().default(true).describe("Write an access log line for every request"),
+  format: z.enum(["auto", "json", "text"]).default("auto")
+    .describe("json: an object a line; text: a line for people; auto: text on a terminal, else json"),
+  sample: z.number().min(0).max(1).default(1)
+    .describe("Share of the requests that are logged; those that were not answered are in any case"),
   path: z.string().min(1).default("-").describe("File of the access log, - for standard output"),
   level: z.enum(["debug", "info", "warn", "error"]).default("info"),
   lines: z.int().min(1).max(1_000_000).default(10_000).describe("Lines of a worker that wait to be written"),

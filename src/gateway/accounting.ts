@@ -46,8 +46,13 @@ function write(call: Call, outcome: Outcome): void {
     observe(call, usage);
   }
   if (call.span) trace(call, outcome, call.span);
-  if (call.context.accessLog) log(call, outcome, elapsed);
+  if (call.context.accessLog?.takes(outcome) && !isCheck(call, outcome)) log(call, outcome, elapsed);
   if (call.texts) logTexts(call, outcome, call.texts);
+}
+
+// Load balancers ask for the health every second.
+function isCheck({ incoming: { path } }: Call, outcome: Outcome): boolean {
+  return path === "/health" && outcome === "ok";
 }
 
 // Of what an endpoint was asked to do; a client that left, or was wrong, says nothing of it.
@@ -131,6 +136,7 @@ function log(call: Call, outcome: Outcome, elapsed: number): void {
   accessLog!.write({
     time: new Date(wall).toISOString(),
     trace_id: call.requestId,
+    path: call.incoming.path,
     route_name: route?.rule.route_name ?? "",
     header_num: route?.rule.headers.length ?? 0,
     ai_model_name: model,

@@ -94,7 +94,7 @@ export async function startCenter(
       server.close();
       center.close();
       await listener?.shutdown();
-      accessLog?.close();
+      await accessLog?.close();
     },
   };
 }

@@ -24,11 +24,12 @@ export class WorkerLogs {
   }
 
   /** A configuration comes into force. */
-  configure({ log: { enabled, path, lines, rotation, llm } }: Config): void {
-    const access = enabled ? JSON.stringify([path, lines, rotation]) : "";
+  configure({ log: { enabled, path, format, sample, lines, rotation, llm } }: Config): void {
+    const options = { path, format, sample, lines, rotation };
+    const access = enabled ? JSON.stringify(options) : "";
     if (access !== this.#accessOptions) {
       this.#access?.retire();
-      this.#access = enabled ? new AccessLog(path, { lines, rotation }, this.#failed(path)) : undefined;
+      this.#access = enabled ? new AccessLog(options, this.#failed(path)) : undefined;
       this.#accessOptions = access;
     }
     const texts = llm.enabled ? JSON.stringify(llm) : "";
@@ -43,8 +44,8 @@ export class WorkerLogs {
     return ({ message }) => this.log.error("a log cannot be written", { path, error: message });
   }
 
-  close(): void {
-    this.#access?.close();
-    this.#texts?.close();
+  /** Resolves when everything is written. */
+  async close(): Promise<void> {
+    await Promise.all([this.#access?.close(), this.#texts?.close()]);
   }
 }

@@ -361,13 +361,14 @@ export class Serving {
     return cut;
   }
 
-  close(): void {
+  /** Resolves when its logs are written. */
+  async close(): Promise<void> {
     this.#scheduler.close();
     this.#pools.close();
     this.#kserve.close();
     this.#leavers.close();
     this.#deadlines.close();
-    this.#logs.close();
+    await this.#logs.close();
   }
 }
 

@@ -11,7 +11,7 @@ import { Serving } from "./serving.ts";
 const HEARTBEAT_MS = 500;
 /** How often the event loop's delay is sampled. */
 const LOOP_SAMPLE_MS = 50;
-/** For the error events of streams that the drain deadline cuts. */
+/** For the error events of streams that the drain deadline cuts, and for the last lines of logs. */
 const LAST_WORDS_MS = 500;
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const scope = self as unknown as {
@@ -95,6 +95,6 @@ async function drain(
   const cut = serving.cut();
   if (cut > 0) await Promise.race([over, pause(LAST_WORDS_MS)]);
   stopBeating();
-  serving.close();
+  await Promise.race([serving.close(), pause(LAST_WORDS_MS)]);
   scope.postMessage({ kind: "drained", cut });
 }

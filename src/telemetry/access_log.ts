@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The access log: one JSON object a request. The names that users of the system know mean what they mean to them: ttft
+// The access log: one JSON object a request, or a line for people. The names that users of the system know mean what they mean to them: ttft
 // counts from the sending, first_rt and last_rt are times of day, use_load and use_cache are 0 or 1.
 
 import type { LogConfig } from "../config/log.ts";
@@ -9,6 +9,8 @@ import type { Outcome } from "./outcome.ts";
 export interface AccessRecord {
   time: string;
   trace_id: string;
+  /** As the client wrote it, without a query. */
+  path: string;
   route_name: string;
   /** Header fields that the rule asks for. */
   header_num: number;
@@ -56,23 +58,35 @@ export interface AccessRecord {
   duration_ms: number;
 }
 
+export type AccessLogOptions = Pick<LogConfig, "path" | "lines" | "rotation" | "format" | "sample">;
+
 export class AccessLog {
   readonly #file: LineFile;
+  readonly #print: (record: AccessRecord) => string;
 
+  /** @param random Uniform in [0, 1). */
   constructor(
-    readonly path: string,
-    { lines, rotation }: Pick<LogConfig, "lines" | "rotation">,
+    readonly options: AccessLogOptions,
     failed: (error: Error) => void,
+    readonly random: () => number = Math.random,
   ) {
+    const { path, lines, rotation, format } = options;
     this.#file = new LineFile({ path, lines, rotation, failed });
+    const text = format === "text" || (format === "auto" && path === "-" && Deno.stdout.isTerminal());
+    this.#print = text ? lineOf : JSON.stringify;
   }
 
   get dropped(): number {
     return this.#file.dropped;
   }
 
+  /** Whether a request that ended so is one of those that are written. */
+  takes(outcome: Outcome): boolean {
+    return this.options.sample >= 1 || outcome !== "ok" || this.random() < this.options.sample;
+  }
+
   write(record: AccessRecord): void {
-    this.#file.write(JSON.stringify(record));
+    this.#file.write(this.#print(record));
   }
 
   /** Another log takes over. */
@@ -80,9 +94,28 @@ export class AccessLog {
     this.#file.retire();
   }
 
-  close(): void {
-    this.#file.close();
+  close(): Promise<void> {
+    return this.#file.close();
   }
+}
+
+/** A record for people: 10:00:00.123 200 /v1/chat/completions qwen3 10.0.0.1:8000 214 ms, first token 35 ms, 12 + 20 tokens */
+export function lineOf(record: AccessRecord): string {
+  const { time, status, path, ai_model_name: model, endpoint, tenant, duration_ms, ttft_ms, queued_ms } = record;
+  const { prompt_tokens, completion_tokens, cached_tokens, outcome, tries } = record;
+  const facts = [`${Math.round(duration_ms)} ms`];
+  if (queued_ms >= 1) facts.push(`waited ${Math.round(queued_ms)} ms`);
+  if (ttft_ms !== null) facts.push(`first token ${Math.round(ttft_ms)} ms`);
+  if (prompt_tokens !== null) {
+    const cached = cached_tokens ? ` (${cached_tokens} cached)` : "";
+    facts.push(`${prompt_tokens}${cached} + ${completion_tokens ?? 0} tokens`);
+  }
+  if (tries > 1) facts.push(`${tries} tries`);
+  if (tenant !== "" && tenant !== "anonymous") facts.push(`tenant ${tenant}`);
+  if (outcome !== "ok") facts.push(outcome);
+  const words = [time.slice(11, 23), String(status), path, model, endpoint].filter((word) => word !== "");
+  // What a client wrote must not look like a line of its own, or move the cursor.
+  return `${words.join(" ")} ${facts.join(", ")}`.replaceAll(/\p{Cc}/gu, "?");
 }
 
 /** A time of day as the log writes it: 2026-11-25 10:00:00.123 */

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // A log of lines in a file, or on standard output. Lines are buffered and written a few times a second; a full buffer drops
 // lines and counts them, it never delays a request. Several threads append to one file, and any of them may find that it is
-// large enough: whoever holds the file's lock moves it aside, the others notice and open the new one.
+// large enough: whoever holds the file's lock moves it aside, the others notice and open the new one. Who reads standard
+// output may be slow: that is written by the runtime's threads, in pieces that other writers of a pipe cannot cut.
 
 import type { RotationConfig } from "../config/log.ts";
 
 const FLUSH_MS = 200;
 const MEGABYTE = 1_048_576;
 const DAY_MS = 86_400_000;
+/** Bytes that a pipe takes as one (POSIX asks for 512, Linux has 4096). */
+const PIPE_BYTES = 4_096;
 
 export interface LineFileOptions {
   /** A file to append to, or "-" for standard output. */
@@ -16,6 +19,8 @@ export interface LineFileOptions {
   readonly lines: number;
   /** When the file is moved aside; it grows for ever without. */
   readonly rotation?: RotationConfig;
+  /** In place of standard output. */
+  readonly output?: { write(bytes: Uint8Array): Promise<number> };
   /** Is told, once for each time that it begins, that lines cannot be written. */
   readonly failed?: (error: Error) => void;
 }
@@ -26,6 +31,8 @@ export class LineFile {
   #file: Deno.FsFile | undefined;
   #retired = false;
   #failing = false;
+  /** What is being written to standard output. */
+  #writing: Promise<void> | undefined;
   /** Old files that are being compressed. */
   #tidying: Promise<void> = Promise.resolve();
   /** Lines that were not written. */
@@ -50,21 +57,45 @@ export class LineFile {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     const lines = this.#lines;
-    if (lines.length === 0) return;
+    if (lines.length === 0 || this.#writing) return;
     this.#lines = [];
+    if (this.options.path === "-") {
+      this.#writing = this.#print(lines).finally(() => {
+        this.#writing = undefined;
+        this.flush();
+      });
+      return;
+    }
     try {
       this.#append(new TextEncoder().encode(`${lines.join("\n")}\n`));
       this.#failing = false;
     } catch (error) {
-      this.dropped += lines.length;
-      if (!this.#failing) this.options.failed?.(error as Error);
-      this.#failing = true;
+      this.#dropped(lines.length, error as Error);
+    }
+  }
+
+  #dropped(lines: number, error: Error): void {
+    this.dropped += lines;
+    if (!this.#failing) this.options.failed?.(error);
+    this.#failing = true;
+  }
+
+  async #print(lines: readonly string[]): Promise<void> {
+    const sink = this.options.output ?? Deno.stdout;
+    let written = 0;
+    try {
+      for (const { count, bytes } of pieces(lines)) {
+        for (let at = 0; at < bytes.length;) at += await sink.write(bytes.subarray(at));
+        written += count;
+      }
+      this.#failing = false;
+    } catch (error) {
+      this.#dropped(lines.length - written, error as Error);
     }
   }
 
   #append(bytes: Uint8Array): void {
     const { path } = this.options;
-    if (path === "-") return writeAll(Deno.stdout, bytes);
     if (this.#retired) {
       using own = open(path);
       return writeAll(own, bytes);
@@ -103,16 +134,43 @@ export class LineFile {
     this.#retired = true;
   }
 
-  close(): void {
+  /** Writes what is buffered; resolves when standard output has it too. */
+  close(): Promise<void> {
     this.flush();
     this.#file?.close();
     this.#file = undefined;
+    return this.#written();
+  }
+
+  async #written(): Promise<void> {
+    while (this.#writing) await this.#writing;
   }
 
   /** Resolves when files that were moved aside are compressed, and those that are too many or too old are gone. */
   get tidied(): Promise<void> {
     return this.#tidying;
   }
+}
+
+// Whole lines, as many as a pipe takes as one; a line that is longer goes alone.
+function* pieces(lines: readonly string[]): Generator<{ count: number; bytes: Uint8Array }> {
+  const encoder = new TextEncoder();
+  const piece = new Uint8Array(PIPE_BYTES);
+  let [count, length] = [0, 0];
+  for (const line of lines) {
+    const bytes = encoder.encode(`${line}\n`);
+    if (count > 0 && length + bytes.length > PIPE_BYTES) {
+      yield { count, bytes: piece.slice(0, length) };
+      [count, length] = [0, 0];
+    }
+    if (bytes.length > PIPE_BYTES) yield { count: 1, bytes };
+    else {
+      piece.set(bytes, length);
+      length += bytes.length;
+      count++;
+    }
+  }
+  if (count > 0) yield { count, bytes: piece.slice(0, length) };
 }
 
 function open(path: string): Deno.FsFile {

@@ -98,7 +98,7 @@ export class LlmLog {
     this.#file.retire();
   }
 
-  close(): void {
-    this.#file.close();
+  close(): Promise<void> {
+    return this.#file.close();
   }
 }

@@ -23,7 +23,7 @@ Deno.test("a renewed certificate is used by new connections; those that are open
     admin: { listen: "127.0.0.1:0" },
     metadata_center: { enabled: false },
     workers: 1,
-    log: { level: "error" },
+    log: { level: "error", enabled: false },
     reload: { interval_ms: 20 },
     tls: { listen: "127.0.0.1:0", cert_file, key_file },
     clusters: [{ name: "c", endpoints: [{ address: hostname, port }] }],

@@ -55,7 +55,7 @@ const QUIET = {
   admin: { listen: "127.0.0.1:0" },
   metadata_center: { enabled: false },
   workers: 1,
-  log: { level: "error" as const },
+  log: { level: "error" as const, enabled: false },
   probes: { models_interval_ms: 50 },
 };
 

@@ -23,7 +23,7 @@ const FIXED = `listen: 127.0.0.1:0
 admin: {listen: 127.0.0.1:0}
 metadata_center: {listen: 127.0.0.1:0}
 workers: 1
-log: {level: error}
+log: {level: error, enabled: false}
 expose_endpoint: true
 reload: {interval_ms: 20}
 `;

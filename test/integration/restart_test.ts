@@ -27,7 +27,7 @@ async function writeConfig(engines: { address: { port: number } }[], more = "") 
 admin: {listen: 127.0.0.1:${admin}}
 metadata_center: {enabled: false}
 workers: 1
-log: {level: error}
+log: {level: error, enabled: false}
 clusters:
   - {name: c, endpoints: [${engines.map(({ address }) => `{address: 127.0.0.1, port: ${address.port}}`).join(", ")}]}
 model_mapping_rule: {m: {rules: [{backend: vllm, cluster: c}]}}

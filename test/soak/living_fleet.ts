@@ -208,7 +208,7 @@ class FleetState {
       admin: { listen: "127.0.0.1:0" },
       metadata_center: { listen: "127.0.0.1:0" },
       workers: 2,
-      log: { level: "error" },
+      log: { level: "error", enabled: false },
       limits: { endpoints: 64, models: 16, tenants: 24, clusters: 4, prefixes: 16_384 },
       timeouts: { drain_ms: 2_000 },
       reload: { interval_ms: 50 },

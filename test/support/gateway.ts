@@ -45,7 +45,7 @@ export async function startTestGateway(
     metadata_center: { listen: "127.0.0.1:0" },
     expose_endpoint: true,
     workers: 2,
-    log: { level: "error" },
+    log: { level: "error", enabled: false },
     clusters: [{
       name: "c",
       endpoints: endpoints.map(({ address, labels }) => ({

@@ -102,3 +102,41 @@ Deno.test("LineFile: a file that another program moved away is begun anew; one t
     assertEquals([file.dropped, Deno.readTextFileSync(path)], [2, "5\n"]);
     return Promise.resolve();
   }));
+
+Deno.test("LineFile: a slow reader of standard output holds nobody up, gets whole lines in pieces that a pipe takes as one", async () => {
+  const taken: Uint8Array[] = [];
+  let release = Promise.withResolvers<void>();
+  const output = {
+    async write(bytes: Uint8Array) {
+      await release.promise;
+      const part = bytes.slice(0, 3_000); // it may take less than it is given
+      taken.push(part);
+      return part.length;
+    },
+  };
+  const file = new LineFile({ path: "-", lines: 100, output });
+  const lines = Array.from({ length: 150 }, (_, i) => `${i} ${"y".repeat(i === 3 ? 9_000 : 90)}`);
+  file.write(lines[0]);
+  file.flush();
+  for (const line of lines.slice(1)) file.write(line);
+  file.flush(); // while the first is on its way
+  assertEquals([file.dropped, taken.length], [49, 0]);
+  release.resolve();
+  release = Promise.withResolvers();
+  release.resolve();
+  await file.close();
+  const text = new TextDecoder().decode(taken.reduce((all, one) => new Uint8Array([...all, ...one]), new Uint8Array()));
+  assertEquals(text, `${lines.slice(0, 101).join("\n")}\n`);
+});
+
+Deno.test("LineFile: what standard output does not take is counted, and told once", async () => {
+  const told: string[] = [];
+  const output = { write: () => Promise.reject(new Error("broken pipe")) };
+  const file = new LineFile({ path: "-", lines: 100, output, failed: ({ message }) => told.push(message) });
+  for (let round = 0; round < 3; round++) {
+    file.write("a");
+    file.write("b");
+    await file.close();
+  }
+  assertEquals([file.dropped, told], [6, ["broken pipe"]]);
+});

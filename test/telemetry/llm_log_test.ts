@@ -14,7 +14,7 @@ Deno.test("log of texts: question, answer and error of streams and whole answers
     {
       await using engines = startEngines(1, { speed: 50 });
       const llm = { enabled: true, path, text_bytes: 2_000 };
-      await using gateway = await startTestGateway(engines, { log: { llm } });
+      await using gateway = await startTestGateway(engines, { log: { enabled: false, llm } });
       for (const stream of [false, true]) {
         const body = chat("what?", { stream, max_tokens: 5 });
         asked.push(body);

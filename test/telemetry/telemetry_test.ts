@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { parseConfig } from "../../src/config/load.ts";
-import { AccessLog, type AccessRecord } from "../../src/telemetry/access_log.ts";
+import { AccessLog, type AccessRecord, lineOf } from "../../src/telemetry/access_log.ts";
 import { CellLayout, DECISION_CELLS, histogramAt } from "../../src/telemetry/cells.ts";
 import { Instruments } from "../../src/telemetry/instruments.ts";
 import { OUTCOMES } from "../../src/telemetry/outcome.ts";
@@ -182,14 +182,93 @@ Deno.test("access log: one JSON line a request with the known fields, into a fil
   }
 });
 
+const { log: LOG } = parseConfig({});
+
+/** A record of a request that went well. */
+const RECORD: AccessRecord = {
+  time: "2026-11-26T10:00:00.123Z",
+  trace_id: "id",
+  path: "/v1/chat/completions",
+  route_name: "",
+  header_num: 0,
+  ai_model_name: "m",
+  target_model_name: "m",
+  ai_backend_protocol: "vllm",
+  ai_stream_request: true,
+  lora_id: "",
+  is_vl: false,
+  tenant: "anonymous",
+  endpoint: "10.0.0.1:8000",
+  metacenter_reqid: "",
+  status: 200,
+  outcome: "ok",
+  is_local_error: false,
+  prompt_bytes: 40,
+  use_load: 1,
+  use_cache: 1,
+  load_duration: "",
+  cache_duration: "",
+  cached_bytes: 0,
+  cached_chunks: 0,
+  tries: 1,
+  queued_ms: 0.2,
+  predicted_ttft: 30,
+  prompt_tokens: 12,
+  completion_tokens: 20,
+  cached_tokens: 8,
+  ttft: 34,
+  first_rt: null,
+  last_rt: null,
+  ttft_ms: 34.7,
+  duration_ms: 213.9,
+};
+
 Deno.test("access log drops and counts when its buffer is full", () => {
   const path = Deno.makeTempFileSync();
-  const { lines, rotation } = parseConfig({}).log;
-  const log = new AccessLog(path, { lines, rotation }, () => {});
-  for (let i = 0; i < 10_005; i++) log.write({ status: i } as AccessRecord);
+  const log = new AccessLog({ ...LOG, path }, () => {});
+  for (let i = 0; i < 10_005; i++) log.write({ ...RECORD, status: i });
   assertEquals(log.dropped, 5);
   log.close();
   assertEquals(Deno.readTextFileSync(path).split("\n").length, 10_001);
+  Deno.removeSync(path);
+});
+
+Deno.test("access log for people: a line a request, whatever a client wrote", () => {
+  assertEquals(
+    lineOf(RECORD),
+    "10:00:00.123 200 /v1/chat/completions m 10.0.0.1:8000 214 ms, first token 35 ms, 12 (8 cached) + 20 tokens",
+  );
+  const refused: AccessRecord = {
+    ...RECORD,
+    ai_model_name: "a\nb\u001b[2J",
+    endpoint: "",
+    status: 404,
+    outcome: "model_not_found",
+    tenant: "gold",
+    tries: 2,
+    queued_ms: 12,
+    ttft_ms: null,
+    prompt_tokens: null,
+  };
+  assertEquals(
+    lineOf(refused),
+    "10:00:00.123 404 /v1/chat/completions a?b?[2J 214 ms, waited 12 ms, 2 tries, tenant gold, model_not_found",
+  );
+  const path = Deno.makeTempFileSync();
+  const log = new AccessLog({ ...LOG, path, format: "text" }, () => {});
+  log.write(RECORD);
+  log.close();
+  assertEquals(Deno.readTextFileSync(path), `${lineOf(RECORD)}\n`);
+  Deno.removeSync(path);
+});
+
+Deno.test("access log: a sample of what went well, all of what did not", () => {
+  const path = Deno.makeTempFileSync();
+  const draws = [0.1, 0.9, 0.24, 0.26];
+  const log = new AccessLog({ ...LOG, path, sample: 0.25 }, () => {}, () => draws.shift()!);
+  assertEquals([1, 2, 3, 4].map(() => log.takes("ok")), [true, false, true, false]);
+  assertEquals([log.takes("engine_failed"), log.takes("client_closed")], [true, true]);
+  log.close();
   Deno.removeSync(path);
 });
 
