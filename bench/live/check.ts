@@ -105,7 +105,7 @@ export async function check(file: string, count: number, scale: number): Promise
     setTimeout(() => engines[3].kill(), span / 3);
     setTimeout(
       () =>
-        fetch(`${gateway.admin}/workers/1/restart`, { method: "POST", headers: { "x-aigw-admin": "bench" } }).then((
+        fetch(`${gateway.admin}/workers/1/restart?now`, { method: "POST", headers: { "x-aigw-admin": "bench" } }).then((
           one,
         ) => one.body?.cancel()),
       span / 2,

@@ -42,7 +42,10 @@ export interface AdminParts extends EndpointParts {
   nameOf(row: number): string;
   /** What is ahead of an endpoint, through any gateway. */
   loadOf(row: number): EndpointLoad;
-  restartWorker(worker: number): boolean;
+  /** Ends a worker at once, as a crash would; false when there is none. */
+  killWorker(worker: number): boolean;
+  /** Has another serve in its place before it stops to accept; false when that cannot be now. */
+  replaceWorker(worker: number): Promise<boolean>;
   /** Drains an endpoint HOST:PORT or lets it serve again; false when there is none. */
   setDraining(name: string, draining: boolean): boolean;
 }
@@ -90,7 +93,7 @@ const ROUTES: readonly AdminRoute[] = [
   route("/config", { GET: (parts) => json({ status: parts.reload(), config: parts.config() }) }),
   route("/config/reload", { POST: reload }),
   route("/workers", { GET: (parts) => json({ workers: parts.workers() }) }),
-  route("/workers/N/restart", { POST: (parts, _, worker) => restartWorker(parts, worker) }),
+  route("/workers/N/restart", { POST: (parts, { url }, worker) => restartWorker(parts, worker, url) }),
 ];
 
 // Words in capitals stand for a part of the path each.
@@ -154,9 +157,14 @@ async function reload({ reloadNow, reload }: AdminParts): Promise<Response> {
   return json({ ...result, status: reload() }, result.result === "refused" ? 400 : 200);
 }
 
-function restartWorker(parts: AdminParts, text: string): Response {
+// `now` ends it at once, with what it has under way.
+async function restartWorker(parts: AdminParts, text: string, url: string): Promise<Response> {
   const worker = /^\d{1,4}$/.test(text) ? Number(text) : NaN;
-  if (!parts.restartWorker(worker)) throw new GatewayError("route_not_found", `There is no worker ${text} serving`);
+  const now = new URL(url).searchParams.has("now");
+  if (!(now ? parts.killWorker(worker) : await parts.replaceWorker(worker))) {
+    const message = `There is no worker ${text} serving that could be ${now ? "ended" : "replaced"} now`;
+    throw new GatewayError("route_not_found", message);
+  }
   return json({ worker, restarting: true });
 }
 

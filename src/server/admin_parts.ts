@@ -68,7 +68,8 @@ export function adminParts(sources: AdminSources): AdminParts {
     workers: () => supervisor.view(),
     nameOf: (row) => fleet.nameOf(row),
     loadOf: (row) => fleet.table.load(row),
-    restartWorker: (worker) => supervisor.restart(worker),
+    killWorker: (worker) => supervisor.kill(worker),
+    replaceWorker: (worker) => supervisor.replace(worker, control.config.timeouts.drain_ms),
     setDraining: (name, draining) => fleet.setDraining(name, draining),
     metrics: (format) => metricsPage(metricsOf(sources), format),
   };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Starts the data plane workers and keeps them: one that dies, fails or stops beating is ended, the load that it held is
-// released, and another takes its area after a growing pause.
+// released, and another takes its place after a growing pause. One that is to be replaced serves until another does, and
+// then finishes what it has.
 
 import type { AttachedKernel, SharedKernel } from "../../wasm/kernel.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
@@ -27,6 +28,10 @@ export interface WorkerView {
 
 /** Worker areas beyond those in use: a worker that is replaced leaves its area to rest before another takes it. */
 export const SPARE_AREAS = 4;
+/** Of them, those that are kept for workers that die. */
+const SPARES_KEPT = 2;
+/** Beyond the deadline of one that is replaced, until it is ended. */
+const LAST_WORDS_MS = 2_000;
 
 interface Seat {
   readonly worker: number;
@@ -41,6 +46,27 @@ interface Seat {
   pauseMs: number;
   servingSince: number;
   cancelRestart: () => void;
+  /** It is to have another's place once it serves. */
+  replaces: boolean;
+  /** Ends the wait for what it has to finish. */
+  cancelLeaving: () => void;
+}
+
+function newSeat(worker: number, area: number): Seat {
+  return {
+    worker,
+    area,
+    beat: NaN,
+    beatAt: 0,
+    thread: undefined,
+    state: "starting",
+    restarts: 0,
+    pauseMs: FIRST_PAUSE_MS,
+    servingSince: 0,
+    cancelRestart() {},
+    replaces: false,
+    cancelLeaving() {},
+  };
 }
 
 /** Makes the thread of a worker, which begins with the message "start". */
@@ -64,13 +90,15 @@ export interface SupervisorParts {
 
 export class Supervisor {
   readonly #seats: Seat[];
+  /** Workers that have been replaced and finish what they have. */
+  readonly #leaving = new Set<Seat>();
   readonly #spares: number[];
   #draining = false;
   /** Whether all have served at once. */
   #started = false;
   #cancelWatch: () => void = () => {};
   #snapshot: Snapshot | undefined;
-  #onDrained: (worker: number, cut: number) => void = () => {};
+  #onDrained: (seat: Seat, cut: number) => void = () => {};
 
   readonly kernel: AttachedKernel;
   readonly log: Log;
@@ -84,18 +112,7 @@ export class Supervisor {
     this.clock = parts.clock ?? systemClock;
     this.certificate = parts.certificate;
     this.#spares = Array.from({ length: SPARE_AREAS }, (_, i) => workers + 1 + i);
-    this.#seats = Array.from({ length: workers }, (_, i) => ({
-      worker: i + 1,
-      area: i + 1,
-      beat: NaN,
-      beatAt: 0,
-      thread: undefined,
-      state: "starting",
-      restarts: 0,
-      pauseMs: FIRST_PAUSE_MS,
-      servingSince: 0,
-      cancelRestart() {},
-    }));
+    this.#seats = Array.from({ length: workers }, (_, i) => newSeat(i + 1, i + 1));
   }
 
   /** Starts every worker; resolves when all serve. Rejects, with all ended, when one cannot. */
@@ -126,8 +143,10 @@ export class Supervisor {
         seat.state = "serving";
         seat.servingSince = this.clock.now();
         resolve();
-      } else if (data.kind === "drained") this.#onDrained(seat.worker, data.cut);
-      else if (data.kind === "certificate") {
+      } else if (data.kind === "drained") {
+        if (this.#leaving.has(seat)) this.#left(seat, data.cut);
+        else this.#onDrained(seat, data.cut);
+      } else if (data.kind === "certificate") {
         if (data.error !== null) this.log.error("a worker cannot use the new certificate", { error: data.error });
       } else this.#lost(seat, thread, data.message, reject);
     };
@@ -154,13 +173,15 @@ export class Supervisor {
     thread.terminate();
     seat.thread = undefined;
     reject(new Error(`Worker ${seat.worker} cannot serve: ${why}`));
+    if (this.#leaving.has(seat)) return this.#left(seat, 0);
     // Termination is a request to the thread, not its end: the area is fenced off and rests while another is used.
     const released = this.parts.reap(seat.area);
     this.#spares.push(seat.area);
+    if (seat.replaces && seat.state === "starting") return; // who it was to replace goes on
     seat.area = this.#spares.shift()!;
     this.log[why === ASKED ? "info" : "error"]("worker lost", { worker: seat.worker, why, released });
     if (this.#draining) {
-      this.#onDrained(seat.worker, 0);
+      this.#onDrained(seat, 0);
       return;
     }
     if (!this.#started && seat.state !== "serving" && seat.restarts === 0) return; // the first start fails as a whole
@@ -207,24 +228,68 @@ export class Supervisor {
   }
 
   #tell(message: ToWorker): void {
-    for (const { thread } of this.#seats) thread?.postMessage(message);
+    for (const { thread } of this.#threads()) thread?.postMessage(message);
+  }
+
+  #threads(): Seat[] {
+    return [...this.#seats, ...this.#leaving];
   }
 
   /** The oldest snapshot that a request of any worker was begun with. */
   get oldestSnapshot(): number {
     let oldest = Infinity;
-    for (const { thread, area } of this.#seats) {
+    for (const { thread, area } of this.#threads()) {
       if (thread) oldest = Math.min(oldest, readCell(this.kernel, area, WORKER_CELLS.snapshot));
     }
     return oldest;
   }
 
   /** Ends a worker at once, as a crash would; another takes its place. False when there is no such worker serving. */
-  restart(worker: number): boolean {
+  kill(worker: number): boolean {
     const seat = this.#seats.find((one) => one.worker === worker);
     if (!this.#started || !seat?.thread) return false;
     this.#lost(seat, seat.thread, ASKED, () => {});
     return true;
+  }
+
+  /**
+   * Replaces a worker: another serves before it stops to accept, and it finishes what it has up to the deadline. Resolves
+   * when the other serves; false when there is no such worker serving, or all spare areas are in use. Rejects when the
+   * other cannot serve: then everything is as before.
+   */
+  async replace(worker: number, deadlineMs: number): Promise<boolean> {
+    const seat = this.#seats.find((one) => one.worker === worker);
+    const thread = seat?.thread;
+    if (!this.#started || this.#draining || seat?.state !== "serving" || this.#spares.length <= SPARES_KEPT) {
+      return false;
+    }
+    const fresh = { ...newSeat(worker, this.#spares.shift()!), restarts: seat.restarts + 1, replaces: true };
+    this.parts.reap(fresh.area);
+    await this.#begin(fresh);
+    // It may have died meanwhile, and another may have its place.
+    if (this.#draining || seat.thread !== thread) {
+      fresh.thread?.terminate();
+      this.parts.reap(fresh.area);
+      this.#spares.push(fresh.area);
+      return seat.thread !== undefined;
+    }
+    fresh.replaces = false;
+    this.#seats[this.#seats.indexOf(seat)] = fresh;
+    this.#leaving.add(seat);
+    seat.cancelLeaving = this.clock.after(deadlineMs + LAST_WORDS_MS, () => this.#left(seat, 0));
+    thread!.postMessage({ kind: "drain", deadlineMs } satisfies ToWorker);
+    return true;
+  }
+
+  #left(seat: Seat, cut: number): void {
+    if (!this.#leaving.delete(seat)) return;
+    seat.cancelLeaving();
+    seat.thread?.terminate();
+    seat.thread = undefined;
+    const lost = this.parts.reap(seat.area);
+    this.#spares.push(seat.area);
+    this.log.info("a worker was replaced", { worker: seat.worker, cut, lost });
+    if (this.#draining) this.#onDrained(seat, cut);
   }
 
   view(): WorkerView[] {
@@ -248,12 +313,12 @@ export class Supervisor {
   async drain(deadlineMs: number): Promise<number> {
     this.#draining = true;
     this.#cancelWatch();
-    const waiting = new Set<number>();
+    const waiting = new Set(this.#leaving);
     let total = 0;
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.#onDrained = (worker, cut) => {
+    this.#onDrained = (seat, cut) => {
       total += cut;
-      waiting.delete(worker);
+      waiting.delete(seat);
       if (waiting.size === 0) resolve();
     };
     for (const seat of this.#seats) {
@@ -265,13 +330,16 @@ export class Supervisor {
         seat.thread = undefined;
         continue;
       }
-      waiting.add(seat.worker);
+      waiting.add(seat);
       seat.thread.postMessage({ kind: "drain", deadlineMs } satisfies ToWorker);
     }
     const cancelLate = this.clock.after(deadlineMs + 2_000, resolve);
     if (waiting.size > 0) await promise;
     cancelLate();
-    for (const seat of this.#seats) seat.thread?.terminate();
+    for (const seat of this.#threads()) {
+      seat.cancelLeaving();
+      seat.thread?.terminate();
+    }
     return total;
   }
 }

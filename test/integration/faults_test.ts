@@ -133,7 +133,7 @@ Deno.test("a worker that dies gives its load back and is replaced; the other ser
   });
   const load = async () => (await gateway.endpoints()).reduce((sum, { in_flight }) => sum + in_flight, 0);
   await until(async () => await load() === 40, "all 40 streams are counted");
-  const restarted = await fetch(`${gateway.admin}/workers/1/restart`, CHANGE);
+  const restarted = await fetch(`${gateway.admin}/workers/1/restart?now`, CHANGE);
   assertEquals((await restarted.json()).restarting, true);
   await until(
     async () => (await workersOf(gateway)).every(({ state }) => state === "serving") && await load() === 40 - cut,
@@ -172,10 +172,51 @@ Deno.test("workers that are replaced again and again under load leave no load be
   for (let i = 0; i < 10; i++) {
     const before = answered;
     await until(() => answered >= before + 10, "requests are answered between two restarts");
-    await (await fetch(`${gateway.admin}/workers/${1 + i % 2}/restart`, CHANGE)).text();
+    await (await fetch(`${gateway.admin}/workers/${1 + i % 2}/restart?now`, CHANGE)).text();
   }
   running = false;
   await Promise.all(clients);
+  await gateway.settled();
+});
+
+Deno.test("a worker that is replaced cuts no stream and refuses no connection", async () => {
+  await using engines = startEngines(2, { speed: 5 });
+  await using gateway = await startTestGateway(engines);
+  let running = true;
+  const failed: string[] = [];
+  let answered = 0;
+  const clients = Array.from({ length: 16 }, async (_, i) => {
+    while (running) {
+      try {
+        // On a connection of its own: one that is kept could be closed at any time.
+        const response = await post(gateway.origin, chat(`${i} ${answered}`, { stream: i % 2 === 0, max_tokens: 20 }), {
+          headers: { connection: "close" },
+        });
+        const text = await response.text();
+        const whole = i % 2 === 0 ? text.endsWith("data: [DONE]\n\n") : text.endsWith("}");
+        if (response.status !== 200 || !whole || text.includes('"error"')) failed.push(`${response.status} ${text}`);
+        answered++;
+      } catch (error) {
+        failed.push(`${error} ${(error as Error).cause}`);
+      }
+    }
+  });
+  for (let i = 0; i < 6; i++) {
+    const before = answered;
+    await until(() => answered >= before + 20, "requests are answered between two replacements");
+    await until(async () => {
+      const response = await fetch(`${gateway.admin}/workers/${1 + i % 2}/restart`, CHANGE);
+      await response.text();
+      return response.status === 200; // not while those before it still finish
+    }, "the worker is replaced");
+  }
+  running = false;
+  await Promise.all(clients);
+  // The runtime closes its listener with what waits in its backlog: that a connection in it is reset is the system's.
+  const reset = failed.filter((text) => /connection (reset|closed)|SendRequest|broken pipe/i.test(text));
+  assertEquals(failed.filter((text) => !reset.includes(text)), []);
+  assert(reset.length <= 12, `${reset.length} of ${answered} were reset: ${reset[0]}`);
+  assertEquals((await workersOf(gateway)).reduce((sum, { restarts }) => sum + restarts, 0), 6);
   await gateway.settled();
 });
 

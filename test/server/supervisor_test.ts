@@ -159,10 +159,10 @@ Deno.test("Supervisor: nobody is restarted on request before all have served", a
   const all = parts();
   const starting = all.supervisor.start();
   all.threads[0].says({ kind: "serving" });
-  assertEquals([all.supervisor.restart(1), all.supervisor.restart(2)], [false, false]);
+  assertEquals([all.supervisor.kill(1), all.supervisor.kill(2)], [false, false]);
   all.threads[1].says({ kind: "serving" });
   await starting;
-  assertEquals([all.supervisor.restart(2), all.supervisor.restart(2), all.supervisor.restart(9)], [true, false, false]);
+  assertEquals([all.supervisor.kill(2), all.supervisor.kill(2), all.supervisor.kill(9)], [true, false, false]);
   await end(all);
 });
 
@@ -234,4 +234,57 @@ Deno.test("Supervisor: drain ends when a worker dies in it, and at the latest 2 
   assertEquals(over, false);
   silent.clock.advance(10);
   await late;
+});
+
+Deno.test("Supervisor: one that is replaced serves until another does, then finishes what it has", async () => {
+  const all = await started();
+  const { supervisor, threads, clock } = all;
+  const [first] = threads;
+  const replaced = supervisor.replace(1, 5_000);
+  await settle();
+  const fresh = threads[2];
+  assertEquals([first.kinds, fresh.kinds, supervisor.serving], [["start"], ["start"], 2]);
+  fresh.says({ kind: "serving" });
+  assertEquals(await replaced, true);
+  assertEquals([first.kinds, first.terminated], [["start", "drain"], false]);
+  assertEquals(supervisor.view()[0], { worker: 1, state: "serving", restarts: 1 });
+  assertEquals(new Set([first.area, fresh.area, threads[1].area]).size, 3);
+  // What it still serves holds rows back, and it hears of changes.
+  const uses = (thread: FakeThread, snapshot: number) =>
+    ownCells({ ...all.kernel, worker: thread.area })[WORKER_CELLS.snapshot] = snapshot;
+  uses(first, 7);
+  uses(fresh, 9);
+  uses(threads[1], 9);
+  assertEquals(supervisor.oldestSnapshot, 7);
+  first.says({ kind: "drained", cut: 0 });
+  assertEquals([first.terminated, supervisor.oldestSnapshot], [true, 9]);
+  // One that never finishes is ended after its deadline.
+  const again = supervisor.replace(1, 5_000);
+  await settle();
+  threads[3].says({ kind: "serving" });
+  await again;
+  clock.advance(6_999);
+  assertEquals(fresh.terminated, false);
+  clock.advance(1);
+  assertEquals(fresh.terminated, true);
+});
+
+Deno.test("Supervisor: one that cannot be replaced goes on, and spare areas are kept for those that die", async () => {
+  const { supervisor, threads } = await started();
+  const failed = supervisor.replace(1, 5_000);
+  await settle();
+  threads[2].says({ kind: "failed", message: "the address is in use" });
+  await assertRejects(() => failed, Error, "the address is in use");
+  assertEquals([supervisor.view()[0], threads[0].kinds], [{ worker: 1, state: "serving", restarts: 0 }, ["start"]]);
+  for (let i = 0; i < SPARE_AREAS - 2; i++) {
+    const replaced = supervisor.replace(2, 5_000);
+    await settle();
+    threads.at(-1)!.says({ kind: "serving" });
+    assertEquals(await replaced, true);
+  }
+  assertEquals(await supervisor.replace(1, 5_000), false, "the others are still at it");
+  assertEquals(await supervisor.replace(9, 5_000), false);
+  const drained = supervisor.drain(1_000);
+  for (const thread of threads) thread.says({ kind: "drained", cut: 1 });
+  assertEquals(await drained, 2 + SPARE_AREAS - 2, "those that were leaving are waited for too");
 });
