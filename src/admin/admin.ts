@@ -18,6 +18,7 @@ import type { DecisionMaker } from "../scheduler/decision.ts";
 import { CONTENT_TYPES, formatFor, type TextFormat } from "../telemetry/prometheus.ts";
 import type { EndpointLoad } from "../tables/endpoint_table.ts";
 import { deleteEndpoint, type EndpointParts, putEndpoint } from "./endpoints.ts";
+import { page, pageFile } from "./page.ts";
 
 /** Bytes of a prompt that a hash is of. */
 const CHUNK_BYTES = 512;
@@ -39,6 +40,8 @@ export interface AdminParts extends EndpointParts {
   center(): unknown;
   workers(): unknown[];
   metrics(format: TextFormat): string;
+  /** The stream behind the page; undefined when there are too many. */
+  events(): ReadableStream<Uint8Array> | undefined;
   nameOf(row: number): string;
   /** What is ahead of an endpoint, through any gateway. */
   loadOf(row: number): EndpointLoad;
@@ -64,7 +67,15 @@ interface AdminRoute {
 }
 
 const ROUTES: readonly AdminRoute[] = [
-  route("/", { GET: () => new Response(`${pathList()}\n`) }),
+  {
+    ...route("/", {
+      // A browser gets the page, others the list of paths.
+      GET: (_, { headers }) => headers.get("accept")?.includes("text/html") ? page() : new Response(`${pathList()}\n`),
+    }),
+    open: true,
+  },
+  { ...route("/page/FILE", { GET: (_, __, name) => pageFile(name) ?? noFile(name) }), open: true },
+  route("/events", { GET: events }),
   { ...route("/healthz", { GET: () => new Response("ok\n") }), open: true },
   { ...route("/readyz", { GET: ready }), open: true },
   route("/endpoints", {
@@ -124,6 +135,16 @@ export async function handleAdmin(parts: AdminParts, visitors: Visitors, request
     const known = error instanceof GatewayError ? error : new GatewayError("internal", String(error));
     return new Response(errorBody(known), { status: known.status, headers: { "content-type": "application/json" } });
   }
+}
+
+function noFile(name: string): never {
+  throw new GatewayError("route_not_found", `The page has no file ${name.slice(0, 200)}`);
+}
+
+function events(parts: AdminParts): Response {
+  const stream = parts.events();
+  if (stream === undefined) throw new GatewayError("overloaded", "As many pages are open as there may be");
+  return new Response(stream, { headers: { "content-type": "text/event-stream", "cache-control": "no-store" } });
 }
 
 function withoutSlash(path: string): string {

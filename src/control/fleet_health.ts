@@ -26,6 +26,8 @@ interface Chart {
   wasRefused: boolean;
   /** Until when it is backed off. */
   backedOffUntil: number;
+  /** What made its state what it is. */
+  why: string;
 }
 
 /** What a probe told. */
@@ -67,6 +69,7 @@ export class FleetHealth<P extends Patient> {
       refused: false,
       wasRefused: false,
       backedOffUntil: 0,
+      why: "",
     });
     this.#clusters.set(patient.cluster, [...this.#clusters.get(patient.cluster) ?? [], patient]);
   }
@@ -102,6 +105,11 @@ export class FleetHealth<P extends Patient> {
 
   stop(): void {
     this.#cancel();
+  }
+
+  /** Why a patient does not serve as others do; empty when it does. */
+  whyOf(patient: P): string {
+    return this.of(patient).state === "available" ? "" : this.#charts.get(patient)!.why;
   }
 
   of(patient: P): EndpointHealth {
@@ -212,6 +220,7 @@ export class FleetHealth<P extends Patient> {
     const before = this.table.state(row);
     const after = STATES[state];
     if (before === after) return;
+    this.#charts.get(patient)!.why = why;
     if (after === EndpointState.available) {
       this.table.clearFailures(row);
       if (before === EndpointState.unhealthy && this.#charts.get(patient)!.wasRefused) this.parts.returned(patient);

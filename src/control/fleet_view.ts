@@ -14,6 +14,8 @@ export interface EndpointView {
   /** Its row of the shared memory. */
   row: number;
   state: (typeof ENDPOINT_STATE_NAMES)[number];
+  /** Why it is in that state; empty where it is available. */
+  why: string;
   in_flight: number;
   prompt_bytes: number;
   remote_in_flight: number;
@@ -52,6 +54,7 @@ export function endpointViews({ members, table, health, clock }: Fleet): Endpoin
       port,
       row,
       state: ENDPOINT_STATE_NAMES[table.state(row)],
+      why: health.whyOf(member),
       in_flight: table.requests(row),
       prompt_bytes: table.promptBytes(row),
       remote_in_flight: table.remoteRequests(row),

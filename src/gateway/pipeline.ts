@@ -34,6 +34,7 @@ import { UpstreamError } from "../upstream/errors.ts";
 import type { ResponseHead } from "../upstream/response_head.ts";
 import type { Answer } from "./answer.ts";
 import type { Call } from "./call.ts";
+import type { DecisionWatch } from "./decision_watch.ts";
 import { asGatewayError, type Dispatcher } from "./dispatch.ts";
 import { hedge, type HedgeParts } from "./hedge.ts";
 import { ANY_MODEL, type Route, type RouteTable } from "./routes.ts";
@@ -50,6 +51,8 @@ export interface PipelineParts {
   readonly responses: StoredResponses;
   readonly engines: Readonly<Record<Backend, Engine>>;
   readonly admission: Admission;
+  /** Is told decisions while somebody watches. */
+  readonly watch?: DecisionWatch;
   /** Second attempts of late streams; undefined for none. */
   readonly hedging?: HedgeParts;
   /** Tokens that a request will probably take, by its model, prompt length and own limit. */
@@ -180,7 +183,8 @@ export class Pipeline {
    */
   async answer(call: Call, admitted: AdmittedRequest, watcher: AnswerWatcher): Promise<Answered> {
     const { request, route, prepared, rest } = admitted;
-    const { config, deadlines, dispatcher, responses, engines, hedging } = this.#parts;
+    const { config, deadlines, dispatcher, responses, engines, hedging, watch } = this.#parts;
+    const seen = watch?.look(admitted);
     let waitsSince: number | undefined;
     try {
       // Decide: the endpoint that will answer first, with this request's load counted on it.
@@ -189,6 +193,7 @@ export class Pipeline {
         watcher.queued();
       });
       waitsSince = undefined;
+      if (seen) watch!.decided(seen, grant, call);
       call.promptBytes = grant.prompt.bytes;
       call.queuedMs = grant.queuedMs;
       call.context.instruments.granted(

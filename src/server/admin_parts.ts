@@ -4,6 +4,7 @@
 import process from "node:process";
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import type { AdminParts } from "../admin/admin.ts";
+import type { LiveEvents } from "../admin/live_events.ts";
 import { metricsPage, type MetricsSource } from "../admin/metrics_page.ts";
 import { VERSION } from "../base/version.ts";
 import type { ControlPlane } from "../control/control_plane.ts";
@@ -35,8 +36,8 @@ export interface AdminSources {
   center(): { gatewayId: string; link: CenterLink; sync: LoadSync } | undefined;
 }
 
-export function adminParts(sources: AdminSources): AdminParts {
-  const { kernel, control, fleet, supervisor, reloader, status } = sources;
+export function adminParts(sources: AdminSources, live: Pick<LiveEvents, "open">): AdminParts {
+  const { kernel, control, fleet, supervisor, reloader } = sources;
   let routes: { version: number; table: RouteTable } | undefined;
   return {
     snapshot: () => control.snapshot,
@@ -50,11 +51,8 @@ export function adminParts(sources: AdminSources): AdminParts {
     },
     decisions: new DecisionMaker(kernel),
     sources: () => control.discoveries.view(),
-    notReady() {
-      if (status.leaving) return "draining";
-      if (supervisor.serving === 0) return "no worker is serving";
-      return fleet.available === 0 ? "no endpoint is available" : undefined;
-    },
+    notReady: () => notReady(sources),
+    events: () => live.open(),
     endpoints: () => endpointViews(fleet),
     putEndpoint: (cluster, spec) => control.admin.put(cluster, spec),
     deleteEndpoint: (id) => control.admin.delete(id),
@@ -75,23 +73,35 @@ export function adminParts(sources: AdminSources): AdminParts {
   };
 }
 
+/** Why no request can be served; undefined when they can. */
+export function notReady({ status, supervisor, fleet }: AdminSources): string | undefined {
+  if (status.leaving) return "draining";
+  if (supervisor.serving === 0) return "no worker is serving";
+  return fleet.available === 0 ? "no endpoint is available" : undefined;
+}
+
+/** Who has a tenant's row; names that are not configured share theirs. */
+export function tenantRows({ control: { rows } }: AdminSources): { name: string; row: number }[] {
+  return [
+    { name: "anonymous", row: 0 },
+    ...[...rows.tenants.all].map(([name, { row }]) => ({ name, row })),
+    ...Array.from({ length: rows.tenantRows - rows.firstOther }, (_, i) => ({
+      name: "other",
+      row: rows.firstOther + i,
+    })),
+  ];
+}
+
 /** Prefix buckets that are looked at to tell how full the index is. */
 const SAMPLED_BUCKETS = 1_024;
 
 /** What /metrics shows. */
-function metricsOf({ kernel, control, fleet, trainer, supervisor, reloader, center }: AdminSources): MetricsSource {
+function metricsOf(sources: AdminSources): MetricsSource {
+  const { kernel, control, fleet, trainer, supervisor, reloader, center } = sources;
   const cells = sumCells(kernel);
   const { rows, layout, snapshot: { config } } = control;
   const { limits } = config;
   const modelRows = [...rows.models.all].map(([model, { row }]) => ({ model, row }));
-  const tenantNames = [
-    { name: "anonymous", row: 0 },
-    ...[...rows.tenants.all].map(([name, { row }]) => ({ name, row })),
-    ...Array.from(
-      { length: limits.tenants - rows.firstOther },
-      (_, i) => ({ name: "other", row: rows.firstOther + i }),
-    ),
-  ];
   const known = center();
   const endpoints = endpointViews(fleet);
   const inFlight = endpoints.reduce((sum, { in_flight }) => sum + in_flight, 0);
@@ -112,7 +122,7 @@ function metricsOf({ kernel, control, fleet, trainer, supervisor, reloader, cent
       error: trainer.predictionError(row).error,
       bytesPerToken: trainer.table.bytesPerToken(row),
     })),
-    tenants: tenantNames.map(({ name, row }) => ({
+    tenants: tenantRows(sources).map(({ name, row }) => ({
       name,
       row,
       counts: readTenant(cells, layout, row),

@@ -4,6 +4,9 @@
 
 import { type AttachedKernel, attachKernel, compileKernel, createSharedKernel } from "../../wasm/kernel.ts";
 import { type AdminParts, handleAdmin } from "../admin/admin.ts";
+import { LiveEvents } from "../admin/live_events.ts";
+import { TrafficHistory } from "../admin/traffic_history.ts";
+import type { ShownDecision } from "../gateway/decision_watch.ts";
 import { type Address, parseAddress } from "../base/address.ts";
 import { systemClock } from "../base/clock.ts";
 import { Visitors } from "../base/visitors.ts";
@@ -24,7 +27,8 @@ import { SampleReader } from "../tables/sample_ring.ts";
 import { writeOwnShare } from "../tables/tenant_table.ts";
 import { CellLayout } from "../telemetry/cells.ts";
 import { Log } from "../telemetry/log.ts";
-import { adminParts } from "./admin_parts.ts";
+import { adminParts, type AdminSources } from "./admin_parts.ts";
+import { liveParts, trafficTotals } from "./live_parts.ts";
 import { type Center, openCenter } from "./center_link.ts";
 import type { CenterProcess } from "./center_process.ts";
 import { checkDistinct, readCertificate } from "./listen_checks.ts";
@@ -104,7 +108,8 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     nameOf: (row) => fleet.nameOf(row),
   });
   const reap = (area: number) => lost.reap(area);
-  const supervisor = new Supervisor({ kernel, shared, setup, log, workers, certificate, reap });
+  const decided = (decision: ShownDecision) => live.decided(decision);
+  const supervisor = new Supervisor({ kernel, shared, setup, log, workers, certificate, reap, decided });
   let sync: LoadSync | undefined;
   const control = new ControlPlane({
     kernel,
@@ -132,7 +137,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
 
   let center: Center | undefined;
   const status = { leaving: false };
-  const parts: AdminParts = adminParts({
+  const sources: AdminSources = {
     kernel,
     control,
     fleet,
@@ -142,7 +147,10 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     log,
     status,
     center: () => center && sync && { gatewayId, link: center.link, sync },
-  });
+  };
+  const traffic = new TrafficHistory(systemClock, () => trafficTotals(sources));
+  const live = new LiveEvents(liveParts(sources, traffic));
+  const parts: AdminParts = adminParts(sources, live);
   const stops: (() => Promise<unknown> | void)[] = [];
   const stopAll = async () => {
     for (const stop of stops.splice(0).reverse()) await stop();
@@ -158,6 +166,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
       config.admin.tls && await readCertificate(config.admin.tls, "admin.tls"),
     );
     stops.push(() => admin.shutdown());
+    stops.push(() => live.stop());
     control.apply(config, access);
     stops.push(() => control.stop());
     if (config.metadata_center.enabled) {
@@ -182,6 +191,8 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     trainer.start();
     stops.push(() => trainer.stop());
     await supervisor.start();
+    traffic.start();
+    stops.push(() => traffic.stop());
     await reloader.start();
     stops.push(() => reloader.stop());
   } catch (error) {

@@ -3,6 +3,7 @@
 
 import type { SharedKernel } from "../../wasm/kernel.ts";
 import type { Address } from "../base/address.ts";
+import type { ShownDecision } from "../gateway/decision_watch.ts";
 import type { Snapshot } from "../config/snapshot.ts";
 
 /** A certificate chain and its key, as PEM. */
@@ -45,11 +46,14 @@ export type ToWorker =
   | { kind: "certificate"; certificate: Certificate }
   /** Clients are asked to go elsewhere from now on: it is going to be drained. */
   | { kind: "leave" }
-  | { kind: "drain"; deadlineMs: number };
+  | { kind: "drain"; deadlineMs: number }
+  /** Whether decisions are to be told. */
+  | { kind: "watch"; open: boolean };
 
 export type FromWorker =
   | { kind: "serving" }
   | { kind: "failed"; message: string }
   /** A certificate is in use, or cannot be. */
   | { kind: "certificate"; error: string | null }
-  | { kind: "drained"; cut: number };
+  | { kind: "drained"; cut: number }
+  | { kind: "decision"; decision: ShownDecision };

@@ -20,6 +20,7 @@ import { Front } from "../front/http/front.ts";
 import type { HttpContext } from "../front/http/http_call.ts";
 import type { Call, CallContext } from "../gateway/call.ts";
 import { Dispatcher } from "../gateway/dispatch.ts";
+import { DecisionWatch, type ShownDecision } from "../gateway/decision_watch.ts";
 import type { HedgeParts } from "../gateway/hedge.ts";
 import { Pipeline } from "../gateway/pipeline.ts";
 import { RouteTable } from "../gateway/routes.ts";
@@ -68,6 +69,7 @@ export class Serving {
   /** What direct listeners need. */
   readonly direct: DirectServerParts;
   readonly instruments: Instruments;
+  readonly watch: DecisionWatch;
   readonly #deadlines = new Deadlines(clock);
   readonly #endpoints: EndpointTable;
   readonly #readings: ModelReadings;
@@ -93,7 +95,13 @@ export class Serving {
   #loopDelayMs = 0;
   readonly #status = { leaving: false };
 
-  constructor(readonly kernel: AttachedKernel, readonly setup: WorkerSetup, snapshot: Snapshot) {
+  /** @param tellDecision Is told decisions while somebody watches. */
+  constructor(
+    readonly kernel: AttachedKernel,
+    readonly setup: WorkerSetup,
+    snapshot: Snapshot,
+    tellDecision: (decision: ShownDecision) => void,
+  ) {
     const { config } = snapshot;
     this.log = new Log(config.log.level, `worker ${kernel.worker}`);
     this.#logs = new WorkerLogs(this.log);
@@ -123,6 +131,12 @@ export class Serving {
       maxMessageBytes: config.limits.body_bytes,
     });
     this.#directory = new EndpointDirectory(this.#endpoints);
+    this.watch = new DecisionWatch({
+      decisions: this.#decisions,
+      clock,
+      nameOf: (row) => this.#directory.of(row).name,
+      tell: tellDecision,
+    });
     this.#responses = new StoredResponses(new ResponseTable(kernel), this.#endpoints);
     this.#budget = new RetryBudget(budgetOf(config), clock);
     this.#samples = new SampleWriter(kernel);
@@ -311,6 +325,7 @@ export class Serving {
         eventBytes: limits.event_bytes,
       })),
       admission,
+      watch: this.watch,
       hedging: this.#hedging(config),
       usageEstimate: (model, promptBytes, maxTokens) => ({
         inputTokens: promptBytes / (this.#predictors.bytesPerToken(model) || prediction.bytes_per_token),

@@ -8,6 +8,7 @@ import { type Clock, systemClock } from "../base/clock.ts";
 import { readCell } from "../tables/metric_cells.ts";
 import { WORKER_CELLS } from "../telemetry/cells.ts";
 import type { Log } from "../telemetry/log.ts";
+import type { ShownDecision } from "../gateway/decision_watch.ts";
 import type { Snapshot } from "../config/snapshot.ts";
 import type { Certificate, FromWorker, ToWorker, WorkerSetup } from "./protocol.ts";
 
@@ -83,6 +84,8 @@ export interface SupervisorParts {
   readonly certificate: Certificate | undefined;
   /** Takes an area from its worker; returns how many requests were lost. */
   reap(area: number): number;
+  /** Is told decisions of workers while somebody watches. */
+  decided?(decision: ShownDecision): void;
   /** The system's by default. */
   readonly clock?: Clock;
   readonly thread?: NewThread;
@@ -94,6 +97,7 @@ export class Supervisor {
   readonly #leaving = new Set<Seat>();
   readonly #spares: number[];
   #draining = false;
+  #watched = false;
   /** Whether all have served at once. */
   #started = false;
   #cancelWatch: () => void = () => {};
@@ -143,7 +147,9 @@ export class Supervisor {
         seat.state = "serving";
         seat.servingSince = this.clock.now();
         resolve();
-      } else if (data.kind === "drained") {
+        if (this.#watched) thread.postMessage({ kind: "watch", open: true } satisfies ToWorker);
+      } else if (data.kind === "decision") this.parts.decided?.(data.decision);
+      else if (data.kind === "drained") {
         if (this.#leaving.has(seat)) this.#left(seat, data.cut);
         else this.#onDrained(seat, data.cut);
       } else if (data.kind === "certificate") {
@@ -220,6 +226,12 @@ export class Supervisor {
   renew(certificate: Certificate): void {
     this.certificate = certificate;
     this.#tell({ kind: "certificate", certificate });
+  }
+
+  /** Whether workers are to tell decisions. */
+  watch(open: boolean): void {
+    this.#watched = open;
+    this.#tell({ kind: "watch", open });
   }
 
   /** Asks clients to go elsewhere: a drain is to come. */

@@ -30,7 +30,9 @@ scope.onmessage = ({ data }) => {
 };
 
 function start({ shared, worker, seed, snapshot, certificate, ...setup }: StartWorker): void {
-  const serving = new Serving(attachKernel(shared, worker, seed), setup, snapshot);
+  const serving = new Serving(attachKernel(shared, worker, seed), setup, snapshot, (decision) => {
+    scope.postMessage({ kind: "decision", decision });
+  });
   const stopBeating = beat(serving);
   const listeners = new WorkerListeners(setup, {
     direct: serving.direct,
@@ -52,6 +54,9 @@ function start({ shared, worker, seed, snapshot, certificate, ...setup }: StartW
         return renew(listeners, data.certificate);
       case "leave":
         return serving.leave();
+      case "watch":
+        serving.watch.open = data.open;
+        return;
       case "drain":
         return drain(serving, listeners, data.deadlineMs, stopBeating);
     }

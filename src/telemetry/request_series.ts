@@ -57,7 +57,7 @@ class Keys {
   }
 
   of(model: number, path: number, outcome: number, tenant: number): number {
-    const [paths, outcomes] = [PATH_LABELS.length, OUTCOMES.length];
+    const outcomes = OUTCOMES.length;
     return 1 + outcomes + ((path * outcomes + outcome) * this.#models + model) * this.#tenants + tenant;
   }
 
