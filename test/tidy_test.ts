@@ -120,6 +120,13 @@ Deno.test("the version is the same everywhere", async () => {
   assertEquals(/^## (\S+)/m.exec(changes)?.[1], version);
 });
 
+Deno.test("what the gateway imports is what its tests import, in the same versions", async () => {
+  const read = async (path: string) => JSON.parse(await Deno.readTextFile(new URL(path, root))).imports;
+  const [runtime, testing] = [await read("deno.json"), await read("test/deno.json")];
+  const differing = Object.keys(runtime).filter((name) => name !== "env" && testing[name] !== runtime[name]);
+  assertEquals(differing, []);
+});
+
 Deno.test("the README shows every task and every config key that it names exists", async () => {
   const readme = await Deno.readTextFile(new URL("README.md", root));
   const { tasks } = JSON.parse(await Deno.readTextFile(new URL("deno.json", root)));
