@@ -1,19 +1,23 @@
-# AIGW as one binary on a small base, not as root.
-#   docker build -t aigw . && docker run -p 10000:10000 -v ./config:/etc/aigw:ro aigw
-FROM denoland/deno:2.9.6 AS build
+# AIGW as one program on a small base, not as root and without a need to write.
+#   docker build -t aigw . && docker run --read-only -p 10000:10000 -p 15000:15000 aigw
+# For your fleet:
+#   docker run --read-only -p 10000:10000 -v ./aigw.yaml:/etc/aigw/aigw.yaml:ro aigw serve --config aigw.yaml
+ARG DENO_IMAGE=denoland/deno:2.9.6
+ARG BASE_IMAGE=debian:bookworm-slim
+
+FROM ${DENO_IMAGE} AS build
 WORKDIR /aigw
 COPY deno.json deno.lock ./
-COPY src src
 COPY wasm wasm
-RUN deno task compile
+COPY config config
+COPY src src
+RUN ["deno", "task", "compile"]
 
-FROM debian:bookworm-slim
-RUN useradd --system --uid 10001 --home-dir /nonexistent aigw
+FROM ${BASE_IMAGE}
 COPY --from=build /aigw/dist/aigw /usr/local/bin/aigw
-COPY config /etc/aigw
-USER aigw
-EXPOSE 10000
+WORKDIR /etc/aigw
+USER 10001:10001
+EXPOSE 10000 15000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["aigw", "health"]
 ENTRYPOINT ["aigw"]
-# Without arguments: the demonstration with two mock engines inside. For your fleet:
-#   docker run … aigw serve --config /etc/aigw/yours.yaml
-CMD ["serve", "--config", "/etc/aigw/local.yaml", "--listen", "0.0.0.0:10000", "--mock-engines", "2"]
+CMD ["demo", "--listen", "0.0.0.0:10000", "--admin", "0.0.0.0:15000"]

@@ -5,9 +5,10 @@ import { VERSION } from "../base/version.ts";
 import { type Command, helpOf, meant, readArguments, UsageError } from "./command.ts";
 import { completionCommand } from "./completion.ts";
 import { checkConfigCommand, configSchemaCommand, importCommand } from "./configuration.ts";
+import { healthCommand } from "./health.ts";
 import { metadataCenterCommand } from "./metadata_center.ts";
 import { mockEngineCommand } from "./mock_engine.ts";
-import { serveCommand } from "./serve.ts";
+import { demoCommand, serveCommand } from "./serve.ts";
 
 const versionCommand: Command = {
   name: "version",
@@ -21,8 +22,10 @@ const versionCommand: Command = {
 
 export const COMMANDS: readonly Command[] = [
   serveCommand,
+  demoCommand,
   metadataCenterCommand,
   mockEngineCommand,
+  healthCommand,
   checkConfigCommand,
   importCommand,
   configSchemaCommand,

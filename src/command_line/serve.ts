@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // `aigw serve`: the gateway, from a configuration or from engines' URLs.
 
+import { parse } from "@std/yaml";
+import demoClusters from "../../config/clusters.json" with { type: "text" };
+import demo from "../../config/local.yaml" with { type: "text" };
 import { formatAddress, isLoopback } from "../base/address.ts";
 import { VERSION } from "../base/version.ts";
+import { parseConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
 import { configFile } from "../control/config_file.ts";
 import { BadEndpoint, configOfEndpoints } from "../control/quick_start.ts";
@@ -41,11 +45,36 @@ export const serveCommand: Command = {
   run: serve,
 };
 
+export const demoCommand: Command = {
+  name: "demo",
+  summary: "Run the gateway with two mock engines on this machine",
+  options: serveCommand.options.filter(({ name }) => ["listen", "admin", "center", "workers"].includes(name)),
+  run(given) {
+    const config = parseConfig({
+      ...parse(demo) as object,
+      clusters_file: undefined,
+      ...parse(demoClusters) as object,
+    });
+    overrides(given)(config);
+    return run({ config, source: undefined }, 2, false);
+  },
+};
+
 async function serve(given: Given): Promise<number> {
+  const configuration = await configured(given, overrides(given));
+  return run(configuration, wholeIn(given, "mock-engines", 0, 1_024) ?? 0, given.has("share-addresses"));
+}
+
+/** A configuration, and where it is read again. */
+interface Configuration {
+  readonly config: Config;
+  readonly source: ConfigSource | undefined;
+}
+
+async function run({ config, source }: Configuration, mocks: number, shareAddresses: boolean): Promise<number> {
   const started = performance.now();
-  const { config, source } = await configured(given, overrides(given));
-  const engines = startMockEngines(config, wholeIn(given, "mock-engines", 0, 1_024) ?? 0);
-  const gateway = await startGateway(config, { source, shareAddresses: given.has("share-addresses") }).catch(
+  const engines = startMockEngines(config, mocks);
+  const gateway = await startGateway(config, { source, shareAddresses }).catch(
     async (error) => {
       await Promise.all(engines.map((engine) => engine.stop()));
       throw error;
@@ -84,7 +113,7 @@ function overrides(given: Given): (config: Config) => void {
 async function configured(
   given: Given,
   override: (config: Config) => void,
-): Promise<{ config: Config; source: ConfigSource | undefined }> {
+): Promise<Configuration> {
   const [file, variable, keyFile] = ["config", "api-key-env", "api-key-file"].map((option) => given.text(option));
   const urls = given.texts("endpoint");
   if ((file === undefined) === (urls.length === 0)) {
