@@ -21,6 +21,7 @@ const LEVELS: Record<string, number> = {
   "src/metadata": 5,
   "src/upstream": 5,
   "src/mock": 5,
+  "src/load": 5,
   "src/engines": 6,
   "src/gateway": 7,
   "src/front": 8,

@@ -6,6 +6,7 @@ import { type Command, helpOf, meant, readArguments, UsageError } from "./comman
 import { completionCommand } from "./completion.ts";
 import { checkConfigCommand, configSchemaCommand, importCommand } from "./configuration.ts";
 import { healthCommand } from "./health.ts";
+import { benchCommand, replayCommand } from "./load.ts";
 import { metadataCenterCommand } from "./metadata_center.ts";
 import { mockEngineCommand } from "./mock_engine.ts";
 import { demoCommand, serveCommand } from "./serve.ts";
@@ -26,6 +27,8 @@ export const COMMANDS: readonly Command[] = [
   metadataCenterCommand,
   mockEngineCommand,
   healthCommand,
+  benchCommand,
+  replayCommand,
   checkConfigCommand,
   importCommand,
   configSchemaCommand,

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sends many requests: so many at once, or at given times whether the ones before are answered or not.
+
+import type { Measured } from "./client.ts";
+
+export interface Job {
+  /** Ms from the beginning at which it is sent; undefined: as soon as there is a place. */
+  readonly at: number | undefined;
+  run(): Promise<Measured>;
+}
+
+export interface LoadResult {
+  readonly measured: readonly Measured[];
+  readonly seconds: number;
+  /** Most ms that a request was sent after its time, because there was no place. */
+  readonly latestMs: number;
+}
+
+/**
+ * @param concurrency Most requests under way.
+ * @param progress Is told how many have ended, and how many of them failed.
+ * @param stop Ends the sending; what is under way is waited for.
+ */
+export async function sendAll(
+  jobs: Iterable<Job>,
+  concurrency: number,
+  progress: (ended: number, failed: number) => void,
+  stop?: AbortSignal,
+): Promise<LoadResult> {
+  const began = performance.now();
+  const measured: Measured[] = [];
+  const underWay = new Set<Promise<void>>();
+  let [failed, latestMs] = [0, 0];
+  for (const job of jobs) {
+    if (stop?.aborted) break;
+    while (underWay.size >= concurrency) await Promise.race(underWay);
+    if (job.at !== undefined) {
+      const waitMs = job.at - (performance.now() - began);
+      if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
+      else latestMs = Math.max(latestMs, -waitMs);
+    }
+    const one = job.run().then((result) => {
+      measured.push(result);
+      if (result.failure !== undefined) failed++;
+      underWay.delete(one);
+      progress(measured.length, failed);
+    });
+    underWay.add(one);
+  }
+  await Promise.all(underWay);
+  return { measured, seconds: (performance.now() - began) / 1_000, latestMs };
+}
