@@ -12,7 +12,7 @@ import {
   WORKER_CELLS,
 } from "../telemetry/cells.ts";
 import { outcomeIsError } from "../telemetry/outcome.ts";
-import { type Family, MetricsText, type TextFormat } from "../telemetry/prometheus.ts";
+import { type Family, type MetricsSink, MetricsText, type TextFormat } from "../telemetry/prometheus.ts";
 import { readModel, type readTenant } from "../telemetry/readings.ts";
 import type { Series } from "../telemetry/request_series.ts";
 import { ALIASES, type AliasName, FAMILIES } from "./metric_families.ts";
@@ -77,6 +77,12 @@ const CENTER_STATES = ["available", "probing", "unavailable"];
 
 export function metricsPage(source: MetricsSource, format: TextFormat): string {
   const text = new MetricsText(format);
+  writeMetrics(text, source);
+  return text.toString();
+}
+
+/** Every metric, into whatever takes them. */
+export function writeMetrics(text: MetricsSink, source: MetricsSource): void {
   text.add(FAMILIES.version, { version: source.version }, 1);
   requestMetrics(text, source);
   tryMetrics(text, source);
@@ -88,7 +94,6 @@ export function metricsPage(source: MetricsSource, format: TextFormat): string {
   processMetrics(text, source);
   if (source.aliases.includes("go")) goMetrics(text, source);
   if (source.aliases.includes("inference_extension")) extensionMetrics(text, source);
-  return text.toString();
 }
 
 /** Names of the rows of models and tenants; of those that nothing is known of, what stands for them. */
@@ -116,12 +121,12 @@ class Sums {
     else this.#sums.set(key, { labels, value });
   }
 
-  writeTo(text: MetricsText, family: Family): void {
+  writeTo(text: MetricsSink, family: Family): void {
     for (const { labels, value } of this.#sums.values()) text.add(family, labels, value);
   }
 }
 
-function requestMetrics(text: MetricsText, source: MetricsSource): void {
+function requestMetrics(text: MetricsSink, source: MetricsSource): void {
   const { cells, layout, models, series } = source;
   const names = namesOf(source);
   const [requests, seconds] = [new Sums(), new Sums()];
@@ -154,7 +159,7 @@ function requestMetrics(text: MetricsText, source: MetricsSource): void {
     .add(FAMILIES.responseBytes, {}, cells[WORKER_CELLS.bytes]);
 }
 
-function tryMetrics(text: MetricsText, { cells }: MetricsSource): void {
+function tryMetrics(text: MetricsSink, { cells }: MetricsSource): void {
   for (const [i, reason] of RETRY_REASONS.entries()) {
     text.add(FAMILIES.retries, { reason }, cells[WORKER_CELLS.retries + i]);
   }
@@ -166,7 +171,7 @@ function tryMetrics(text: MetricsText, { cells }: MetricsSource): void {
     .add(FAMILIES.connectFailures, {}, cells[WORKER_CELLS.connectFailures]);
 }
 
-function tenantMetrics(text: MetricsText, { tenants, saturation }: MetricsSource): void {
+function tenantMetrics(text: MetricsSink, { tenants, saturation }: MetricsSource): void {
   for (const tenant of new Set(tenants.map(({ name }) => name))) {
     const rows = tenants.filter(({ name }) => name === tenant);
     const sum = (value: (one: typeof rows[number]) => number) => rows.reduce((total, one) => total + value(one), 0);
@@ -183,7 +188,7 @@ function tenantMetrics(text: MetricsText, { tenants, saturation }: MetricsSource
   for (const { cluster, value } of saturation) text.add(FAMILIES.saturation, { cluster }, value);
 }
 
-function predictionMetrics(text: MetricsText, { predictions }: MetricsSource): void {
+function predictionMetrics(text: MetricsSink, { predictions }: MetricsSource): void {
   for (const { model, samples, error, bytesPerToken } of predictions) {
     if (samples === 0) continue;
     text.add(FAMILIES.ttftSamples, { model }, samples).add(FAMILIES.ttftError, { model }, error);
@@ -191,7 +196,7 @@ function predictionMetrics(text: MetricsText, { predictions }: MetricsSource): v
   }
 }
 
-function fleetMetrics(text: MetricsText, source: MetricsSource): void {
+function fleetMetrics(text: MetricsSink, source: MetricsSource): void {
   const { endpoints, clusters, cells, layout } = source;
   text.add(FAMILIES.clusters, {}, clusters.length)
     .add(FAMILIES.rules, {}, source.ruleCount)
@@ -235,7 +240,7 @@ function fleetMetrics(text: MetricsText, source: MetricsSource): void {
   }
 }
 
-function configMetrics(text: MetricsText, { reload, sources, unplaced }: MetricsSource): void {
+function configMetrics(text: MetricsSink, { reload, sources, unplaced }: MetricsSource): void {
   for (const [result, count] of Object.entries(reload.counts)) text.add(FAMILIES.reloads, { result }, count);
   text.add(FAMILIES.reloadedAt, {}, reload.last_success / 1_000);
   for (const { source, state, failures, endpoints, age_ms } of sources) {
@@ -247,7 +252,7 @@ function configMetrics(text: MetricsText, { reload, sources, unplaced }: Metrics
   text.add(FAMILIES.unplaced, {}, unplaced);
 }
 
-function centerMetrics(text: MetricsText, { sync, centers, centerCalls, cells }: MetricsSource): void {
+function centerMetrics(text: MetricsSink, { sync, centers, centerCalls, cells }: MetricsSource): void {
   for (const { center, state, dropped } of centers) {
     text.add(FAMILIES.centerState, { center }, CENTER_STATES.indexOf(state))
       .add(FAMILIES.centerDropped, { center }, dropped);
@@ -262,7 +267,7 @@ function centerMetrics(text: MetricsText, { sync, centers, centerCalls, cells }:
   }
 }
 
-function processMetrics(text: MetricsText, source: MetricsSource): void {
+function processMetrics(text: MetricsSink, source: MetricsSource): void {
   const { cells, workers, heaps, tables, process } = source;
   text.add(FAMILIES.workersServing, {}, workers.serving)
     .add(FAMILIES.workerRestarts, {}, workers.restarts)
@@ -286,7 +291,7 @@ function processMetrics(text: MetricsText, source: MetricsSource): void {
   if (process.openFiles !== null) text.add(FAMILIES.openFiles, {}, process.openFiles);
 }
 
-function goMetrics(text: MetricsText, source: MetricsSource): void {
+function goMetrics(text: MetricsSink, source: MetricsSource): void {
   const names = ALIASES.go;
   const { clusters, endpoints } = source;
   text.add(names.clusters, {}, clusters.length);
@@ -305,7 +310,7 @@ function goMetrics(text: MetricsText, source: MetricsSource): void {
   }
 }
 
-function extensionMetrics(text: MetricsText, source: MetricsSource): void {
+function extensionMetrics(text: MetricsSink, source: MetricsSource): void {
   const names = ALIASES.inference_extension;
   const { clusters, endpoints, cells, layout, models, series } = source;
   for (const name of clusters) {

@@ -2,11 +2,12 @@
 // The end of a request, written once: metrics, the tenant's account, what the latency models learn from, trace, access log.
 // Whoever calls `end` first says the outcome.
 
+import type { Kind } from "../openai/api.ts";
 import { hasMedia } from "../openai/request.ts";
 import type { Usage } from "../openai/usage.ts";
 import { duration, timeOfDay } from "../telemetry/access_log.ts";
 import type { RequestTexts } from "../telemetry/llm_log.ts";
-import type { Outcome } from "../telemetry/outcome.ts";
+import { type Outcome, outcomeIsError } from "../telemetry/outcome.ts";
 import type { RequestSpan } from "../telemetry/tracing.ts";
 import type { Call } from "./call.ts";
 
@@ -45,7 +46,7 @@ function write(call: Call, outcome: Outcome): void {
     instruments.usage(modelRow, usage);
     observe(call, usage);
   }
-  if (call.span) trace(call, outcome, call.span);
+  if (call.span) trace(call, outcome, elapsed, call.span);
   if (call.context.accessLog?.takes(outcome) && !isCheck(call, outcome)) log(call, outcome, elapsed);
   if (call.texts) logTexts(call, outcome, call.texts);
 }
@@ -113,19 +114,68 @@ function ttftMs({ firstTokenAt, started }: Call): number | null {
   return firstTokenAt === undefined ? null : firstTokenAt - started;
 }
 
-function trace(call: Call, outcome: Outcome, span: RequestSpan): void {
-  const { usage } = call;
-  const ttft = ttftMs(call);
+/** What a request does, as the conventions for generative AI call it. */
+const OPERATIONS: Readonly<Partial<Record<Kind, string>>> = {
+  chat: "chat",
+  responses: "chat",
+  messages: "chat",
+  completion: "text_completion",
+  embeddings: "embeddings",
+};
+
+function trace(call: Call, outcome: Outcome, elapsed: number, span: RequestSpan): void {
+  const { context: { clock }, usage, request, route, kind, firstTokenAt, sentAt, tries, tokens } = call;
+  const operation = OPERATIONS[kind!] ?? kind!;
+  const model = modelOf(call);
+  const provider = route?.rule.backend;
+  const error = outcomeIsError(outcome) ? outcome : undefined;
+  const at = call.endpoint.lastIndexOf(":");
+  const wallOf = (time: number) => clock.wall() - (clock.now() - time);
+  const generated = usage?.completionTokens ?? tokens;
   span.end({
-    "gen_ai.request.model": modelOf(call),
-    "server.address": call.endpoint,
-    "aigw.outcome": outcome,
-    "aigw.cached_bytes": call.matchedBytes,
-    "aigw.tries": call.tries,
-    ...(usage?.promptTokens === undefined ? {} : { "gen_ai.usage.input_tokens": usage.promptTokens }),
-    ...(usage?.completionTokens === undefined ? {} : { "gen_ai.usage.output_tokens": usage.completionTokens }),
-    ...(ttft === null ? {} : { "aigw.ttft_ms": ttft }),
-  }, call.status);
+    name: `${operation} ${model}`.trim(),
+    attributes: {
+      "gen_ai.operation.name": operation,
+      "gen_ai.provider.name": provider,
+      "gen_ai.request.model": model,
+      "gen_ai.request.max_tokens": request?.maxTokens,
+      "gen_ai.request.choice.count": request !== undefined && request.choices > 1 ? request.choices : undefined,
+      "gen_ai.response.model": call.status === 200 ? route?.targetModel || model : undefined,
+      "gen_ai.response.finish_reasons": call.finishReasons.length > 0 ? call.finishReasons : undefined,
+      "gen_ai.usage.input_tokens": usage?.promptTokens,
+      "gen_ai.usage.cache_read.input_tokens": usage?.cachedTokens,
+      "gen_ai.usage.output_tokens": usage?.completionTokens,
+      "server.address": at < 0 ? undefined : call.endpoint.slice(0, at),
+      "server.port": at < 0 ? undefined : Number(call.endpoint.slice(at + 1)),
+      "http.response.status_code": call.status,
+      "error.type": error,
+      "aigw.request.id": call.requestId,
+      "aigw.outcome": outcome,
+      "aigw.tenant": call.account?.tenant.name,
+      "aigw.cluster": route?.rule.cluster,
+      "aigw.tries": tries,
+      "aigw.prompt.bytes": call.promptBytes,
+      "aigw.presumed_cached.bytes": call.matchedBytes,
+      "aigw.queue.duration_ms": Math.round(call.queuedMs),
+    },
+    events: [
+      ...(tries > 0 ? [{ name: "aigw.sent", time: wallOf(sentAt) }] : []),
+      ...(firstTokenAt === undefined ? [] : [{ name: "aigw.first_token", time: wallOf(firstTokenAt) }]),
+    ],
+    error,
+    // A model that no rule names is a stranger's word: it would make series without end.
+    labels: {
+      "gen_ai.operation.name": operation,
+      "gen_ai.provider.name": provider,
+      "gen_ai.request.model": route?.modelName ?? "_OTHER",
+      "error.type": error,
+    },
+    seconds: elapsed / 1_000,
+    ttftSeconds: firstTokenAt === undefined ? undefined : (firstTokenAt - call.started) / 1_000,
+    tokenSeconds: firstTokenAt === undefined || generated < 2
+      ? undefined
+      : (clock.now() - firstTokenAt) / 1_000 / (generated - 1),
+  });
 }
 
 function log(call: Call, outcome: Outcome, elapsed: number): void {

@@ -103,6 +103,8 @@ export class Call {
   /** Tokens of a stream that went on to the client, as far as their events tell. */
   tokens = 0;
   usage: Usage | undefined;
+  /** Why its choices ended; known only where it is traced. */
+  finishReasons: readonly string[] = [];
   /** How its endpoint was decided on; undefined unless somebody wants to know. */
   decision: Decision | undefined;
   /** What was asked and answered; undefined unless that is written down. */
@@ -113,12 +115,18 @@ export class Call {
     this.started = context.clock.now();
     const asked = Number(incoming.fields.timeoutMs ?? 0) || context.requestMs;
     this.cancellation = new Cancellation(context.deadlines, this.started, Math.min(context.requestMs, asked));
-    this.span = context.tracing?.start(incoming.headers);
+    this.span = incoming.kind && context.tracing?.start(incoming.headers);
     this.texts = incoming.kind && context.llmLog?.textsOf(incoming.kind);
   }
 
   get kind(): Kind | undefined {
     return this.incoming.kind;
+  }
+
+  /** What of the client's head goes to an engine, the same for every attempt. */
+  get fields(): string {
+    const { fields } = this.incoming.fields;
+    return this.span ? this.span.fields(fields) : fields;
   }
 
   get requestId(): string {

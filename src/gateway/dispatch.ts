@@ -115,7 +115,7 @@ export class Dispatcher {
       leg.sent();
       const silence = new Silence(this.options.silence, call, endpoint, () => this.#another(grant, request, "silent"));
       try {
-        const outgoing = prepared.encode(leg, call.incoming.fields.fields);
+        const outgoing = prepared.encode(leg, call.fields);
         const { head, body } = await this.#send(endpoint, call, { outgoing, rest, transport, fresh });
         const opened = openAnswer(head, body, expected, this.options.answers);
         const answer = opened instanceof Promise ? await opened : opened;

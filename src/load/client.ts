@@ -59,7 +59,8 @@ export async function firstModel(target: Pick<Target, "url" | "apiKey">): Promis
   } catch (error) {
     throw new Error(`Cannot reach ${url}: ${(error as Error).message}`, { cause: error });
   }
-  const { data = [] } = response.ok ? await response.json() as { data?: { id: string }[] } : {};
+  const text = await response.text();
+  const { data = [] } = response.ok ? JSON.parse(text) as { data?: { id: string }[] } : {};
   if (data.length === 0) throw new Error(`Cannot find a model at ${url} (status ${response.status}): name one`);
   return data[0].id;
 }

@@ -34,10 +34,15 @@ export class StreamProgress {
   error: StreamError | undefined;
   /** Whether the engine gave the answer up: as vLLM does when it is stopped or paused. */
   aborted = false;
-  readonly #finished = new Set<unknown>();
+  /** Finish reasons by choice. */
+  readonly #finished = new Map<unknown, string>();
 
   /** @param choices Alternatives that the answer has, each with a finish reason of its own. */
   constructor(readonly kind: Kind, readonly choices: number) {}
+
+  get finishReasons(): string[] {
+    return [...this.#finished.values()];
+  }
 
   /** Takes note of bytes that hold whole events; true when they bring tokens and tell nothing else, no usage either. */
   look(events: Uint8Array): boolean {
@@ -85,7 +90,7 @@ export class StreamProgress {
     let token = false;
     for (const { index = 0, text, delta, finish_reason } of choices as Fields[]) {
       token ||= filled(text) || bringsToken(delta);
-      if (typeof finish_reason === "string") this.#finished.add(index);
+      if (typeof finish_reason === "string") this.#finished.set(index, finish_reason);
       this.aborted ||= finish_reason === "abort";
     }
     if (token) this.#token();

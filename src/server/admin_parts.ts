@@ -96,7 +96,7 @@ export function tenantRows({ control: { rows } }: AdminSources): { name: string;
 const SAMPLED_BUCKETS = 1_024;
 
 /** What /metrics shows. */
-function metricsOf(sources: AdminSources): MetricsSource {
+export function metricsOf(sources: AdminSources): MetricsSource {
   const { kernel, control, fleet, trainer, supervisor, reloader, center } = sources;
   const cells = sumCells(kernel);
   const { rows, layout, snapshot: { config } } = control;

@@ -5,6 +5,8 @@
 import { type AttachedKernel, attachKernel, compileKernel, createSharedKernel } from "../../wasm/kernel.ts";
 import { type AdminParts, handleAdmin } from "../admin/admin.ts";
 import { LiveEvents } from "../admin/live_events.ts";
+import { FAMILIES } from "../admin/metric_families.ts";
+import { writeMetrics } from "../admin/metrics_page.ts";
 import { TrafficHistory } from "../admin/traffic_history.ts";
 import type { ShownDecision } from "../gateway/decision_watch.ts";
 import { type Address, parseAddress } from "../base/address.ts";
@@ -27,7 +29,9 @@ import { SampleReader } from "../tables/sample_ring.ts";
 import { writeOwnShare } from "../tables/tenant_table.ts";
 import { CellLayout } from "../telemetry/cells.ts";
 import { Log } from "../telemetry/log.ts";
-import { adminParts, type AdminSources } from "./admin_parts.ts";
+import { exportMetrics } from "../telemetry/otel_metrics.ts";
+import { exportsTelemetry } from "../telemetry/tracing.ts";
+import { adminParts, type AdminSources, metricsOf } from "./admin_parts.ts";
 import { liveParts, trafficTotals } from "./live_parts.ts";
 import { type Center, openCenter } from "./center_link.ts";
 import type { CenterProcess } from "./center_process.ts";
@@ -151,6 +155,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
   const traffic = new TrafficHistory(systemClock, () => trafficTotals(sources));
   const live = new LiveEvents(liveParts(sources, traffic));
   const parts: AdminParts = adminParts(sources, live);
+  if (exportsTelemetry()) exportMetrics(Object.values(FAMILIES), (sink) => writeMetrics(sink, metricsOf(sources)));
   const stops: (() => Promise<unknown> | void)[] = [];
   const stopAll = async () => {
     for (const stop of stops.splice(0).reverse()) await stop();

@@ -19,6 +19,15 @@ export interface Family {
   readonly bounds?: readonly number[];
 }
 
+/** Takes the samples of metrics. */
+export interface MetricsSink {
+  add(family: Family, labels: Labels, value: number): this;
+  /** A histogram's samples; none of one that has seen nothing. */
+  addHistogram(family: Family, labels: Labels, values: HistogramValues): this;
+  /** Count and sum of what was seen; nothing where that is nothing. */
+  addSummary(family: Family, labels: Labels, count: number, sum: number): this;
+}
+
 export type TextFormat = "prometheus" | "openmetrics";
 
 export const CONTENT_TYPES: Readonly<Record<TextFormat, string>> = {
@@ -34,7 +43,7 @@ export function formatFor(accept: string | null): TextFormat {
 const UNITS = ["seconds", "bytes", "ratio"];
 
 /** Families with their samples, in the order in which they come; those without a sample are left out. */
-export class MetricsText {
+export class MetricsText implements MetricsSink {
   readonly #families = new Map<Family, string[]>();
 
   constructor(readonly format: TextFormat) {}
@@ -44,7 +53,6 @@ export class MetricsText {
     return this;
   }
 
-  /** A histogram's samples; none of one that has seen nothing. */
   addHistogram(family: Family, labels: Labels, { counts, sum }: HistogramValues): this {
     const bounds = family.bounds ?? [];
     let total = 0;
@@ -59,7 +67,6 @@ export class MetricsText {
     return this.addSummary(family, labels, total, sum);
   }
 
-  /** Count and sum of what was seen; nothing where that is nothing. */
   addSummary(family: Family, labels: Labels, count: number, sum: number): this {
     if (count === 0) return this;
     this.#line(family, `${family.name}_sum`, labels, sum);

@@ -18,7 +18,10 @@ const decoder = new TextDecoder();
 /** Opens a stream with its first pieces and relays it. */
 async function relayed(head: ResponseHead, first: (string | null)[], more: Partial<RelayOptions> = {}) {
   const outcomes: Outcome[] = [];
-  const accessLog = { write: ({ outcome }: AccessRecord) => outcomes.push(outcome) } as unknown as AccessLog;
+  const accessLog = {
+    takes: () => true,
+    write: ({ outcome }: AccessRecord) => outcomes.push(outcome),
+  } as unknown as AccessLog;
   const { clock, deadlines, context, calls, open } = callParts({ accessLog });
   const call = open();
   const body = new HandedBody();

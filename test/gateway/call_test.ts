@@ -57,7 +57,10 @@ Deno.test("Call: a client that leaves before or after its request is taken up en
 
 Deno.test("end: whoever says the outcome first does, and no deadline is left", () => {
   const written: AccessRecord[] = [];
-  const accessLog = { write: (record: AccessRecord) => written.push(record) } as unknown as AccessLog;
+  const accessLog = {
+    takes: () => true,
+    write: (record: AccessRecord) => written.push(record),
+  } as unknown as AccessLog;
   const { open, calls, deadlines } = callParts({ accessLog });
   const call = open();
   assertEquals([calls.active.size, deadlines.size], [1, 1]);
@@ -71,6 +74,7 @@ Deno.test("end: the snapshot is let go when all of the last request is written, 
   const order: string[] = [];
   let broken = false;
   const accessLog = {
+    takes: () => true,
     write() {
       order.push("written");
       if (broken) throw new Error("disk full");
@@ -128,7 +132,10 @@ Deno.test("end: a sample is written of a request that was sent once and whose us
 
 Deno.test("end: the access log has what is known, and null for what is not", () => {
   const written: AccessRecord[] = [];
-  const accessLog = { write: (record: AccessRecord) => written.push(record) } as unknown as AccessLog;
+  const accessLog = {
+    takes: () => true,
+    write: (record: AccessRecord) => written.push(record),
+  } as unknown as AccessLog;
   const { open, clock } = callParts({ accessLog });
   const refused = open();
   clock.advance(5);

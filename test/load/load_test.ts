@@ -41,7 +41,9 @@ Deno.test("a request is measured: tokens, usage, and why it failed", async () =>
     assert(failed.failure !== undefined, JSON.stringify(value));
     if (failure !== undefined) assertStringIncludes(failed.failure, failure);
   }
-  assertEquals(await firstModel({ url, apiKey: undefined }), "mock");
+  await using named = startEngines(1, { models: ["first", "second"] });
+  const listing = `http://127.0.0.1:${named[0].address.port}`;
+  assertEquals(await firstModel({ url: listing, apiKey: undefined }), "first");
   await assertRejects(() => firstModel({ url: `${url}/nothing`, apiKey: undefined }), Error, "name one");
 });
 

@@ -11,7 +11,11 @@ export interface AigwProcess extends AsyncDisposable {
 }
 
 /** Starts `aigw` with these arguments and waits for its first line. Throws Error when it ends before. */
-export async function startAigw(args: string[], stderr: "inherit" | "null" = "inherit"): Promise<AigwProcess> {
+export async function startAigw(
+  args: string[],
+  stderr: "inherit" | "null" = "inherit",
+  env: Record<string, string> = {},
+): Promise<AigwProcess> {
   const permissions = [
     "--allow-net",
     "--allow-read",
@@ -23,6 +27,7 @@ export async function startAigw(args: string[], stderr: "inherit" | "null" = "in
     args: ["run", ...permissions, new URL("../../src/main.ts", import.meta.url).pathname, ...args],
     stdout: "piped",
     stderr,
+    env,
   }).spawn();
   const reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";

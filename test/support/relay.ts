@@ -32,7 +32,7 @@ let written: AccessRecord | undefined;
 const calls: CallContext = {
   clock: systemClock,
   instruments: new Instruments(ownCells(kernel), LAYOUT),
-  accessLog: { write: (record: AccessRecord) => written = record } as unknown as AccessLog,
+  accessLog: { takes: () => true, write: (record: AccessRecord) => written = record } as unknown as AccessLog,
   llmLog: undefined,
   gateway: "gateway",
   tracing: undefined,

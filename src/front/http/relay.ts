@@ -81,6 +81,7 @@ function relayWhole(
   let bytes = whole;
   if (head.status === 200) {
     call.usage = usageOfBody(whole);
+    if (call.span) call.finishReasons = finishReasonsOf(whole);
     if (options.splitReasoning && kind === "chat") bytes = splitReasoning(whole, options.splitReasoning);
     options.stored?.(idOf(decoder.decode(whole.subarray(0, 4_096))) ?? "");
   }
@@ -95,6 +96,10 @@ function relayWhole(
   grant[Symbol.dispose]();
   end(call, outcomeOfStatus(head.status));
   return response;
+}
+
+function finishReasonsOf(whole: Uint8Array): string[] {
+  return [...decoder.decode(whole).matchAll(/"finish_reason"\s*:\s*"(\w+)"/g)].map(([, reason]) => reason);
 }
 
 function splitReasoning(whole: Uint8Array<ArrayBuffer>, start: ReasoningStart): Uint8Array<ArrayBuffer> {
@@ -263,6 +268,7 @@ class RelayStream implements StreamSource, Deadline {
       if (ready !== this.#answer.first) plain = progress.look(ready);
       if (progress.tokens !== this.#call.tokens) this.#grant.leg.heard();
       this.#call.tokens = progress.tokens;
+      if (this.#call.span) this.#call.finishReasons = progress.finishReasons;
       account?.generated(progress.tokens);
       if ((progress.error?.blamesEngine || progress.aborted) && !this.#failed) {
         this.#failed = true;
