@@ -3,6 +3,7 @@
 // and no model behind them. Stored responses are kept in this engine, as real ones are.
 
 import { isTrue } from "../openai/lenient.ts";
+import { scriptOf } from "./script.ts";
 import { word } from "./text.ts";
 
 type Body = Record<string, unknown>;
@@ -82,45 +83,62 @@ export class MockSurface {
       return this.stored("GET", previous_response_id);
     }
     const id = `resp_${hex()}`;
-    const text = word(1, 0) + word(1, 1);
-    const message = {
-      id: `msg_${hex()}`,
-      type: "message",
-      role: "assistant",
-      status: "completed",
-      content: [{ type: "output_text", text, annotations: [] }],
-    };
+    const { choices: [{ pieces, tool, finish }] } = scriptOf(asChat(body), { seed: 1, most: undefined, standard: 2 });
+    const text = pieces.join("");
+    const part = { type: "output_text", text, annotations: [], logprobs: [] };
+    const item = tool
+      ? { id: `fc_${hex()}`, type: "function_call", call_id: tool.id, name: tool.name, arguments: text }
+      : { id: `msg_${hex()}`, type: "message", role: "assistant", content: [part] };
     const usage = {
       input_tokens: tokensOf(body.input),
       input_tokens_details: { cached_tokens: 0 },
-      output_tokens: 2,
+      output_tokens: pieces.length,
       output_tokens_details: { reasoning_tokens: 0 },
-      total_tokens: tokensOf(body.input) + 2,
+      total_tokens: tokensOf(body.input) + pieces.length,
     };
     const response = {
       id,
       object: "response",
       created_at: now(),
-      status: "completed",
+      status: finish === "length" ? "incomplete" : "completed",
+      error: null,
+      incomplete_details: null,
+      instructions: body.instructions ?? null,
+      metadata: body.metadata ?? {},
       model: body.model,
-      output: [message],
+      output: [{ ...item, status: "completed" }],
       previous_response_id: previous_response_id ?? null,
       parallel_tool_calls: true,
-      tool_choice: "auto",
-      tools: [],
+      temperature: body.temperature ?? 1,
+      text: body.text ?? { format: { type: "text" } },
+      tool_choice: body.tool_choice ?? "auto",
+      tools: body.tools ?? [],
+      top_p: body.top_p ?? 1,
       usage,
     };
     if (this.#stored.size >= MAX_STORED) this.#stored.delete(this.#stored.keys().next().value!);
     this.#stored.set(id, response);
     if (!isTrue(body.stream)) return Response.json(response);
-    const place = { item_id: message.id, output_index: 0, content_index: 0 };
+    const begun = { ...response, status: "in_progress", output: [], usage: null };
+    const place = { item_id: item.id, output_index: 0 };
+    const inPart = { ...place, content_index: 0 };
+    const started = tool ? { ...item, arguments: "" } : { ...item, content: [] };
     return events([
-      ["response.created", { response: { ...response, status: "in_progress", output: [], usage: null } }],
-      ["response.output_item.added", { output_index: 0, item: { ...message, status: "in_progress", content: [] } }],
-      ["response.output_text.delta", { ...place, delta: word(1, 0) }],
-      ["response.output_text.delta", { ...place, delta: word(1, 1) }],
-      ["response.output_text.done", { ...place, text }],
-      ["response.output_item.done", { output_index: 0, item: message }],
+      ["response.created", { response: begun }],
+      ["response.in_progress", { response: begun }],
+      ["response.output_item.added", { output_index: 0, item: { ...started, status: "in_progress" } }],
+      ...(tool
+        ? [
+          ...pieces.map((delta): ResponseEvent => ["response.function_call_arguments.delta", { ...place, delta }]),
+          ["response.function_call_arguments.done", { ...place, name: tool.name, arguments: text }] as ResponseEvent,
+        ]
+        : [
+          ["response.content_part.added", { ...inPart, part: { ...part, text: "" } }] as ResponseEvent,
+          ...pieces.map((delta): ResponseEvent => ["response.output_text.delta", { ...inPart, delta, logprobs: [] }]),
+          ["response.output_text.done", { ...inPart, text, logprobs: [] }] as ResponseEvent,
+          ["response.content_part.done", { ...inPart, part }] as ResponseEvent,
+        ]),
+      ["response.output_item.done", { output_index: 0, item: { ...item, status: "completed" } }],
       ["response.completed", { response }],
     ]);
   }
@@ -189,7 +207,17 @@ function invalid(field: string): Response {
   return Response.json({ error }, { status: 400 });
 }
 
-function events(list: [type: string, data: Body][]): Response {
+type ResponseEvent = [type: string, data: Body];
+
+// A response's request in chat's words, as far as the answer goes by it.
+function asChat({ input, tools, tool_choice, text }: Body) {
+  const items = Array.isArray(input) ? input as Body[] : [];
+  const last = items.at(-1);
+  const role = last === undefined || last.type === undefined || last.type === "message" ? last?.role ?? "user" : "tool";
+  return { messages: [{ role }], tools, tool_choice, response_format: (text as Body | undefined)?.format };
+}
+
+function events(list: ResponseEvent[]): Response {
   const text = list.map(([type, data], i) => {
     const numbered = type.startsWith("response.") ? { sequence_number: i } : {};
     return `event: ${type}\ndata: ${JSON.stringify({ type, ...numbered, ...data })}\n\n`;
