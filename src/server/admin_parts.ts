@@ -163,7 +163,7 @@ export function metricsOf(sources: AdminSources): MetricsSource {
     centers: known?.link.view() ?? [],
     centerCalls: known?.link.calls() ?? [],
     process: processFigures(),
-    aliases: config.admin.metric_names,
+    aliases: config.compat === "go" ? ["go", ...config.admin.metric_names] : config.admin.metric_names,
   };
 }
 
