@@ -2,6 +2,7 @@
 // `deno task bench:center`: the metadata center alone, as a process: mixed adds, prompt deletes, deletes and queries over 1
 // and 64 connections, and the delay from a change to a watcher. Option: --seconds N (3).
 
+import { helpOf } from "../../test/support/task_help.ts";
 import { parseArgs } from "@std/cli/parse-args";
 import { ServerSentEventParseStream } from "@std/http/server-sent-event-parse-stream";
 import { systemClock } from "../../src/base/clock.ts";
@@ -9,6 +10,10 @@ import { Deadlines } from "../../src/base/deadlines.ts";
 import { Connection } from "../../src/upstream/connection.ts";
 import { PLAIN } from "../../src/upstream/transport.ts";
 import { startCenterProcess } from "../../test/support/center.ts";
+
+helpOf(`Usage: deno task bench:center [--seconds N (3)]
+
+The metadata center alone.`);
 
 const { seconds } = parseArgs(Deno.args, { string: ["seconds"], default: { seconds: "3" } });
 const encoder = new TextEncoder();

@@ -3,9 +3,14 @@
 // how unevenly 8 engines are loaded when every gateway sends several requests before it hears of the others'.
 // Usage: main.ts [runs]
 
+import { helpOf } from "../../test/support/task_help.ts";
 import { LONG_LEASE, startCenterProcess, startPlainCenter } from "../../test/support/center.ts";
 import { spreadOf, unevenness } from "../../test/support/mixed_fleet.ts";
 import { Random } from "../../test/support/seed.ts";
+
+helpOf(`Usage: deno task bench:mixed [RUNS (5)]
+
+How evenly fleets of gateways, of Go's too, load their engines.`);
 
 const runs = Number(Deno.args[0] ?? 5);
 const CENTERS = { "our center": () => startCenterProcess(LONG_LEASE), "documented calls alone": startPlainCenter };

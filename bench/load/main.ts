@@ -7,10 +7,24 @@
 // vllm-router, as `pip install --target` or a virtual environment makes it), --beside FOLDER (another checkout of this
 // project), --only NAME;NAME (of the targets), --sizes BYTES,BYTES (200,2048,16384,204800), --no-streams.
 
+import { helpOf } from "../../test/support/task_help.ts";
 import { parseArgs } from "@std/cli/parse-args";
 import { listening, processorMicros, root, RUN } from "../process.ts";
 import { chats } from "./bodies.ts";
 import { type TargetCommand, targetsOf } from "./targets.ts";
+
+helpOf(`Usage: deno task bench:load [options]
+
+The gateway beside bare proxies and other routers, in one run. Needs wrk; uses taskset and nginx where they are installed.
+
+  --seconds N         Of each measurement (2)
+  --rounds N          Medians of so many (3)
+  --only NAME;NAME    Of the targets: aigw; aigw, direct; aigw, limits; aigw, access log; aigw, traces; fetch, piped; ...
+  --sizes B,B         Bytes of a body (200,2048,16384,204800)
+  --no-streams        Whole answers alone
+  --peers FOLDER      With the programs envoy, sglang-router, smg, vllm-router
+  --beside FOLDER     Another checkout of this project
+  --json FILE         The figures`);
 
 const options = parseArgs(Deno.args, {
   string: ["seconds", "rounds", "json", "peers", "beside", "only", "sizes"],
@@ -36,9 +50,14 @@ if (!installed("wrk")) {
 }
 const deno = Deno.execPath();
 
-function spawn(core: number, command: string, args: string[]): Deno.ChildProcess {
+function spawn(core: number, command: string, args: string[], env?: Record<string, string>): Deno.ChildProcess {
   const [program, all] = pinning ? ["taskset", ["-c", String(core), command, ...args]] : [command, args];
-  return new Deno.Command(program as string, { args: all as string[], stdout: "null", stderr: "inherit" }).spawn();
+  return new Deno.Command(program as string, {
+    args: all as string[],
+    env,
+    stdout: "null",
+    stderr: "inherit",
+  }).spawn();
 }
 
 const engines = (stepMs?: number) =>
@@ -174,6 +193,11 @@ async function restartEngines(stepMs?: number): Promise<void> {
 
 const table: { row: string; unit: string; cells: Map<string, Figures> }[] = [];
 const enginePorts = Array.from({ length: ENGINES }, (_, i) => ENGINE_PORT + i);
+// Takes what is exported, and does nothing with it.
+const collector = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, async (request) => {
+  await request.body?.cancel();
+  return new Response();
+});
 const all = await targetsOf({
   folder,
   port: PORT,
@@ -181,6 +205,7 @@ const all = await targetsOf({
   deno,
   run: RUN,
   peers: options.peers,
+  collector: collector.addr.port,
   beside: options.beside,
 });
 const only = options.only?.split(";");
@@ -193,7 +218,7 @@ try {
     if (only && !only.includes(name)) continue;
     const owner = target.sameAs ?? name;
     let process = started.get(owner);
-    if (process === undefined) started.set(owner, process = spawn(1, target.command, target.args));
+    if (process === undefined) started.set(owner, process = spawn(1, target.command, target.args, target.env));
     targets.push({ ...target, name, pid: process.pid });
   }
   for (const { name, port } of targets) {
@@ -229,6 +254,7 @@ try {
   }
 } finally {
   for (const process of [...started.values(), engine]) await end(process);
+  await collector.shutdown();
   await Deno.remove(folder, { recursive: true });
 }
 

@@ -7,6 +7,7 @@ export interface TargetCommand {
   readonly command: string;
   readonly args: string[];
   readonly port: number;
+  readonly env?: Record<string, string>;
   /** Listens for several targets; measured under each of their ports. */
   readonly sameAs?: string;
 }
@@ -20,6 +21,8 @@ export interface TargetOptions {
   readonly run: readonly string[];
   /** A folder with the programs of other routers. */
   readonly peers: string | undefined;
+  /** Port of a collector of traces and metrics. */
+  readonly collector: number;
   /** Another checkout of this project. */
   readonly beside: string | undefined;
 }
@@ -43,12 +46,16 @@ const installed = (name: string) => new Deno.Command("which", { args: [name], st
 
 /** The targets by name, in the order of the table. */
 export async function targetsOf(options: TargetOptions): Promise<Map<string, TargetCommand>> {
-  const { folder, port, enginePorts, deno, run, peers, beside } = options;
+  const { folder, port, enginePorts, deno, run, peers, collector, beside } = options;
   const targets = new Map<string, TargetCommand>();
   let next = port;
   const urls = enginePorts.map((one) => `http://127.0.0.1:${one}`);
 
-  const gateway = async (name: string, more: Record<string, unknown>, source = root) => {
+  const gateway = async (
+    name: string,
+    more: Record<string, unknown>,
+    { source = root, env }: { source?: string; env?: Record<string, string> } = {},
+  ) => {
     const [plain, direct, admin] = [next++, next++, next++];
     const file = `${folder}/${plain}.json`;
     const config = {
@@ -64,8 +71,8 @@ export async function targetsOf(options: TargetOptions): Promise<Map<string, Tar
     };
     await Deno.writeTextFile(file, JSON.stringify(config));
     const args = [...run, GATEWAY_FLAGS, `${source}/src/main.ts`, "serve", "--config", file];
-    targets.set(name, { command: deno, args, port: plain });
-    if (source === root) targets.set(`${name}, direct`, { command: deno, args, port: direct, sameAs: name });
+    targets.set(name, { command: deno, args, port: plain, env });
+    if (source === root) targets.set(`${name}, direct`, { command: deno, args, port: direct, env, sameAs: name });
   };
 
   if (installed("nginx")) {
@@ -84,7 +91,15 @@ export async function targetsOf(options: TargetOptions): Promise<Map<string, Tar
   targets.set("fetch, piped", { command: deno, args: [...run, ...proxy], port: piped });
   await gateway("aigw", {});
   await gateway("aigw, limits", { tenancy: { anonymous: { limits: LIMITS } } });
-  if (beside !== undefined) await gateway("aigw, beside", {}, beside);
+  const log = { enabled: true, level: "error", path: `${folder}/access.log`, rotation: { megabytes: 64, files: 1 } };
+  await gateway("aigw, access log", { log });
+  const env = {
+    OTEL_DENO: "true",
+    OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${collector}`,
+    OTEL_SERVICE_NAME: "aigw",
+  };
+  await gateway("aigw, traces", {}, { env });
+  if (beside !== undefined) await gateway("aigw, beside", {}, { source: beside });
   for (const [name, program, launch] of ROUTERS) {
     if (peers === undefined || !isThere(`${peers}/${program}`)) continue;
     const own = next++;

@@ -2,8 +2,15 @@
 // `deno task bench:streams`: many long streams at once through one gateway worker; none may be lost and its memory has to
 // stay flat. Options: --streams N (5000), --rate N tokens a second of each (1), --seconds N (180), --ramp N (20).
 
+import { helpOf } from "../../test/support/task_help.ts";
 import { parseArgs } from "@std/cli/parse-args";
 import { GATEWAY_FLAGS, listening, residentKib, root, RUN } from "../process.ts";
+
+helpOf(`Usage: deno task bench:streams [options]
+
+Many long streams at once through one worker.
+
+  --streams N (5000), --rate N tokens a second of each (1), --seconds N (180), --ramp N (20)`);
 
 const options = parseArgs(Deno.args, {
   string: ["streams", "rate", "seconds", "ramp"],

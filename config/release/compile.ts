@@ -39,6 +39,10 @@ async function compile(target: string | undefined, output: string): Promise<void
   throw new Error(said.trim());
 }
 
+if (Deno.args.includes("--help")) {
+  console.log(`Usage: deno task compile [TARGET ...]\n\nTargets: ${TARGETS.join(", ")}; this machine's without one.`);
+  Deno.exit(0);
+}
 try {
   for (const target of Deno.args) {
     if (!TARGETS.includes(target)) throw new Error(`No target "${target}"; there are: ${TARGETS.join(", ")}`);

@@ -13,11 +13,11 @@ import type { Discovery } from "../discovery/discovery.ts";
 import { DnsDiscovery } from "../discovery/dns.ts";
 import { FileDiscovery } from "../discovery/file.ts";
 import { StaticDiscovery } from "../discovery/static.ts";
-import { clearCells } from "../tables/metric_cells.ts";
+import { clearCells, ownCells } from "../tables/metric_cells.ts";
 import { writeQueueParameters } from "../tables/queue_parameters.ts";
 import { writeTenant } from "../tables/tenant_table.ts";
 import { CellLayout } from "../telemetry/cells.ts";
-import { clearSeries } from "../telemetry/request_series.ts";
+import { clearSeries, RequestSeries } from "../telemetry/request_series.ts";
 import type { Log } from "../telemetry/log.ts";
 import { Transports } from "../upstream/transports.ts";
 import { Discoveries } from "./discoveries.ts";
@@ -229,6 +229,7 @@ export class ControlPlane {
     const { kernel, fleet, trainer, sync } = this.#parts;
     const k = kernel.exports;
     const { layout } = this;
+    const kept = new RequestSeries(ownCells(kernel), layout);
     const clusters = this.rows.clusters.retiredCount;
     if (clusters + this.rows.models.retiredCount + this.rows.tenants.retiredCount > 0) this.#drainRings();
     this.rows.reclaim(this.#parts.oldestInUse(), {
@@ -236,13 +237,13 @@ export class ControlPlane {
       model(row) {
         if (!trainer.forgetModel(row, () => k.modelReset(row) === 1)) return false;
         clearCells(kernel, ...layout.cellsOf("model", row));
-        clearSeries(kernel, layout, "model", row);
+        clearSeries(kernel, layout, "model", row, kept);
         return true;
       },
       tenant(row) {
         if (k.tenantReset(row) !== 1) return false;
         clearCells(kernel, ...layout.cellsOf("tenant", row));
-        clearSeries(kernel, layout, "tenant", row);
+        clearSeries(kernel, layout, "tenant", row, kept);
         return true;
       },
     });

@@ -55,7 +55,7 @@ export class CenterMetrics {
   }
 
   text(center: Center): string {
-    const text = new MetricsText("prometheus").add(FAMILIES.version, { version: this.version }, 1);
+    const text = new MetricsText("prometheus", true).add(FAMILIES.version, { version: this.version }, 1);
     for (const model_name of center.clusterNames()) {
       const loads = center.loads(model_name) ?? [];
       text.add(FAMILIES.engines, { model_name }, loads.length);

@@ -20,10 +20,13 @@ export interface Change {
   readonly value: unknown;
 }
 
-/** The body with the changes made. `body` is valid JSON whose top level is an object with at least one key. */
+/** The body with the changes made. `body` is valid JSON whose top level is an object. */
 export function spliceBody(body: Uint8Array<ArrayBuffer>, changes: readonly Change[]): Uint8Array<ArrayBuffer> {
   if (changes.length === 0) return body;
   const places = topLevelValues(body);
+  if (places.length === 0) {
+    return encoder.encode(JSON.stringify(Object.fromEntries(changes.map(({ key, value }) => [key, value]))));
+  }
   const edits: { start: number; end: number; text: Uint8Array }[] = [];
   for (const { key, value } of changes) {
     const found = places.filter((place) => place.key === key);
@@ -50,7 +53,7 @@ export function spliceBody(body: Uint8Array<ArrayBuffer>, changes: readonly Chan
   return result;
 }
 
-/** Puts a key that the body does not have in front of the others, without a look at the rest. */
+/** Puts a key that the body does not have in front of the others, of which there is one at least, without a look at the rest. */
 export function prependKey(body: Uint8Array<ArrayBuffer>, field: Uint8Array): Uint8Array<ArrayBuffer> {
   const at = body.indexOf(OPEN_BRACE) + 1;
   const result = new Uint8Array(body.length + field.length);

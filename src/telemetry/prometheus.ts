@@ -46,7 +46,8 @@ const UNITS = ["seconds", "bytes", "ratio"];
 export class MetricsText implements MetricsSink {
   readonly #families = new Map<Family, string[]>();
 
-  constructor(readonly format: TextFormat) {}
+  /** @param showsEmpty Whether histograms that have seen nothing are shown too. */
+  constructor(readonly format: TextFormat, readonly showsEmpty = false) {}
 
   add(family: Family, labels: Labels, value: number): this {
     this.#line(family, family.name, labels, value);
@@ -57,21 +58,25 @@ export class MetricsText implements MetricsSink {
     const bounds = family.bounds ?? [];
     let total = 0;
     for (let i = 0; i <= bounds.length; i++) total += counts[i];
-    if (total === 0) return this;
+    if (total === 0 && !this.showsEmpty) return this;
     let below = 0;
     for (let i = 0; i <= bounds.length; i++) {
       below += counts[i];
       const le = i < bounds.length ? this.#bound(bounds[i]) : "+Inf";
       this.#line(family, `${family.name}_bucket`, { ...labels, le }, below);
     }
-    return this.addSummary(family, labels, total, sum);
+    this.#total(family, labels, total, sum);
+    return this;
   }
 
   addSummary(family: Family, labels: Labels, count: number, sum: number): this {
-    if (count === 0) return this;
+    if (count > 0) this.#total(family, labels, count, sum);
+    return this;
+  }
+
+  #total(family: Family, labels: Labels, count: number, sum: number): void {
     this.#line(family, `${family.name}_sum`, labels, sum);
     this.#line(family, `${family.name}_count`, labels, count);
-    return this;
   }
 
   #line(family: Family, name: string, labels: Labels, value: number): void {

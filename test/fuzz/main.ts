@@ -3,11 +3,20 @@
 // Options: --cases N (1000000, shared among the targets), --live N (20000, of them against a gateway), --seed N (of the
 // commit), --case N with --target NAME to repeat one.
 
+import { helpOf } from "../support/task_help.ts";
 import { parseArgs } from "@std/cli/parse-args";
 import { startEngines, startTestGateway } from "../support/gateway.ts";
 import { Random } from "../support/seed.ts";
 import { TARGETS } from "./targets.ts";
 import { fuzzGateway } from "./live.ts";
+
+helpOf(`Usage: deno task fuzz [options]
+
+  --cases N           Shared among the targets (1000000)
+  --live N            Of them against a gateway (20000)
+  --seed N            Of the commit when not given
+  --case N, --target NAME
+                      Repeat one`);
 
 const options = parseArgs(Deno.args, {
   string: ["cases", "live", "seed", "case", "target"],

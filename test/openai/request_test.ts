@@ -82,3 +82,11 @@ Deno.test("spliceBody changes the top-level model and not another byte", () => {
     JSON.parse(after);
   }
 });
+
+Deno.test("splicing into an object without a key makes one with those keys", () => {
+  const bytes = (text: string) => new TextEncoder().encode(text);
+  for (const body of ["{}", " { } ", "{\n}"]) {
+    const spliced = spliceBody(bytes(body), [{ key: "model", value: "m" }, { key: "n", value: 1 }]);
+    assertEquals(JSON.parse(new TextDecoder().decode(spliced)), { model: "m", n: 1 });
+  }
+});

@@ -3,10 +3,15 @@
 // and again under load. After each return the gateways must see each other's requests, no more and no less, and no breaker
 // may stay open. AIGW_SOAK_ROUNDS says how often (100).
 
+import { helpOf } from "../support/task_help.ts";
 import { startCenterProcess, startPlainCenter } from "../support/center.ts";
 import { startMockEngine } from "../../src/mock/server.ts";
 import { chat, post, sleep, startTestGateway, type TestGateway } from "../support/gateway.ts";
 import { Random, seed } from "../support/seed.ts";
+
+helpOf(`Usage: deno task soak:center
+
+A metadata center that is killed, paused and replaced under load; AIGW_SOAK_ROUNDS says how often (100).`);
 
 const ROUNDS = Number(Deno.env.get("AIGW_SOAK_ROUNDS") ?? 100);
 /** Figures are to be right this long after the center's return, and breakers closed. */

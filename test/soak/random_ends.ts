@@ -2,10 +2,15 @@
 // `deno task soak`: requests with random ends through two gateways that share a metadata center; afterwards every counter
 // of gateways, engines and center is 0. AIGW_SOAK_REQUESTS says how many (100,000).
 
+import { helpOf } from "../support/task_help.ts";
 import { assertEquals } from "@std/assert";
 import { startCenterProcess } from "../support/center.ts";
 import { chat, post, sleep, startEngines, startTestGateway } from "../support/gateway.ts";
 import { Random, seed } from "../support/seed.ts";
+
+helpOf(`Usage: deno task soak
+
+Requests with random ends through two gateways; AIGW_SOAK_REQUESTS says how many (100000).`);
 
 const REQUESTS = Number(Deno.env.get("AIGW_SOAK_REQUESTS") ?? 100_000);
 const CLIENTS = 64;

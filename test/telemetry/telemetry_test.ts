@@ -7,7 +7,7 @@ import { Instruments } from "../../src/telemetry/instruments.ts";
 import { OUTCOMES } from "../../src/telemetry/outcome.ts";
 import { MetricsText } from "../../src/telemetry/prometheus.ts";
 import { readModel, readTenant } from "../../src/telemetry/readings.ts";
-import { clearSeries, PATH_LABELS, pathNumber, readSeries } from "../../src/telemetry/request_series.ts";
+import { clearSeries, PATH_LABELS, pathNumber, readSeries, RequestSeries } from "../../src/telemetry/request_series.ts";
 import { INFERENCE_PATHS } from "../../src/openai/api.ts";
 import { ownCells } from "../../src/tables/metric_cells.ts";
 import type { AttachedKernel } from "../../wasm/kernel.ts";
@@ -119,10 +119,16 @@ Deno.test("request series: every combination has its own, beyond the limit outco
       assertEquals(apart.length, expected.size);
       for (const { name, requests } of apart) assertEquals(requests, expected.get(name), name);
     } else assert(apart.length <= metric_series);
-    clearSeries(kernel, layout, "model", gone.model);
-    clearSeries(kernel, layout, "tenant", gone.tenant);
+    const own = new RequestSeries(ownCells(kernel), layout);
+    clearSeries(kernel, layout, "model", gone.model, own);
+    clearSeries(kernel, layout, "tenant", gone.tenant, own);
     const left = read();
-    assertEquals(left.length, series.filter(({ model, tenant }) => model !== 2 && tenant !== 3).length);
+    const stay = (one: { model?: number; tenant?: number }) =>
+      one.model !== undefined && one.model !== 2 && one.tenant !== 3;
+    assertEquals(left.filter(stay), series.filter(stay));
+    assert(left.every((one) => one.model === undefined || stay(one)));
+    const sum = (all: typeof left) => all.reduce((total, { requests }) => total + requests, 0);
+    assertEquals(sum(left), sum(series), "their outcomes are still counted");
     // The places of those that went are taken again, and no key stands twice.
     for (let i = 0; i < 2_000; i++) {
       const path = PATH_LABELS[random.below(PATH_LABELS.length)];
