@@ -1,7 +1,9 @@
 # AIGW as one program on a small base, not as root and without a need to write.
-#   docker build -t aigw . && docker run --read-only -p 10000:10000 -p 15000:15000 aigw
+#   docker build -t aigw . && docker run --read-only -p 10000:10000 -p 127.0.0.1:15000:15000 aigw
 # For your fleet:
 #   docker run --read-only -p 10000:10000 -v ./aigw.yaml:/etc/aigw/aigw.yaml:ro aigw serve --config aigw.yaml
+# with `admin: {listen: 0.0.0.0:15000, …}` and its port where its page and metrics are wanted from outside; a gateway that
+# listens elsewhere than on port 10000 is asked for its health by AIGW_HEALTH_URL.
 ARG DENO_IMAGE=denoland/deno:2.9.6
 ARG BASE_IMAGE=debian:bookworm-slim
 

@@ -4,7 +4,8 @@
 
 import { GatewayError } from "../base/errors.ts";
 import { systemClock } from "../base/clock.ts";
-import type { Visitors } from "../base/visitors.ts";
+import { boundedBody } from "../base/bounded_body.ts";
+import { comesFromPage, type Visitors } from "../base/visitors.ts";
 import type { Snapshot } from "../config/snapshot.ts";
 import type { SourceView } from "../control/discoveries.ts";
 import type { ReloadResult, ReloadView } from "../control/reloader.ts";
@@ -22,6 +23,9 @@ import { page, pageFile } from "./page.ts";
 
 /** Bytes of a prompt that a hash is of. */
 const CHUNK_BYTES = 512;
+
+/** Bytes of what is told of an endpoint. */
+const MAX_ENDPOINT_BYTES = 65_536;
 
 /** What the admin shows and does; the composition root gives it its sources. */
 export interface AdminParts extends EndpointParts {
@@ -84,12 +88,18 @@ const ROUTES: readonly AdminRoute[] = [
   route("/endpoints/HOST:PORT/drain", { POST: (parts, _, name) => setDraining(parts, name, true) }),
   route("/endpoints/HOST:PORT/resume", { POST: (parts, _, name) => setDraining(parts, name, false) }),
   route("/clusters/CLUSTER/endpoints/HOST:PORT", {
-    PUT: async (parts, request, cluster, name) => json(putEndpoint(parts, cluster, name, await request.text())),
+    PUT: async (parts, request, cluster, name) => {
+      const body = await bodyOf(request, MAX_ENDPOINT_BYTES);
+      return json(putEndpoint(parts, cluster, name, new TextDecoder().decode(body)));
+    },
     DELETE: (parts, _, cluster, name) => json(deleteEndpoint(parts, cluster, name)),
   }),
   {
     ...route("/explain", {
-      POST: async (parts, request) => json(explain(parts, request.headers, await request.bytes())),
+      POST: async (parts, request) => {
+        const body = await bodyOf(request, parts.config().limits.body_bytes);
+        return json(explain(parts, request.headers, body));
+      },
     }),
     changes: false,
   },
@@ -127,6 +137,9 @@ export async function handleAdmin(parts: AdminParts, visitors: Visitors, request
         const allowed = Object.keys(methods).join(" or ");
         throw new GatewayError("method_not_allowed", `${path} takes ${allowed}, not ${request.method}`);
       }
+      if (method !== "GET" && comesFromPage(request)) {
+        throw new GatewayError("forbidden", "A web page of another origin may ask for nothing here");
+      }
       if (method !== "GET" && changes) visitors.checkChange(request);
       return await handler(parts, request, ...matched.slice(1).map(decoded));
     }
@@ -135,6 +148,12 @@ export async function handleAdmin(parts: AdminParts, visitors: Visitors, request
     const known = error instanceof GatewayError ? error : new GatewayError("internal", String(error));
     return new Response(errorBody(known), { status: known.status, headers: { "content-type": "application/json" } });
   }
+}
+
+async function bodyOf(request: Request, mostBytes: number): Promise<Uint8Array<ArrayBuffer>> {
+  const body = await boundedBody(request, mostBytes);
+  if (body === undefined) throw new GatewayError("body_too_large", `The body is larger than ${mostBytes} bytes`);
+  return body;
 }
 
 function noFile(name: string): never {
@@ -168,8 +187,9 @@ function ready({ notReady, sources, reload }: AdminParts): Response {
   const reason = notReady();
   const lines = [reason ?? "ready"];
   for (const { source, state, error } of sources()) if (state === "failing") lines.push(`failing: ${source}: ${error}`);
-  const { last_error } = reload();
+  const { last_error, restart_needed_for } = reload();
   if (last_error !== null) lines.push(`a changed configuration is refused: ${last_error}`);
+  if (restart_needed_for.length > 0) lines.push(`changed, and waiting for a restart: ${restart_needed_for.join(", ")}`);
   return new Response(`${lines.join("\n")}\n`, { status: reason === undefined ? 200 : 503 });
 }
 

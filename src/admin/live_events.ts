@@ -61,7 +61,7 @@ export class LiveEvents {
   decided(decision: ShownDecision): void {
     this.#decisions.push(decision);
     if (this.#decisions.length > KEPT_DECISIONS) this.#decisions.shift();
-    for (const page of this.#pages) page.send("decision", decision);
+    for (const page of this.#pages) page.send("decisions", { whole: false, decisions: [decision] });
   }
 
   /** The stream of one page; undefined when there are too many. */
@@ -81,9 +81,9 @@ export class LiveEvents {
       start: (controller) => {
         page = new Page(controller, close);
         this.#pages.add(page);
-        unlisten = traffic.listen((sample) => page.send("traffic", [sample]));
-        page.send("traffic", traffic.samples);
-        for (const decision of this.#decisions) page.send("decision", decision);
+        unlisten = traffic.listen((sample) => page.send("traffic", { whole: false, samples: [sample] }));
+        page.send("traffic", { whole: true, samples: traffic.samples });
+        page.send("decisions", { whole: true, decisions: this.#decisions });
         if (this.#pages.size === 1) {
           watch(true);
           this.#look();

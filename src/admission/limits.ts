@@ -105,6 +105,13 @@ export class Limits {
     this.kernel.exports.limitSettle(row, window, amount, this.now());
   }
 
+  // Until nothing of it is used any more: what was used in the minute before is gone with this one, what was used in this
+  // one a minute later.
+  #resetMs({ row }: Tenant, window: number, now: number): number {
+    const restMs = 60_000 - now % 60_000;
+    return this.kernel.exports.limitUsed(row, window, now + restMs) > 0 ? restMs + 60_000 : restMs;
+  }
+
   /** `x-ratelimit-…` fields of an answer, as OpenAI names them. */
   addHeaders(tenant: Tenant, headers: { append(name: string, value: string): void }): void {
     if (!this.limited(tenant)) return;
@@ -114,8 +121,10 @@ export class Limits {
       const used = this.kernel.exports.limitUsed(tenant.row, window, now);
       headers.append(`x-ratelimit-limit-${FIELDS[window]}`, String(Math.floor(limit)));
       headers.append(`x-ratelimit-remaining-${FIELDS[window]}`, String(Math.max(0, Math.floor(limit - used))));
-      // The window slides: what is used now is gone in a minute.
-      headers.append(`x-ratelimit-reset-${FIELDS[window]}`, duration(used > 0 ? 60_000 - now % 60_000 : 0));
+      headers.append(
+        `x-ratelimit-reset-${FIELDS[window]}`,
+        duration(used > 0 ? this.#resetMs(tenant, window, now) : 0),
+      );
     });
   }
 }

@@ -60,7 +60,7 @@ export class Visitors {
   #checkHost(host: string): void {
     // Fast path: a port is called by few names.
     if (this.#known.has(host)) return;
-    const name = host.replace(/:\d*$/, "").toLowerCase();
+    const name = host.replace(/\.?(?::\d*)?$/, "").toLowerCase();
     const known = name === "" || IP_LITERAL.test(name) || PRIVATE_NAME.test(name) || this.options.hosts.includes(name);
     if (!known) {
       const message = `The host ${JSON.stringify(host.slice(0, 200))} is not known here: name it in the configuration` +
@@ -76,10 +76,12 @@ function digestible(text: string): Uint8Array {
 }
 
 /**
- * A request that a web page of another origin has a browser make says so by its Origin field. Callers that are no
- * browsers send none.
+ * A request that a web page of another origin has a browser make says so by Sec-Fetch-Site, or by its Origin field where
+ * the port is no trusted one. Callers that are no browsers send neither.
  */
 export function comesFromPage({ headers }: Pick<Request, "headers">): boolean {
+  const site = headers.get("sec-fetch-site");
+  if (site === "cross-site" || site === "same-site") return true;
   const origin = headers.get("origin");
   if (origin === null) return false;
   return origin.replace(/^https?:\/\//, "") !== headers.get("host");

@@ -15,7 +15,7 @@ export function completionCommand(commands: () => readonly Command[]): Command {
     options: [],
     notes:
       'For this shell: source <(aigw completion bash), or for zsh after "autoload -U compinit; compinit" the same\n' +
-      "with zsh; for fish: aigw completion fish | source",
+      "with zsh; for fish: aigw completion fish | source. They complete the program aigw, not deno task aigw",
     run(given) {
       const [shell] = given.arguments;
       if (!Object.hasOwn(SHELLS, shell)) {

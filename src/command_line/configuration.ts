@@ -2,7 +2,7 @@
 // The commands around a configuration: check it, print its schema, make one from the Go gateway's.
 
 import { configJsonSchema } from "../config/load.ts";
-import { configNotes } from "../config/schema.ts";
+import { type Config, configNotes } from "../config/schema.ts";
 import { diff } from "../config/snapshot.ts";
 import { loadChecked } from "../control/config_file.ts";
 import type { Command } from "./command.ts";
@@ -22,8 +22,11 @@ export const checkConfigCommand: Command = {
     const config = await loadChecked(file);
     const endpoints = config.clusters.reduce((sum, cluster) => sum + cluster.endpoints.length, 0);
     const models = Object.keys(config.model_mapping_rule).length;
-    console.log(`${file} is valid: ${models} models, ${config.clusters.length} clusters, ${endpoints} endpoints`);
-    for (const note of configNotes(config)) console.log(`note: ${note}`);
+    const counts = [[models, "model"], [config.clusters.length, "cluster"], [endpoints, "endpoint"]] as const;
+    console.log(
+      `${file} is valid: ${counts.map(([count, of]) => `${count} ${of}${count === 1 ? "" : "s"}`).join(", ")}`,
+    );
+    for (const note of [...configNotes(config), ...secretNotes(config)]) console.log(`note: ${note}`);
     const against = given.text("against");
     if (against === undefined) return 0;
     const { sections, restart } = diff(await loadChecked(against), config);
@@ -33,6 +36,20 @@ export const checkConfigCommand: Command = {
     return 0;
   },
 };
+
+/** Environment variables that it names and that are not set here; where it is served they may be. */
+function secretNotes({ admin, metadata_center, clusters }: Config): string[] {
+  const named: [path: string, variable: string | undefined][] = [
+    ["admin.token_env", admin.token_env],
+    ["metadata_center.token_env", metadata_center.token_env],
+    ...clusters.map((
+      { name, api_key_env },
+    ): [string, string | undefined] => [`cluster "${name}": api_key_env`, api_key_env]),
+  ];
+  return named.flatMap(([path, variable]) =>
+    variable === undefined || Deno.env.has(variable) ? [] : [`${path}: ${variable} is not set here`]
+  );
+}
 
 export const importCommand: Command = {
   name: "import",

@@ -11,13 +11,16 @@ export const healthCommand: Command = {
   summary: "Say whether a gateway is ready; exit status 1 when it is not",
   operands: { shown: "[URL]", least: 0, most: 1 },
   options: [],
-  notes: "URL is the gateway's, http://127.0.0.1:10000 if not given.",
+  notes: "URL is the gateway's; that of the environment's AIGW_HEALTH_URL, or http://127.0.0.1:10000, if not given.",
   async run(given) {
-    const [text = "http://127.0.0.1:10000"] = given.arguments;
+    const [text = Deno.env.get("AIGW_HEALTH_URL") || "http://127.0.0.1:10000"] = given.arguments;
     if (!/^https?:\/\//.test(text) || !URL.canParse(text)) throw new UsageError(`health: "${text}" is no URL`);
     try {
       const response = await fetch(new URL("/health?ready", text), { signal: AbortSignal.timeout(TIMEOUT_MS) });
       const { error } = response.ok ? { error: undefined } : await response.json();
+      if (error?.code === "route_not_found") {
+        throw new Error(`there is no gateway at ${text} (its own address is wanted, not the admin's)`);
+      }
       console.log(response.ok ? "ready" : `not ready: ${error?.message ?? response.status}`);
       return response.ok ? 0 : 1;
     } catch (error) {

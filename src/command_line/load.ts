@@ -30,7 +30,8 @@ export const benchCommand: Command = {
     { name: "seed", value: "N", help: "Other prompts and times (default: of the day)" },
     ...COMMON,
   ],
-  notes: "URL as http://127.0.0.1:10000. Ctrl-C ends it with the figures so far.",
+  notes: "URL as http://127.0.0.1:10000. Ctrl-C ends it with the figures so far, once those under way are\n" +
+    "answered; the second one ends it at once.",
   run: bench,
 };
 
@@ -108,7 +109,11 @@ async function replay(given: Given): Promise<number> {
 
 async function send(given: Given, jobs: Iterable<Job>, requests: number, concurrency: number): Promise<number> {
   const stop = new AbortController();
-  const onSignal = () => stop.abort();
+  const onSignal = () => {
+    // The second one does not wait for what is under way.
+    if (stop.signal.aborted) Deno.exit(130);
+    stop.abort();
+  };
   Deno.addSignalListener("SIGINT", onSignal);
   const bar = new ProgressBar(requests);
   const { measured, seconds, latestMs } = await sendAll(jobs, concurrency, bar.show, stop.signal);

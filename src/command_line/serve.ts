@@ -48,6 +48,9 @@ export const serveCommand: Command = {
 export const demoCommand: Command = {
   name: "demo",
   summary: "Run the gateway with two mock engines on this machine",
+  notes:
+    "The gateway's address is 127.0.0.1:10000 if not given, the admin's 127.0.0.1:15000, that of the metadata center\n" +
+    "127.0.0.1:8080 if that is free; the engines are on ports 10001 and 10002.",
   options: serveCommand.options.filter(({ name }) => ["listen", "admin", "center", "workers"].includes(name)),
   run(given) {
     const config = parseConfig({

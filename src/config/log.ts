@@ -20,14 +20,18 @@ export const logSchema = z.strictObject({
     .describe("json: an object a line; text: a line for people; auto: text on a terminal, else json"),
   sample: z.number().min(0).max(1).default(1)
     .describe("Share of the requests that are logged; those that were not answered are in any case"),
-  path: z.string().min(1).default("-").describe("File of the access log, - for standard output"),
+  path: z.string().min(1).default("-").describe(
+    "File of the access log, relative to where the gateway is started; - for standard output",
+  ),
   level: z.enum(["debug", "info", "warn", "error"]).default("info"),
   lines: z.int().min(1).max(1_000_000).default(10_000).describe("Lines of a worker that wait to be written"),
   rotation: rotationSchema(0),
   llm: z.strictObject({
     enabled: z.boolean().default(false)
       .describe("Write the texts of requests and answers: what users wrote and got is in it"),
-    path: z.string().min(1).default("llm.log").describe("File of that log, - for standard output"),
+    path: z.string().min(1).default("llm.log").describe(
+      "File of that log, relative to where the gateway is started; - for standard output",
+    ),
     lines: z.int().min(1).max(1_000_000).default(1_000).describe("Lines of a worker that wait to be written"),
     text_bytes: z.int().min(1).max(1_000_000_000).default(1_048_576)
       .describe("Kept of a request, in bytes, and of an answer and its reasoning, in characters each"),
@@ -38,7 +42,9 @@ export const logSchema = z.strictObject({
 /** The access log of a metadata center. */
 export const accessLogSchema = z.strictObject({
   enabled: z.boolean().default(false),
-  path: z.string().min(1).default("-").describe("Its file, - for standard output"),
+  path: z.string().min(1).default("-").describe(
+    "Its file, relative to where the process is started; - for standard output",
+  ),
   lines: z.int().min(1).max(1_000_000).default(10_000).describe("Lines that wait to be written"),
   rotation: rotationSchema(0),
 }).prefault({});

@@ -278,10 +278,19 @@ export function configNotes(config: Config): string[] {
   const notes = config.clusters.filter(({ endpoints, dns }) => endpoints.length + dns.length === 0)
     .map(({ name }) => `cluster "${name}" has no endpoints; its models answer 503`);
   notes.push(...config.compat_notes ?? []);
-  const secured = config.tenants.some(({ keys_sha256 }) => keys_sha256.length > 0) || config.tenancy.trust_headers;
+  const ruled = new Set(
+    Object.values(config.model_mapping_rule).flatMap(({ rules }) => rules.map((rule) => rule.cluster)),
+  );
+  for (const { name, discover_models } of config.clusters) {
+    if (!ruled.has(name) && !discover_models) {
+      notes.push(`cluster "${name}" serves nothing: no rule names it, and it has no discover_models`);
+    }
+  }
+  const secured = config.tenants.some(({ keys_sha256 }) => keys_sha256.length > 0);
   const host = parseAddress(config.listen)?.hostname ?? "";
   if (!secured && !LOOPBACK.test(host)) {
-    notes.push(`no tenant has a key: whoever reaches ${config.listen} may use the gateway, as the tenant "anonymous"`);
+    const as = config.tenancy.trust_headers ? "as any tenant that it says it is" : 'as the tenant "anonymous"';
+    notes.push(`no tenant has a key: whoever reaches ${config.listen} may use the gateway, ${as}`);
   }
   const models = Object.entries(config.model_mapping_rule);
   if (models.length === 0 && !config.clusters.some((cluster) => cluster.discover_models)) {

@@ -267,7 +267,12 @@ export const listenerSchema = z.strictObject({
 
 /** What callers of a port that is no client's have to send, and by which names they may call it. */
 export const visitorFields = {
-  hosts: z.array(z.string().min(1).toLowerCase()).default([]).describe(
+  hosts: z.array(
+    z.string().toLowerCase().regex(
+      /^[^\s:/[\]]*[^\s:/[\].]$/,
+      "a host name, without a port and without a dot at its end",
+    ),
+  ).default([]).describe(
     "Names that it is called by, beside IP addresses and names of private networks: others are refused, as web pages could use them",
   ),
   token_file: z.string().min(1).optional().describe(

@@ -81,10 +81,8 @@ export class ControlPlane {
         parts.sync()?.membersChanged(cluster);
         this.#gather();
       },
-      freeing: (rows) => {
-        this.#drainRings();
-        for (const row of rows) clearCells(parts.kernel, ...this.layout.cellsOf("endpoint", row));
-      },
+      freeing: () => this.#drainRings(),
+      freed: (row) => clearCells(parts.kernel, ...this.layout.cellsOf("endpoint", row)),
     });
   }
 

@@ -48,7 +48,8 @@ export interface FleetListener {
   /** A cluster has other endpoints, or on other rows, than before. */
   members(cluster: string): void;
   /** Rows are about to become others': what still names them has to be read first. */
-  freeing(rows: readonly number[]): void;
+  freeing(): void;
+  freed(row: number): void;
 }
 
 interface ClusterState {
@@ -73,7 +74,7 @@ export class Fleet {
   readonly #reports: Reports;
   readonly #saturation: Saturation;
   #config: Config;
-  #listener: FleetListener = { changed() {}, members() {}, freeing() {} };
+  #listener: FleetListener = { changed() {}, members() {}, freeing() {}, freed() {} };
   readonly #cancels = new Map<string, () => void>();
   readonly #unknownModels: UnknownModels;
   /** Endpoints that found no row. */
@@ -307,11 +308,11 @@ export class Fleet {
     const over = [...this.#byRow.values()].filter(({ leftAt, row }) =>
       leftAt !== undefined && now - leftAt >= restMs && this.table.requests(row) === 0
     );
-    if (over.length === 0) return;
-    this.#listener.freeing(over.map(({ row }) => row));
+    if (over.length > 0) this.#listener.freeing();
     const changed = new Set<string>();
     for (const member of over) {
       if (!this.table.remove(member.clusterRow, member.row)) continue;
+      this.#listener.freed(member.row);
       this.#prober.remove(member);
       this.health.remove(member);
       member.reader.close();
@@ -333,8 +334,7 @@ export class Fleet {
 
   /** Whether a cluster has no endpoint any more, so that its row may become another's. */
   forget(cluster: string): boolean {
-    const state = this.#clusters.get(cluster);
-    if (state && state.members.size > 0) return false;
+    if (this.membersOf(cluster).length > 0) return false;
     this.#clusters.delete(cluster);
     return true;
   }

@@ -5,9 +5,9 @@
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { settleLost } from "../admission/limits.ts";
 import type { Clock } from "../base/clock.ts";
-import { ownCells } from "../tables/metric_cells.ts";
+import { clearOwn, ownCells } from "../tables/metric_cells.ts";
 import { openRequests, RequestPhase } from "../tables/request_table.ts";
-import type { CellLayout } from "../telemetry/cells.ts";
+import { type CellLayout, GAUGES } from "../telemetry/cells.ts";
 import { Instruments } from "../telemetry/instruments.ts";
 import type { Log } from "../telemetry/log.ts";
 
@@ -36,6 +36,7 @@ export class LostRequests {
     const { kernel, clock, log, nameOf } = this.parts;
     const lost = openRequests(kernel, area);
     const released = kernel.exports.reap(area);
+    clearOwn(kernel, area, GAUGES);
     for (const [i, request] of lost.entries()) {
       const sent = request.phase >= RequestPhase.prefilling;
       this.#instruments.lost(request.model, request.tenant, sent);

@@ -150,6 +150,8 @@ export class Reloader {
       const same = changes.sections.length === 0 &&
         JSON.stringify([...access]) === JSON.stringify([...control.snapshot.access]);
       if (same) {
+        // What was refused is undone.
+        if (this.#lastError !== null) log.info("the configuration is the one in force again", { source: source.name });
         succeeded(); // a certificate is no value of the configuration
         this.#counts.unchanged++;
         return { result: "unchanged", error: null, changes };

@@ -27,6 +27,7 @@ export function end(call: Call, outcome: Outcome): void {
 
 function write(call: Call, outcome: Outcome): void {
   const { context: { clock, instruments }, modelRow, started } = call;
+  const told = call.usage !== undefined && outcome === "ok";
   const usage = call.usage = usageOf(call, outcome);
   const elapsed = clock.now() - started;
   instruments.ended({
@@ -43,7 +44,7 @@ function write(call: Call, outcome: Outcome): void {
     call.account.settle(outcome, usage, sent);
   }
   if (usage) {
-    instruments.usage(modelRow, usage);
+    instruments.usage(modelRow, usage, told);
     observe(call, usage);
   }
   if (call.span) trace(call, outcome, elapsed, call.span);
@@ -59,8 +60,10 @@ function isCheck({ incoming: { path } }: Call, outcome: Outcome): boolean {
 // Of what an endpoint was asked to do; a client that left, or was wrong, says nothing of it.
 function served(call: Call, outcome: Outcome, usage: Usage | undefined): void {
   const { context: { clock, instruments }, modelRow, firstTokenAt, sentAt, tokens } = call;
+  const failed = ENDPOINT_FAILED.has(outcome);
+  if (!failed && outcome !== "ok" && outcome !== "engine_rejected") return;
   instruments.served(modelRow, call.endpointRow, {
-    failed: ENDPOINT_FAILED.has(outcome),
+    failed,
     promptBytes: call.promptBytes,
     presumedBytes: call.matchedBytes,
     ttftSeconds: firstTokenAt === undefined ? undefined : (firstTokenAt - sentAt) / 1_000,
@@ -146,7 +149,7 @@ function trace(call: Call, outcome: Outcome, elapsed: number, span: RequestSpan)
       "gen_ai.usage.cache_read.input_tokens": usage?.cachedTokens,
       "gen_ai.usage.output_tokens": usage?.completionTokens,
       "server.address": at < 0 ? undefined : call.endpoint.slice(0, at),
-      "server.port": at < 0 ? undefined : Number(call.endpoint.slice(at + 1)),
+      "server.port": at < 0 ? undefined : parseInt(call.endpoint.slice(at + 1)),
       "http.response.status_code": call.status,
       "error.type": error,
       "aigw.request.id": call.requestId,

@@ -50,6 +50,8 @@ export interface Look {
 /** Decisions of one worker that are told in a second. */
 const PER_SECOND = 5;
 const CANDIDATES = 10;
+/** Characters of a name, which clients make up. */
+const SHOWN_NAME = 200;
 
 export interface DecisionWatchParts {
   readonly decisions: DecisionMaker;
@@ -85,8 +87,8 @@ export class DecisionWatch {
     tell({
       time: clock.wall(),
       request_id: call.requestId,
-      model: request?.model || (route?.modelName ?? ""),
-      tenant: account?.tenant.name ?? "",
+      model: (request?.model || (route?.modelName ?? "")).slice(0, SHOWN_NAME),
+      tenant: (account?.tenant.name ?? "").slice(0, SHOWN_NAME),
       cluster: route?.rule.cluster ?? "",
       algorithm: route?.placement.policy.name ?? "",
       prompt_bytes: prompt.bytes,

@@ -271,6 +271,7 @@ export class Dispatcher {
 // The answer of who rejected the request, when no peer could tell.
 function standing({ endpoint, answer }: Rejection, call: Call): Answer {
   call.endpoint = endpoint.name;
+  call.endpointRow = endpoint.row;
   return answer;
 }
 

@@ -230,7 +230,10 @@ export class Pipeline {
         ? await hedge(hedging, call, grant, dispatch)
         : { answer: await dispatch(grant, call), grant };
       if (!stream && generates(kind) && answer.head.status === 200) call.answered();
-      call.matchedBytes = won.leg.matchedBytes;
+      // An answer that stands because no peer knew better is not the last one's.
+      call.matchedBytes = call.endpointRow === won.leg.endpoint.row
+        ? Math.min(won.leg.matchedBytes, call.promptBytes)
+        : 0;
       const { row, generation } = won.leg.endpoint;
       const tellsUsage = config.usage_accounting || engines[route.rule.backend].alwaysTellsUsage;
       return {

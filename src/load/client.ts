@@ -32,7 +32,7 @@ export interface Measured {
 
 interface Chunk {
   readonly error?: { readonly code?: unknown; readonly message?: unknown };
-  readonly choices?: readonly { readonly delta?: Readonly<Record<string, unknown>> }[];
+  readonly choices?: readonly { readonly delta?: Readonly<Record<string, unknown>> | null }[] | null;
   readonly usage?: {
     readonly prompt_tokens?: number;
     readonly completion_tokens?: number;
@@ -60,9 +60,17 @@ export async function firstModel(target: Pick<Target, "url" | "apiKey">): Promis
     throw new Error(`Cannot reach ${url}: ${(error as Error).message}`, { cause: error });
   }
   const text = await response.text();
-  const { data = [] } = response.ok ? JSON.parse(text) as { data?: { id: string }[] } : {};
-  if (data.length === 0) throw new Error(`Cannot find a model at ${url} (status ${response.status}): name one`);
-  return data[0].id;
+  let model: string | undefined;
+  try {
+    model = response.ok ? (JSON.parse(text) as { data?: { id?: string }[] | null } | null)?.data?.[0]?.id : undefined;
+  } catch {
+    // it speaks something else
+  }
+  if (model === undefined && response.status === 401) {
+    throw new Error(`${url} wants ${target.apiKey === undefined ? "a" : "another"} key: --api-key-env`);
+  }
+  if (model === undefined) throw new Error(`Cannot find a model at ${url} (status ${response.status}): name one`);
+  return model;
 }
 
 /** Sends a request and reads its answer to the end; never throws. */
@@ -118,8 +126,10 @@ export async function measure(
   };
 }
 
-function hasToken({ choices = [] }: Chunk): boolean {
-  return choices.some(({ delta = {} }) => ["content", "reasoning_content", "tool_calls"].some((key) => !!delta[key]));
+function hasToken({ choices }: Chunk): boolean {
+  return !!choices?.some(({ delta }) =>
+    delta && ["content", "reasoning_content", "reasoning", "tool_calls"].some((key) => !!delta[key])
+  );
 }
 
 function failureOf(status: number, body: string): string {

@@ -31,14 +31,16 @@ export async function sendAll(
   const measured: Measured[] = [];
   const underWay = new Set<Promise<void>>();
   let [failed, latestMs] = [0, 0];
+  const stopped = Promise.withResolvers<void>();
+  stop?.addEventListener("abort", () => stopped.resolve(), { once: true });
   for (const job of jobs) {
-    if (stop?.aborted) break;
-    while (underWay.size >= concurrency) await Promise.race(underWay);
-    if (job.at !== undefined) {
+    while (underWay.size >= concurrency && !stop?.aborted) await Promise.race([stopped.promise, ...underWay]);
+    if (job.at !== undefined && !stop?.aborted) {
       const waitMs = job.at - (performance.now() - began);
-      if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
+      if (waitMs > 0) await Promise.race([stopped.promise, pause(waitMs)]);
       else latestMs = Math.max(latestMs, -waitMs);
     }
+    if (stop?.aborted) break;
     const one = job.run().then((result) => {
       measured.push(result);
       if (result.failure !== undefined) failed++;
@@ -49,4 +51,8 @@ export async function sendAll(
   }
   await Promise.all(underWay);
   return { measured, seconds: (performance.now() - began) / 1_000, latestMs };
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }

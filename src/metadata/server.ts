@@ -3,6 +3,7 @@
 // beyond it a port beside the IP, leases, batches and a watch stream.
 
 import { GatewayError } from "../base/errors.ts";
+import { boundedBody } from "../base/bounded_body.ts";
 import { comesFromPage, type Visitors } from "../base/visitors.ts";
 import { pathAndQuery } from "./urls.ts";
 import { type Center, CenterFull } from "./center.ts";
@@ -60,7 +61,6 @@ export interface CenterServerOptions extends WatchOptions {
 
 const LOG_LEVELS = new Set(["debug", "info", "warn", "error"]);
 const MAX_BODY_BYTES = 16 * 1024 * 1024;
-const TOO_LARGE = () => new InvalidInput(`the body is larger than ${MAX_BODY_BYTES} bytes`);
 
 export class CenterServer {
   readonly metrics: CenterMetrics;
@@ -118,8 +118,8 @@ export class CenterServer {
   // Whoever asks whether it is alive need not say who it is.
   #check(request: Request, path: string): void {
     this.options.visitors?.check(request, path === "/");
-    if (request.method !== "GET" && comesFromPage(request)) {
-      throw new GatewayError("forbidden", "A web page of another origin changes nothing here");
+    if (path !== "/" && comesFromPage(request)) {
+      throw new GatewayError("forbidden", "A web page of another origin has no business here");
     }
   }
 
@@ -214,15 +214,12 @@ export class CenterServer {
 
   async #body(request: Request): Promise<unknown> {
     const { headers, body } = request;
-    if (Number(headers.get("content-length") ?? 0) > MAX_BODY_BYTES) throw TOO_LARGE();
     // Fast path: the length was told, and the runtime reads no more than that.
-    if (headers.has("content-length") || body === null) return parseExact(await request.text());
-    let text = "";
-    for await (const piece of body.pipeThrough(new TextDecoderStream())) {
-      text += piece;
-      if (text.length > MAX_BODY_BYTES) throw TOO_LARGE();
-    }
-    return parseExact(text);
+    const told = Number(headers.get("content-length") ?? NaN);
+    if (told <= MAX_BODY_BYTES || body === null) return parseExact(await request.text());
+    const bytes = await boundedBody(request, MAX_BODY_BYTES);
+    if (bytes === undefined) throw new InvalidInput(`the body is larger than ${MAX_BODY_BYTES} bytes`);
+    return parseExact(new TextDecoder().decode(bytes));
   }
 
   #apply(type: EventType, body: unknown, traceId: string): Response {

@@ -12,6 +12,8 @@ export interface WatchOptions {
   coalesceMs?: number;
   /** A comment is sent to an idle watcher this often, so that both sides notice a dead connection. */
   pingMs?: number;
+  /** Events that one may leave unread; one that leaves more is closed. */
+  unread?: number;
   /** Watch streams at once; more are refused. */
   watchers?: number;
 }
@@ -20,6 +22,8 @@ export interface WatchOptions {
 const KEPT_SAVES = 4_096;
 const KEPT_PREFIXES = 262_144;
 const MAX_WATCHERS = 4_096;
+/** Above what may be replayed at once to one that comes again. */
+const MAX_UNREAD = 2 * KEPT_SAVES;
 
 type Save = Extract<Change, { kind: "cache" }>["save"];
 
@@ -50,13 +54,13 @@ export class WatchStreams {
     let close = (): void => {};
     const stream = new ReadableStream<Uint8Array>({
       start: (controller) => {
-        const send = (event: string, data: unknown) => {
-          try {
-            controller.enqueue(encoder.encode(`id: ${history.last}\nevent: ${event}\ndata: ${printExact(data)}\n\n`));
-          } catch {
-            close();
-          }
+        const write = (text: string) => {
+          // Who does not read is let go: what it missed it gets when it comes again.
+          if ((controller.desiredSize ?? 0) <= 0) return close();
+          controller.enqueue(encoder.encode(text));
         };
+        const send = (event: string, data: unknown) =>
+          write(`id: ${history.last}\nevent: ${event}\ndata: ${printExact(data)}\n\n`);
         const dirty = new Map<string, EngineAddress>();
         let timer: ReturnType<typeof setTimeout> | undefined;
         const flush = (): void => {
@@ -71,13 +75,7 @@ export class WatchStreams {
             timer ??= setTimeout(flush, this.options.coalesceMs ?? 1);
           } else if (change.save.gateway !== without || without === undefined) send("cache", printSave(change.save));
         });
-        const ping = setInterval(() => {
-          try {
-            controller.enqueue(encoder.encode(": ping\n\n"));
-          } catch {
-            close();
-          }
-        }, this.options.pingMs ?? 1_000);
+        const ping = setInterval(() => write(": ping\n\n"), this.options.pingMs ?? 1_000);
         close = () => {
           this.#streams.delete(close);
           unwatch();
@@ -96,7 +94,7 @@ export class WatchStreams {
         }
       },
       cancel: () => close(),
-    });
+    }, { highWaterMark: this.options.unread ?? MAX_UNREAD, size: () => 1 });
     return new Response(stream, { headers: { "content-type": "text/event-stream", "cache-control": "no-store" } });
   }
 

@@ -232,7 +232,10 @@ export class Completion {
         const strike = (): void => {
           over = true;
           this.context.driver.cancel(this.#sequence);
-          if (fault?.kind === "cut") controller.error(new Error("fault: cut"));
+          if (fault?.kind === "cut") {
+            // The runtime prints it, in one line without a stack.
+            controller.error(Object.assign(new Error("fault: cut"), { stack: "fault: cut" }));
+          }
           if (fault?.kind === "error_chunk") {
             send(
               `data: ${JSON.stringify({ error: { message: "fault: error chunk", type: "MockFault", code: 400 } })}\n\n`,

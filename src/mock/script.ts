@@ -72,7 +72,7 @@ function calledTool(
   if (named === undefined && choice !== "required" && last?.role !== "user") return undefined;
   const chosen = functions.find(({ name }) => name === named) ?? functions[0];
   if (typeof chosen?.name !== "string") return undefined;
-  return { name: chosen.name, parameters: (chosen.parameters ?? { type: "object" }) as Fields };
+  return { name: chosen.name, parameters: fieldsOr(chosen.parameters) };
 }
 
 // Of chat's response_format, or of a response's text.format.
@@ -80,7 +80,11 @@ function shapeOf(format: unknown): Fields | undefined {
   const { type, json_schema, schema } = (format ?? {}) as Fields;
   if (type === "json_object") return { type: "object" };
   if (type !== "json_schema") return undefined;
-  return ((json_schema as Fields | undefined)?.schema ?? schema ?? { type: "object" }) as Fields;
+  return fieldsOr((json_schema as Fields | undefined)?.schema ?? schema);
+}
+
+function fieldsOr(schema: unknown): Fields {
+  return typeof schema === "object" && schema !== null ? schema as Fields : { type: "object" };
 }
 
 const MAX_DEPTH = 16;
@@ -88,7 +92,8 @@ const MAX_DEPTH = 16;
 /** A value that a JSON Schema allows, as far as its common words go. */
 function valueOf(schema: Fields, root: Fields = schema, depth = 0): unknown {
   if (depth > MAX_DEPTH) return null;
-  const inner = (value: unknown) => valueOf((value ?? {}) as Fields, root, depth + 1);
+  // A schema may be true or false, too.
+  const inner = (value: unknown) => valueOf(typeof value === "object" && value ? value as Fields : {}, root, depth + 1);
   if (typeof schema.$ref === "string") return inner(referred(schema.$ref, root));
   if ("const" in schema) return schema.const;
   if (Array.isArray(schema.enum)) return schema.enum[0];

@@ -152,9 +152,15 @@ async function complete(context: Context, request: Request, chat: boolean): Prom
   let fault: Fault | undefined;
   try {
     parsed = requestSchema.parse(await request.json());
-    fault = context.faults.next(request.headers.get("x-mock-fault"));
   } catch (error) {
     const message = error instanceof z.ZodError ? z.prettifyError(error) : `The body is no JSON: ${error}`;
+    return failure(400, message, "BadRequestError");
+  }
+  try {
+    fault = context.faults.next(request.headers.get("x-mock-fault"));
+  } catch (error) {
+    const reason = error instanceof z.ZodError ? z.prettifyError(error) : error;
+    const message = `x-mock-fault is JSON such as {"kind": "delay", "delay_ms": 500}: ${reason}`;
     return failure(400, message, "BadRequestError");
   }
   const { served, models, adapters } = context.control;

@@ -242,6 +242,10 @@ export class DecisionMaker {
     const prompt = this.begin(text, placement);
     this.caches.retire(prompt);
     const chosen = this.choose(placement, prompt.bytes, model, sharedMs);
+    // Who only looks takes no turn.
+    if (placement.policy.name === "round_robin" && chosen !== NO_ENDPOINT) {
+      Atomics.sub(this.#words, (k.clusterOffset(placement.cluster) + k.CLUSTER_TURN) >>> 2, 1);
+    }
     const candidates: Candidate[] = [];
     for (let position = 0; position < this.#words[this.#question.positions]; position++) {
       const requests = this.#floats[(k.queueOffset() >>> 2) + position];
@@ -251,7 +255,8 @@ export class DecisionMaker {
       candidates.push({
         row,
         requests,
-        cachedBytes: k.matchedBytes(row) >>> 0,
+        // The last chunk of a prompt may be shorter than a chunk.
+        cachedBytes: Math.min(prompt.bytes, k.matchedBytes(row) >>> 0),
         score: this.#floats[(k.scoreOffset() >>> 2) + position],
         // There late binding keeps the scores of those with room.
         room: placement.policy.queued ? this.#floats[(k.promptOffset() >>> 2) + position] !== -Infinity : undefined,

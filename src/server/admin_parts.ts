@@ -16,6 +16,7 @@ import type { Trainer } from "../control/trainer.ts";
 import { RouteTable } from "../gateway/routes.ts";
 import type { CenterLink } from "../metadata/link.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
+import { waitingIn } from "../tables/cluster_queue.ts";
 import { readCell, sumCells } from "../tables/metric_cells.ts";
 import { tenantLoad } from "../tables/tenant_table.ts";
 import { WORKER_CELLS } from "../telemetry/cells.ts";
@@ -92,6 +93,9 @@ export function tenantRows({ control: { rows } }: AdminSources): { name: string;
   ];
 }
 
+/** Rows that a cluster gets at once. */
+const GROUP_ROWS = 16;
+
 /** Prefix buckets that are looked at to tell how full the index is. */
 const SAMPLED_BUCKETS = 1_024;
 
@@ -104,7 +108,8 @@ export function metricsOf(sources: AdminSources): MetricsSource {
   const modelRows = [...rows.models.all].map(([model, { row }]) => ({ model, row }));
   const known = center();
   const endpoints = endpointViews(fleet);
-  const inFlight = endpoints.reduce((sum, { in_flight }) => sum + in_flight, 0);
+  const underWay = endpoints.reduce((sum, { in_flight }) => sum + in_flight, 0) +
+    [...control.snapshot.rows.clusters.values()].reduce((sum, row) => sum + waitingIn(kernel, row), 0);
   return {
     version: VERSION,
     cells,
@@ -146,11 +151,19 @@ export function metricsOf(sources: AdminSources): MetricsSource {
       { table: "tenants", ...rows.tenants.usage, limit: limits.tenants },
       {
         table: "endpoints",
-        used: fleet.members.length,
+        // A cluster has rows in groups.
+        used: [...Map.groupBy(fleet.members, ({ cluster }) => cluster).values()].reduce((sum, { length }) => {
+          return sum + GROUP_ROWS * Math.ceil(length / GROUP_ROWS);
+        }, 0),
         retired: fleet.members.filter((one) => one.leftAt !== undefined).length,
         limit: limits.endpoints,
       },
-      { table: "requests", used: inFlight, retired: 0, limit: limits.requests_in_flight * supervisor.areas().length },
+      {
+        table: "requests_in_flight",
+        used: underWay,
+        retired: 0,
+        limit: limits.requests_in_flight * supervisor.areas().length,
+      },
       {
         table: "prefixes",
         used: Math.round(limits.prefixes * kernel.exports.indexUsage(SAMPLED_BUCKETS) / 1_000),

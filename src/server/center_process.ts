@@ -93,6 +93,7 @@ export async function startCenter(
       replication.stop();
       server.close();
       center.close();
+      // What it still answers is written before the log ends.
       await listener?.shutdown();
       await accessLog?.close();
     },

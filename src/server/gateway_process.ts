@@ -9,7 +9,7 @@ import { FAMILIES } from "../admin/metric_families.ts";
 import { writeMetrics } from "../admin/metrics_page.ts";
 import { TrafficHistory } from "../admin/traffic_history.ts";
 import type { ShownDecision } from "../gateway/decision_watch.ts";
-import { type Address, parseAddress } from "../base/address.ts";
+import { type Address, formatAddress, isLoopback, parseAddress } from "../base/address.ts";
 import { systemClock } from "../base/clock.ts";
 import { Visitors } from "../base/visitors.ts";
 import { readAccess, readToken } from "../config/access.ts";
@@ -100,7 +100,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     listeners,
     tls: tls?.address,
     via: hostname(),
-    admin: `${config.admin.tls ? "https" : "http"}://${config.admin.listen}/`,
+    admin: "", // until it listens
     gateway: gatewayId,
     started: Math.floor(Date.now() / 1_000),
   };
@@ -170,6 +170,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
       shareAddresses,
       config.admin.tls && await readCertificate(config.admin.tls, "admin.tls"),
     );
+    setup.admin = shownAdmin(config.admin, admin.addr.port);
     stops.push(() => admin.shutdown());
     stops.push(() => live.stop());
     control.apply(config, access);
@@ -275,4 +276,10 @@ async function certificateChange(supervisor: Supervisor, tls: Config["tls"]): Pr
     throw new Error(`tls: the certificate and its key cannot be used: ${(error as Error).message}`, { cause: error });
   }
   return () => supervisor.renew(certificate);
+}
+
+// Where operators find the admin, as anybody may read it: the whole address only where strangers can do nothing with it.
+function shownAdmin({ listen, tls }: Config["admin"], port: number): string {
+  const { hostname } = parseAddress(listen)!;
+  return isLoopback(hostname) ? `${tls ? "https" : "http"}://${formatAddress({ hostname, port })}/` : `port ${port}`;
 }

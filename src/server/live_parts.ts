@@ -88,7 +88,8 @@ export function trafficTotals({ kernel, control, fleet }: AdminSources): Traffic
   const areas = allCells(kernel);
   let [requests, errors, completionTokens, promptTokens, cachedTokens] = [0, 0, 0, 0, 0];
   for (const series of readSeries(kernel, layout)) {
-    if (series.path === "/health" || series.path === "/v1/models") continue;
+    // Of names that went only outcomes are left, by whatever path.
+    if (series.model === undefined || series.path === "/health" || series.path === "/v1/models") continue;
     requests += series.requests;
     if (outcomeIsError(series.outcome)) errors += series.requests;
   }

@@ -13,7 +13,18 @@ export class WorkerLogs {
   #accessOptions = "";
   #textsOptions = "";
 
+  /** By logs that have been retired. */
+  readonly #dropped = { access: 0, texts: 0 };
+
   constructor(readonly log: Log) {}
+
+  /** Lines that were dropped, by logs before too. */
+  get dropped(): { access: number; texts: number } {
+    return {
+      access: this.#dropped.access + (this.#access?.dropped ?? 0),
+      texts: this.#dropped.texts + (this.#texts?.dropped ?? 0),
+    };
+  }
 
   get access(): AccessLog | undefined {
     return this.#access;
@@ -29,12 +40,14 @@ export class WorkerLogs {
     const access = enabled ? JSON.stringify(options) : "";
     if (access !== this.#accessOptions) {
       this.#access?.retire();
+      this.#dropped.access += this.#access?.dropped ?? 0;
       this.#access = enabled ? new AccessLog(options, this.#failed(path)) : undefined;
       this.#accessOptions = access;
     }
     const texts = llm.enabled ? JSON.stringify(llm) : "";
     if (texts !== this.#textsOptions) {
       this.#texts?.retire();
+      this.#dropped.texts += this.#texts?.dropped ?? 0;
       this.#texts = llm.enabled ? new LlmLog(llm, this.#failed(llm.path)) : undefined;
       this.#textsOptions = texts;
     }

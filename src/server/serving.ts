@@ -2,7 +2,6 @@
 // What a worker serves by. The parts that last as long as the worker are made once; what a snapshot of the configuration
 // decides is put together anew for each one, and requests that began under an older snapshot keep theirs to their end.
 
-import v8 from "node:v8";
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { Admission } from "../admission/admission.ts";
 import { Limits } from "../admission/limits.ts";
@@ -54,6 +53,7 @@ import { bound, directParts } from "./direct_parts.ts";
 import { WorkerLogs } from "./logs.ts";
 import type { WorkerSetup } from "./protocol.ts";
 import { silenceParts } from "./silence_parts.ts";
+import { Vitals } from "./vitals.ts";
 
 const clock = systemClock;
 
@@ -70,6 +70,7 @@ export class Serving {
   readonly direct: DirectServerParts;
   readonly instruments: Instruments;
   readonly watch: DecisionWatch;
+  readonly vitals: Vitals;
   readonly #deadlines = new Deadlines(clock);
   readonly #endpoints: EndpointTable;
   readonly #readings: ModelReadings;
@@ -92,7 +93,6 @@ export class Serving {
   #current: Generation;
   /** Older snapshots that requests still use. */
   readonly #older = new Set<Generation>();
-  #loopDelayMs = 0;
   readonly #status = { leaving: false };
 
   /** @param tellDecision Is told decisions while somebody watches. */
@@ -107,6 +107,7 @@ export class Serving {
     this.#logs = new WorkerLogs(this.log);
     const layout = new CellLayout(config.limits);
     this.instruments = new Instruments(ownCells(kernel), layout);
+    this.vitals = new Vitals(this.instruments);
     this.#endpoints = new EndpointTable(kernel);
     this.#readings = new ModelReadings(allCells(kernel), layout);
     this.#pulse = new EndpointPulse(kernel);
@@ -295,13 +296,7 @@ export class Serving {
       saturation: (cluster) => this.#decisions.saturation(cluster),
       backlogMs: (cluster, tenant) => this.#decisions.backlogMs(cluster, tenant),
       now: clock.shared,
-      overloaded: () => {
-        const late = this.#loopDelayMs;
-        if (late > admission.loop_delay_ms) return `its event loop is ${Math.round(late)} ms late`;
-        if (admission.memory_bytes > 0 && this.instruments.cells[WORKER_CELLS.memory] > admission.memory_bytes) {
-          return `its memory is above ${admission.memory_bytes} bytes`;
-        }
-      },
+      overloaded: () => this.vitals.overloaded(admission),
     });
   }
 
@@ -335,25 +330,17 @@ export class Serving {
     });
   }
 
-  /** Says that the worker is alive, and tidies up. */
+  /** Says that the worker is alive, and tidies up. @param memory Whether the memory is measured too. */
   beat(memory: boolean): void {
-    const { cells } = this.instruments;
-    cells[WORKER_CELLS.heartbeat]++;
-    cells[WORKER_CELLS.savesDropped] = this.#decisions.caches.savesDropped;
-    cells[WORKER_CELLS.logLinesDropped] = this.#logs.access?.dropped ?? 0;
-    cells[WORKER_CELLS.llmLinesDropped] = this.#logs.texts?.dropped ?? 0;
-    const heap = v8.getHeapStatistics() as v8.HeapInfo & { total_allocated_bytes?: number };
-    cells[WORKER_CELLS.heapUsed] = heap.used_heap_size;
-    cells[WORKER_CELLS.allocated] = heap.total_allocated_bytes ?? 0;
-    cells[WORKER_CELLS.memory] = memory ? Deno.memoryUsage().rss : 0;
+    const { access, texts } = this.#logs.dropped;
+    const counts = new Map([
+      [WORKER_CELLS.savesDropped, this.#decisions.caches.savesDropped],
+      [WORKER_CELLS.logLinesDropped, access],
+      [WORKER_CELLS.llmLinesDropped, texts],
+    ]);
+    this.vitals.beat(counts, memory);
     this.#pools.sweep();
     this.#publishOldest();
-  }
-
-  /** How much later than asked a timer fired. */
-  late(ms: number): void {
-    this.#loopDelayMs = Math.max(ms, this.#loopDelayMs / 2);
-    this.instruments.loopDelay(ms / 1_000);
   }
 
   /** Whether the configuration in force bounds the memory. */

@@ -31,6 +31,8 @@ export interface WorkerView {
 export const SPARE_AREAS = 4;
 /** Of them, those that are kept for workers that die. */
 const SPARES_KEPT = 2;
+/** Within which one that is to take another's place has to serve. */
+const START_MS = 30_000;
 /** Beyond the deadline of one that is replaced, until it is ended. */
 const LAST_WORDS_MS = 2_000;
 
@@ -47,8 +49,9 @@ interface Seat {
   pauseMs: number;
   servingSince: number;
   cancelRestart: () => void;
-  /** It is to have another's place once it serves. */
+  /** It is to have another's place once it serves; another is to have its. */
   replaces: boolean;
+  replaced: boolean;
   /** Ends the wait for what it has to finish. */
   cancelLeaving: () => void;
 }
@@ -66,6 +69,7 @@ function newSeat(worker: number, area: number): Seat {
     servingSince: 0,
     cancelRestart() {},
     replaces: false,
+    replaced: false,
     cancelLeaving() {},
   };
 }
@@ -95,9 +99,13 @@ export class Supervisor {
   readonly #seats: Seat[];
   /** Workers that have been replaced and finish what they have. */
   readonly #leaving = new Set<Seat>();
+  /** Those that are to take their places, and do not serve yet. */
+  readonly #starting = new Set<Seat>();
   readonly #spares: number[];
   #draining = false;
   #watched = false;
+  /** Whether clients are asked to go elsewhere. */
+  #ending = false;
   /** Whether all have served at once. */
   #started = false;
   #cancelWatch: () => void = () => {};
@@ -148,6 +156,7 @@ export class Supervisor {
         seat.servingSince = this.clock.now();
         resolve();
         if (this.#watched) thread.postMessage({ kind: "watch", open: true } satisfies ToWorker);
+        if (this.#ending) thread.postMessage({ kind: "leave" } satisfies ToWorker);
       } else if (data.kind === "decision") this.parts.decided?.(data.decision);
       else if (data.kind === "drained") {
         if (this.#leaving.has(seat)) this.#left(seat, data.cut);
@@ -225,7 +234,9 @@ export class Supervisor {
   /** The same for the certificate of the HTTPS listener. */
   renew(certificate: Certificate): void {
     this.certificate = certificate;
-    this.#tell({ kind: "certificate", certificate });
+    // One that has been replaced listens no more.
+    const told: ToWorker = { kind: "certificate", certificate };
+    for (const { thread } of [...this.#seats, ...this.#starting]) thread?.postMessage(told);
   }
 
   /** Whether workers are to tell decisions. */
@@ -236,6 +247,7 @@ export class Supervisor {
 
   /** Asks clients to go elsewhere: a drain is to come. */
   leave(): void {
+    this.#ending = true;
     this.#tell({ kind: "leave" });
   }
 
@@ -244,7 +256,7 @@ export class Supervisor {
   }
 
   #threads(): Seat[] {
-    return [...this.#seats, ...this.#leaving];
+    return [...this.#seats, ...this.#leaving, ...this.#starting];
   }
 
   /** The oldest snapshot that a request of any worker was begun with. */
@@ -271,19 +283,31 @@ export class Supervisor {
    */
   async replace(worker: number, deadlineMs: number): Promise<boolean> {
     const seat = this.#seats.find((one) => one.worker === worker);
-    const thread = seat?.thread;
-    if (!this.#started || this.#draining || seat?.state !== "serving" || this.#spares.length <= SPARES_KEPT) {
-      return false;
-    }
+    if (!this.#started || this.#draining || seat?.state !== "serving" || seat.replaced) return false;
+    if (this.#spares.length <= SPARES_KEPT) return false;
+    const { thread } = seat;
     const fresh = { ...newSeat(worker, this.#spares.shift()!), restarts: seat.restarts + 1, replaces: true };
+    const late = Promise.withResolvers<never>();
+    const cancelLate = this.clock.after(START_MS, () => {
+      late.reject(new Error(`Worker ${worker} cannot be replaced: another did not serve within ${START_MS} ms`));
+    });
     this.parts.reap(fresh.area);
-    await this.#begin(fresh);
+    seat.replaced = true;
+    this.#starting.add(fresh);
+    try {
+      await Promise.race([this.#begin(fresh), late.promise]);
+    } catch (error) {
+      this.#giveBack(fresh);
+      throw error;
+    } finally {
+      cancelLate();
+      seat.replaced = false;
+      this.#starting.delete(fresh);
+    }
     // It may have died meanwhile, and another may have its place.
-    if (this.#draining || seat.thread !== thread) {
-      fresh.thread?.terminate();
-      this.parts.reap(fresh.area);
-      this.#spares.push(fresh.area);
-      return seat.thread !== undefined;
+    if (this.#draining || seat.thread !== thread || !this.#seats.includes(seat)) {
+      this.#giveBack(fresh);
+      return false;
     }
     fresh.replaces = false;
     this.#seats[this.#seats.indexOf(seat)] = fresh;
@@ -291,6 +315,15 @@ export class Supervisor {
     seat.cancelLeaving = this.clock.after(deadlineMs + LAST_WORDS_MS, () => this.#left(seat, 0));
     thread!.postMessage({ kind: "drain", deadlineMs } satisfies ToWorker);
     return true;
+  }
+
+  // One that is not needed, or did not begin to serve in time.
+  #giveBack(seat: Seat): void {
+    if (seat.thread === undefined) return; // it was lost, and its area with it
+    seat.thread.terminate();
+    seat.thread = undefined;
+    this.parts.reap(seat.area);
+    this.#spares.push(seat.area);
   }
 
   #left(seat: Seat, cut: number): void {

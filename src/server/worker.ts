@@ -77,7 +77,7 @@ function beat(serving: Serving): () => void {
   let loopAt = systemClock.now();
   const loop = setInterval(() => {
     const now = systemClock.now();
-    serving.late(Math.max(0, now - loopAt - LOOP_SAMPLE_MS));
+    serving.vitals.late(Math.max(0, now - loopAt - LOOP_SAMPLE_MS));
     loopAt = now;
   }, LOOP_SAMPLE_MS);
   serving.beat(serving.boundsMemory);

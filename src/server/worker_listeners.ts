@@ -21,6 +21,7 @@ interface Listening {
 export class WorkerListeners {
   readonly #plain: Listening[] = [];
   #secure: Listening | undefined;
+  #closed = false;
   /** Listeners that take nothing new and finish what they have. */
   readonly #closing = new Set<Promise<void>>();
 
@@ -42,7 +43,7 @@ export class WorkerListeners {
   /** Listens with another certificate from now on. Throws when it cannot be used; then the old one stays. */
   async renew(certificate: Certificate): Promise<void> {
     const { tls } = this.addresses;
-    if (!tls) return;
+    if (!tls || this.#closed) return;
     const before = this.#secure;
     this.#secure = await this.#serve(tls, certificate);
     if (before) this.#shutDown(before);
@@ -74,6 +75,7 @@ export class WorkerListeners {
 
   /** Accepts nothing new; resolves when what is under way has finished. */
   async close(): Promise<void> {
+    this.#closed = true;
     for (const server of [...this.#plain, this.#secure]) if (server) this.#shutDown(server);
     await Promise.all(this.#closing);
   }

@@ -30,6 +30,12 @@ export function sumCells(kernel: AttachedKernel): Float64Array {
   return total;
 }
 
+/** Sets cells of one area to 0: what they told of its worker ended with it. Control plane only. */
+export function clearOwn(kernel: AttachedKernel, worker: number, cells: readonly number[]): void {
+  const all = cellsOf(kernel, worker);
+  for (const cell of cells) all[cell] = 0;
+}
+
 /** One cell of one worker. */
 export function readCell(kernel: AttachedKernel, worker: number, cell: number): number {
   return cellsOf(kernel, worker)[cell];

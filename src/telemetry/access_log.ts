@@ -112,7 +112,7 @@ export function lineOf(record: AccessRecord): string {
   }
   if (tries > 1) facts.push(`${tries} tries`);
   if (tenant !== "" && tenant !== "anonymous") facts.push(`tenant ${tenant}`);
-  if (outcome !== "ok") facts.push(outcome);
+  if (outcome !== "ok") facts.push(outcome, `id ${record.trace_id}`);
   const words = [time.slice(11, 23), String(status), path, model, endpoint].filter((word) => word !== "");
   // What a client wrote must not look like a line of its own, or move the cursor.
   return `${words.join(" ")} ${facts.join(", ")}`.replaceAll(/\p{Cc}/gu, "?");

@@ -105,6 +105,8 @@ export const WORKER_CELLS = {
   /** First of the retries, by reason. */
   retries: 20,
 } as const;
+/** Of them, what is as it is now, and not counted. */
+export const GAUGES: readonly number[] = [WORKER_CELLS.clientConnections, WORKER_CELLS.heapUsed, WORKER_CELLS.memory];
 /** The histograms of the event loop's delay, and of what decisions took. */
 export const LOOP_CELLS = WORKER_CELLS.retries + RETRY_REASONS.length;
 export const DECISION_CELLS = LOOP_CELLS + HISTOGRAM_CELLS;
@@ -125,8 +127,10 @@ export const MODEL_CELLS = {
   usageAnswers: 5 * HISTOGRAM_CELLS + 3,
   promptBytes: 5 * HISTOGRAM_CELLS + 4,
   presumedBytes: 5 * HISTOGRAM_CELLS + 5,
+  /** Generated tokens of the answers that told their usage. */
+  toldTokens: 5 * HISTOGRAM_CELLS + 6,
 } as const;
-const MODEL_CELL_COUNT = 5 * HISTOGRAM_CELLS + 6;
+const MODEL_CELL_COUNT = 5 * HISTOGRAM_CELLS + 7;
 
 /** Of a tenant: requests sent to an engine, requests that were not, prompt and completion tokens. */
 export const TENANT_CELLS = { sent: 0, refused: 1, promptTokens: 2, completionTokens: 3 } as const;

@@ -100,14 +100,16 @@ export class Instruments {
     this.#observe(LOOP_CELLS, seconds, DURATION_BUCKETS);
   }
 
-  /** Tokens as an engine counted them. */
-  usage(model: number, { promptTokens = 0, completionTokens = 0, cachedTokens = 0 }: Usage): void {
+  /** Tokens of an answer; `told` when they are an engine's count of a whole one. */
+  usage(model: number, { promptTokens = 0, completionTokens = 0, cachedTokens = 0 }: Usage, told: boolean): void {
     const { cells } = this;
     const base = this.layout.model(model);
     cells[base + MODEL_CELLS.promptTokens] += promptTokens;
     cells[base + MODEL_CELLS.completionTokens] += completionTokens;
-    cells[base + MODEL_CELLS.cachedTokens] += cachedTokens;
+    cells[base + MODEL_CELLS.cachedTokens] += Math.min(promptTokens, cachedTokens);
+    if (!told) return;
     cells[base + MODEL_CELLS.usageAnswers]++;
+    cells[base + MODEL_CELLS.toldTokens] += completionTokens;
   }
 
   /** What an endpoint did for a request of a model. */

@@ -131,7 +131,6 @@ export class LineFile {
   /** Another log takes over: what is still written here, by requests that go on, opens the file each time. */
   retire(): void {
     this.close();
-    this.#retired = true;
   }
 
   /** Writes what is buffered; resolves when standard output has it too. */
@@ -139,6 +138,7 @@ export class LineFile {
     this.flush();
     this.#file?.close();
     this.#file = undefined;
+    this.#retired = true;
     return this.#written();
   }
 
@@ -243,9 +243,15 @@ async function removed(path: string): Promise<void> {
 }
 
 async function compressed(path: string): Promise<void> {
-  const part = `${path}.part`;
-  const [from, to] = [await Deno.open(path), await Deno.create(part)];
-  await from.readable.pipeThrough(new CompressionStream("gzip")).pipeTo(to.writable);
-  await Deno.rename(part, `${path}.gz`);
+  const part = `${path}.${crypto.randomUUID()}.part`;
+  try {
+    const from = await Deno.open(path);
+    const to = await Deno.create(part);
+    await from.readable.pipeThrough(new CompressionStream("gzip")).pipeTo(to.writable);
+    await Deno.rename(part, `${path}.gz`);
+  } catch (error) {
+    await removed(part);
+    if (!(error instanceof Deno.errors.NotFound)) throw error; // another thread has done it
+  }
   await removed(path);
 }

@@ -18,7 +18,7 @@ export class ModelReadings {
   meanCompletion(model: number): number {
     const base = this.layout.model(model);
     const answers = this.#sum(base + MODEL_CELLS.usageAnswers);
-    return answers === 0 ? 0 : this.#sum(base + MODEL_CELLS.completionTokens) / answers;
+    return answers === 0 ? 0 : this.#sum(base + MODEL_CELLS.toldTokens) / answers;
   }
 
   /** Answers of all models that told their usage, and the cached tokens in it. */

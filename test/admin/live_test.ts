@@ -109,9 +109,9 @@ async function read(reader: ReadableStreamDefaultReader<Uint8Array>, count: numb
 Deno.test("LiveEvents: the whole first, then what changes; decisions are wanted while a page is open", async () => {
   const { clock, fleet, watched, live } = parts();
   const first = live.open()!.getReader();
-  const whole = await read(first, 3);
-  assertEquals(whole.map(([event]) => event), ["traffic", "state", "endpoints"]);
-  assertEquals(whole[2][1], { whole: true, changed: fleet.endpoints, gone: [] });
+  const whole = await read(first, 4);
+  assertEquals(whole.map(([event]) => event), ["traffic", "decisions", "state", "endpoints"]);
+  assertEquals(whole[3][1], { whole: true, changed: fleet.endpoints, gone: [] });
   fleet.endpoints = [endpoint("b:1", "unhealthy"), endpoint("c:1")];
   clock.advance(1_000);
   const changes = await read(first, 2);
@@ -120,15 +120,19 @@ Deno.test("LiveEvents: the whole first, then what changes; decisions are wanted 
   assertEquals((await read(first, 2))[1][1], { whole: false, changed: [], gone: [] });
   const second = live.open()!.getReader();
   live.decided({ request_id: "1" } as ShownDecision);
-  assertEquals((await read(second, 4)).map(([event]) => event), ["traffic", "state", "endpoints", "decision"]);
-  assertEquals((await read(first, 1))[0], ["decision", { request_id: "1" }]);
+  const names = ["traffic", "decisions", "state", "endpoints", "decisions"];
+  assertEquals((await read(second, 5)).map(([event]) => event), names);
+  assertEquals((await read(first, 1))[0], ["decisions", { whole: false, decisions: [{ request_id: "1" }] }]);
   await first.cancel();
   assertEquals(watched, [true]);
   await second.cancel();
   assertEquals(watched, [true, false]);
   // A page that opens later is told of the decisions before it.
   const third = live.open()!.getReader();
-  assertEquals((await read(third, 4)).map(([event]) => event), ["traffic", "decision", "state", "endpoints"]);
+  const again = await read(third, 4);
+  assertEquals(again.map(([event]) => event), ["traffic", "decisions", "state", "endpoints"]);
+  assertEquals(again[0][1], { whole: true, samples: [] });
+  assertEquals(again[1][1], { whole: true, decisions: [{ request_id: "1" }] });
   live.stop();
   assertEquals([(await third.read()).done, watched], [true, [true, false, true, false]]);
   clock.advance(10_000);

@@ -63,4 +63,6 @@ Deno.test("a page of another origin is known by its Origin", () => {
   const from = (origin?: string) => comesFromPage(request({ host: "127.0.0.1:1", ...(origin && { origin }) }));
   assertEquals([from(), from("http://127.0.0.1:1"), from("https://127.0.0.1:1")], [false, false, false]);
   assertEquals([from("http://evil.example"), from("null"), from("http://127.0.0.1:2")], [true, true, true]);
+  const site = (site: string) => comesFromPage(request({ host: "127.0.0.1:1", "sec-fetch-site": site }));
+  assertEquals(["none", "same-origin", "same-site", "cross-site"].map(site), [false, false, true, true]);
 });

@@ -34,6 +34,7 @@ function parts(changes: Record<string, unknown> = {}, endpoints = 64) {
     changed: () => told.push("changed"),
     members: (cluster) => told.push(`members ${cluster}`),
     freeing: () => told.push("freeing"),
+    freed: (row) => told.push(`freed ${row}`),
   });
   const rows = { clusters: new Map([["c", 0]]), models: new Map(), tenants: new Map(), labels: new Map() };
   const configure = (clusters = rows.clusters) =>
@@ -60,7 +61,7 @@ Deno.test("Fleet: an endpoint that leaves finishes what it has; its row is freed
   request.release();
   told.length = 0;
   clock.advance(250);
-  assertEquals([states(), told], [[`1 ${available}`], ["freeing", "members c"]]);
+  assertEquals([states(), told], [[`1 ${available}`], ["freeing", `freed ${second.row}`, "members c"]]);
   fleet.stop();
 });
 

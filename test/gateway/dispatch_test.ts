@@ -34,7 +34,14 @@ const expected = { kind: "chat" as const, tokens: false, choices: 1, opened() {}
 /** What the first, the second, … endpoint that is tried does. */
 async function parts(
   behaviours: Behaviour[],
-  more: { retries?: number; percent?: number; endpoints?: number; expectedMs?: number } = {},
+  more: {
+    retries?: number;
+    percent?: number;
+    endpoints?: number;
+    expectedMs?: number;
+    /** An engine says that it does not know the model. */
+    missing?: () => void;
+  } = {},
 ) {
   const scheduler = schedulerParts(more.endpoints ?? 3);
   const { clock, context, open } = callParts();
@@ -85,7 +92,10 @@ async function parts(
       expectedMs: () => more.expectedMs ?? 100,
       suspect: ({ row }) => suspects.push(row),
     },
-    missing: (endpoint) => missing.push(endpoint),
+    missing(endpoint) {
+      missing.push(endpoint);
+      more.missing?.();
+    },
     retries: more.retries ?? 1,
     budget,
     answers: { wholeBytes: 1_024, eventBytes: 1_024 },
@@ -357,4 +367,14 @@ Deno.test("Dispatcher: a 404 is told, since the engine may have other models tha
   using all = await parts([head(404), head(404)]);
   await all.dispatch();
   assertEquals(all.missing, all.tried);
+});
+
+Deno.test("Dispatcher: nobody else is asked for a client that is gone", async () => {
+  for (const leaves of [false, true]) {
+    let leave = () => {};
+    using all = await parts([head(404), head(200)], { missing: () => leave() });
+    if (leaves) leave = () => all.call.cancellation.leave();
+    const { head: { status } } = await all.dispatch();
+    assertEquals([status, all.tried.length], leaves ? [404, 1] : [200, 2]);
+  }
 });

@@ -32,6 +32,11 @@ Deno.test("admin: no page may read it by another name, or change anything", asyn
   const form = { origin: "http://evil.example", "content-type": "application/x-www-form-urlencoded" };
   assertEquals(await statuses(form), [200, 403, 403]);
   assertEquals(await statuses({ host: "evil.example", "x-aigw-admin": "1" }), [403, 403, 403]);
+  // Not even what only asks: prompts are read into memory.
+  assertEquals(await raw(admin, "POST", "/explain", { "sec-fetch-site": "cross-site" }), 403);
+  const large = { method: "PUT", body: " ".repeat(70_000), headers: { "x-aigw-admin": "1" } };
+  const refused = await fetch(`${admin}/clusters/c/endpoints/1.2.3.4:5`, large);
+  assertEquals([refused.status, (await refused.json()).error.code], [413, "body_too_large"]);
   // What only asks needs no such field.
   const explained = await fetch(`${admin}/explain`, { method: "POST", body: chat("Hello") });
   assertEquals([explained.status, (await explained.json()).candidates.length], [200, 1]);

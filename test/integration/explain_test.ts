@@ -3,6 +3,24 @@ import { assert, assertEquals } from "@std/assert";
 import { chat, post, startEngines, startTestGateway } from "../support/gateway.ts";
 import { until } from "../support/until.ts";
 
+Deno.test("explain takes no turn of those that take turns", async () => {
+  await using engines = startEngines(3, { instant: true });
+  await using gateway = await startTestGateway(engines, {
+    algorithm: "round_robin",
+  });
+  const body = chat("Hello", { model: "m" });
+  const served: (string | null)[] = [];
+  for (let i = 0; i < 6; i++) {
+    const { chosen } = await (await fetch(`${gateway.admin}/explain`, { method: "POST", body })).json();
+    const answer = await post(gateway.origin, body);
+    await answer.text();
+    served.push(answer.headers.get("x-aigw-endpoint"));
+    assertEquals(chosen, served.at(-1));
+  }
+  assertEquals(new Set(served).size, 3);
+  assertEquals(served.slice(3), served.slice(0, 3));
+});
+
 Deno.test("explain tells why: candidates, scores and the choice, and dispatches nothing", async () => {
   await using engines = startEngines(3, { speed: 5 });
   await using gateway = await startTestGateway(engines);
@@ -12,7 +30,7 @@ Deno.test("explain tells why: candidates, scores and the choice, and dispatches 
   const explained = await (await fetch(`${gateway.admin}/explain`, { method: "POST", body })).json();
   assertEquals(explained.chosen, first.headers.get("x-mock-engine"));
   assertEquals(explained.candidates.length, 3);
-  assertEquals(explained.candidates[0].cached_bytes, explained.prompt.chunks * 512);
+  assertEquals(explained.candidates[0].cached_bytes, explained.prompt.bytes);
   assert(explained.candidates[0].score > explained.candidates[1].score);
   assert(
     explained.candidates.every(({ has_room, prefill_ms_per_kib }: { has_room: boolean; prefill_ms_per_kib: number }) =>

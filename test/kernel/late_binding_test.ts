@@ -45,6 +45,11 @@ function waitingIn(
   };
 }
 
+function lockOf({ kernels: [kernel] }: ReturnType<typeof setUp>): number {
+  const k = kernel.exports;
+  return new Int32Array(kernel.buffer)[(k.clusterOffset(0) + k.CLUSTER_LOCK) >>> 2];
+}
+
 Deno.test("queue: no request is lost or granted twice, nobody waits beside an endpoint with room, counters return to 0", () => {
   const random = new Random(seed);
   for (let round = 0; round < 15; round++) {
@@ -93,6 +98,7 @@ Deno.test("queue: no request is lost or granted twice, nobody waits beside an en
           each.dispatched = true;
         }
       }
+      assertEquals(lockOf(fleet), 0, "the lock is open when nobody is in the queue");
       const waiting = open.filter(({ queued }) => queued);
       const sums = waitingIn(fleet);
       assertEquals(sums.requests, waiting.length);
@@ -194,6 +200,19 @@ Deno.test("queue: who waits longer than its backlog takes goes first; nobody wai
     };
   }
   assert(turns > 2, "a short one goes first for a while");
+});
+
+Deno.test("queue: who waits ages: a longer prefill goes before a shorter one that came long after it", () => {
+  for (const [waited, first] of [[1_000, "short"], [10_000, "long"]] as const) {
+    const { fleet, free } = busyFleet();
+    // So much waits that nobody is overdue.
+    ask(fleet, { bytes: 400_000 });
+    const long = ask(fleet, { bytes: 50_000 });
+    const short = ask(fleet, { bytes: 20_000, now: 1e12 + waited });
+    assertEquals(free(1e12 + waited), 1);
+    const granted = [long, short].map(({ row }) => row.phase === RequestPhase.granted);
+    assertEquals(granted, first === "long" ? [true, false] : [false, true], `after ${waited} ms`);
+  }
 });
 
 Deno.test("queue: what would come too late to its first token does not wait; an urgent one goes before others", () => {

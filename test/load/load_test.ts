@@ -101,3 +101,25 @@ Deno.test("no more are under way than may be, and a stop lets those finish", asy
   assert(most <= 3 && measured.length >= 4 && measured.length < 10, `${most} ${measured.length}`);
   assertEquals(told, measured.map((_, i) => i + 1));
 });
+
+// The hour that it no longer waits for is not over.
+Deno.test(
+  "a stop ends the wait for a place and for a time",
+  { sanitizeOps: false, sanitizeResources: false },
+  async () => {
+    for (const at of [undefined, 3_600_000]) {
+      const open = gate();
+      const stop = new AbortController();
+      const run = async () => {
+        await open.opened;
+        return ONE;
+      };
+      const jobs = [{ at: undefined, run }, { at, run }, { at, run }];
+      const sending = sendAll(jobs, at === undefined ? 1 : 3, () => {}, stop.signal);
+      await new Promise((resolve) => setTimeout(resolve));
+      stop.abort();
+      open.open();
+      assertEquals((await sending).measured.length, 1);
+    }
+  },
+);

@@ -135,6 +135,27 @@ Deno.test("SharedQueue: who is failed just as it was granted gives the endpoint 
   granted[Symbol.dispose]();
 });
 
+Deno.test("SharedQueue: what waits is bounded in bytes, whatever its number", async () => {
+  using parts = schedulerParts(1);
+  const { queue, ask, requests } = parts;
+  const first = await queue.acquire(ask(long("a")), NOBODY);
+  first.leg.sent();
+  const bounds = { requests: 100, bytes: 50_000, maxWaitMs: 1_000 };
+  const limits = { classes: [bounds, bounds, bounds] as const, refreshMs: 50, preempt: false };
+  const waiters: Waiting[] = [];
+  const waiting = ["b", "c"].map((name) =>
+    queue.acquire(ask(long(name), { queue: limits }), (waiter) => waiters.push(waiter))
+  );
+  for (const one of waiting) one.catch(() => {});
+  await settle();
+  assertEquals([waiters.length, requests.open], [2, 3], "20,000 bytes each");
+  assertEquals(await codeOf(queue.acquire(ask(long("d"), { queue: limits }), NOBODY)), "queue_full");
+  assertEquals(requests.open, 3);
+  for (const waiter of waiters) waiter.fail(new Error("over"));
+  await Promise.allSettled(waiting);
+  first[Symbol.dispose]();
+});
+
 Deno.test("SharedQueue: bounds of the class, of the tenant's waiting and of its concurrency refuse at once", async () => {
   using parts = schedulerParts(1);
   const { queue, ask, requests } = parts;

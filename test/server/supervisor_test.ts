@@ -42,6 +42,7 @@ function parts(workers = 2) {
   const clock = new ManualClock();
   const log = new KeptLog();
   const threads: FakeThread[] = [];
+  const reaped: number[] = [];
   const { shared, kernel } = sharedKernel({ workers: 1 + workers + SPARE_AREAS });
   const setup = {
     listen: { hostname: "127.0.0.1", port: 1 },
@@ -60,7 +61,10 @@ function parts(workers = 2) {
     workers,
     certificate: undefined,
     clock,
-    reap: (area) => kernel.exports.reap(area),
+    reap(area) {
+      reaped.push(area);
+      return kernel.exports.reap(area);
+    },
     thread: (name) => {
       threads.push(new FakeThread(name));
       return threads.at(-1) as unknown as Worker;
@@ -69,7 +73,7 @@ function parts(workers = 2) {
   supervisor.publish({ version: 1 } as Snapshot);
   let beats = 0;
   const beat = (thread: FakeThread) => ownCells({ ...kernel, worker: thread.area })[WORKER_CELLS.heartbeat] = ++beats;
-  return { clock, log, threads, supervisor, kernel, beat };
+  return { clock, log, threads, supervisor, kernel, beat, reaped };
 }
 
 async function started(workers = 2) {
@@ -106,7 +110,7 @@ Deno.test("Supervisor: start waits for all, each with an area of its own, and re
 
 Deno.test("Supervisor: a worker that dies is replaced after a pause that grows, on an area that has rested", async () => {
   const all = await started();
-  const { clock, threads, supervisor } = all;
+  const { clock, threads, supervisor, reaped } = all;
   const areas = new Set([1, 2]);
   let pauseMs = 100;
   for (let i = 0; i < 9; i++) {
@@ -116,7 +120,10 @@ Deno.test("Supervisor: a worker that dies is replaced after a pause that grows, 
     const count = threads.length;
     clock.advance(pauseMs - 1);
     assertEquals(threads.length, count, `${pauseMs} ms`);
+    const swept = reaped.length;
     clock.advance(1);
+    // Its last worker may have been in the middle of something when it was swept before.
+    assertEquals(reaped.slice(swept), [threads.at(-1)!.area], "an area is swept again before it is given away");
     assertEquals(threads.length, count + 1);
     const fresh = threads.at(-1)!;
     if (i < SPARE_AREAS) assertEquals(areas.has(fresh.area), false, "no area is used again while others are spare");
@@ -287,4 +294,36 @@ Deno.test("Supervisor: one that cannot be replaced goes on, and spare areas are 
   const drained = supervisor.drain(1_000);
   for (const thread of threads) thread.says({ kind: "drained", cut: 1 });
   assertEquals(await drained, 2 + SPARE_AREAS - 2, "those that were leaving are waited for too");
+});
+
+Deno.test("Supervisor: one whose replacement does not begin to serve in time goes on, and the area comes back", async () => {
+  const all = await started();
+  const { supervisor, threads, clock } = all;
+  for (let i = 0; i < 3; i++) {
+    const late = supervisor.replace(1, 5_000);
+    await settle();
+    assertEquals(await supervisor.replace(1, 5_000), false, "it is being replaced");
+    for (let s = 0; s < 30; s++) {
+      assertEquals(threads.at(-1)!.terminated, false);
+      clock.advance(1_000);
+      for (const thread of threads.slice(0, 2)) all.beat(thread);
+    }
+    await assertRejects(() => late, Error, "did not serve within 30000 ms");
+    assertEquals([threads.at(-1)!.terminated, threads.length], [true, 3 + i]);
+  }
+  assertEquals([supervisor.serving, threads[0].terminated], [2, false]);
+});
+
+Deno.test("Supervisor: one that comes as others are asked to leave is asked too; who leaves gets no certificate", async () => {
+  const { supervisor, threads } = await started();
+  const replaced = supervisor.replace(2, 5_000);
+  await settle();
+  supervisor.leave();
+  const certificate = { cert: "c", key: "k" };
+  supervisor.renew(certificate);
+  threads[2].says({ kind: "serving" });
+  assertEquals(await replaced, true);
+  assertEquals([threads[2].kinds.includes("leave"), threads[2].kinds.includes("certificate")], [true, true]);
+  supervisor.renew(certificate);
+  assertEquals(threads[1].kinds.filter((kind) => kind === "certificate").length, 1, "before it was to leave");
 });

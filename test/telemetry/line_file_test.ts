@@ -140,3 +140,29 @@ Deno.test("LineFile: what standard output does not take is counted, and told onc
   }
   assertEquals([file.dropped, told], [6, ["broken pipe"]]);
 });
+
+Deno.test("LineFile: what several compress at once is whole, and no part of it is left", () =>
+  inFolder(async (folder) => {
+    const path = `${folder}/c.log`;
+    const text = `${"z".repeat(3_000_000)}\n`;
+    await Deno.writeTextFile(asideOf(path, new Date(Date.now() - 60_000)), text);
+    const failures: string[] = [];
+    const failed = ({ message }: Error) => failures.push(message);
+    const rotation = { megabytes: 1, files: 9, days: 0, compress: true };
+    const writers = [0, 1, 2].map(() => new LineFile({ path, lines: 10, rotation, failed }));
+    for (const writer of writers) {
+      writer.write("y".repeat(1_100_000));
+      writer.flush();
+      await new Promise((resolve) => setTimeout(resolve, 2)); // names have the millisecond in them
+    }
+    writers[0].write("behind");
+    writers[0].flush();
+    for (const writer of writers) {
+      await writer.tidied;
+      writer.close();
+    }
+    assertEquals(failures, []);
+    const files = filesIn(folder);
+    assertEquals(files.filter((name) => name.endsWith(".part")), []);
+    assertEquals(await textOf(`${folder}/${files.filter((name) => name.endsWith(".gz"))[0]}`), text);
+  }));

@@ -57,16 +57,17 @@ Deno.test("Instruments keep models, endpoints and tenants apart", () => {
   instruments.tokenTime(1, 0.021);
   instruments.granted(1, 0.3, 0.000_012);
   const usage = { promptTokens: 10, completionTokens: 3, cachedTokens: 20 };
-  instruments.usage(1, usage);
+  instruments.usage(1, usage, true);
+  instruments.usage(1, { promptTokens: 5, completionTokens: 1 }, false);
   instruments.served(1, 1, { failed: false, promptBytes: 40, presumedBytes: 30, ttftSeconds: 0.5, usage });
   instruments.served(1, 0, { failed: true, promptBytes: 40, presumedBytes: 30, ttftSeconds: undefined, usage });
   instruments.tenantEnded(2, true, usage);
   const { ttftStream, ttftWhole, tokenTime, queue, counts } = readModel(cells, LAYOUT, 1);
   assertEquals([ttftStream.counts[18], ttftWhole.counts[1], tokenTime.counts[8], queue.counts[8]], [1, 1, 1, 1]);
   assertEquals(counts, {
-    promptTokens: 10,
-    completionTokens: 3,
-    cachedTokens: 20,
+    promptTokens: 15,
+    completionTokens: 4,
+    cachedTokens: 10,
     usageAnswers: 1,
     promptBytes: 40,
     presumedBytes: 30,
@@ -258,7 +259,7 @@ Deno.test("access log for people: a line a request, whatever a client wrote", ()
   };
   assertEquals(
     lineOf(refused),
-    "10:00:00.123 404 /v1/chat/completions a?b?[2J 214 ms, waited 12 ms, 2 tries, tenant gold, model_not_found",
+    "10:00:00.123 404 /v1/chat/completions a?b?[2J 214 ms, waited 12 ms, 2 tries, tenant gold, model_not_found, id id",
   );
   const path = Deno.makeTempFileSync();
   const log = new AccessLog({ ...LOG, path, format: "text" }, () => {});

@@ -12,7 +12,11 @@ function drain(budget: RetryBudget): number {
 Deno.test("RetryBudget: a share of the requests, and a few a second whatever comes", () => {
   const clock = new ManualClock();
   const budget = new RetryBudget({ percent: 20, minPerSecond: 5 }, clock);
-  assertEquals(drain(budget), 5);
+  assertEquals([budget.available, drain(budget), budget.available], [true, 5, false]);
+  for (let i = 0; i < 4; i++) budget.deposit();
+  assertEquals(budget.available, false, "four fifths of a retry");
+  budget.deposit();
+  assertEquals([budget.available, drain(budget)], [true, 1]);
   for (let i = 0; i < 100; i++) budget.deposit();
   assertEquals(drain(budget), 20);
   clock.advance(2_000);

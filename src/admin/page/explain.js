@@ -40,6 +40,13 @@ export function candidateTable(candidates, chosen) {
 
 const SHOWN = 30;
 
+/** The time of the day, and the day where it is another. */
+function moment(time) {
+  const at = new Date(time);
+  const today = at.toDateString() === new Date().toDateString();
+  return today ? at.toLocaleTimeString() : at.toLocaleString();
+}
+
 export class DecisionList {
   constructor() {
     this.place = document.getElementById("decision-list");
@@ -51,8 +58,14 @@ export class DecisionList {
     });
   }
 
-  add(decision) {
+  /** New decisions, or all that are kept. */
+  take({ whole, decisions }) {
     if (this.held) return;
+    if (whole) this.place.replaceChildren();
+    for (const decision of decisions) this.#add(decision);
+  }
+
+  #add(decision) {
     const details = document.createElement("details");
     const summary = document.createElement("summary");
     const { time, model, tenant, endpoint, first_choice, queued_ms, prompt_bytes, cached_bytes } = decision;
@@ -63,7 +76,7 @@ export class DecisionList {
       ...(first_choice !== endpoint ? [`${first_choice ?? "nobody"} would have been chosen when it came`] : []),
     ];
     const who = tenant === "" || tenant === "anonymous" ? "" : ` for ${tenant}`;
-    summary.textContent = `${new Date(time).toLocaleTimeString()} ${model}${who} → ${endpoint}: ${facts.join(", ")}`;
+    summary.textContent = `${moment(time)} ${model}${who} → ${endpoint}: ${facts.join(", ")}`;
     details.append(summary);
     details.addEventListener("toggle", () => {
       if (details.childElementCount === 1) details.append(...this.content(decision));

@@ -35,16 +35,22 @@ function connected(is, error) {
   place.className = is ? "" : "bad";
   byId("token").hidden = !(error instanceof TokenWanted);
   if (error instanceof TokenWanted) byId("token-error").textContent = error.message;
-  if (is && begun++ === 0) showConfiguration();
+  if (is && begun++ === 0) asking(showConfiguration, "configuration-status");
 }
 
-function begin() {
-  follow("/events", {
+// Followed until the admin wants another token; then the form begins again.
+let following = false;
+
+async function begin() {
+  if (following) return;
+  following = true;
+  await follow("/events", {
     state: show,
     endpoints: (told) => fleet.take(told),
-    traffic: (samples) => plots.add(samples),
-    decision: (decision) => decisions.add(decision),
+    traffic: (told) => plots.take(told),
+    decisions: (told) => decisions.take(told),
   }, connected);
+  following = false;
 }
 
 async function showConfiguration() {
@@ -60,14 +66,25 @@ async function showConfiguration() {
   if (model !== undefined) body.value = body.value.replace('"model": ""', `"model": ${JSON.stringify(model)}`);
 }
 
+/** Does what asks the admin; says in a place of the page that it could not. */
+async function asking(does, place) {
+  try {
+    await does();
+  } catch (error) {
+    byId(place).textContent = `This could not be asked: ${error.message || error}`;
+  }
+}
+
 byId("configuration-details").addEventListener("toggle", ({ target }) => {
-  if (target.open) showConfiguration();
+  if (target.open) asking(showConfiguration, "configuration-status");
 });
 
-byId("explain-form").addEventListener("submit", async (event) => {
+byId("explain-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const answer = await (await ask("/explain", { method: "POST", body: byId("explain-body").value })).json();
-  showExplained(byId("explain-result"), answer);
+  asking(async () => {
+    const answer = await (await ask("/explain", { method: "POST", body: byId("explain-body").value })).json();
+    showExplained(byId("explain-result"), answer);
+  }, "explain-result");
 });
 
 byId("token").addEventListener("submit", (event) => {

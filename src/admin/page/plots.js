@@ -20,6 +20,9 @@ class Columns {
       if (this.columns[i].length > KEPT) this.columns[i].shift();
     });
   }
+  clear() {
+    for (const column of this.columns) column.length = 0;
+  }
 }
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -80,7 +83,8 @@ class Plot {
     );
   }
 
-  add(samples) {
+  take({ whole, samples }) {
+    if (whole) this.data.clear();
     for (const sample of samples) this.data.add(sample);
     this.plot.setData(this.data.columns);
   }
@@ -94,7 +98,7 @@ export class Plots {
     this.plots = [
       new Plot("requests", [
         { field: "requests", label: "ended", variable: "--accent" },
-        { field: "errors", label: "failed", variable: "--bad", dash: [6, 4] },
+        { field: "errors", label: "refused or failed", variable: "--bad", dash: [6, 4] },
       ], rate),
       new Plot("ttft", [
         { field: "ttft50", label: "half are faster", variable: "--accent" },
@@ -104,12 +108,14 @@ export class Plots {
     ];
   }
 
-  add(samples) {
+  /** New samples, or the whole history. */
+  take(told) {
+    for (const plot of this.plots) plot.take(told);
+    const { samples } = told;
     if (samples.length === 0) return;
-    for (const plot of this.plots) plot.add(samples);
     const last = samples.at(-1);
     const say = (id, text) => document.getElementById(`${id}-now`).textContent = text;
-    say("requests", `${rate(last.requests)} now, ${rate(last.errors)} of them failed`);
+    say("requests", `${rate(last.requests)} now, ${rate(last.errors)} of them refused or failed`);
     say("ttft", last.ttft50 === null ? "none now" : `${seconds(last.ttft50)} now, 95 % within ${seconds(last.ttft95)}`);
     const cached = last.cached === null ? "" : `, ${(last.cached * 100).toFixed(0)} % of the prompts from a cache`;
     say("tokens", `${rate(last.tokens)} now${cached}`);

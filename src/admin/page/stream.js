@@ -50,8 +50,10 @@ async function readEvents(body, handlers) {
     if (done) return;
     text += value;
     for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
-      const event = /^event: (.*)$/m.exec(text.slice(0, end))?.[1];
-      const data = /^data: (.*)$/m.exec(text.slice(0, end))?.[1];
+      // By line feeds alone: JSON may hold what a regular expression takes for the end of a line.
+      const lines = text.slice(0, end).split("\n");
+      const field = (name) => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
+      const [event, data] = [field("event"), field("data")];
       text = text.slice(end + 2);
       if (event !== undefined && data !== undefined) handlers[event]?.(JSON.parse(data));
     }

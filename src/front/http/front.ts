@@ -29,6 +29,7 @@ export interface FrontOptions {
   readonly corsMaxAgeS: number | undefined;
 }
 
+const SLASH = 47;
 const MODELS = "/v1/models";
 const REALTIME = "/v1/realtime";
 const RESPONSES = "/v1/responses";
@@ -55,7 +56,7 @@ export class Front {
       return infer(this.options.inference, request, kind);
     }
     if (kind === undefined && path.length > 1 && path.endsWith("/")) {
-      const bare = path.replace(/\/+$/, "");
+      const bare = withoutSlashes(path);
       const same = this.#kindOf(bare);
       if (same === undefined || request.method !== "POST") return this.#other(request, bare || "/", same);
       return infer(this.options.inference, request, same, bare + request.target.slice(path.length));
@@ -194,6 +195,12 @@ export class Front {
       return response;
     });
   }
+}
+
+function withoutSlashes(path: string): string {
+  let end = path.length;
+  while (end > 0 && path.charCodeAt(end - 1) === SLASH) end--;
+  return path.slice(0, end);
 }
 
 function decode(text: string): string {
