@@ -40,7 +40,7 @@ export {
 } from "./scan/chat";
 export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix/hash";
 export { indexForget, indexInsertScratch, indexLookup, indexPinScratch, indexUnpinScratch, indexUsage } from "./prefix/index";
-export { admit, limitReserve, limitSettle, limitUsed } from "./limits";
+export { admit, limitReserve, limitsAge, limitSettle, limitUsed } from "./limits";
 export { serve } from "./queue/fair_share";
 export { arrive, fill, fillAll, HOPELESS, preempt, QUEUED, refresh } from "./queue/late_binding";
 export { backlogMs, clusterBacklogMs } from "./queue/forecast";

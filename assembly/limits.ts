@@ -5,8 +5,8 @@
 //
 // in one 64-bit word, so that a reservation is one compare-and-swap: two requests never both get the last token.
 
-import { requestRow, tenantAt } from "./memory/plan";
-import { TENANT_CONCURRENCY, TENANT_PRESUMED, TENANT_REMOTE, TENANT_TOTALS, TENANT_WINDOWS } from "./memory/tenant";
+import { requestRow, tenantAt, tenants } from "./memory/plan";
+import { TENANT_CONCURRENCY, TENANT_PRESUMED, TENANT_REMOTE, TENANT_TOTALS, TENANT_WINDOWS, WINDOWS } from "./memory/tenant";
 
 const MINUTE_MS: f64 = 60_000;
 /** When other gateways will have told what they use. */
@@ -82,6 +82,23 @@ function waitMs(word: u64, part: f64, excess: f64): f64 {
   if (leaving >= excess && last > 0) return excess / last * MINUTE_MS;
   const current = max<f64>(1, <f64>(word & MAX_USE));
   return (1 - part) * MINUTE_MS + min<f64>(1, (excess - leaving) / current) * MINUTE_MS;
+}
+
+/**
+ * Brings all windows to this minute. The control plane does so every minute: a word knows its minute by 8 bits, and one
+ * that nobody touched for 256 minutes would be taken for this minute's.
+ */
+export function limitsAge(now: f64): void {
+  const minute = <u64>(now / MINUTE_MS);
+  for (let tenant: u32 = 0; tenant < tenants; tenant++) {
+    for (let window: u32 = 0; window < WINDOWS; window++) {
+      const at = windowAt(tenant, window);
+      let word: u64;
+      do {
+        word = atomic.load<u64>(at);
+      } while (atomic.cmpxchg<u64>(at, word, advanced(word, minute)) != word);
+    }
+  }
 }
 
 /** Adds to what was used, or gives back with a negative amount, when the true figure is known. */

@@ -66,6 +66,7 @@ export class ControlPlane {
   #version = 0;
   #gathering: (() => void) | undefined;
   #cancelReclaim: () => void = () => {};
+  #agedMinute = -1;
 
   constructor(parts: ControlPlaneParts, config: Config) {
     this.#parts = parts;
@@ -202,6 +203,7 @@ export class ControlPlane {
     await this.discoveries.heard(FIRST_WORD_MS);
     const reclaim = (): void => {
       this.#reclaim();
+      this.#ageLimits();
       this.#cancelReclaim = this.#parts.clock.after(RECLAIM_MS, reclaim);
     };
     reclaim();
@@ -246,6 +248,15 @@ export class ControlPlane {
       },
     });
     if (this.rows.clusters.retiredCount !== clusters) sync()?.configure(this.snapshot, this.#clusterNames());
+  }
+
+  // Once in every minute.
+  #ageLimits(): void {
+    const { kernel, clock } = this.#parts;
+    const minute = Math.floor(clock.shared() / 60_000);
+    if (minute === this.#agedMinute) return;
+    this.#agedMinute = minute;
+    kernel.exports.limitsAge(clock.shared());
   }
 
   // Whatever names a row by its number is read while the number still means the same.

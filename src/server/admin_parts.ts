@@ -108,6 +108,7 @@ export function metricsOf(sources: AdminSources): MetricsSource {
   const modelRows = [...rows.models.all].map(([model, { row }]) => ({ model, row }));
   const known = center();
   const endpoints = endpointViews(fleet);
+  const left = fleet.members.filter(({ leftAt }) => leftAt !== undefined).length;
   const underWay = endpoints.reduce((sum, { in_flight }) => sum + in_flight, 0) +
     [...control.snapshot.rows.clusters.values()].reduce((sum, row) => sum + waitingIn(kernel, row), 0);
   return {
@@ -155,7 +156,7 @@ export function metricsOf(sources: AdminSources): MetricsSource {
         used: [...Map.groupBy(fleet.members, ({ cluster }) => cluster).values()].reduce((sum, { length }) => {
           return sum + GROUP_ROWS * Math.ceil(length / GROUP_ROWS);
         }, 0),
-        retired: fleet.members.filter((one) => one.leftAt !== undefined).length,
+        retired: left,
         limit: limits.endpoints,
       },
       {

@@ -6,6 +6,7 @@ import { assert } from "../base/assert.ts";
 // Fields of the client's connection, and its codings: an answer that is looked into must not be compressed.
 const NOT_FORWARDED = new Set([
   "accept-encoding",
+  "cookie", // of whoever serves pages at this address
   "expect",
   "keep-alive",
   "proxy-authorization",

@@ -64,3 +64,17 @@ Deno.test("limitSettle gives back across the end of a minute, and never below no
   k.limitSettle(1, 0, 5_000, end + 20);
   assert(k.limitReserve(1, 0, 1, 100, end + 20) > 0, "what was really used counts, above the limit too");
 });
+
+Deno.test("limitsAge: what was used hours ago does not count again, however the minutes are told", () => {
+  for (let minutes = 1; minutes < 600; minutes++) {
+    const [{ exports: k }] = freshKernels();
+    const from = 1e12 + 59_999;
+    assertEquals(k.limitReserve(1, 2, 80, 100, from), 0);
+    for (let minute = 1; minute <= minutes; minute++) k.limitsAge(from + minute * MINUTE);
+    const now = from + minutes * MINUTE;
+    const used = k.limitUsed(1, 2, now);
+    assert(minutes === 1 ? used < 80 : used === 0, `${used} after ${minutes} minutes`);
+    // Another thread may still be in the minute before.
+    if (minutes > 1) assertEquals(k.limitReserve(1, 2, 100, 100, now - MINUTE / 2), 0);
+  }
+});

@@ -24,6 +24,7 @@ Deno.test("what is of the client's connection, or the gateway's own, does not go
     "proxy-authorization": "Basic x",
     "proxy-connection": "close",
     "accept-encoding": "gzip",
+    "cookie": "session=1",
     "host": "gateway",
     "content-length": "99",
     "content-encoding": "gzip",
@@ -54,6 +55,7 @@ Deno.test("each of these fields alone stays behind, whatever the spelling", () =
       "Upgrade",
       "Keep-Alive",
       "Proxy-Connection",
+      "Cookie",
     ]
   ) {
     const head = headOf({ [name]: "chunked", "x-request-id": "id" });
