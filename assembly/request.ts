@@ -93,7 +93,9 @@ export function requestOpen(row: u32, cluster: u32, model: u32, promptBytes: u32
   request.tenant = 0;
   request.band = 0;
   request.deadline = 0;
-  const generation = atomic.add<u32>(at, 1, REQUEST_GENERATION) + 1;
+  let generation = atomic.add<u32>(at, 1, REQUEST_GENERATION) + 1;
+  // 0 says that the row was not opened.
+  if (generation == 0) generation = atomic.add<u32>(at, 1, REQUEST_GENERATION) + 1;
   atomic.store<u32>(at, PHASE_WAITING, REQUEST_PHASE);
   return generation;
 }

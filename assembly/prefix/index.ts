@@ -32,6 +32,8 @@ import { QUESTION_MATCH } from "../memory/question";
 const INSERT: u32 = 0;
 const PIN: u32 = 1;
 const UNPIN: u32 = 2;
+/** Above it an age is that of a slot which another worker, a few ticks ahead, has touched already. */
+const AHEAD: u32 = 0xfff00000;
 
 // A salt per cluster and model keeps equal prompts of different models apart; 0 marks an empty slot.
 @inline
@@ -87,7 +89,8 @@ function claim(key: u64, clock: u32): i32 {
       victim = slot;
       break;
     }
-    const age = clock - changetype<PrefixEntry>(entryAt(slot)).touched;
+    const passed = clock - changetype<PrefixEntry>(entryAt(slot)).touched;
+    const age: u32 = passed > AHEAD ? 0 : passed;
     if (age >= oldest) {
       oldest = age;
       victim = slot;

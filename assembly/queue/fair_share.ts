@@ -16,11 +16,12 @@ export function virtualOf(account: TenantRow, bytes: f64): u64 {
   return <u64>max<f64>(0, bytes * 1024 / max<f64>(1e-3, <f64>account.weight));
 }
 
-// Time passes for a tenant's rate of service; `work` bytes of it are granted now.
-export function observeDrain(account: TenantRow, work: u32, now: f64): void {
+// Time passes for a tenant's rate of service; `work` bytes of it are granted now. `waited`: to one that was in the queue up
+// to now, and may have been the last.
+export function observeDrain(account: TenantRow, work: u32, now: f64, waited: bool = false): void {
   const passed = now - account.drainAt;
   account.drainAt = now;
-  if (passed > 0 && account.waiting > 0) {
+  if (passed > 0 && (waited || account.waiting > 0)) {
     const kept = DRAIN_MS / (DRAIN_MS + passed);
     account.drained = account.drained * kept;
     account.drainTime = account.drainTime * kept + passed;
@@ -38,7 +39,7 @@ export function serviceRate(account: TenantRow, fleetRate: f64): f64 {
 /** A tenant is granted a prompt of so many bytes, of which `work` are to be computed; `waited` when it was in the queue. */
 export function charge(tenant: u32, prompt: u32, work: u32, waited: bool, now: f64): void {
   const account = tenantRow(tenant);
-  if (waited || account.waiting > 0) observeDrain(account, work, now);
+  if (waited || account.waiting > 0) observeDrain(account, work, now, waited);
   serve(tenant, prompt);
 }
 

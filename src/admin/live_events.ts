@@ -45,7 +45,7 @@ export interface LiveParts {
 }
 
 /** How often the fleet is looked at. */
-const LOOK_MS = 1_000;
+const LOOK_MS = 500;
 /** Pages at once. */
 const MAX_PAGES = 32;
 const KEPT_DECISIONS = 50;

@@ -108,7 +108,9 @@ export const timeoutsSchema = z.strictObject({
 export const probesSchema = z.strictObject({
   enabled: z.boolean().default(true),
   health_path: z.string().startsWith("/").default("/health"),
-  health_interval_ms: positive(3_600_000).default(1_000),
+  health_interval_ms: positive(3_600_000).default(1_000).describe(
+    "How often endpoints are asked for their health; one that accepts no connection once more after a quarter of it",
+  ),
   models_interval_ms: positive(3_600_000).default(5_000).describe(
     "How often engines are asked for their list of models",
   ),
@@ -204,7 +206,7 @@ export const queueSchema = z.strictObject({
 }).prefault({});
 const classSchema = z.strictObject({
   requests: z.int().min(0).max(1_048_576).default(4_096),
-  bytes: positive(4_294_967_295).default(1_073_741_824),
+  bytes: positive(1_073_741_824).default(1_073_741_824),
   max_wait_ms: positive(86_400_000).default(120_000),
 }).prefault({});
 

@@ -5,24 +5,24 @@
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { allCells } from "../tables/metric_cells.ts";
 import type { CellLayout } from "../telemetry/cells.ts";
-import { ModelReadings } from "../telemetry/readings.ts";
+import { cachedTokens } from "../telemetry/readings.ts";
 import type { Log } from "../telemetry/log.ts";
 
 /** Answers with usage after which it is clear that none tells its cached tokens. */
 const ENOUGH_ANSWERS = 20;
 
 export class CachedTokensHint {
-  readonly #readings: ModelReadings;
+  readonly #workers: readonly Float64Array[];
   #said = false;
 
-  constructor(kernel: AttachedKernel, layout: CellLayout, readonly log: Log) {
-    this.#readings = new ModelReadings(allCells(kernel), layout);
+  constructor(kernel: AttachedKernel, readonly layout: CellLayout, readonly log: Log) {
+    this.#workers = allCells(kernel);
   }
 
   /** An engine tells how many prompt tokens it found in its prefix cache. */
   found(hit: number, { cluster, name }: { cluster: string; name: string }): void {
     if (this.#said || hit === 0) return;
-    const { answers, cached } = this.#readings.cachedTokens();
+    const { answers, cached } = cachedTokens(this.#workers, this.layout);
     if (answers < ENOUGH_ANSWERS) return;
     this.#said = true;
     if (cached > 0) return;

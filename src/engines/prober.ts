@@ -53,6 +53,9 @@ export interface ProberOptions<T> {
 /** How long a list of models may take at least. */
 const LIST_MS = 10_000;
 
+/** Share of the interval after which a refusal is looked at again. */
+const SOON_SHARE = 0.25;
+
 interface Schedule<T> {
   target: T;
   healthDue: number;
@@ -60,6 +63,8 @@ interface Schedule<T> {
   metricsAt: number;
   modelsDue: number;
   busy: boolean;
+  /** Its port accepted nothing when it was asked last. */
+  refused: boolean;
   listing: boolean;
   /** It has no page that says whether it is paused. */
   neverPaused: boolean;
@@ -82,7 +87,7 @@ export class Prober<T extends ProbeTarget> {
   add(target: T, modelsAfterMs = 0): void {
     const now = this.clock.now();
     const modelsDue = now + modelsAfterMs;
-    const idle = { busy: false, listing: false, neverPaused: false };
+    const idle = { busy: false, refused: false, listing: false, neverPaused: false };
     this.#schedules.set(target, { target, healthDue: now, metricsAt: -Infinity, modelsDue, ...idle });
   }
 
@@ -191,6 +196,10 @@ export class Prober<T extends ProbeTarget> {
         }
       }
       result.healthMs = this.clock.now() - began;
+      // Nobody listens there: it is asked once more soon, as that is how an engine that has ended looks.
+      const refused = result.failure === "refused";
+      if (refused && !schedule.refused) schedule.healthDue = now + healthIntervalMs * SOON_SHARE;
+      schedule.refused = refused;
     }
     const measure = this.#measures(schedule, now);
     if (measure) schedule.metricsAt = now;

@@ -109,7 +109,7 @@ export class Serving {
     this.instruments = new Instruments(ownCells(kernel), layout);
     this.vitals = new Vitals(this.instruments);
     this.#endpoints = new EndpointTable(kernel);
-    this.#readings = new ModelReadings(allCells(kernel), layout);
+    this.#readings = new ModelReadings(allCells(kernel), layout, clock);
     this.#pulse = new EndpointPulse(kernel);
     this.#adapters = new EndpointAdapters(kernel);
     this.#decisions = new DecisionMaker(kernel);

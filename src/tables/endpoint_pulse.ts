@@ -4,6 +4,9 @@
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 
+/** Sixteenths of a ms: above it the time since is that of a worker whose clock is ahead, by up to 65 s. */
+const AHEAD = 0xfff0_0000;
+
 export class EndpointPulse {
   readonly #words: Int32Array;
   readonly #heard: number;
@@ -22,7 +25,8 @@ export class EndpointPulse {
 
   /** Ms since something came from it, modulo 74 hours. */
   silentMs(row: number, sharedMs: number): number {
-    return ((stampOf(sharedMs) - this.#words[this.#heard + row]) >>> 0) / 16;
+    const passed = (stampOf(sharedMs) - this.#words[this.#heard + row]) >>> 0;
+    return passed > AHEAD ? 0 : passed / 16;
   }
 
   /** Whether its metrics tell that it computes, so that a silence of its answers alone says nothing. */

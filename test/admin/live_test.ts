@@ -113,10 +113,10 @@ Deno.test("LiveEvents: the whole first, then what changes; decisions are wanted 
   assertEquals(whole.map(([event]) => event), ["traffic", "decisions", "state", "endpoints"]);
   assertEquals(whole[3][1], { whole: true, changed: fleet.endpoints, gone: [] });
   fleet.endpoints = [endpoint("b:1", "unhealthy"), endpoint("c:1")];
-  clock.advance(1_000);
+  clock.advance(500);
   const changes = await read(first, 2);
   assertEquals(changes[1][1], { whole: false, changed: fleet.endpoints, gone: ["c a:1"] });
-  clock.advance(1_000);
+  clock.advance(500);
   assertEquals((await read(first, 2))[1][1], { whole: false, changed: [], gone: [] });
   const second = live.open()!.getReader();
   live.decided({ request_id: "1" } as ShownDecision);
@@ -141,11 +141,11 @@ Deno.test("LiveEvents: the whole first, then what changes; decisions are wanted 
 Deno.test("LiveEvents: a page that does not read holds nothing up, and is told all when it reads again", async () => {
   const { clock, fleet, live } = parts();
   const reader = live.open()!.getReader();
-  for (let i = 0; i < 200; i++) clock.advance(1_000);
+  for (let i = 0; i < 200; i++) clock.advance(500);
   fleet.endpoints = [endpoint("z:1")];
   const kept = await read(reader, 64);
   assert(kept.length === 64);
-  clock.advance(1_000);
+  clock.advance(500);
   assertEquals((await read(reader, 2))[1], ["endpoints", { whole: true, changed: [endpoint("z:1")], gone: [] }]);
   live.stop();
 });

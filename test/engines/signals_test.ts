@@ -194,3 +194,44 @@ Deno.test("Prober: a list of models that is long in coming holds no other probe 
   assertEquals(results.filter(({ models }) => models === "[]").length, 1);
   await prober.stop();
 });
+
+Deno.test("Prober: one that accepts no connection is asked once more soon, and then as often as the others", async () => {
+  const clock = new ManualClock();
+  const options = {
+    healthIntervalMs: 1_000,
+    metricsIntervalMs: 10_000,
+    modelsIntervalMs: 1e6,
+    timeoutMs: 50,
+    concurrency: 4,
+  };
+  const times: number[] = [];
+  const prober = new Prober(options, clock, (_, { healthy }) => {
+    if (healthy !== undefined) times.push(clock.now());
+  });
+  let refuses = true;
+  const reader = {
+    get: () =>
+      refuses
+        ? Promise.reject(new UpstreamError("connect_failed", "nobody listens"))
+        : Promise.resolve({ status: 200, text: "" }),
+    connects: () => Promise.resolve(true),
+  };
+  const at = (path: string) => ({ port: 1, path });
+  const began = clock.now();
+  prober.add({ pages: { health: at("/health"), metrics: at("/metrics"), models: at("/models") }, port: 1, reader });
+  prober.start();
+  const pass = async (ms: number) => {
+    for (let passed = 0; passed < ms; passed += 50) {
+      await settle();
+      clock.advance(50);
+    }
+    await settle();
+    return times.splice(0).map((time) => time - began);
+  };
+  assertEquals(await pass(2_400), [0, 250, 1_250, 2_250]);
+  refuses = false;
+  assertEquals(await pass(2_000), [3_250, 4_250]);
+  refuses = true;
+  assertEquals(await pass(2_000), [5_250, 5_500]);
+  prober.stop();
+});

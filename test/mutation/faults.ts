@@ -220,4 +220,47 @@ export const FAULTS: readonly Fault[] = [
     is: "",
     tests: ["test/telemetry/telemetry_test.ts"],
   },
+  // What a long life does.
+  {
+    name: "a tenant that has one waiting at a time is believed to be served ever faster",
+    file: "assembly/queue/fair_share.ts",
+    was: "if (passed > 0 && (waited || account.waiting > 0)) {",
+    is: "if (passed > 0 && account.waiting > 0) {",
+    tests: ["test/kernel/long_life_test.ts"],
+  },
+  {
+    name: "a slot that another worker touched later is the oldest",
+    file: "assembly/prefix/index.ts",
+    was: "const age: u32 = passed > AHEAD ? 0 : passed;",
+    is: "const age: u32 = passed;",
+    tests: ["test/kernel/long_life_test.ts"],
+  },
+  {
+    name: "the generation of a row becomes 0",
+    file: "assembly/request.ts",
+    was: "if (generation == 0) generation",
+    is: "if (generation == 0xffffffff) generation",
+    tests: ["test/kernel/long_life_test.ts"],
+  },
+  {
+    name: "what was heard by a worker whose clock is ahead is 74 hours of silence",
+    file: "src/tables/endpoint_pulse.ts",
+    was: "return passed > AHEAD ? 0 : passed / 16;",
+    is: "return passed / 16;",
+    tests: ["test/kernel/long_life_test.ts"],
+  },
+  {
+    name: "what was used of a limit counts again 256 minutes later",
+    file: "assembly/limits.ts",
+    was: "while (atomic.cmpxchg<u64>(at, word, advanced(word, minute)) != word);",
+    is: "while (atomic.cmpxchg<u64>(at, word, word) != word);",
+    tests: ["test/kernel/limits_test.ts"],
+  },
+  {
+    name: "means are of all time",
+    file: "src/telemetry/readings.ts",
+    was: "this.#sum(base + cell) - older[cell], ENOUGH)",
+    is: "this.#sum(base + cell) - 0 * older[cell], ENOUGH)",
+    tests: ["test/telemetry/readings_test.ts"],
+  },
 ];
