@@ -5,10 +5,10 @@
 import { Random } from "../../src/base/random.ts";
 import { type Answer, ask, quantile, sleep, startEngine, startGateway, textOf } from "./fleet.ts";
 
-const ENGINES = 4;
-const OBJECTIVE_MS = 2_000;
+export const ENGINES = 4;
+export const OBJECTIVE_MS = 2_000;
 /** Mean prompt of 2,400 tokens, 30 tokens of answer: what the fleet takes, requests a second. */
-const CAPACITY = 11.5;
+export const CAPACITY = 11.5;
 /** A refusal after so long was not at once: the request waited first. Waiting requests are looked at every 50 ms. */
 const WAITED_MS = 40;
 

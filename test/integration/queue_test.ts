@@ -27,6 +27,8 @@ function busyEngine(): RawServer & { letGo(): void } {
 function gatewayOf(engine: RawServer, { admission, ...changes }: Record<string, unknown>): Promise<TestGateway> {
   return startTestGateway([engine], {
     probes: { enabled: false },
+    // Its engines are silent for as long as a busy machine takes.
+    outliers: { enabled: false },
     admission: { loop_delay_ms: 600_000, shed_below: -1_000, ...admission as Record<string, unknown> },
     ...changes,
   });
