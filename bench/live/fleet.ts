@@ -49,6 +49,7 @@ export async function startGateway(
     JSON.stringify({
       admin: { listen: `127.0.0.1:${admin}` },
       metadata_center: { enabled: false },
+      reload: { watch: false },
       log: { level: "error", enabled: false },
       clusters: [{ name: "c", endpoints: ports.map((port) => ({ address: "127.0.0.1", port })) }],
       model_mapping_rule: { m: { rules: [{ backend: "vllm", cluster: "c" }] } },
