@@ -112,10 +112,12 @@ function splitOf(option: Config["split_reasoning"]): ReasoningStart | undefined 
 export class Pipeline {
   readonly #parts: PipelineParts;
   readonly #prompts: PromptOptions;
+  readonly #tenantsApart: boolean;
 
   constructor(parts: PipelineParts) {
     this.#parts = parts;
-    const { limits, metadata_center } = parts.config;
+    const { limits, metadata_center, tenants, tenancy } = parts.config;
+    this.#tenantsApart = tenants.length > 0 || tenancy.trust_headers;
     this.#prompts = {
       digest: parts.decisions.digest,
       payloadCharacters: limits.payload_characters,
@@ -273,7 +275,7 @@ export class Pipeline {
       },
       preempt: call.cancellation.preempt,
       hidden: !request.stream,
-      onlyEndpoint: responses.rowOf(request.previousResponse, tenant, placement),
+      onlyEndpoint: responses.endpointFor(request.previousResponse, tenant, placement, this.#tenantsApart),
     }, (waiting) => {
       call.waitsFor(waiting);
       waits();

@@ -16,23 +16,32 @@ export class StoredResponses {
     if (id !== "") this.table.set(keyOf(id, tenant), row, generation);
   }
 
-  /**
-   * The endpoint row that has a response; undefined when that is not known: any may try. With a placement it has to be
-   * one of its endpoints. Throws GatewayError (response_not_found) when it is another's.
-   */
-  rowOf(id: string | undefined, tenant: Tenant, placement?: Placement): number | undefined {
-    if (id === undefined) return undefined;
+  /** The endpoint row that has a response; undefined when that is not known. */
+  rowOf(id: string, tenant: Tenant): number | undefined {
     const entry = this.table.get(keyOf(id, tenant));
     if (!entry || !this.table.matches(entry.generation, this.endpoints.generation(entry.row))) return undefined;
-    if (placement && !this.endpoints.belongs(entry.row, placement.cluster, placement.eligibility)) {
-      throw new GatewayError(
-        "response_not_found",
-        `The response ${JSON.stringify(id)} is not one of this model's`,
-        "previous_response_id",
-      );
-    }
     return entry.row;
   }
+
+  /**
+   * The endpoint row that a follow-up has to go to; undefined for any. Throws GatewayError (response_not_found) when that
+   * row is of another model, and, where tenants are `apart`, when it is not known: the response may be another tenant's,
+   * whom an engine does not tell from this one.
+   */
+  endpointFor(id: string | undefined, tenant: Tenant, placement: Placement, apart: boolean): number | undefined {
+    if (id === undefined) return undefined;
+    const row = this.rowOf(id, tenant);
+    if (row === undefined) {
+      if (apart) throw notFound(`The response ${JSON.stringify(id)} is not known here as one of yours`);
+      return undefined;
+    }
+    if (this.endpoints.belongs(row, placement.cluster, placement.eligibility)) return row;
+    throw notFound(`The response ${JSON.stringify(id)} is not one of this model's`);
+  }
+}
+
+function notFound(message: string): GatewayError {
+  return new GatewayError("response_not_found", message, "previous_response_id");
 }
 
 // A response is its tenant's: nobody else finds it.

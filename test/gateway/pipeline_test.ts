@@ -70,7 +70,7 @@ function parts({ dispatch, acquire }: Stage = {}) {
           return await (dispatch?.(grant, moved) ?? ANSWER);
         },
       } as unknown as Dispatcher,
-      responses: { rowOf: () => undefined, store() {} } as unknown as StoredResponses,
+      responses: { endpointFor: () => undefined, store() {} } as unknown as StoredResponses,
       engines: enginesWith(openAiEngine(undefined)),
       admission: {
         enter: ({ estimate }: Parameters<Admission["enter"]>[0]) => {

@@ -263,4 +263,11 @@ export const FAULTS: readonly Fault[] = [
     is: "this.#sum(base + cell) - 0 * older[cell], ENOUGH)",
     tests: ["test/telemetry/readings_test.ts"],
   },
+  {
+    name: "a follow-up to another tenant's response goes to any engine",
+    file: "src/gateway/stored_responses.ts",
+    was: "if (apart) throw notFound(",
+    is: "if (apart && id === undefined) throw notFound(",
+    tests: ["test/integration/tenant_borders_test.ts"],
+  },
 ];

@@ -113,19 +113,64 @@ async function happen(death: Death): Promise<void> {
   }
 }
 
-const clients = Array.from({ length: CLIENTS }, client);
-const deaths = DEATHS.flatMap(([death, times]) => Array<Death>(times * SCALE).fill(death));
+/** What must not grow in a long run: of this process, in which the gateways are. */
+interface Sample {
+  readonly minutes: number;
+  readonly memoryMib: number;
+  readonly files: number;
+  readonly rows: number;
+}
+const samples: Sample[] = [];
 const began = performance.now();
+
+async function sample(): Promise<void> {
+  // Of names and endpoints: prefixes are as many as there is room for, requests as many as there are.
+  const lines = /^aigw_table_rows\{table="(?:clusters|models|tenants|endpoints)".*? (\d+)$/gm;
+  let rows = 0;
+  for (const { admin } of gateways) {
+    const text = await (await fetch(`${admin}/metrics`)).text();
+    for (const [, count] of text.matchAll(lines)) rows += Number(count);
+  }
+  samples.push({
+    minutes: (performance.now() - began) / 60_000,
+    memoryMib: Deno.memoryUsage().rss / 2 ** 20,
+    files: Deno.build.os === "linux" ? [...Deno.readDirSync("/proc/self/fd")].length : 0,
+    rows,
+  });
+}
+
+/** Growth an hour, by the least squares over the later half of the samples. */
+function slopeOf(field: Exclude<keyof Sample, "minutes">): string {
+  const half = samples.slice(Math.floor(samples.length / 2));
+  const mean = (of: (one: Sample) => number) => half.reduce((sum, one) => sum + of(one), 0) / half.length;
+  const [x, y] = [mean(({ minutes }) => minutes), mean((one) => one[field])];
+  const slope = mean((one) => (one.minutes - x) * (one[field] - y)) / mean((one) => (one.minutes - x) ** 2);
+  return `${y.toFixed(0)} ${slope >= 0 ? "+" : ""}${(slope * 60).toFixed(1)} an hour`;
+}
+
+const clients = Array.from({ length: CLIENTS }, client);
+const sampling = setInterval(sample, 5_000);
+const deaths = DEATHS.flatMap(([death, times]) => Array<Death>(times * SCALE).fill(death));
 while (deaths.length > 0) {
   const [death] = deaths.splice(random.below(deaths.length), 1);
   await happen(death);
   await sleep(random.below(2 * PAUSE_MS));
 }
 running = false;
+clearInterval(sampling);
 await Promise.all(clients);
 const seconds = (performance.now() - began) / 1_000;
 const requests = [...ends.values()].reduce((sum, times) => sum + times, 0) + wrong.length;
 console.log(`${requests} requests in ${seconds.toFixed(0)} s: ${JSON.stringify(Object.fromEntries(ends))}`);
+if (samples.length > 3) {
+  const late = await Promise.all(gateways.map((gateway) => gateway.metric("aigw_event_loop_delay_seconds_sum")));
+  console.log(
+    `over the later half: memory ${slopeOf("memoryMib")} (MiB), open files ${slopeOf("files")}, rows ${
+      slopeOf("rows")
+    }; ` +
+      `the workers' loops were ${late.map((seconds) => seconds.toFixed(1)).join(" and ")} s late in all`,
+  );
+}
 for (const one of wrong.slice(0, 20)) console.log(`WRONG ${one}`);
 
 for (const gateway of gateways) await gateway.settled();
