@@ -134,7 +134,7 @@ async function sample(): Promise<void> {
   samples.push({
     minutes: (performance.now() - began) / 60_000,
     memoryMib: Deno.memoryUsage().rss / 2 ** 20,
-    files: Deno.build.os === "linux" ? [...Deno.readDirSync("/proc/self/fd")].length : 0,
+    files: await gateways[0].metric("process_open_fds"),
     rows,
   });
 }
