@@ -3,7 +3,7 @@
 
 import { INFERENCE_PATHS, KINDS } from "../openai/api.ts";
 import { z } from "zod";
-import { parseAddress } from "../base/address.ts";
+import { isLoopback, parseAddress } from "../base/address.ts";
 import { type ClusterConfig, clusterSchema } from "./clusters.ts";
 import { logSchema } from "./log.ts";
 import { metadataCenterSchema } from "./metadata_center.ts";
@@ -28,8 +28,6 @@ import {
   timeoutsSchema,
   tlsSchema,
 } from "./sections.ts";
-
-const LOOPBACK = /^(127\.|localhost$|::1$|\[::1\]$)/;
 
 /** Label sets that one cluster's rules may name: bits 3 to 31 of an endpoint's eligibility. */
 export const MAX_LABEL_SETS = 29;
@@ -288,7 +286,7 @@ export function configNotes(config: Config): string[] {
   }
   const secured = config.tenants.some(({ keys_sha256 }) => keys_sha256.length > 0);
   const host = parseAddress(config.listen)?.hostname ?? "";
-  if (!secured && !LOOPBACK.test(host)) {
+  if (!secured && !isLoopback(host)) {
     const as = config.tenancy.trust_headers ? "as any tenant that it says it is" : 'as the tenant "anonymous"';
     notes.push(`no tenant has a key: whoever reaches ${config.listen} may use the gateway, ${as}`);
   }

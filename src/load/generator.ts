@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sends many requests: so many at once, or at given times whether the ones before are answered or not.
 
+import { systemClock } from "../base/clock.ts";
+import { pause } from "../base/pause.ts";
 import type { Measured } from "./client.ts";
 
 export interface Job {
@@ -16,6 +18,8 @@ export interface LoadResult {
   readonly latestMs: number;
 }
 
+const NEVER = new AbortController().signal;
+
 /**
  * @param concurrency Most requests under way.
  * @param progress Is told how many have ended, and how many of them failed.
@@ -25,22 +29,22 @@ export async function sendAll(
   jobs: Iterable<Job>,
   concurrency: number,
   progress: (ended: number, failed: number) => void,
-  stop?: AbortSignal,
+  stop: AbortSignal = NEVER,
 ): Promise<LoadResult> {
   const began = performance.now();
   const measured: Measured[] = [];
   const underWay = new Set<Promise<void>>();
   let [failed, latestMs] = [0, 0];
   const stopped = Promise.withResolvers<void>();
-  stop?.addEventListener("abort", () => stopped.resolve(), { once: true });
+  stop.addEventListener("abort", () => stopped.resolve(), { once: true });
   for (const job of jobs) {
-    while (underWay.size >= concurrency && !stop?.aborted) await Promise.race([stopped.promise, ...underWay]);
-    if (job.at !== undefined && !stop?.aborted) {
+    while (underWay.size >= concurrency && !stop.aborted) await Promise.race([stopped.promise, ...underWay]);
+    if (job.at !== undefined && !stop.aborted) {
       const waitMs = job.at - (performance.now() - began);
-      if (waitMs > 0) await Promise.race([stopped.promise, pause(waitMs)]);
+      if (waitMs > 0) await pause(waitMs, systemClock, stop);
       else latestMs = Math.max(latestMs, -waitMs);
     }
-    if (stop?.aborted) break;
+    if (stop.aborted) break;
     const one = job.run().then((result) => {
       measured.push(result);
       if (result.failure !== undefined) failed++;
@@ -51,8 +55,4 @@ export async function sendAll(
   }
   await Promise.all(underWay);
   return { measured, seconds: (performance.now() - began) / 1_000, latestMs };
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

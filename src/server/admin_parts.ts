@@ -93,9 +93,6 @@ export function tenantRows({ control: { rows } }: AdminSources): { name: string;
   ];
 }
 
-/** Rows that a cluster gets at once. */
-const GROUP_ROWS = 16;
-
 /** Prefix buckets that are looked at to tell how full the index is. */
 const SAMPLED_BUCKETS = 1_024;
 
@@ -108,6 +105,7 @@ export function metricsOf(sources: AdminSources): MetricsSource {
   const modelRows = [...rows.models.all].map(([model, { row }]) => ({ model, row }));
   const known = center();
   const endpoints = endpointViews(fleet);
+  const groupRows = kernel.exports.GROUP_ROWS;
   const left = fleet.members.filter(({ leftAt }) => leftAt !== undefined).length;
   const underWay = endpoints.reduce((sum, { in_flight }) => sum + in_flight, 0) +
     [...control.snapshot.rows.clusters.values()].reduce((sum, row) => sum + waitingIn(kernel, row), 0);
@@ -154,7 +152,7 @@ export function metricsOf(sources: AdminSources): MetricsSource {
         table: "endpoints",
         // A cluster has rows in groups.
         used: [...Map.groupBy(fleet.members, ({ cluster }) => cluster).values()].reduce((sum, { length }) => {
-          return sum + GROUP_ROWS * Math.ceil(length / GROUP_ROWS);
+          return sum + groupRows * Math.ceil(length / groupRows);
         }, 0),
         retired: left,
         limit: limits.endpoints,

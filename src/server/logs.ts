@@ -13,7 +13,7 @@ export class WorkerLogs {
   #accessOptions = "";
   #textsOptions = "";
 
-  /** By logs that have been retired. */
+  /** By logs before these. */
   readonly #dropped = { access: 0, texts: 0 };
 
   constructor(readonly log: Log) {}
@@ -39,14 +39,14 @@ export class WorkerLogs {
     const options = { path, format, sample, lines, rotation };
     const access = enabled ? JSON.stringify(options) : "";
     if (access !== this.#accessOptions) {
-      this.#access?.retire();
+      this.#access?.close();
       this.#dropped.access += this.#access?.dropped ?? 0;
       this.#access = enabled ? new AccessLog(options, this.#failed(path)) : undefined;
       this.#accessOptions = access;
     }
     const texts = llm.enabled ? JSON.stringify(llm) : "";
     if (texts !== this.#textsOptions) {
-      this.#texts?.retire();
+      this.#texts?.close();
       this.#dropped.texts += this.#texts?.dropped ?? 0;
       this.#texts = llm.enabled ? new LlmLog(llm, this.#failed(llm.path)) : undefined;
       this.#textsOptions = texts;

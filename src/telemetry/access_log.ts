@@ -89,11 +89,7 @@ export class AccessLog {
     this.#file.write(this.#print(record));
   }
 
-  /** Another log takes over. */
-  retire(): void {
-    this.#file.retire();
-  }
-
+  /** Writes what waits; what requests that go on still write opens the file each time. */
   close(): Promise<void> {
     return this.#file.close();
   }

@@ -29,7 +29,7 @@ export class LineFile {
   #lines: string[] = [];
   #timer: ReturnType<typeof setTimeout> | undefined;
   #file: Deno.FsFile | undefined;
-  #retired = false;
+  #closed = false;
   #failing = false;
   /** What is being written to standard output. */
   #writing: Promise<void> | undefined;
@@ -96,7 +96,7 @@ export class LineFile {
 
   #append(bytes: Uint8Array): void {
     const { path } = this.options;
-    if (this.#retired) {
+    if (this.#closed) {
       using own = open(path);
       return writeAll(own, bytes);
     }
@@ -128,17 +128,15 @@ export class LineFile {
     return open(path);
   }
 
-  /** Another log takes over: what is still written here, by requests that go on, opens the file each time. */
-  retire(): void {
-    this.close();
-  }
-
-  /** Writes what is buffered; resolves when standard output has it too. */
+  /**
+   * Writes what is buffered; resolves when standard output has it too. What is still written, by requests that go on where
+   * another log has taken over, opens the file each time.
+   */
   close(): Promise<void> {
     this.flush();
     this.#file?.close();
     this.#file = undefined;
-    this.#retired = true;
+    this.#closed = true;
     return this.#written();
   }
 

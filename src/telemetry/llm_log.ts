@@ -93,11 +93,7 @@ export class LlmLog {
     this.#file.write(JSON.stringify(texts.record(facts)));
   }
 
-  /** Another log takes over. */
-  retire(): void {
-    this.#file.retire();
-  }
-
+  /** Writes what waits; what requests that go on still write opens the file each time. */
   close(): Promise<void> {
     return this.#file.close();
   }

@@ -5,6 +5,7 @@
 import { denoFromPyPI, run, VERSION } from "../support/pypi_deno.ts";
 import { helpOf } from "../support/task_help.ts";
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { freePort } from "../support/machine.ts";
 
 const ROOT = new URL("../../", import.meta.url).pathname;
 
@@ -12,11 +13,6 @@ const ROOT = new URL("../../", import.meta.url).pathname;
 function unprivileged(program: string, args: string[]): [string, string[]] {
   if (Deno.uid() !== 0) return [program, args];
   return ["setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", program, ...args]];
-}
-
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
 }
 
 async function tryProgram(program: string): Promise<void> {

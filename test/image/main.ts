@@ -6,6 +6,7 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { denoFromPyPI, run } from "../support/pypi_deno.ts";
 import { helpOf } from "../support/task_help.ts";
+import { installed } from "../support/machine.ts";
 
 helpOf(
   "Usage: deno task test:image\n\nBuilds the Dockerfile; needs root, buildah and debootstrap, else it is skipped.",
@@ -15,8 +16,7 @@ const ROOT = new URL("../../", import.meta.url).pathname;
 const env = { BUILDAH_ISOLATION: "chroot", STORAGE_DRIVER: "vfs" };
 const buildah = (...args: string[]) => run("buildah", args, { env });
 
-const has = (program: string) => new Deno.Command("which", { args: [program], stdout: "null" }).outputSync().success;
-const missing = ["buildah", "debootstrap", "python3"].filter((program) => !has(program));
+const missing = ["buildah", "debootstrap", "python3"].filter((program) => !installed(program));
 if (missing.length > 0 || Deno.uid() !== 0) {
   console.log(`skipped: ${missing.length > 0 ? `${missing.join(", ")} not here` : "it needs root"}`);
   Deno.exit(0);

@@ -5,6 +5,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { startAigw } from "../support/process.ts";
 import { chat, post } from "../support/gateway.ts";
 import { until } from "../support/until.ts";
+import { freePort } from "../support/machine.ts";
 
 interface Attribute {
   key: string;
@@ -171,11 +172,6 @@ Deno.test("OpenTelemetry: spans of requests with right parents and attributes, o
     await Deno.remove(config);
   }
 });
-
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
-}
 
 /** A mock engine behind a relay that keeps what is said to it. */
 async function startEngine(heads: string[]) {

@@ -8,15 +8,9 @@ import { formatAddress } from "../../src/base/address.ts";
 import { chat, post, startEngines } from "../support/gateway.ts";
 import { startAigw } from "../support/process.ts";
 import { until } from "../support/until.ts";
+import { freePort } from "../support/machine.ts";
 
 /** A port that was free a moment ago. */
-function freePort(): number {
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const { port } = listener.addr as Deno.NetAddr;
-  listener.close();
-  return port;
-}
-
 async function writeConfig(engines: { address: { port: number } }[], more = "") {
   const [listen, admin] = [freePort(), freePort()];
   const path = await Deno.makeTempFile({ suffix: ".yaml" });

@@ -102,7 +102,6 @@ Deno.test("no more are under way than may be, and a stop lets those finish", asy
   assertEquals(told, measured.map((_, i) => i + 1));
 });
 
-// The hour that it no longer waits for is not over.
 Deno.test(
   "a stop ends the wait for a place and for a time",
   { sanitizeOps: false, sanitizeResources: false },

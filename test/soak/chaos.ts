@@ -7,6 +7,7 @@ import { helpOf } from "../support/task_help.ts";
 import { startCenterProcess } from "../support/center.ts";
 import { CHANGE, chat, post, sleep, startEngineProcess, startTestGateway } from "../support/gateway.ts";
 import { Random, seed } from "../support/seed.ts";
+import { freePort } from "../support/machine.ts";
 
 helpOf(`Usage: deno task soak:chaos [SCALE]
 
@@ -26,10 +27,6 @@ const DEATHS: readonly [Death, number][] = [["engine", 20], ["worker replaced", 
 ]];
 
 const random = new Random(seed);
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
-}
 const ports = Array.from({ length: ENGINES }, freePort);
 const startEngine = (port: number) =>
   startEngineProcess(["--listen", `127.0.0.1:${port}`, "--speed", "10", "--model", "m"]);

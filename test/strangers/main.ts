@@ -4,12 +4,12 @@
 // has to be served, and afterwards the memory has to be bounded. Programs that are not installed are skipped with a word.
 
 import { assert, assertEquals } from "@std/assert";
-import { startEngines } from "../support/gateway.ts";
-import { chat } from "../support/gateway.ts";
+import { chat, startEngines } from "../support/gateway.ts";
 import { startAigw } from "../support/process.ts";
 import { helpOf } from "../support/task_help.ts";
 import { makeCertificate } from "../support/tls.ts";
 import { flood, FLOODS } from "./floods.ts";
+import { freePort, installed } from "../support/machine.ts";
 
 helpOf(
   "Usage: deno task test:strangers\n\nA gateway among hostile clients; h2spec and slowhttptest are used where they are installed.",
@@ -19,13 +19,6 @@ const FRAMES = 200_000;
 /** What a flood may make the gateway's process larger by, MiB. */
 const MOST_MIB = 256;
 const SLOW = { "slow heads": "-H", "slow bodies": "-B", "slow readers": "-X" } as const;
-
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
-}
-
-const has = (program: string) => new Deno.Command("which", { args: [program], stdout: "null" }).outputSync().success;
 
 await using engines = startEngines(2, { instant: true });
 const folder = await Deno.makeTempDir();
@@ -102,7 +95,7 @@ for (const kind of FLOODS) {
   );
 }
 
-if (!certificate || !has("h2spec")) console.log("skipped: h2spec is not installed, or openssl is not");
+if (!certificate || !installed("h2spec")) console.log("skipped: h2spec is not installed, or openssl is not");
 else {
   const args = ["-t", "-k", "-h", "127.0.0.1", "-p", String(tls), "-P", "/v1/chat/completions", "-o", "20"];
   const { stdout } = await new Deno.Command("h2spec", { args, stdout: "piped", stderr: "null" }).output();
@@ -114,7 +107,7 @@ else {
   if (!good) console.log(said.slice(said.indexOf("Failures:")));
 }
 
-if (!has("slowhttptest")) console.log("skipped: slowhttptest is not installed");
+if (!installed("slowhttptest")) console.log("skipped: slowhttptest is not installed");
 else {
   for (const [front, port] of [["the runtime's server", main], ["direct listener", direct]] as const) {
     for (const [mode, option] of Object.entries(SLOW)) {
@@ -125,7 +118,7 @@ else {
         stderr: "null",
       }).output();
       const [{ stdout }, { answers, slowestMs }] = await beside(port, slow);
-      // deno-lint-ignore no-control-regex
+      // deno-lint-ignore no-control-regex -- its colors are taken off
       const said = new TextDecoder().decode(stdout).replaceAll(/\x1b\[[0-9;]*m/g, "");
       const last = (word: string) => [...said.matchAll(new RegExp(`^${word}:\\s+(\\S+)`, "gm"))].at(-1)?.[1];
       const available = last("service available");
