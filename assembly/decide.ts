@@ -63,6 +63,7 @@ export function choose(): i32 {
   enter(question().cluster);
   const row = chooseInside();
   leave();
+  question().restricted = 0;
   return row;
 }
 

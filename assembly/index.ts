@@ -3,6 +3,7 @@
 
 export { attach, format, plan, ringOffset } from "./memory/plan";
 export {
+  allowedOffset,
   clusterOffset,
   columnOffset,
   decisionOffset,
@@ -236,6 +237,7 @@ export {
   QUESTION_TTFT_SLO,
   QUESTION_TPOT_SLO,
   QUESTION_EXCLUDED,
+  QUESTION_RESTRICTED,
   QUESTION_NOW,
   QUESTION_DEADLINE,
   QUESTION_BAND,

@@ -4,6 +4,7 @@
 import { CLUSTER_BYTES } from "./memory/cluster";
 import { IDENTITY_BYTES } from "./memory/endpoint";
 import {
+  allowedRows,
   cells,
   clusterBase,
   endpointBase,
@@ -78,6 +79,9 @@ export function scoreOffset(): usize {
 }
 export function positionGroupOffset(): usize {
   return scratch + positionGroup;
+}
+export function allowedOffset(): usize {
+  return scratch + allowedRows;
 }
 export function featureOffset(): usize {
   return scratch + histogram;

@@ -22,6 +22,7 @@ const LEVELS: Record<string, number> = {
   "src/upstream": 5,
   "src/mock": 5,
   "src/load": 5,
+  "src/grpc": 6,
   "src/engines": 6,
   "src/gateway": 7,
   "src/front": 8,

@@ -73,6 +73,7 @@ export let positionQueue: usize = 0; // f32 a position, +Inf when it is no candi
 export let positionPrompt: usize = 0; // f32
 export let positionScore: usize = 0; // f32
 export let positionGroup: usize = 0; // u32 a group of positions
+export let allowedRows: usize = 0; // a bit for each endpoint row, where a choice is restricted
 export let histogram: usize = 0;
 export let hashes: usize = 0; // u64 a chunk
 export let promptText: usize = 0; // UTF-8
@@ -115,6 +116,8 @@ function layOut(): u64 {
   s = up(s + <u64>endpoints * 4);
   positionGroup = <usize>s;
   s = up(s + groups * 4);
+  allowedRows = <usize>s;
+  s = up(s + <u64>endpoints / 8);
   histogram = <usize>s;
   s = up(s + HISTOGRAM_BYTES);
   hashes = <usize>s;

@@ -21,6 +21,7 @@ export class Question {
   ttftSlo: f32; // ms, 0 for none
   tpotSlo: f32; // ms, 0 for none
   excluded: u32; // rows at QUESTION_EXCLUDE
+  restricted: u32; // 1: only rows of `allowedRows` are candidates, for the one choice that follows
   now: f64; // ms
   deadline: f64; // ms, when the first token is due; 0 for no such time
   band: u32; // priority band, 0 first
@@ -58,6 +59,7 @@ export const QUESTION_MODEL: u32 = offsetof<Question>("model");
 export const QUESTION_TTFT_SLO: u32 = offsetof<Question>("ttftSlo");
 export const QUESTION_TPOT_SLO: u32 = offsetof<Question>("tpotSlo");
 export const QUESTION_EXCLUDED: u32 = offsetof<Question>("excluded");
+export const QUESTION_RESTRICTED: u32 = offsetof<Question>("restricted");
 export const QUESTION_NOW: u32 = offsetof<Question>("now");
 export const QUESTION_DEADLINE: u32 = offsetof<Question>("deadline");
 export const QUESTION_BAND: u32 = offsetof<Question>("band");

@@ -14,6 +14,7 @@ import {
   MUST_LIST,
 } from "../memory/endpoint";
 import {
+  allowedRows,
   groupAfter,
   cell,
   firstGroupOf,
@@ -52,6 +53,7 @@ export function gather(mask: u32, promptColumn: u32): u32 {
   const prompts = scratch + positionPrompt;
   const groupList = scratch + positionGroup;
   const excluded = question().excluded;
+  const restricted = question().restricted != 0;
   const adapter = question().adapter;
   const wanted = i32x4.splat(mask);
   const zero = i32x4.splat(0);
@@ -71,6 +73,7 @@ export function gather(mask: u32, promptColumn: u32): u32 {
       const row = first + lane;
       let fits = i32x4.eq(v128.and(v128.load(cell(ENDPOINT_ELIGIBILITY, row)), wanted), wanted);
       if (excluded != 0) fits = exclude(fits, row, excluded);
+      if (restricted) fits = v128.and(fits, allowed(row));
       if ((adapter & MUST_LIST) != 0) fits = v128.and(fits, listed(row, adapter));
       const q = f32x4.convert_i32x4_s(
         i32x4.max_s(
@@ -110,6 +113,14 @@ function listed(row: u32, adapter: u32): v128 {
   const bit = (adapter & (MUST_LIST - 1)) - 1;
   const wanted = i32x4.splat(1 << (bit & 31));
   return i32x4.eq(v128.and(v128.load(cell(ENDPOINT_LISTED + (bit >> 5), row)), wanted), wanted);
+}
+
+// The lanes of rows that a restricted choice may take.
+@inline
+function allowed(row: u32): v128 {
+  const bits = <u32>load<u8>(scratch + allowedRows + (row >> 3)) >> (row & 4);
+  const lanes = i32x4(1, 2, 4, 8);
+  return i32x4.eq(v128.and(i32x4.splat(bits), lanes), lanes);
 }
 
 // Clears the lanes of rows that were tried already. Rare: retries only.

@@ -179,6 +179,7 @@ function banner(config: Config, gateway: GatewayProcess, mocks: number, millisec
     ...gateway.listeners.map((address, i) =>
       `  and on     http://${formatAddress(address)}/v1 (${config.listeners[i].server})`
     ),
+    ...(gateway.extProc ? [`  ext_proc   grpc://${formatAddress(gateway.extProc)} for Envoy`] : []),
     ...(gateway.tls ? [`  and on     https://${formatAddress(gateway.tls)}/v1`] : []),
     `  admin      ${admin}/ is a page; also /endpoints /explain /metrics /readyz`,
     ...(center ? [`  center     ${centerScheme(config)}://${formatAddress(center)} (embedded metadata center)`] : []),

@@ -5,6 +5,7 @@ import { INFERENCE_PATHS, KINDS } from "../openai/api.ts";
 import { z } from "zod";
 import { isLoopback, parseAddress } from "../base/address.ts";
 import { type ClusterConfig, clusterSchema } from "./clusters.ts";
+import { extProcSchema } from "./ext_proc.ts";
 import { logSchema } from "./log.ts";
 import { metadataCenterSchema } from "./metadata_center.ts";
 import { tenancySchema, tenantSchema } from "./tenants.ts";
@@ -65,6 +66,7 @@ export const configSchema = z.strictObject({
   routes: z.array(pathSchema).default([]).describe("Further paths of the engines that are served"),
   cors: corsSchema.optional(),
   tls: tlsSchema.optional(),
+  ext_proc: extProcSchema.optional().describe("Envoy asks the gateway where its requests go"),
   clusters: z.array(clusterSchema).default([]),
   clusters_file: z.string().min(1).optional().describe("JSON or YAML file with more clusters, relative to this file"),
   model_mapping_rule: modelMappingSchema.default({}),
@@ -108,13 +110,16 @@ export function tenantRows(limit: number): { configured: number; others: number 
 }
 
 /** Listeners that have one address. */
-export function addressIssues({ listen, listeners, tls, admin, metadata_center: center }: Config): ConfigIssue[] {
+export function addressIssues(
+  { listen, listeners, tls, ext_proc, admin, metadata_center: center }: Config,
+): ConfigIssue[] {
   const issues: ConfigIssue[] = [];
   const keys = new Map<string, string>();
   const addresses: [key: string, address: string | undefined][] = [
     ["listen", listen],
     ...listeners.map(({ address }, i): [string, string] => [`listeners[${i}].address`, address]),
     ["tls.listen", tls?.listen],
+    ["ext_proc.listen", ext_proc?.listen],
     ["admin.listen", admin.listen],
     ["metadata_center.listen", center.listen],
   ];

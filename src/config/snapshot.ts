@@ -74,6 +74,8 @@ const FIXED: readonly string[] = [
   "listen",
   "listeners",
   "tls.listen",
+  "ext_proc.listen",
+  "ext_proc.streams_per_connection",
   "admin",
   "workers",
   "metadata_center",

@@ -28,6 +28,8 @@ export interface AnswerBody {
 export interface Opened {
   readonly head: ResponseHead;
   readonly body: AnswerBody;
+  /** HOST:PORT that answered, where that may be another one than was asked. */
+  readonly servedBy?: string;
 }
 
 /** The request that an answer is for, as far as who speaks to an engine has to know it. */

@@ -17,6 +17,7 @@ import type { LlmLog, RequestTexts } from "../telemetry/llm_log.ts";
 import type { Instruments } from "../telemetry/instruments.ts";
 import type { RequestSpan, Tracing } from "../telemetry/tracing.ts";
 import type { IncomingFields, OwnFields } from "../upstream/request_head.ts";
+import type { Carrier } from "./carrier.ts";
 import { Cancellation } from "./cancellation.ts";
 import type { HeaderReader, Route } from "./routes.ts";
 import { TenantAccount } from "./tenant_account.ts";
@@ -59,6 +60,8 @@ export interface Incoming {
   readonly path: string;
   readonly fields: IncomingFields;
   readonly headers: HeaderReader;
+  /** Who carries it to an engine; undefined for the gateway itself. */
+  readonly carrier?: Carrier;
 }
 
 /** How an endpoint was decided on. */

@@ -66,6 +66,8 @@ interface Sent {
   readonly rest?: BodyRest;
   /** On a new connection. */
   readonly fresh: boolean;
+  /** Where it may go instead. */
+  readonly others?: readonly EndpointRef[];
 }
 
 /** The client has waited for long enough. */
@@ -98,7 +100,7 @@ export class Dispatcher {
   /** Throws GatewayError: upstream_failed, upstream_timeout, deadline_exceeded, client_closed, draining. */
   async dispatch(grant: Grant, request: Dispatched): Promise<Answer> {
     const { call, prepared, rest, transport, expected } = request;
-    const { context } = call;
+    const { context, incoming: { carrier } } = call;
     this.options.budget.deposit();
     const { leg } = grant;
     /** Who rejected it and how, until a peer tells who was right. */
@@ -109,14 +111,21 @@ export class Dispatcher {
     let deaths = 0;
     const blamed: number[] = [];
     for (;;) {
-      const { endpoint } = leg;
+      let { endpoint } = leg;
       call.sending(leg);
       call.predictedMs = grant.predictedMs;
       leg.sent();
       const silence = new Silence(this.options.silence, call, endpoint, () => this.#another(grant, request, "silent"));
       try {
         const outgoing = prepared.encode(leg, call.fields);
-        const { head, body } = await this.#send(endpoint, call, { outgoing, rest, transport, fresh });
+        const others = carrier && grant.others(carrier.fallbacks);
+        const sent = await this.#send(endpoint, call, { outgoing, rest, transport, fresh, others });
+        const { head, body } = sent;
+        if (sent.servedBy !== undefined && grant.servedBy(sent.servedBy)) {
+          this.endpoints.countFailure(endpoint.row); // whoever carries it could not bring it there
+          endpoint = leg.endpoint;
+          call.sending(leg);
+        }
         const opened = openAnswer(head, body, expected, this.options.answers);
         const answer = opened instanceof Promise ? await opened : opened;
         silence.end();
@@ -209,14 +218,28 @@ export class Dispatcher {
     }
   }
 
-  async #send(endpoint: EndpointRef, call: Call, { outgoing, rest, transport, fresh }: Sent): Promise<Opened> {
+  async #send(endpoint: EndpointRef, call: Call, sent: Sent): Promise<Opened> {
+    const { outgoing, rest, transport, fresh, others = [] } = sent;
     const { transcoder, method, target, body } = outgoing;
+    const path = transport.basePath + target;
+    const fields = outgoing.fields + credentialsOf(call, transport);
+    const { carrier } = call.incoming;
+    if (carrier !== undefined) {
+      if (transcoder?.send) {
+        throw new GatewayError(
+          "not_supported",
+          "This model's engines are spoken to in a protocol that cannot be carried",
+        );
+      }
+      const opened = await carrier.send({ endpoint, others, path, fields, body, rest }, call.waitsFor);
+      return transcoder?.wrap ? { ...opened, ...transcoder.wrap(opened) } : opened;
+    }
     if (transcoder?.send) return await transcoder.send(endpoint.name, call);
     const head = requestHead({
       method,
-      path: transport.basePath + target,
+      path,
       host: hostOf(endpoint, transport),
-      fields: outgoing.fields + credentialsOf(call, transport),
+      fields,
       bodyBytes: rest === undefined ? body.length : rest.length === undefined ? undefined : body.length + rest.length,
     });
     const { head: answered, connection } = await this.pools.of(endpoint, transport).send(
@@ -249,6 +272,7 @@ export class Dispatcher {
     error?: UpstreamError,
   ): boolean {
     const { cancellation, context } = call;
+    if (call.incoming.carrier) return false; // whoever carries it tries others by itself
     if (rest?.begun) return false; // what has gone on of its body is not here any more
     const free = error?.failure === "connect_failed";
     if (free) call.refusals++;

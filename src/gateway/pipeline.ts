@@ -127,7 +127,7 @@ export class Pipeline {
 
   /** Everything that needs no waiting. Throws GatewayError. */
   admit(call: Call, { kind, tenant, target, bytes, model, rest }: ReceivedRequest): AdmittedRequest {
-    const { config, engines, decisions, admission, usageEstimate } = this.#parts;
+    const { engines, decisions, admission, usageEstimate } = this.#parts;
     const { fields } = call.incoming;
 
     if (kind !== "form") call.texts?.asked(bytes);
@@ -148,7 +148,7 @@ export class Pipeline {
     const { rule, targetModel } = route;
     const engine = engines[rule.backend];
     const prepared = engine.prepare(
-      { request, bytes, target, targetModel, usageAccounting: config.usage_accounting },
+      { request, bytes, target, targetModel, usageAccounting: this.#asksForUsage(call) },
       rule,
     );
 
@@ -164,6 +164,11 @@ export class Pipeline {
     });
     call.account!.reserved(admitted.reservation);
     return { request, route, prompt, prepared, rest, tenant, admitted };
+  }
+
+  // The chunk that tells it is taken out again.
+  #asksForUsage({ incoming: { carrier } }: Call): boolean {
+    return this.#parts.config.usage_accounting && (carrier === undefined || carrier.rewrites);
   }
 
   readonly #textOf = (request: InferenceRequest): string => promptText(request, this.#prompts);
@@ -228,7 +233,7 @@ export class Pipeline {
           },
           moved: () => presumption?.again(),
         });
-      const { answer, grant: won } = hedging && stream && generates(kind)
+      const { answer, grant: won } = hedging && stream && generates(kind) && call.incoming.carrier === undefined
         ? await hedge(hedging, call, grant, dispatch)
         : { answer: await dispatch(grant, call), grant };
       if (!stream && generates(kind) && answer.head.status === 200) call.answered();
@@ -237,7 +242,7 @@ export class Pipeline {
         ? Math.min(won.leg.matchedBytes, call.promptBytes)
         : 0;
       const { row, generation } = won.leg.endpoint;
-      const tellsUsage = config.usage_accounting || engines[route.rule.backend].alwaysTellsUsage;
+      const tellsUsage = this.#asksForUsage(call) || engines[route.rule.backend].alwaysTellsUsage;
       return {
         answer,
         grant: won.keep(),
@@ -275,6 +280,7 @@ export class Pipeline {
       },
       preempt: call.cancellation.preempt,
       hidden: !request.stream,
+      among: call.incoming.carrier?.among,
       onlyEndpoint: responses.endpointFor(request.previousResponse, tenant, placement, this.#tenantsApart),
     }, (waiting) => {
       call.waitsFor(waiting);

@@ -53,6 +53,8 @@ export class DecisionMaker {
   readonly #floats: Float32Array;
   readonly #doubles: Float64Array;
   readonly #question: QuestionFields;
+  /** A bit for each endpoint row. */
+  readonly #allowed: Uint8Array;
   readonly #promptColumn: number;
   readonly #uncachedColumn: number;
   readonly #encoder = new TextEncoder();
@@ -72,6 +74,7 @@ export class DecisionMaker {
     this.#hashes = new BigUint64Array(kernel.buffer, k.hashOffset(), chunks);
     this.#question = questionFields(kernel);
     this.#scanner = new BodyScanner(kernel);
+    this.#allowed = new Uint8Array(kernel.buffer, k.allowedOffset(), this.#words[k.HEADER_ENDPOINTS] >>> 3);
     this.#promptColumn = k.ENDPOINT_PROMPT;
     this.#uncachedColumn = k.ENDPOINT_UNCACHED;
   }
@@ -127,6 +130,13 @@ export class DecisionMaker {
     const count = Math.min(tried.length, k.MAX_EXCLUDED);
     this.#words[this.#question.excluded] = count;
     for (let i = 0; i < count; i++) this.#words[this.#question.exclude + i] = tried[i];
+  }
+
+  /** The choice that follows is among these endpoint rows. */
+  restrict(rows: readonly number[]): void {
+    this.#allowed.fill(0);
+    for (const row of rows) this.#allowed[row >>> 3] |= 1 << (row & 7);
+    this.#words[this.#question.restricted] = 1;
   }
 
   /** Chooses for the prompt that is up: an endpoint row, or -1 when there is no candidate. */
@@ -236,16 +246,20 @@ export class DecisionMaker {
     return this.#words[this.#question.matched];
   }
 
+  /** Gives back the turn of a choice by which nothing is sent. */
+  takesNoTurn({ policy, cluster }: Placement, chosen: number): void {
+    if (policy.name !== "round_robin" || chosen === NO_ENDPOINT) return;
+    const k = this.#kernel.exports;
+    Atomics.sub(this.#words, (k.clusterOffset(cluster) + k.CLUSTER_TURN) >>> 2, 1);
+  }
+
   /** Decides and tells how: every candidate with its load, cached bytes and score. */
   explain(text: string, placement: Placement, model: number, sharedMs: number): Explanation {
     const k = this.#kernel.exports;
     const prompt = this.begin(text, placement);
     this.caches.retire(prompt);
     const chosen = this.choose(placement, prompt.bytes, model, sharedMs);
-    // Who only looks takes no turn.
-    if (placement.policy.name === "round_robin" && chosen !== NO_ENDPOINT) {
-      Atomics.sub(this.#words, (k.clusterOffset(placement.cluster) + k.CLUSTER_TURN) >>> 2, 1);
-    }
+    this.takesNoTurn(placement, chosen);
     const candidates: Candidate[] = [];
     for (let position = 0; position < this.#words[this.#question.positions]; position++) {
       const requests = this.#floats[(k.queueOffset() >>> 2) + position];

@@ -15,6 +15,10 @@ export interface GrantOwner {
   moveTo(parts: GrantParts, tried: readonly number[]): boolean;
   /** A grant of the same request at another endpoint; undefined when there is none. */
   twin(parts: GrantParts): Grant | undefined;
+  /** The endpoints that would be chosen next. */
+  others(parts: GrantParts, count: number): readonly EndpointRef[];
+  /** Moves a load to the endpoint of this name; false when there is none, and it stays. */
+  moveToNamed(parts: GrantParts, name: string): boolean;
   /** Work came off an endpoint: somebody who waits may have it. */
   roomAt(cluster: number, endpoint: number): void;
   /** Records that an endpoint has a prompt in use from now on; returns what `unpin` takes when it has not any more. */
@@ -36,6 +40,8 @@ export interface GrantParts {
   readonly hidden: boolean;
   /** Whether no other endpoint will do. */
   readonly only: boolean;
+  /** The endpoint rows that will do; undefined for all. */
+  readonly among: readonly number[] | undefined;
   /** Ms that it waited. */
   readonly queuedMs: number;
   /** Ms that the look at who holds its prompt, and that at the loads, took. */
@@ -99,6 +105,21 @@ export class QueueGrant implements Grant {
 
   twin(): Grant | undefined {
     return this.#parts.only || !this.leg.own ? undefined : this.#owner.twin(this.#parts);
+  }
+
+  others(count: number): readonly EndpointRef[] {
+    return this.#parts.only || count === 0 ? [] : this.#owner.others(this.#parts, count);
+  }
+
+  servedBy(name: string): boolean {
+    if (!this.leg.own || this.leg.endpoint.name === name) return false;
+    const { row, placement } = this.#parts;
+    const before = row.endpoint;
+    if (!this.#owner.moveToNamed(this.#parts, name)) return false;
+    this.#owner.roomAt(placement.cluster, before);
+    this.leg.moved(before);
+    this.leg.sent();
+    return true;
   }
 
   keep(): Grant {

@@ -37,6 +37,8 @@ export interface Ask {
   readonly hidden: boolean;
   /** The one endpoint row that will do, as it has the state that the request continues. */
   readonly onlyEndpoint?: number;
+  /** HOST:PORTs of the endpoints that will do; undefined for all. It is sent at once then: what waits is for all. */
+  readonly among?: readonly string[];
 }
 
 /** Is told what to fail when the client leaves, or the request's time is up, before there is an endpoint. */
@@ -105,6 +107,10 @@ export interface Grant extends Disposable {
   tryAnother(): boolean;
   /** A grant of the same request at another endpoint, with its load counted there too; undefined when there is none. */
   twin(): Grant | undefined;
+  /** The endpoints that would be next, the best first, at most `count`. */
+  others(count: number): readonly EndpointRef[];
+  /** Another endpoint, HOST:PORT, has the request: the load moves there. False when it stays where it is. */
+  servedBy(name: string): boolean;
   /** Hands the load over to a new grant, which outlives the scope of this one. */
   keep(): Grant;
 }

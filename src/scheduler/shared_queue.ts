@@ -27,6 +27,9 @@ const MAX_CHOICES = 16;
 /** WaitingRequest requests that are looked up again in one go. */
 const REFRESHED = 64;
 
+/** What an endpoint is chosen for. */
+type Choice = Pick<GrantParts, "row" | "placement" | "prompt" | "model" | "among">;
+
 interface WaitingParts {
   readonly row: RequestRow;
   readonly prompt: HashedPrompt;
@@ -133,7 +136,8 @@ export class SharedQueue implements Scheduler, GrantOwner {
       );
     }
     const only = onlyEndpoint !== undefined;
-    const fixed = { row, placement, prompt, model, hidden, only, lookUpMs: found - began };
+    const among = ask.among && this.#directory.named(placement.cluster, ask.among);
+    const fixed = { row, placement, prompt, model, hidden, only, among, lookUpMs: found - began };
     const granted = (queuedMs = 0) =>
       new QueueGrant(this, { ...fixed, queuedMs, decideMs: this.clock.now() - found - queuedMs });
     const { flow, objectives } = ask;
@@ -149,9 +153,9 @@ export class SharedQueue implements Scheduler, GrantOwner {
         if (row.grant(onlyEndpoint, 0, this.now())) return granted();
         throw new GatewayError("no_endpoint", "The engine that has the previous response is not available");
       }
-      if (!placement.policy.queued) {
+      if (!placement.policy.queued || among !== undefined) {
         this.decisions.setObjectives(objectives.ttftMs, objectives.tpotMs);
-        if (!this.#grant(row, placement, prompt, model)) throw noEndpoint();
+        if (!this.#grant(fixed)) throw noEndpoint();
         if (placement.policy.name === "slo" && flow.deadlineMs > 0 && !this.decisions.objectivesMet) {
           throw hopeless();
         }
@@ -289,21 +293,52 @@ export class SharedQueue implements Scheduler, GrantOwner {
     this.#refreshTimer = undefined;
   }
 
-  #grant(row: RequestRow, placement: Placement, prompt: HashedPrompt, model: number): boolean {
+  #grant(parts: Choice): boolean {
+    const { row } = parts;
     for (let i = 0; i < MAX_CHOICES; i++) {
-      const endpoint = this.decisions.choose(placement, prompt.bytes, model, this.now());
+      const endpoint = this.#choose(parts);
       if (endpoint < 0) return false;
       if (row.grant(endpoint, this.decisions.matchedBytes, this.now())) return true;
     }
     return false;
   }
 
-  moveTo({ row, placement, prompt, model }: GrantParts, tried: readonly number[]): boolean {
+  #choose({ placement, prompt, model, among }: Choice): number {
+    if (among !== undefined) this.decisions.restrict(among);
+    return this.decisions.choose(placement, prompt.bytes, model, this.now());
+  }
+
+  moveTo(parts: GrantParts, tried: readonly number[]): boolean {
+    const { row, placement, prompt } = parts;
     this.decisions.resume(prompt, placement, tried);
-    const endpoint = this.decisions.choose(placement, prompt.bytes, model, this.now());
+    const endpoint = this.#choose(parts);
     if (endpoint < 0) return false;
     row.returnToWaiting();
-    return row.grant(endpoint, this.decisions.matchedBytes, this.now()) || this.#grant(row, placement, prompt, model);
+    return row.grant(endpoint, this.decisions.matchedBytes, this.now()) || this.#grant(parts);
+  }
+
+  others(parts: GrantParts, count: number): readonly EndpointRef[] {
+    const { row, placement, prompt } = parts;
+    const others: EndpointRef[] = [];
+    for (const tried = [row.endpoint]; others.length < count;) {
+      this.decisions.resume(prompt, placement, tried);
+      const endpoint = this.#choose(parts);
+      this.decisions.takesNoTurn(placement, endpoint);
+      if (endpoint < 0) break;
+      others.push(this.endpointOf(endpoint));
+      tried.push(endpoint);
+    }
+    return others;
+  }
+
+  moveToNamed({ row, placement }: GrantParts, name: string): boolean {
+    const [endpoint] = this.#directory.named(placement.cluster, [name]);
+    if (endpoint === undefined) return false;
+    const before = row.endpoint;
+    row.returnToWaiting();
+    if (row.grant(endpoint, 0, this.now())) return true;
+    row.grant(before, 0, this.now());
+    return false;
   }
 
   twin(parts: GrantParts): Grant | undefined {
@@ -313,7 +348,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
     // Keys of its own: each grant gives its keys back.
     const prompt = { ...parts.prompt, hashes: parts.prompt.hashes.slice() };
     this.decisions.resume(prompt, placement, [first.endpoint]);
-    if (this.#grant(row, placement, prompt, model)) return new QueueGrant(this, { ...parts, row, prompt, queuedMs: 0 });
+    if (this.#grant({ ...parts, row, prompt })) return new QueueGrant(this, { ...parts, row, prompt, queuedMs: 0 });
     row.release();
     this.decisions.caches.retire(prompt);
     return undefined;

@@ -50,6 +50,8 @@ export interface GatewayProcess {
   readonly listeners: readonly Address[];
   /** The HTTPS listener; undefined without one. */
   readonly tls: Address | undefined;
+  /** Where Envoy asks. */
+  readonly extProc: Address | undefined;
   readonly admin: Address;
   /** Where the embedded metadata center serves; undefined without one. */
   readonly center: CenterProcess | undefined;
@@ -84,6 +86,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     server,
   }));
   await using tls = config.tls && reserve(config.tls.listen, "tls.listen", shareAddresses);
+  await using extProc = config.ext_proc && reserve(config.ext_proc.listen, "ext_proc.listen", shareAddresses);
   const access = await readAccess(config);
   const workers = config.workers === "auto" ? Math.max(1, navigator.hardwareConcurrency - 1) : config.workers;
   const shared = createSharedKernel(await compileKernel(), memoryLimits(config, workers));
@@ -99,6 +102,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     listen: listen.address,
     listeners,
     tls: tls?.address,
+    extProc: extProc?.address,
     via: hostname(),
     admin: "", // until it listens
     gateway: gatewayId,
@@ -209,6 +213,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     listen: listen.address,
     listeners: listeners.map(({ address }) => address),
     tls: tls?.address,
+    extProc: extProc?.address,
     admin: { hostname: parseAddress(config.admin.listen)!.hostname, port: admin.addr.port },
     center: center?.embedded,
     workers,

@@ -19,6 +19,8 @@ export interface WorkerSetup {
   readonly listeners: readonly { readonly address: Address; readonly server: "direct" | "serve" }[];
   /** The listener with HTTPS. */
   readonly tls: Address | undefined;
+  /** Where Envoy asks. */
+  readonly extProc: Address | undefined;
   /** Value of `x-aigw-via`. */
   readonly via: string;
   /** Its name at the metadata center. */

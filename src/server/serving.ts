@@ -15,6 +15,7 @@ import { enginesWith } from "../engines/backends.ts";
 import { tritonEngine } from "../engines/triton/triton.ts";
 import type { DirectServerParts } from "../front/direct/server.ts";
 import { Leavers, systemConnections } from "../front/http/leavers.ts";
+import type { HttpRequest } from "../front/http/exchange.ts";
 import { Front } from "../front/http/front.ts";
 import type { HttpContext } from "../front/http/http_call.ts";
 import type { Call, CallContext } from "../gateway/call.ts";
@@ -50,6 +51,7 @@ import { PLAIN } from "../upstream/transport.ts";
 import { Transports } from "../upstream/transports.ts";
 import { RetryBudget } from "../upstream/retry_budget.ts";
 import { bound, directParts } from "./direct_parts.ts";
+import { boundExtProc, type ExtProcParts, extProcParts } from "./ext_proc_parts.ts";
 import { WorkerLogs } from "./logs.ts";
 import type { WorkerSetup } from "./protocol.ts";
 import { silenceParts } from "./silence_parts.ts";
@@ -68,6 +70,8 @@ export class Serving {
   readonly log: Log;
   /** What direct listeners need. */
   readonly direct: DirectServerParts;
+  /** What Envoy is answered with. */
+  readonly extProc: ExtProcParts;
   readonly instruments: Instruments;
   readonly watch: DecisionWatch;
   readonly vitals: Vitals;
@@ -143,8 +147,10 @@ export class Serving {
     this.#samples = new SampleWriter(kernel);
     this.#endpoints.failureBackoffMs = failureBackoffOf(config);
     this.#current = this.#generation(snapshot);
-    this.direct = directParts(this.#deadlines, this.instruments, (request) => this.#current.front.handle(request));
-    bound(this.direct, config);
+    const answer = (request: HttpRequest) => this.#current.front.handle(request);
+    this.direct = directParts(this.#deadlines, this.instruments, answer);
+    this.extProc = extProcParts(this.#deadlines, answer, () => this.#current.front.options.notReady() === undefined);
+    this.#bound(config);
     this.#publishOldest();
   }
 
@@ -156,11 +162,16 @@ export class Serving {
     this.#kserve.options.connectMs = config.timeouts.connect_ms;
     this.#budget.limits = budgetOf(config);
     this.#endpoints.failureBackoffMs = failureBackoffOf(config);
-    bound(this.direct, config);
+    this.#bound(config);
     const before = this.#current;
     this.#current = this.#generation(snapshot);
     if (before.active.size > 0) this.#older.add(before);
     this.#publishOldest();
+  }
+
+  #bound(config: Config): void {
+    bound(this.direct, config);
+    boundExtProc(this.extProc, config);
   }
 
   // Where the control plane sees which snapshot is the oldest in use here.

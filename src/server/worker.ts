@@ -36,6 +36,7 @@ function start({ shared, worker, seed, snapshot, certificate, ...setup }: StartW
   const stopBeating = beat(serving);
   const listeners = new WorkerListeners(setup, {
     direct: serving.direct,
+    extProc: serving.extProc,
     failed(error) {
       // A client that left, or was let go, while its answer was streamed: accounted for by the pipeline.
       if (error instanceof GatewayError && error.code === "client_closed") return;

@@ -4,12 +4,16 @@
 
 import type { Address } from "../base/address.ts";
 import { DirectServer, type DirectServerParts } from "../front/direct/server.ts";
+import { GrpcServer } from "../grpc/server.ts";
 import { ServedRequest, toResponse } from "../front/http/served.ts";
+import type { ExtProcParts } from "./ext_proc_parts.ts";
 import type { Certificate, WorkerSetup } from "./protocol.ts";
 
 export interface ListenerParts {
   /** What answers, and what direct servers need beside that. */
   readonly direct: DirectServerParts;
+  /** What Envoy is answered with. */
+  readonly extProc: ExtProcParts;
   /** A request failed outside of that. */
   failed(error: unknown): void;
 }
@@ -26,17 +30,18 @@ export class WorkerListeners {
   readonly #closing = new Set<Promise<void>>();
 
   constructor(
-    readonly addresses: Pick<WorkerSetup, "listen" | "listeners" | "tls">,
+    readonly addresses: Pick<WorkerSetup, "listen" | "listeners" | "tls" | "extProc">,
     readonly parts: ListenerParts,
   ) {}
 
   /** Resolves when all listen. Throws when an address or the certificate cannot be used. */
   async open(certificate: Certificate | undefined): Promise<void> {
-    const { listen, listeners, tls } = this.addresses;
+    const { listen, listeners, tls, extProc } = this.addresses;
     this.#plain.push(await this.#serve(listen));
     for (const { address, server } of listeners) {
       this.#plain.push(server === "direct" ? new DirectServer(address, this.parts.direct) : await this.#serve(address));
     }
+    if (extProc) this.#plain.push(new GrpcServer(extProc, this.parts.extProc));
     if (tls && certificate) this.#secure = await this.#serve(tls, certificate);
   }
 

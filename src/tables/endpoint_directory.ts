@@ -20,6 +20,11 @@ export class EndpointDirectory {
 
   constructor(readonly endpoints: EndpointTable) {}
 
+  /** The rows of a cluster's endpoints that are called HOST:PORT. */
+  named(cluster: number, names: readonly string[]): number[] {
+    return this.endpoints.rowsOf(cluster).filter((row) => names.includes(this.of(row).name));
+  }
+
   /** The endpoint of a row that carries a request of ours, so that its identity stands still. */
   of(row: number): EndpointRef {
     const generation = this.endpoints.generation(row);

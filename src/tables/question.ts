@@ -22,6 +22,8 @@ export interface QuestionFields {
   readonly ttftSlo: number;
   readonly tpotSlo: number;
   readonly excluded: number;
+  /** 1 where the next choice is among the rows whose bits are set at `allowed`. */
+  readonly restricted: number;
   /** The first of the rows that were tried already. */
   readonly exclude: number;
   readonly nowMs: number;
@@ -59,6 +61,7 @@ export function questionFields({ exports: k }: AttachedKernel): QuestionFields {
     ttftSlo: word(k.QUESTION_TTFT_SLO),
     tpotSlo: word(k.QUESTION_TPOT_SLO),
     excluded: word(k.QUESTION_EXCLUDED),
+    restricted: word(k.QUESTION_RESTRICTED),
     exclude: word(k.QUESTION_EXCLUDE),
     nowMs: double(k.QUESTION_NOW),
     deadlineMs: double(k.QUESTION_DEADLINE),

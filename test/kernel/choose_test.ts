@@ -172,3 +172,24 @@ Deno.test("excluded rows are no candidates and do not count in the extremes", ()
   rows.forEach((row, i) => words[decision + (k.QUESTION_EXCLUDE >>> 2) + i] = row);
   assertEquals(ask(kernel, {}).choose(), -1);
 });
+
+Deno.test("a restricted choice is among its rows, and restricts that one choice alone", () => {
+  const random = new Random(seed);
+  for (let round = 0; round < 200; round++) {
+    const { kernel, rows } = randomFleet(random, random.pick([1, 5, 33, 100]), round);
+    const k = kernel.exports;
+    const words = new Int32Array(kernel.buffer);
+    const allowed = new Uint8Array(kernel.buffer, k.allowedOffset(), words[k.HEADER_ENDPOINTS] >>> 3);
+    const serving = rows.filter((row) => new EndpointTable(kernel).state(row) === EndpointState.available);
+    const among = rows.filter(() => random.chance(0.3));
+    allowed.fill(0);
+    for (const row of among) allowed[row >>> 3] |= 1 << (row & 7);
+    words[(k.decisionOffset() + k.QUESTION_RESTRICTED) >>> 2] = 1;
+    const left = among.filter((row) => serving.includes(row));
+    const chosen = ask(kernel, { cluster: 1, policy: random.pick([RANDOM, ROUND_ROBIN, LEAST_REQUEST]) }).choose();
+    assert(left.length === 0 ? chosen === -1 : left.includes(chosen), `${chosen} of ${left}`);
+    assertEquals(words[(k.decisionOffset() + k.QUESTION_RESTRICTED) >>> 2], 0);
+    const free = ask(kernel, { cluster: 1, policy: LEAST_REQUEST }).choose();
+    assertEquals(free >= 0, serving.length > 0);
+  }
+});

@@ -48,6 +48,7 @@ function parts(workers = 2) {
     listen: { hostname: "127.0.0.1", port: 1 },
     listeners: [],
     tls: undefined,
+    extProc: undefined,
     admin: "http://127.0.0.1/",
     via: "test",
     gateway: "test",

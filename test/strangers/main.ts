@@ -4,6 +4,8 @@
 // has to be served, and afterwards the memory has to be bounded. Programs that are not installed are skipped with a word.
 
 import { assert, assertEquals } from "@std/assert";
+import { systemClock } from "../../src/base/clock.ts";
+import { GrpcServer } from "../../src/grpc/server.ts";
 import { chat, startEngines } from "../support/gateway.ts";
 import { startAigw } from "../support/process.ts";
 import { helpOf } from "../support/task_help.ts";
@@ -23,7 +25,7 @@ const SLOW = { "slow heads": "-H", "slow bodies": "-B", "slow readers": "-X" } a
 await using engines = startEngines(2, { instant: true });
 const folder = await Deno.makeTempDir();
 const certificate = makeCertificate();
-const [main, direct, tls, admin] = [freePort(), freePort(), freePort(), freePort()];
+const [main, direct, tls, picker, admin] = [freePort(), freePort(), freePort(), freePort(), freePort()];
 await Deno.writeTextFile(
   `${folder}/aigw.yaml`,
   JSON.stringify({
@@ -32,6 +34,7 @@ await Deno.writeTextFile(
     ...(certificate
       ? { tls: { listen: `127.0.0.1:${tls}`, cert_file: certificate.cert, key_file: certificate.key } }
       : {}),
+    ext_proc: { listen: `127.0.0.1:${picker}` },
     admin: { listen: `127.0.0.1:${admin}` },
     metadata_center: { enabled: false },
     log: { enabled: false },
@@ -81,30 +84,51 @@ let failed = 0;
 
 await served(main, () => true);
 await served(direct, () => true);
-for (const kind of FLOODS) {
+const flooded = [["the runtime's server", main], ["ext_proc", picker]] as const;
+for (const [what, port, kind] of flooded.flatMap(([what, port]) => FLOODS.map((kind) => [what, port, kind] as const))) {
   const before = await memoryMib();
-  const [{ sent, ended }, { answers, slowestMs }] = await beside(main, flood(main, kind, FRAMES));
+  const [{ sent, ended }, { answers, slowestMs }] = await beside(main, flood(port, kind, FRAMES));
   const grown = await memoryMib() - before;
   const good = grown < MOST_MIB;
   if (!good) failed++;
   console.log(
-    `${good ? "good " : "WRONG"} ${kind}: ${
+    `${good ? "good " : "WRONG"} ${kind}, ${what}: ${
       ended ? "ended by the gateway" : "borne"
     } after ${sent} frames, ${answers} ` +
       `others answered, the slowest in ${ms(slowestMs)}, memory ${grown >= 0 ? "+" : ""}${grown.toFixed(0)} MiB`,
   );
 }
 
-if (!certificate || !installed("h2spec")) console.log("skipped: h2spec is not installed, or openssl is not");
-else {
-  const args = ["-t", "-k", "-h", "127.0.0.1", "-p", String(tls), "-P", "/v1/chat/completions", "-o", "20"];
+/** Runs h2spec against a server on a port of this machine. */
+async function spec(what: string, port: number, more: readonly string[]): Promise<void> {
+  const args = [...more, "-h", "127.0.0.1", "-p", String(port), "-o", "20"];
   const { stdout } = await new Deno.Command("h2spec", { args, stdout: "piped", stderr: "null" }).output();
   const said = new TextDecoder().decode(stdout);
   const summary = /(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed/.exec(said);
   const good = summary !== null && Number(summary[4]) === 0;
   if (!good) failed++;
-  console.log(`${good ? "good " : "WRONG"} h2spec: ${summary?.[0] ?? ""}`);
+  console.log(`${good ? "good " : "WRONG"} h2spec, ${what}: ${summary?.[0] ?? ""}`);
   if (!good) console.log(said.slice(said.indexOf("Failures:")));
+}
+
+if (!certificate || !installed("h2spec")) console.log("skipped: h2spec is not installed, or openssl is not");
+else {
+  await spec("the runtime's server", tls, ["-t", "-k", "-P", "/v1/chat/completions"]);
+  // It asks for bodies, so it gets a method that has one for everybody.
+  const server = new GrpcServer({ hostname: "127.0.0.1", port: 0 }, {
+    clock: systemClock,
+    limits: { streams: 100, messageBytes: 65_536, headerBytes: 65_536 },
+    methods: (_, stream) => ({
+      message() {},
+      ended() {
+        stream.send(new Uint8Array(5));
+        stream.close();
+      },
+      gone() {},
+    }),
+  });
+  await spec("the gRPC server", server.address.port, ["-P", "/any"]);
+  await server.shutdown();
 }
 
 if (!installed("slowhttptest")) console.log("skipped: slowhttptest is not installed");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A request and its answer, whatever server carries them: the runtime's own, or the direct one.
 
+import type { Carrier } from "../../gateway/carrier.ts";
 import type { RequestFields } from "../../upstream/request_head.ts";
 
 /** Header fields by lower-case name; several of one name are one, their values joined. */
@@ -31,6 +32,8 @@ export interface HttpRequest {
   whenLeft(leave: () => void): void;
   /** Where it came from, for a server that does not itself tell of clients that leave before they have a head. */
   readonly arrival: Arrival | undefined;
+  /** Who carries it to an engine; undefined for the gateway itself. */
+  readonly carrier?: Carrier;
 }
 
 /** The connection that a request came by. */

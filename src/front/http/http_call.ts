@@ -37,7 +37,9 @@ class RequestFields implements HeaderReader {
 /** Takes a request up; its client's leaving ends it. */
 export function openCall({ calls }: HttpContext, request: HttpRequest, kind?: Kind): Call {
   const fields = readIncoming(request.fields, calls.ownFields);
-  const call = new Call(calls, { kind, path: pathOf(request.target), fields, headers: new RequestFields(request) });
+  const { carrier } = request;
+  const headers = new RequestFields(request);
+  const call = new Call(calls, { kind, path: pathOf(request.target), fields, headers, carrier });
   request.whenLeft(call.cancellation.leave);
   return call;
 }

@@ -50,7 +50,7 @@ export async function infer(
     const admitted = pipeline.admit(call, { kind, tenant, target, ...body });
 
     // From here on it may take long: a stream's head goes out before that.
-    const early = admitted.request.stream
+    const early = admitted.request.stream && request.carrier === undefined
       ? new EarlyHead(deadlines, context, call, {
         queuedMs: config.queue.head_after_ms,
         openedMs: config.timeouts.first_event_hold_ms,
