@@ -4,7 +4,7 @@
 import { z } from "zod";
 import { parseAddress } from "../base/address.ts";
 import { GatewayError } from "../base/errors.ts";
-import { endpointSchema } from "../config/clusters.ts";
+import { endpointSchema } from "../config/endpoints.ts";
 import type { Config } from "../config/schema.ts";
 import { type EndpointId, endpointKey, type EndpointSpec } from "../discovery/discovery.ts";
 

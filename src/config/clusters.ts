@@ -4,26 +4,9 @@
 
 import { z } from "zod";
 import { BACKENDS } from "./models.ts";
+import { endpointSchema, hostSchema, labelSchema, portSchema, probePorts } from "./endpoints.ts";
+import { kubernetesSourceSchema } from "./kubernetes.ts";
 import { addressSchema } from "./sections.ts";
-
-const labelSchema = z.record(z.string().min(1), z.string());
-const portSchema = z.int().min(1).max(65_535);
-
-const hostSchema = z.string().min(1).max(253).regex(/^[^\s/]+$/, {
-  error: "expected a host name or an IP address; HTTPS and a path are the cluster's: tls, base_path",
-});
-
-const probePorts = {
-  health_port: portSchema.optional().describe("Where /health is asked, if not on the port itself"),
-  metrics_port: portSchema.optional().describe("Where /metrics is asked, if not on the port itself"),
-};
-
-export const endpointSchema = z.strictObject({
-  address: hostSchema,
-  port: portSchema,
-  labels: labelSchema.default({}),
-  ...probePorts,
-});
 
 const dnsSchema = z.strictObject({
   name: hostSchema.describe("Every address of this name is an endpoint"),
@@ -49,6 +32,7 @@ export const clusterSchema = z.strictObject({
   name: z.string().min(1),
   endpoints: z.array(endpointSchema).default([]),
   dns: z.array(dnsSchema).default([]).describe("Names whose addresses are endpoints too"),
+  kubernetes: z.array(kubernetesSourceSchema).default([]).describe("Services, InferencePools and pods of Kubernetes"),
   tls: clusterTlsSchema.optional().describe("Engines are reached by HTTPS, their certificates verified"),
   base_path: z.string().regex(/^(\/[\x21-\x7e]*[^/])?$/, {
     error: "expected a path like /openai, without a slash at its end",
@@ -70,7 +54,6 @@ export const clusterSchema = z.strictObject({
 /** The shape of a `clusters_file`. */
 export const clustersFileSchema = z.strictObject({ clusters: z.array(clusterSchema) });
 
-export type EndpointConfig = z.infer<typeof endpointSchema>;
 export type ClusterConfig = z.infer<typeof clusterSchema> & {
   /** It stands in the clusters_file, which tells its endpoints as they change. */
   from_file?: boolean;

@@ -6,6 +6,7 @@ import { z } from "zod";
 import { isLoopback, parseAddress } from "../base/address.ts";
 import { type ClusterConfig, clusterSchema } from "./clusters.ts";
 import { extProcSchema } from "./ext_proc.ts";
+import { kubernetesSchema } from "./kubernetes.ts";
 import { logSchema } from "./log.ts";
 import { metadataCenterSchema } from "./metadata_center.ts";
 import { tenancySchema, tenantSchema } from "./tenants.ts";
@@ -73,6 +74,7 @@ export const configSchema = z.strictObject({
   lb_mapping_rule: z.record(z.string().min(1), loadBalancingSchema).default({}),
   admin: adminSchema,
   metadata_center: metadataCenterSchema,
+  kubernetes: kubernetesSchema,
   log: logSchema,
   reload: reloadSchema,
   limits: limitsSchema,
@@ -278,7 +280,7 @@ export function checkRelations(config: Config): ConfigIssue[] {
 /** What is no error and yet probably not meant: each a line for an operator. */
 export function configNotes(config: Config): string[] {
   const clusters = new Map(config.clusters.map((cluster) => [cluster.name, cluster]));
-  const notes = config.clusters.filter(({ endpoints, dns }) => endpoints.length + dns.length === 0)
+  const notes = config.clusters.filter((cluster) => !hasEndpoints(cluster))
     .map(({ name }) => `cluster "${name}" has no endpoints; its models answer 503`);
   notes.push(...config.compat_notes ?? []);
   const ruled = new Set(
@@ -308,7 +310,7 @@ export function configNotes(config: Config): string[] {
       for (const [k, { labels }] of subset.entries()) {
         const wanted = Object.entries(labels);
         const fits = endpoints.some((endpoint) => wanted.every(([key, value]) => endpoint.labels[key] === value));
-        if (endpoints.length === 0 || fits || clusters.get(cluster)!.dns.length > 0) continue;
+        if (endpoints.length === 0 || fits || hasSources(clusters.get(cluster)!)) continue;
         const text = wanted.map(([key, value]) => `${key}=${value}`).join(", ");
         const path = `model_mapping_rule.${model}.rules[${i}].subset[${k}].labels`;
         notes.push(`${path}: no endpoint of cluster "${cluster}" carries ${text}; its requests answer 503`);
@@ -316,6 +318,15 @@ export function configNotes(config: Config): string[] {
     }
   }
   return notes;
+}
+
+// Whether its endpoints are told by somebody else too.
+function hasSources({ dns, kubernetes }: ClusterConfig): boolean {
+  return dns.length + kubernetes.length > 0;
+}
+
+function hasEndpoints(cluster: ClusterConfig): boolean {
+  return cluster.endpoints.length > 0 || hasSources(cluster);
 }
 
 /** One string for a label set, the same for every order of its keys. */

@@ -46,9 +46,17 @@ export const tenancySchema = z.strictObject({
     .describe("Everybody where no tenant has keys, and trusted tenants that are not configured"),
   trust_headers: z.boolean().default(false)
     .describe("Whether clients may say who they are: only behind a gateway that has checked them"),
-  tenant_headers: z.array(z.string().min(1)).default(["x-aigw-tenant", "x-llm-d-inference-fairness-id"])
+  tenant_headers: z.array(z.string().min(1)).default([
+    "x-aigw-tenant",
+    "x-gateway-inference-fairness-id",
+    "x-llm-d-inference-fairness-id",
+  ])
     .describe("Fields that name the tenant, the first one found"),
-  priority_headers: z.array(z.string().min(1)).default(["x-aigw-priority", "x-llm-d-inference-objective"])
+  priority_headers: z.array(z.string().min(1)).default([
+    "x-aigw-priority",
+    "x-gateway-inference-objective",
+    "x-llm-d-inference-objective",
+  ])
     .describe("Fields that lower a request's priority below its tenant's"),
   objectives: z.record(z.string().min(1), prioritySchema).default({})
     .describe("Further names of priorities, as those fields use them"),

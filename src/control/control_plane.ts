@@ -12,6 +12,7 @@ import { AdminDiscovery } from "../discovery/admin.ts";
 import type { Discovery } from "../discovery/discovery.ts";
 import { DnsDiscovery } from "../discovery/dns.ts";
 import { FileDiscovery } from "../discovery/file.ts";
+import { kubernetesDiscovery } from "../discovery/kubernetes/discovery.ts";
 import { StaticDiscovery } from "../discovery/static.ts";
 import { clearCells, ownCells } from "../tables/metric_cells.ts";
 import { writeQueueParameters } from "../tables/queue_parameters.ts";
@@ -21,9 +22,10 @@ import { clearSeries, RequestSeries } from "../telemetry/request_series.ts";
 import type { Log } from "../telemetry/log.ts";
 import { Transports } from "../upstream/transports.ts";
 import { Discoveries } from "./discoveries.ts";
-import { effective } from "./effective.ts";
+import { effective, type Surroundings } from "./effective.ts";
 import type { Fleet } from "./fleet.ts";
 import type { LoadSync } from "./load_sync.ts";
+import { Objectives } from "./objectives.ts";
 import { ANONYMOUS_ROW, Rows } from "./rows.ts";
 import type { Trainer } from "./trainer.ts";
 
@@ -65,6 +67,7 @@ export class ControlPlane {
   #snapshot: Snapshot | undefined;
   #version = 0;
   #gathering: (() => void) | undefined;
+  readonly #objectives: Objectives;
   #cancelReclaim: () => void = () => {};
   #agedMinute = -1;
 
@@ -75,6 +78,7 @@ export class ControlPlane {
     this.layout = new CellLayout(config.limits);
     const { fleet, clock, log } = parts;
     this.discoveries = new Discoveries(clock, log, (cluster, endpoints) => fleet.setEndpoints(cluster, endpoints));
+    this.#objectives = new Objectives(clock, log, () => this.#gather());
     fleet.listen({
       changed: () => this.#gather(),
       members: (cluster) => {
@@ -108,6 +112,7 @@ export class ControlPlane {
     this.#access = access;
     this.#static.set(config.clusters.filter(({ from_file }) => !from_file));
     this.discoveries.set(this.#sourcesOf(config));
+    this.#objectives.set(config);
     // A cluster that is new has what its sources have told of it before.
     const known = new Set(before?.clusters.map(({ name }) => name));
     for (const { name } of config.clusters) {
@@ -115,9 +120,14 @@ export class ControlPlane {
     }
   }
 
+  get #surroundings(): Surroundings {
+    const { fleet } = this.#parts;
+    return { membersOf: (cluster) => fleet.membersOf(cluster), objectives: this.#objectives.current };
+  }
+
   #publish(given: Config, access: ReadonlyMap<string, ClusterAccess>): void {
     const { kernel, clock, fleet, trainer, sync } = this.#parts;
-    const { config, facts } = effective(given, (cluster) => fleet.membersOf(cluster));
+    const { config, facts } = effective(given, this.#surroundings);
     const rows = this.rows.take(config);
     const version = ++this.#version;
     const snapshot: Snapshot = {
@@ -153,7 +163,7 @@ export class ControlPlane {
   }
 
   // Each source by what makes it what it is.
-  #sourcesOf({ clusters, clusters_file, reload }: Config): Map<string, Discovery> {
+  #sourcesOf({ clusters, clusters_file, reload, kubernetes }: Config): Map<string, Discovery> {
     const sources = new Map<string, Discovery>([["configuration", this.#static]]);
     const { clock } = this.#parts;
     const keep = (key: string, make: () => Discovery): void => {
@@ -167,6 +177,11 @@ export class ControlPlane {
     }
     for (const { name, dns } of clusters) {
       for (const one of dns) keep(JSON.stringify(["dns", name, one]), () => new DnsDiscovery(name, one, clock));
+    }
+    for (const { name, kubernetes: watched } of clusters) {
+      for (const one of watched) {
+        keep(JSON.stringify(["kubernetes", kubernetes, name, one]), () => kubernetesDiscovery(name, one, kubernetes));
+      }
     }
     sources.set("admin", this.admin);
     this.#sources.clear();
@@ -191,10 +206,10 @@ export class ControlPlane {
   // Whether a new snapshot would say what this one says.
   #same(): boolean {
     const { fleet } = this.#parts;
-    const { config, facts } = effective(this.#config, (cluster) => fleet.membersOf(cluster));
+    const { config, facts } = effective(this.#config, this.#surroundings);
     const { snapshot } = this;
     const told = (one: Config, two: Snapshot["facts"], adapters: Snapshot["adapters"]) =>
-      JSON.stringify([one.model_mapping_rule, [...two], adapters]);
+      JSON.stringify([one.model_mapping_rule, one.tenancy.objectives, [...two], adapters]);
     return told(config, facts, fleet.adapters(config)) ===
       told(snapshot.config, snapshot.facts, snapshot.adapters);
   }
@@ -222,7 +237,7 @@ export class ControlPlane {
   async stop(): Promise<void> {
     this.#cancelReclaim();
     this.#gathering?.();
-    await this.discoveries.stop();
+    await Promise.all([this.discoveries.stop(), this.#objectives.stop()]);
   }
 
   #reclaim(): void {

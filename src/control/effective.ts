@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The configuration as requests are served by it: with the models that engines list where a cluster is to serve those.
+// The configuration as requests are served by it: with the models that engines list where a cluster is to serve those, and
+// the priorities that InferenceObjectives name.
 
 import { type RuleConfig, ruleSchema } from "../config/models.ts";
 import { type Config, MAX_LABEL_SETS } from "../config/schema.ts";
@@ -16,8 +17,15 @@ export interface Effective {
   readonly facts: Map<string, ModelFacts>;
 }
 
-/** Adds the models that engines list to a configuration. What a rule of the configuration says stays as it is. */
-export function effective(config: Config, membersOf: (cluster: string) => readonly Readonly<Member>[]): Effective {
+/** What the configuration does not say, and its surroundings do. */
+export interface Surroundings {
+  membersOf(cluster: string): readonly Readonly<Member>[];
+  /** Priorities by name. */
+  readonly objectives: Readonly<Record<string, number>>;
+}
+
+/** Adds what is known from elsewhere to a configuration. What the configuration itself says stays as it is. */
+export function effective(config: Config, { membersOf, objectives }: Surroundings): Effective {
   const facts = new Map<string, ModelFacts>();
   const found: Config["model_mapping_rule"] = {};
   for (const cluster of config.clusters) {
@@ -50,7 +58,8 @@ export function effective(config: Config, membersOf: (cluster: string) => readon
   const models = { ...config.model_mapping_rule, ...found };
   const over = Object.keys(models).slice(config.limits.models);
   for (const name of over) delete models[name];
-  return { config: { ...config, model_mapping_rule: models }, facts };
+  const tenancy = { ...config.tenancy, objectives: { ...objectives, ...config.tenancy.objectives } };
+  return { config: { ...config, model_mapping_rule: models, tenancy }, facts };
 }
 
 function backendOf({ model_mapping_rule }: Config, cluster: string): Backend | undefined {

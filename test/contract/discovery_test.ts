@@ -8,6 +8,9 @@ import { clustersFileSchema } from "../../src/config/clusters.ts";
 import { AdminDiscovery } from "../../src/discovery/admin.ts";
 import { type Discovery, endpointKey, type EndpointSpec, type Update } from "../../src/discovery/discovery.ts";
 import { DnsDiscovery, type Resolve } from "../../src/discovery/dns.ts";
+import { kubernetesSchema, kubernetesSourceSchema } from "../../src/config/kubernetes.ts";
+import { kubernetesDiscovery } from "../../src/discovery/kubernetes/discovery.ts";
+import { KubernetesStandIn, PATHS, pod, pool, slice } from "../support/kubernetes_stand_in.ts";
 import { FileDiscovery } from "../../src/discovery/file.ts";
 import { StaticDiscovery } from "../../src/discovery/static.ts";
 
@@ -71,6 +74,27 @@ const SUBJECTS: Record<string, () => Promise<Subject>> = {
       [Symbol.asyncDispose]: () => Deno.remove(path),
     };
   },
+  kubernetes_service: () => {
+    const server = new KubernetesStandIn();
+    // Two slices of the Service, as it has several ports here: an endpoint each.
+    return kubernetesSubject(server, { service: "c" }, (ports) => {
+      for (const name of server.names(PATHS.slices())) {
+        if (!ports.includes(Number(name))) server.delete(PATHS.slices(), name);
+      }
+      for (const port of ports) {
+        if (!server.names(PATHS.slices()).includes(String(port))) {
+          server.put(PATHS.slices(), slice(String(port), "c", ["127.0.0.1"], port));
+        }
+      }
+    });
+  },
+  kubernetes_inference_pool: () => {
+    const server = new KubernetesStandIn();
+    server.put(PATHS.pods(), pod("engines", { app: "c" }, "127.0.0.1"));
+    return kubernetesSubject(server, { inference_pool: "c" }, (ports) => {
+      server.put(PATHS.pools(), pool("c", { app: "c" }, ports));
+    });
+  },
   dns() {
     const clock = new ManualClock();
     let records: Deno.SrvRecord[] | Error = [];
@@ -96,6 +120,29 @@ const SUBJECTS: Record<string, () => Promise<Subject>> = {
     });
   },
 };
+
+function kubernetesSubject(
+  server: KubernetesStandIn,
+  source: Record<string, string>,
+  set: (ports: readonly number[]) => void,
+): Promise<Subject> {
+  const config = kubernetesSchema.parse({ api_server: server.url });
+  return Promise.resolve({
+    source: kubernetesDiscovery("c", kubernetesSourceSchema.parse(source), config),
+    set(ports) {
+      server.failing = undefined;
+      set(ports);
+      return Promise.resolve();
+    },
+    tick() {},
+    fail() {
+      server.failing = 500;
+      server.expire();
+      return Promise.resolve();
+    },
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+  });
+}
 
 /** What a watcher of cluster "c" knows. */
 class Watcher {
