@@ -4,6 +4,7 @@
 export interface AigwProcess extends AsyncDisposable {
   /** The port that its first line of output names. */
   readonly port: number;
+  readonly pid: number;
   kill(signal?: Deno.Signal): Promise<void>;
   /** Sends a signal that ends it by itself; resolves with its exit status. */
   end(signal: Deno.Signal): Promise<number>;
@@ -53,6 +54,7 @@ export async function startAigw(
     })();
   return {
     port: Number(/:(\d+)(?:\/v1)?\s/.exec(text)![1]),
+    pid: child.pid,
     end,
     signal: (signal) => child.kill(signal),
     kill: async (signal = "SIGKILL") => void await end(signal),
