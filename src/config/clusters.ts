@@ -7,6 +7,7 @@ import { BACKENDS } from "./models.ts";
 import { endpointSchema, hostSchema, labelSchema, portSchema, probePorts } from "./endpoints.ts";
 import { kubernetesSourceSchema } from "./kubernetes.ts";
 import { addressSchema } from "./sections.ts";
+import { xdsSourceSchema } from "./xds.ts";
 
 const dnsSchema = z.strictObject({
   name: hostSchema.describe("Every address of this name is an endpoint"),
@@ -33,6 +34,9 @@ export const clusterSchema = z.strictObject({
   endpoints: z.array(endpointSchema).default([]),
   dns: z.array(dnsSchema).default([]).describe("Names whose addresses are endpoints too"),
   kubernetes: z.array(kubernetesSourceSchema).default([]).describe("Services, InferencePools and pods of Kubernetes"),
+  xds: z.array(xdsSourceSchema).default([]).describe(
+    "Hosts of the mesh whose endpoints these are too: needs xds.server",
+  ),
   tls: clusterTlsSchema.optional().describe("Engines are reached by HTTPS, their certificates verified"),
   base_path: z.string().regex(/^(\/[\x21-\x7e]*[^/])?$/, {
     error: "expected a path like /openai, without a slash at its end",

@@ -46,9 +46,10 @@ export async function loadConfig(path: string, environment: Environment = Deno.e
   for (const section of [config.admin, config.metadata_center]) {
     if (section.token_file !== undefined) section.token_file = resolveBeside(path, section.token_file);
   }
-  for (const key of ["token_file", "ca_file"] as const) {
-    const { kubernetes } = config;
-    if (kubernetes[key] !== undefined) kubernetes[key] = resolveBeside(path, kubernetes[key]);
+  for (const section of [config.kubernetes, config.xds ?? {}] as { token_file?: string; ca_file?: string }[]) {
+    for (const key of ["token_file", "ca_file"] as const) {
+      if (section[key] !== undefined) section[key] = resolveBeside(path, section[key]);
+    }
   }
   if (config.prediction.state_file !== undefined) {
     config.prediction.state_file = resolveBeside(path, config.prediction.state_file);

@@ -7,6 +7,7 @@ import { isLoopback, parseAddress } from "../base/address.ts";
 import { type ClusterConfig, clusterSchema } from "./clusters.ts";
 import { extProcSchema } from "./ext_proc.ts";
 import { kubernetesSchema } from "./kubernetes.ts";
+import { xdsSchema } from "./xds.ts";
 import { logSchema } from "./log.ts";
 import { metadataCenterSchema } from "./metadata_center.ts";
 import { tenancySchema, tenantSchema } from "./tenants.ts";
@@ -75,6 +76,7 @@ export const configSchema = z.strictObject({
   admin: adminSchema,
   metadata_center: metadataCenterSchema,
   kubernetes: kubernetesSchema,
+  xds: xdsSchema.optional().describe("A control plane that tells endpoints by xDS, as Istio's"),
   log: logSchema,
   reload: reloadSchema,
   limits: limitsSchema,
@@ -181,6 +183,9 @@ export function checkRelations(config: Config): ConfigIssue[] {
       issues.push({ path: `clusters[${i}].name`, message: `there are two clusters named "${cluster.name}"` });
     }
     clusters.set(cluster.name, cluster);
+    if (cluster.xds.length > 0 && config.xds === undefined) {
+      issues.push({ path: `clusters[${i}].xds`, message: "no control plane is named: xds.server" });
+    }
     if (cluster.api_key_file !== undefined && cluster.api_key_env !== undefined) {
       issues.push({ path: `clusters[${i}]`, message: "api_key_file or api_key_env, not both" });
     }
@@ -321,8 +326,8 @@ export function configNotes(config: Config): string[] {
 }
 
 // Whether its endpoints are told by somebody else too.
-function hasSources({ dns, kubernetes }: ClusterConfig): boolean {
-  return dns.length + kubernetes.length > 0;
+function hasSources({ dns, kubernetes, xds }: ClusterConfig): boolean {
+  return dns.length + kubernetes.length + xds.length > 0;
 }
 
 function hasEndpoints(cluster: ClusterConfig): boolean {

@@ -14,6 +14,8 @@ import { DnsDiscovery } from "../discovery/dns.ts";
 import { FileDiscovery } from "../discovery/file.ts";
 import { kubernetesDiscovery } from "../discovery/kubernetes/discovery.ts";
 import { StaticDiscovery } from "../discovery/static.ts";
+import { XdsDiscovery } from "../discovery/xds/discovery.ts";
+import { XdsSessions } from "../discovery/xds/session.ts";
 import { clearCells, ownCells } from "../tables/metric_cells.ts";
 import { writeQueueParameters } from "../tables/queue_parameters.ts";
 import { writeTenant } from "../tables/tenant_table.ts";
@@ -68,6 +70,8 @@ export class ControlPlane {
   #version = 0;
   #gathering: (() => void) | undefined;
   readonly #objectives: Objectives;
+  /** The mesh's control plane; undefined without one. */
+  xds: XdsSessions | undefined;
   #cancelReclaim: () => void = () => {};
   #agedMinute = -1;
 
@@ -111,6 +115,9 @@ export class ControlPlane {
     this.#config = config;
     this.#access = access;
     this.#static.set(config.clusters.filter(({ from_file }) => !from_file));
+    if (JSON.stringify(this.xds?.config) !== JSON.stringify(config.xds)) {
+      this.xds = config.xds && new XdsSessions(config.xds);
+    }
     this.discoveries.set(this.#sourcesOf(config));
     this.#objectives.set(config);
     // A cluster that is new has what its sources have told of it before.
@@ -163,7 +170,7 @@ export class ControlPlane {
   }
 
   // Each source by what makes it what it is.
-  #sourcesOf({ clusters, clusters_file, reload, kubernetes }: Config): Map<string, Discovery> {
+  #sourcesOf({ clusters, clusters_file, reload, kubernetes, xds }: Config): Map<string, Discovery> {
     const sources = new Map<string, Discovery>([["configuration", this.#static]]);
     const { clock } = this.#parts;
     const keep = (key: string, make: () => Discovery): void => {
@@ -181,6 +188,11 @@ export class ControlPlane {
     for (const { name, kubernetes: watched } of clusters) {
       for (const one of watched) {
         keep(JSON.stringify(["kubernetes", kubernetes, name, one]), () => kubernetesDiscovery(name, one, kubernetes));
+      }
+    }
+    for (const { name, xds: hosts } of clusters) {
+      for (const one of hosts) {
+        keep(JSON.stringify(["xds", xds, name, one]), () => new XdsDiscovery(name, one, this.xds!));
       }
     }
     sources.set("admin", this.admin);

@@ -21,6 +21,7 @@ import { Fleet } from "../control/fleet.ts";
 import { LoadSync } from "../control/load_sync.ts";
 import { LostRequests } from "../control/lost_requests.ts";
 import { type ConfigSource, Reloader } from "../control/reloader.ts";
+import { XdsConfiguration } from "../control/xds_configuration.ts";
 import { Trainer } from "../control/trainer.ts";
 import { TrainerState } from "../control/trainer_state.ts";
 import { PredictorTable } from "../tables/predictor_table.ts";
@@ -129,8 +130,9 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     publish: (snapshot) => supervisor.publish(snapshot),
     oldestInUse: () => supervisor.oldestSnapshot,
   }, config);
-  const reloader = new Reloader({
-    source: options.source ?? fixedConfig(config),
+  const routes = new XdsConfiguration(systemClock, log, () => reloader.reload("the mesh's routes changed"));
+  const reloader: Reloader = new Reloader({
+    source: routes.beside(options.source ?? fixedConfig(config)),
     control,
     clock: systemClock,
     log,
@@ -139,6 +141,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
       return () => {
         log.level = level;
         renew?.();
+        routes.set(control.xds);
       };
     },
   });
@@ -205,6 +208,8 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     stops.push(() => traffic.stop());
     await reloader.start();
     stops.push(() => reloader.stop());
+    routes.set(control.xds);
+    stops.push(() => routes.stop());
   } catch (error) {
     await stopAll();
     throw error;

@@ -2,9 +2,9 @@
 // What is shipped beside the program: it names metrics that exist, configurations that are valid, and times that fit.
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { parseAll } from "@std/yaml";
+import { parse, parseAll } from "@std/yaml";
 import { FAMILIES } from "../../src/admin/metric_families.ts";
-import { loadConfig } from "../../src/config/load.ts";
+import { loadConfig, parseConfig } from "../../src/config/load.ts";
 import { VERSION } from "../../src/base/version.ts";
 import { promtool } from "../support/promtool.ts";
 
@@ -112,6 +112,33 @@ Deno.test("Kubernetes: the configuration is valid, times fit, ports and names ar
   for (const { spec: { metrics = [] } } of documents("autoscaling.yaml")) {
     for (const { external } of metrics) if (external) checkExpression(external.metric.name);
   }
+});
+
+Deno.test("endpoint picker: the configuration is valid, ports, names and rights fit it", async () => {
+  // deno-lint-ignore no-explicit-any -- whatever Kubernetes takes
+  const documents = (name: string): any[] => parseAll(read(`endpoint-picker/${name}`)) as any[];
+  const [{ resources, patches }] = documents("kustomization.yaml");
+  const files = [...Deno.readDirSync(new URL("endpoint-picker/", config))].map(({ name }) => name);
+  const named = [...resources, ...patches.map(({ path }: { path: string }) => path), "kustomization.yaml"];
+  assertEquals(named.filter((name) => name !== "../kubernetes").sort(), files.sort());
+  const [configMap] = documents("configmap.yaml");
+  const loaded = parseConfig(parse(configMap.data["aigw.yaml"]));
+  const [deployment] = documents("deployment.yaml");
+  const [{ ports: [{ containerPort }] }] = deployment.spec.template.spec.containers;
+  assertEquals(loaded.ext_proc!.listen, `0.0.0.0:${containerPort}`);
+  const [service] = documents("service.yaml");
+  const [pool] = documents("inference-pool.yaml");
+  const { name, port } = pool.spec.endpointPickerRef;
+  assertEquals([name, port.number], [service.metadata.name, service.spec.ports[0].port]);
+  const [{ inference_pool, namespace }] = loaded.clusters[0].kubernetes;
+  assertEquals([inference_pool, namespace], [pool.metadata.name, pool.metadata.namespace]);
+  const [account, role, binding] = documents("rights.yaml");
+  assertEquals(deployment.spec.template.spec.serviceAccountName, account.metadata.name);
+  assertEquals([binding.roleRef.name, binding.subjects[0].name], [role.metadata.name, account.metadata.name]);
+  const may = role.rules.map((
+    { resources: [resource], verbs }: { resources: string[]; verbs: string[] },
+  ) => [resource, String(verbs)]);
+  assertEquals(may, ["pods", "inferencepools", "inferenceobjectives"].map((one) => [one, "get,list,watch"]));
 });
 
 Deno.test("the image runs as a number, and the service ends after the gateway", () => {

@@ -10,6 +10,10 @@ import { type Discovery, endpointKey, type EndpointSpec, type Update } from "../
 import { DnsDiscovery, type Resolve } from "../../src/discovery/dns.ts";
 import { kubernetesSchema, kubernetesSourceSchema } from "../../src/config/kubernetes.ts";
 import { kubernetesDiscovery } from "../../src/discovery/kubernetes/discovery.ts";
+import { XdsDiscovery } from "../../src/discovery/xds/discovery.ts";
+import { XdsSessions } from "../../src/discovery/xds/session.ts";
+import { xdsSchema, xdsSourceSchema } from "../../src/config/xds.ts";
+import { XdsStandIn } from "../support/xds_stand_in.ts";
 import { KubernetesStandIn, PATHS, pod, pool, slice } from "../support/kubernetes_stand_in.ts";
 import { FileDiscovery } from "../../src/discovery/file.ts";
 import { StaticDiscovery } from "../../src/discovery/static.ts";
@@ -94,6 +98,28 @@ const SUBJECTS: Record<string, () => Promise<Subject>> = {
     return kubernetesSubject(server, { inference_pool: "c" }, (ports) => {
       server.put(PATHS.pools(), pool("c", { app: "c" }, ports));
     });
+  },
+  async xds() {
+    const server = await XdsStandIn.start();
+    return {
+      source: new XdsDiscovery(
+        "c",
+        xdsSourceSchema.parse({ host: "c" }),
+        new XdsSessions(xdsSchema.parse({ server: server.address })),
+      ),
+      set(ports) {
+        server.failing = false;
+        server.host("c", 80, ports.map((port) => `127.0.0.1:${port}`));
+        return Promise.resolve();
+      },
+      tick() {},
+      fail() {
+        server.failing = true;
+        server.cut();
+        return Promise.resolve();
+      },
+      [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+    };
   },
   dns() {
     const clock = new ManualClock();

@@ -7,7 +7,7 @@ import OpenAI from "openai";
 import { formatAddress } from "../../src/base/address.ts";
 import { chat, post, startEngineProcess, startEngines, startTestGateway } from "../support/gateway.ts";
 import { until } from "../support/until.ts";
-import { type EnvoySettings, noEnvoy, startEnvoy } from "./envoy_process.ts";
+import { type EnvoySettings, noEnvoy, PROGRAM, startEnvoy } from "./envoy_process.ts";
 
 if (noEnvoy) console.log(noEnvoy);
 const test = (name: string, fn: () => Promise<void>) => Deno.test({ name, ignore: noEnvoy !== undefined, fn });
@@ -202,6 +202,12 @@ test("Envoy: without its picker it goes on by itself or refuses, as it is told t
     await response.text();
     assertEquals(response.status, failOpen ? 200 : 500);
   }
+});
+
+test("Envoy takes the configuration that ships", async () => {
+  const path = new URL("../../config/envoy/envoy.yaml", import.meta.url).pathname;
+  const { success, stderr } = await new Deno.Command(PROGRAM, { args: ["--mode", "validate", "-c", path] }).output();
+  assert(success, new TextDecoder().decode(stderr));
 });
 
 async function cpuMs(pid: number): Promise<number> {

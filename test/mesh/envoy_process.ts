@@ -6,7 +6,7 @@ import { type Address, formatAddress } from "../../src/base/address.ts";
 import { freePort, installed } from "../support/machine.ts";
 import { until } from "../support/until.ts";
 
-const PROGRAM = Deno.env.get("AIGW_ENVOY") ?? "envoy";
+export const PROGRAM = Deno.env.get("AIGW_ENVOY") ?? "envoy";
 
 /** Why there is no Envoy here; undefined when there is one. */
 export const noEnvoy: string | undefined = installed(PROGRAM)
@@ -44,7 +44,7 @@ const lbEndpoints = (addresses: readonly Address[]) => [{
 }];
 const DESTINATION = "x-gateway-destination-endpoint";
 
-/** The configuration, as `docs/envoy.md` has it. */
+/** What `config/envoy/envoy.yaml` has, and what differs from it in these settings. */
 export function envoyConfig(settings: EnvoySettings, listen: Address, admin: Address): Record<string, unknown> {
   const { picker, duplex, endpoints, failOpen = false, messageTimeout = "0.2s" } = settings;
   const at = picker.lastIndexOf(":");
