@@ -114,7 +114,7 @@ Deno.test("Kubernetes: the configuration is valid, times fit, ports and names ar
   }
 });
 
-Deno.test("endpoint picker: the configuration is valid, ports, names and rights fit it", async () => {
+Deno.test("endpoint picker: the configuration is valid, ports, names and rights fit it", () => {
   // deno-lint-ignore no-explicit-any -- whatever Kubernetes takes
   const documents = (name: string): any[] => parseAll(read(`endpoint-picker/${name}`)) as any[];
   const [{ resources, patches }] = documents("kustomization.yaml");

@@ -16,6 +16,7 @@ class Watched implements AsyncDisposable {
   readonly endpoints = new Map<string, EndpointSpec>();
   error: Error | undefined;
   updates = 0;
+  failures = 0;
   synced = 0;
   readonly #abort = new AbortController();
   readonly #over: Promise<void>;
@@ -38,6 +39,7 @@ class Watched implements AsyncDisposable {
           }
         } catch (error) {
           this.error = error as Error;
+          this.failures++;
           await new Promise((resolve) => setTimeout(resolve, 20));
         }
       }
@@ -172,6 +174,7 @@ Deno.test("kubernetes: a watch goes on where it ended; what is too old is listed
     server.expire(told);
     await watched.knows("10.0.0.7:8000");
   }
+  assertEquals(watched.failures, 0, "none of this is a failure");
 });
 
 Deno.test("kubernetes: a server that fails changes nothing; its words are told", async () => {

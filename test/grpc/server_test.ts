@@ -16,6 +16,9 @@ const raw = (bytes: Uint8Array) => Buffer.from(bytes);
 
 /** Sends every message back, unless its client does not take what is sent. */
 class Echo implements StreamHandler {
+  /** Most bytes that a call had and did not take. */
+  static most = 0;
+  #held = 0;
   #ended = false;
   readonly #waiting: Uint8Array[] = [];
 
@@ -25,6 +28,8 @@ class Echo implements StreamHandler {
 
   message(bytes: Uint8Array): void {
     this.#waiting.push(bytes.slice());
+    this.#held += bytes.length;
+    Echo.most = Math.max(Echo.most, this.#held);
     this.#send();
   }
 
@@ -33,6 +38,7 @@ class Echo implements StreamHandler {
       const message = this.#waiting.shift()!;
       this.stream.send(message);
       this.stream.taken(message.length);
+      this.#held -= message.length;
     }
     if (this.#waiting.length > 0) return this.stream.whenRoom(() => this.#send());
     if (!this.#ended) return;
@@ -114,6 +120,7 @@ Deno.test("GrpcServer: 60 calls at once, each with messages of any size, come ba
 
 Deno.test("GrpcServer: a client that takes nothing holds up itself alone", async () => {
   await using served = serve();
+  Echo.most = 0;
   const slow = echo(served);
   slow.pause();
   slow.on("error", () => {});
@@ -129,6 +136,7 @@ Deno.test("GrpcServer: a client that takes nothing holds up itself alone", async
     call.end();
     assertEquals(await over, 50_000);
   }
+  assert(Echo.most < 4_000_000, `${Echo.most} bytes were held of a client that takes nothing`);
   slow.cancel();
   await until(() => served.open.size === 0, "no stream is left");
 });

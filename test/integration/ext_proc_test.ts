@@ -172,12 +172,11 @@ Deno.test("ext_proc: keys of tenants, adapters and paths reach the engine as the
   });
   using envoy = new EnvoyStandIn(pickerOf(gateway), MODES[0][1]);
   const headers = { authorization: "Bearer foo", cookie: "a=b", "accept-encoding": "gzip", "x-own": "kept" };
-  let seen: Headers | undefined;
   const { sent, status } = await envoy.exchange(`${CHAT}?x=1`, { body: chat("hello"), headers });
-  seen = sent!.headers;
+  const seen = sent!.headers;
   assertEquals([status, sent!.path], [200, `${CHAT}?x=1`]);
   assertEquals(JSON.parse(sent!.body).model, "adapter");
-  assertEquals(["authorization", "cookie", "accept-encoding"].map((name) => seen!.get(name)), [null, null, null]);
+  assertEquals(["authorization", "cookie", "accept-encoding"].map((name) => seen.get(name)), [null, null, null]);
   assertEquals(seen.get("x-own"), "kept");
   assert(seen.get("x-request-id"));
 });
