@@ -209,6 +209,7 @@ Deno.test("kubernetes: 1,203 objects in pages, over HTTPS, with a token that cha
   assertEquals(watched.names, addresses.map((address) => `${address}:8000`).sort());
   assertEquals([server.lists, watched.updates], [3, 2]);
   await Deno.writeTextFile(token, "second\n");
+  await until(() => server.watches > 0, "it watches");
   server.cut();
   await until(() => server.tokens.at(-1) === "Bearer second", "the new token is used");
   assertEquals(server.tokens[0], "Bearer first");

@@ -64,7 +64,7 @@ Deno.test("limits over two gateways hold within 10 %, whoever the requests come 
           async () => {
             check();
             ({ left } = await ask(gateway, "gold", LIMIT + 1));
-            return left <= LIMIT - heard;
+            return left <= Math.max(0, LIMIT - heard); // up to a tenth more may be taken
           },
           () => `gateway ${gateways.indexOf(gateway)} knows of ${heard} of ${tokens} tokens; ${left} are left, it says`,
         );

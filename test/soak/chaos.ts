@@ -5,7 +5,7 @@
 import { assertEquals } from "@std/assert";
 import { helpOf } from "../support/task_help.ts";
 import { startCenterProcess } from "../support/center.ts";
-import { CHANGE, chat, post, sleep, startEngineProcess, startTestGateway } from "../support/gateway.ts";
+import { CHANGE, chat, post, sleep, startEngineProcess, startTestGatewayProcess } from "../support/gateway.ts";
 import { Random, seed } from "../support/seed.ts";
 import { freePort } from "../support/machine.ts";
 
@@ -35,7 +35,7 @@ let center = await startCenterProcess();
 const metadata_center = { host: "127.0.0.1", port: center.port, endpoint_cooldown_ms: 500 };
 const endpoints = ports.map((port) => ({ address: { hostname: "127.0.0.1", port } }));
 const gateways = await Promise.all(
-  [0, 1].map(() => startTestGateway(endpoints, { metadata_center, workers: WORKERS })),
+  [0, 1].map(() => startTestGatewayProcess(endpoints, { metadata_center, workers: WORKERS })),
 );
 
 /** What came of requests; those of which a worker's own death took the connection apart. */
@@ -110,31 +110,38 @@ async function happen(death: Death): Promise<void> {
   }
 }
 
-/** What must not grow in a long run: of this process, in which the gateways are. */
+/** What must not grow in a long run: of both gateways. */
 interface Sample {
   readonly minutes: number;
   readonly memoryMib: number;
   readonly files: number;
+  readonly threads: number;
+  /** Rows of names and endpoints: prefixes are as many as there is room for, requests as many as there are. */
   readonly rows: number;
+  /** What the kernel's lists hold that is under way: requests and responses. */
+  readonly requests: number;
 }
 const samples: Sample[] = [];
 const began = performance.now();
 
 async function sample(): Promise<void> {
-  // Of names and endpoints: prefixes are as many as there is room for, requests as many as there are.
-  const lines = /^aigw_table_rows\{table="(?:clusters|models|tenants|endpoints)".*? (\d+)$/gm;
-  let rows = 0;
-  for (const { admin } of gateways) {
+  const lines = /^aigw_table_rows\{table="(\w+)".*? (\d+)$/gm;
+  const one = { memoryMib: 0, files: 0, threads: 0, rows: 0, requests: 0 };
+  for (const { admin, pid } of gateways) {
     const text = await (await fetch(`${admin}/metrics`)).text();
-    for (const [, count] of text.matchAll(lines)) rows += Number(count);
+    const metric = (name: string) => Number(new RegExp(`^${name} (\\S+)$`, "m").exec(text)?.[1] ?? 0);
+    one.memoryMib += metric("process_resident_memory_bytes") / 2 ** 20;
+    one.files += [...Deno.readDirSync(`/proc/${pid}/fd`)].length;
+    one.threads += [...Deno.readDirSync(`/proc/${pid}/task`)].length;
+    for (const [, table, count] of text.matchAll(lines)) {
+      if (NAMES.has(table)) one.rows += Number(count);
+      else if (table === "requests") one.requests += Number(count);
+    }
   }
-  samples.push({
-    minutes: (performance.now() - began) / 60_000,
-    memoryMib: Deno.memoryUsage().rss / 2 ** 20,
-    files: await gateways[0].metric("process_open_fds"),
-    rows,
-  });
+  samples.push({ minutes: (performance.now() - began) / 60_000, ...one });
 }
+
+const NAMES = new Set(["clusters", "models", "tenants", "endpoints"]);
 
 /** Growth an hour, by the least squares over the later half of the samples. */
 function slopeOf(field: Exclude<keyof Sample, "minutes">): string {
@@ -162,9 +169,8 @@ console.log(`${requests} requests in ${seconds.toFixed(0)} s: ${JSON.stringify(O
 if (samples.length > 3) {
   const late = await Promise.all(gateways.map((gateway) => gateway.metric("aigw_event_loop_delay_seconds_sum")));
   console.log(
-    `over the later half: memory ${slopeOf("memoryMib")} (MiB), open files ${slopeOf("files")}, rows ${
-      slopeOf("rows")
-    }; ` +
+    `over the later half, both gateways: memory ${slopeOf("memoryMib")} (MiB), open files ${slopeOf("files")}, ` +
+      `threads ${slopeOf("threads")}, rows ${slopeOf("rows")}, requests ${slopeOf("requests")}; ` +
       `the workers' loops were ${late.map((seconds) => seconds.toFixed(1)).join(" and ")} s late in all`,
   );
 }

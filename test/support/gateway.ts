@@ -5,19 +5,30 @@ import { type Address, formatAddress } from "../../src/base/address.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import { type MockEngine, type MockEngineOptions, startMockEngine } from "../../src/mock/server.ts";
 import { type AigwProcess, startAigw } from "./process.ts";
+import { freePort } from "./machine.ts";
 import { until } from "./until.ts";
 import { type GatewayProcess, startGateway } from "../../src/server/gateway_process.ts";
 
-export interface TestGateway extends AsyncDisposable {
-  readonly origin: string;
-  /** Of the runtime's own server, which speaks HTTP/2 too. */
-  readonly served: string;
+/** What a gateway tells at its admin's address. */
+export interface AdminView {
   readonly admin: string;
-  readonly gateway: GatewayProcess;
   endpoints(): Promise<EndpointStatus[]>;
   /** Waits until every counter of every endpoint is 0; throws with what is left after a while. */
   settled(): Promise<void>;
   metric(name: string): Promise<number>;
+}
+
+export interface TestGateway extends AdminView, AsyncDisposable {
+  readonly origin: string;
+  /** Of the runtime's own server, which speaks HTTP/2 too. */
+  readonly served: string;
+  readonly gateway: GatewayProcess;
+}
+
+/** A gateway in a process of its own. */
+export interface TestGatewayProcess extends AdminView, AsyncDisposable {
+  readonly origin: string;
+  readonly pid: number;
 }
 
 export interface EndpointStatus {
@@ -33,12 +44,11 @@ export interface EndpointStatus {
 /** What serves the gateway's clients in tests: `deno task test:direct` says direct. */
 const FRONT = Deno.env.get("AIGW_TEST_FRONT") ?? "serve";
 
-/** Model "m" on cluster "c" with these endpoints; `changes` are merged over the top level of the config. */
-export async function startTestGateway(
-  endpoints: { address: Address; labels?: Record<string, string> }[],
-  changes: Record<string, unknown> = {},
-): Promise<TestGateway> {
-  const config = parseConfig({
+type Endpoints = readonly { address: Address; labels?: Record<string, string> }[];
+
+/** Model "m" on cluster "c" with these endpoints; `changes` are merged over the top level. */
+function configOf(endpoints: Endpoints, changes: Record<string, unknown>): Record<string, unknown> {
+  return {
     listen: "127.0.0.1:0",
     listeners: FRONT === "direct" ? [{ address: "127.0.0.1:0" }] : [],
     admin: { listen: "127.0.0.1:0" },
@@ -56,20 +66,55 @@ export async function startTestGateway(
     }],
     model_mapping_rule: { m: { rules: [{ backend: "vllm", cluster: "c" }] } },
     ...changes,
-  });
-  const gateway = await startGateway(config);
-  const admin = `http://${formatAddress(gateway.admin)}`;
-  const status = async (): Promise<EndpointStatus[]> => (await (await fetch(`${admin}/endpoints`)).json()).endpoints;
+  };
+}
+
+export async function startTestGateway(
+  endpoints: Endpoints,
+  changes: Record<string, unknown> = {},
+): Promise<TestGateway> {
+  const gateway = await startGateway(parseConfig(configOf(endpoints, changes)));
   return {
     origin: `http://${formatAddress(FRONT === "direct" ? gateway.listeners[0] : gateway.listen)}`,
     served: `http://${formatAddress(gateway.listen)}`,
-    admin,
     gateway,
-    endpoints: status,
+    ...adminView(`http://${formatAddress(gateway.admin)}`),
+    async [Symbol.asyncDispose]() {
+      await gateway.stop(2_000);
+    },
+  };
+}
+
+/** The same in a process of its own, whose memory is its alone. */
+export async function startTestGatewayProcess(
+  endpoints: Endpoints,
+  changes: Record<string, unknown> = {},
+): Promise<TestGatewayProcess> {
+  const [listen, admin] = [freePort(), freePort()].map((port) => `127.0.0.1:${port}`);
+  const path = await Deno.makeTempFile({ suffix: ".json" });
+  const config = configOf(endpoints, { listeners: [], ...changes, listen, admin: { listen: admin } });
+  await Deno.writeTextFile(path, JSON.stringify(config));
+  const process = await startAigw(["serve", "--config", path]);
+  return {
+    origin: `http://${listen}`,
+    pid: process.pid,
+    ...adminView(`http://${admin}`),
+    async [Symbol.asyncDispose]() {
+      await process.end("SIGTERM");
+      await Deno.remove(path);
+    },
+  };
+}
+
+function adminView(admin: string): AdminView {
+  const endpoints = async (): Promise<EndpointStatus[]> => (await (await fetch(`${admin}/endpoints`)).json()).endpoints;
+  return {
+    admin,
+    endpoints,
     async settled() {
       let left: EndpointStatus[] = [];
       await until(async () => {
-        left = (await status()).filter(({ in_flight, prompt_bytes }) => in_flight !== 0 || prompt_bytes !== 0);
+        left = (await endpoints()).filter(({ in_flight, prompt_bytes }) => in_flight !== 0 || prompt_bytes !== 0);
         return left.length === 0;
       }, () => `no load is left behind, and there is ${JSON.stringify(left)}`);
     },
@@ -82,9 +127,6 @@ export async function startTestGateway(
         }
       }
       return sum;
-    },
-    async [Symbol.asyncDispose]() {
-      await gateway.stop(2_000);
     },
   };
 }
