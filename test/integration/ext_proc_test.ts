@@ -124,6 +124,17 @@ for (const [name, modes] of MODES) {
     await gateway.settled();
   });
 
+  Deno.test(`ext_proc (${name}): an exchange that is given up after any message leaves no load behind`, async () => {
+    await using engines = startEngines(2, { speed: 5 });
+    await using gateway = await startPicker(engines);
+    using envoy = new EnvoyStandIn(pickerOf(gateway), modes);
+    await Promise.all(Array.from({ length: 60 }, async (_, i) => {
+      const body = chat(`${i} `.repeat(i * 20), { stream: i % 2 === 0, max_tokens: 12 });
+      await envoy.exchange(CHAT, { body, cutAfter: i >> 2 }).catch(() => {});
+    }));
+    await gateway.settled();
+  });
+
   Deno.test(`ext_proc (${name}): clients that leave at any moment leave no load behind`, async () => {
     await using engines = startEngines(2, { speed: 2 });
     await using gateway = await startPicker(engines);

@@ -19,6 +19,8 @@ export interface Shown {
   readonly decided?: (destination: string) => string | undefined | Promise<string | undefined>;
   /** The client leaves after so many bytes of the answer. */
   readonly leavesAfter?: number;
+  /** The exchange is given up after so many messages of Envoy's. */
+  readonly cutAfter?: number;
 }
 
 export interface Exchanged {
@@ -78,7 +80,14 @@ class Exchange {
     });
   }
 
+  #said = 0;
+
   say(request: Record<string, unknown>): void {
+    if (this.#said++ === this.shown.cutAfter) {
+      this.call.cancel();
+      this.#error ??= new Error("given up");
+      this.#wake();
+    }
     this.call.write(ProcessingRequest.encode(ProcessingRequest.fromObject(request)).finish());
   }
 

@@ -56,6 +56,8 @@ export class Processing implements StreamHandler, StreamController {
   #modes = { request: BodyMode.buffered as number, response: BodyMode.streamed as number };
   #started = false;
   #responseTrailers = false;
+  /** The answer that is on its way to the client. */
+  #source: StreamSource | undefined;
 
   constructor(readonly stream: GrpcStream, readonly parts: ProcessingParts) {}
 
@@ -153,6 +155,8 @@ export class Processing implements StreamHandler, StreamController {
     if (this.over) return;
     this.over = true;
     const response = this.#response;
+    // What is on its way to the client has nobody to go to, though the engine may have said all of it.
+    if (this.#source) return void this.#source.cancel();
     if (response === undefined || response.ended) return;
     if (!response.seen && response.fields !== undefined) response.end(); // that it is over is all that is shown of it
     else this.#request!.leave();
@@ -169,6 +173,7 @@ export class Processing implements StreamHandler, StreamController {
     if (this.over) return void source?.cancel();
     if (source === undefined && String(response.status) !== fields.pseudo(":status")) return this.#refuse(response);
     this.stream.send(answer("response", "headers", responseMutation(fields, response)));
+    this.#source = source;
     if (source !== undefined) return void this.#pump(source, this);
     const { body } = response;
     const bytes = typeof body === "string" ? encoder.encode(body) : body as Uint8Array ?? EMPTY;
@@ -223,8 +228,11 @@ export class Processing implements StreamHandler, StreamController {
   }
 
   #fail(status: number, message: string): void {
-    if (!this.over) this.#request?.leave();
-    this.over = true;
+    if (!this.over) {
+      this.over = true;
+      if (this.#source) this.#source.cancel();
+      else this.#request?.leave();
+    }
     this.stream.close(status, message);
   }
 }
