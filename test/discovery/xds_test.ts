@@ -187,6 +187,10 @@ Deno.test("xds: the Go gateway's configuration in the routes, as it changes", as
   assertThrows(() => withRoutes(base, wrong, "routes"), ConfigError, 'the engines of cluster "a" are "vllm"');
   server.delete("Listener", "http.80");
   await until(() => found.at(-1)!.length === 0, "it is gone");
+  server.filters("inbound", { model_mapping_rule: { a: rule("a.service") } }, { model_mapping_rule: { b: rule("b") } });
+  await until(() => found.at(-1)!.length === 2, "one in the filter, one apart");
+  const filters = withRoutes(base, found.at(-1)!, "routes");
+  assertEquals(Object.keys(filters.model_mapping_rule).sort(), ["a", "b"]);
   abort.abort();
   await over;
 });

@@ -35,7 +35,11 @@ message Route { map<string, Any> typed_per_filter_config = 13; string name = 14;
 message VirtualHost { string name = 1; repeated Route routes = 3; }
 message RouteConfiguration { string name = 1; repeated VirtualHost virtual_hosts = 2; }
 message Rds { string route_config_name = 2; }
-message Manager { Rds rds = 3; }
+message Source { bool apply_default = 2; }
+message HttpFilter { string name = 1; Any typed_config = 4; Source config_discovery = 5; }
+message Manager { Rds rds = 3; repeated HttpFilter http_filters = 5; }
+message TypedExtension { string name = 1; Any typed_config = 2; }
+message GolangFilter { Any plugin_config = 4; }
 message Filter { string name = 1; Any typed_config = 4; }
 message FilterChain { repeated Filter filters = 3; }
 message Listener { string name = 1; repeated FilterChain filter_chains = 3; }
@@ -56,6 +60,7 @@ const TYPES = {
   ClusterLoadAssignment: `${PREFIX}envoy.config.endpoint.v3.ClusterLoadAssignment`,
   Listener: `${PREFIX}envoy.config.listener.v3.Listener`,
   RouteConfiguration: `${PREFIX}envoy.config.route.v3.RouteConfiguration`,
+  TypedExtension: `${PREFIX}envoy.config.core.v3.TypedExtensionConfig`,
 } as const;
 type Kind = keyof typeof TYPES;
 const kindOf = (url: string) => Object.entries(TYPES).find(([, one]) => one === url)![0] as Kind;
@@ -212,6 +217,24 @@ export class XdsStandIn implements AsyncDisposable {
     this.put("RouteConfiguration", name, { name, virtual_hosts: [{ name: "all", routes }] });
     const type_url = `${PREFIX}envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`;
     const typed_config = { type_url, value: bytesOf("Manager", { rds: { route_config_name: name } }) };
+    this.put("Listener", name, { name, filter_chains: [{ filters: [{ name: "manager", typed_config }] }] });
+  }
+
+  /** A listener whose Go filter has one configuration itself, and another one that is discovered apart. */
+  filters(name: string, itself: Record<string, unknown>, apart: Record<string, unknown>): void {
+    const filter = (config: Record<string, unknown>) => {
+      const typed = { type_url: "map", value: struct({ plugins: [{ name: "llmproxy", config }] }) };
+      const plugin_config = { type_url: `${PREFIX}xds.type.v3.TypedStruct`, value: bytesOf("TypedStruct", typed) };
+      const type_url = `${PREFIX}envoy.extensions.filters.http.golang.v3alpha.Config`;
+      return { type_url, value: bytesOf("GolangFilter", { plugin_config }) };
+    };
+    this.put("TypedExtension", "golang-apart", { name: "golang-apart", typed_config: filter(apart) });
+    const type_url = `${PREFIX}envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`;
+    const http_filters = [
+      { name: "envoy.filters.http.golang", typed_config: filter(itself) },
+      { name: "golang-apart", config_discovery: { apply_default: true } },
+    ];
+    const typed_config = { type_url, value: bytesOf("Manager", { http_filters }) };
     this.put("Listener", name, { name, filter_chains: [{ filters: [{ name: "manager", typed_config }] }] });
   }
 

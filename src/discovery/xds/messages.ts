@@ -48,7 +48,11 @@ message Route { map<string, Any> typed_per_filter_config = 13; string name = 14;
 message VirtualHost { string name = 1; repeated Route routes = 3; map<string, Any> typed_per_filter_config = 15; }
 message RouteConfiguration { string name = 1; repeated VirtualHost virtual_hosts = 2; map<string, Any> typed_per_filter_config = 16; }
 message Rds { string route_config_name = 2; }
-message HttpConnectionManager { Rds rds = 3; RouteConfiguration route_config = 4; }
+message ExtensionSource { bool apply_default = 2; }
+message HttpFilter { string name = 1; Any typed_config = 4; ExtensionSource config_discovery = 5; }
+message HttpConnectionManager { Rds rds = 3; RouteConfiguration route_config = 4; repeated HttpFilter http_filters = 5; }
+message TypedExtension { string name = 1; Any typed_config = 2; }
+message GolangFilter { Any plugin_config = 4; }
 message Filter { string name = 1; Any typed_config = 4; }
 message FilterChain { repeated Filter filters = 3; }
 message Listener { string name = 1; repeated FilterChain filter_chains = 3; }
@@ -62,6 +66,7 @@ export const ResourceType = {
   endpoints: `${PREFIX}envoy.config.endpoint.v3.ClusterLoadAssignment`,
   listener: `${PREFIX}envoy.config.listener.v3.Listener`,
   route: `${PREFIX}envoy.config.route.v3.RouteConfiguration`,
+  extension: `${PREFIX}envoy.config.core.v3.TypedExtensionConfig`,
 } as const;
 
 export interface Any {
@@ -121,7 +126,12 @@ export const decodeEndpoints = (bytes: Uint8Array): LoadAssignment => decode("Cl
 export const decodeRoutes = (bytes: Uint8Array): XdsRoutes => decode("RouteConfiguration", bytes);
 export const decodeListener = (bytes: Uint8Array): XdsListener => decode("Listener", bytes);
 export const decodeManager = (bytes: Uint8Array) =>
-  decode<{ rds?: { route_config_name?: string }; route_config?: XdsRoutes }>("HttpConnectionManager", bytes);
+  decode<{
+    rds?: { route_config_name?: string };
+    route_config?: XdsRoutes;
+    http_filters?: { name?: string; typed_config?: Any; config_discovery?: unknown }[];
+  }>("HttpConnectionManager", bytes);
+export const decodeExtension = (bytes: Uint8Array): { typed_config?: Any } => decode("TypedExtension", bytes);
 
 /** The value of a JSON object that an Any holds as a Struct, in a TypedStruct or in Envoy's configuration of Go plugins. */
 export function decodeStruct({ type_url = "", value = EMPTY }: Any): unknown {
@@ -130,6 +140,10 @@ export function decodeStruct({ type_url = "", value = EMPTY }: Any): unknown {
     return plain({ struct_value: decode<{ value?: Struct }>("TypedStruct", value).value });
   }
   if (type === "google.protobuf.Struct") return plain({ struct_value: decode<Struct>("Struct", value) });
+  if (type.endsWith("golang.v3alpha.Config")) {
+    const { plugin_config } = decode<{ plugin_config?: Any }>("GolangFilter", value);
+    return plugin_config && decodeStruct(plugin_config);
+  }
   if (!type.endsWith("golang.v3alpha.ConfigsPerRoute")) return undefined;
   const { plugins_config = {} } = decode<{ plugins_config?: Record<string, { config?: Any }> }>("GolangRoute", value);
   return Object.fromEntries(

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Go gateway's configuration in the routes of this workload: its listeners name them, and a route (or its virtual host)
-// carries the configuration of the plugin `llmproxy` for Envoy's Go filter.
+// The Go gateway's configuration as the mesh has it for this workload: the plugin `llmproxy` of Envoy's Go filter, in the
+// filter itself, in a configuration of it that is discovered apart, or in a route or virtual host.
 
 import {
   type Any,
+  decodeExtension,
   decodeListener,
   decodeManager,
   decodeRoutes,
@@ -16,6 +17,9 @@ import { EVERYTHING, type XdsSession, type XdsSessions } from "./session.ts";
 const FILTER = "envoy.filters.http.golang";
 const PLUGIN = "llmproxy";
 const MANAGER = "HttpConnectionManager";
+/** Part of the name of a filter whose configuration is discovered apart. */
+const GOLANG = "golang";
+const EMPTY = new Uint8Array(0);
 
 /** All configurations of the plugin whenever they change. Throws Error when the control plane is lost. */
 export async function* watchConfigurations(
@@ -46,33 +50,47 @@ export async function* watchConfigurations(
   }
 }
 
-// Undefined while not all of the routes have been told.
+// Undefined while not all of it has been told.
 function configurations(session: XdsSession): Record<string, unknown>[] | undefined {
   const listeners = session.all(ResourceType.listener);
   if (listeners === undefined) return undefined;
+  const found: Record<string, unknown>[] = [];
   const routes: XdsRoutes[] = [];
-  for (const bytes of listeners.values()) {
-    for (const { filters = [] } of decodeListener(bytes).filter_chains ?? []) {
-      for (const { typed_config } of filters) {
-        if (!typed_config?.type_url?.endsWith(MANAGER)) continue;
-        const { rds, route_config } = decodeManager(typed_config.value ?? new Uint8Array(0));
-        if (route_config) routes.push(route_config);
-        const name = rds?.route_config_name;
-        if (!name) continue;
-        session.subscribe(ResourceType.route, [name]);
-        const told = session.get(ResourceType.route, name);
-        if (told === undefined) return undefined;
-        routes.push(decodeRoutes(told));
-      }
+  for (const manager of [...listeners.values()].flatMap(managersOf)) {
+    const { rds, route_config, http_filters = [] } = manager;
+    if (route_config) routes.push(route_config);
+    const name = rds?.route_config_name;
+    if (name) {
+      session.subscribe(ResourceType.route, [name]);
+      const told = session.get(ResourceType.route, name);
+      if (told === undefined) return undefined;
+      routes.push(decodeRoutes(told));
+    }
+    for (const { name = "", typed_config, config_discovery } of http_filters) {
+      if (typed_config) found.push(...pluginsIn(decodeStruct(typed_config)));
+      if (!config_discovery || !name.includes(GOLANG)) continue;
+      session.subscribe(ResourceType.extension, [name]);
+      const told = session.get(ResourceType.extension, name);
+      if (told === undefined) return undefined;
+      found.push(...pluginsIn(decodeStruct(decodeExtension(told).typed_config ?? {})));
     }
   }
-  return routes.flatMap(({ typed_per_filter_config, virtual_hosts = [] }) => [
-    ...pluginsOf(typed_per_filter_config),
+  // What is nearer to a request comes first, and counts.
+  const inRoutes = routes.flatMap(({ typed_per_filter_config, virtual_hosts = [] }) => [
     ...virtual_hosts.flatMap((host) => [
-      ...pluginsOf(host.typed_per_filter_config),
       ...(host.routes ?? []).flatMap((route) => pluginsOf(route.typed_per_filter_config)),
+      ...pluginsOf(host.typed_per_filter_config),
     ]),
+    ...pluginsOf(typed_per_filter_config),
   ]);
+  return [...inRoutes, ...found];
+}
+
+function managersOf(listener: Uint8Array): ReturnType<typeof decodeManager>[] {
+  const filters = (decodeListener(listener).filter_chains ?? []).flatMap(({ filters = [] }) => filters);
+  return filters.flatMap(({ typed_config }) =>
+    typed_config?.type_url?.endsWith(MANAGER) ? [decodeManager(typed_config.value ?? EMPTY)] : []
+  );
 }
 
 function pluginsOf(filters: Readonly<Record<string, Any>> | undefined): Record<string, unknown>[] {
