@@ -12,10 +12,14 @@ export const kubernetesSourceSchema = z.strictObject({
   service: nameSchema.optional().describe("Every ready endpoint of this Service's EndpointSlices"),
   inference_pool: nameSchema.optional()
     .describe("Every ready pod that this InferencePool selects, at each of its target ports"),
-  pods: labelSchema.optional().describe("Every ready pod that has these labels"),
+  pods: labelSchema.refine((labels) => Object.keys(labels).length > 0, { error: "expected at least one label" })
+    .optional()
+    .describe("Every ready pod that has these labels"),
   namespace: nameSchema.optional().describe("Its namespace, if not the gateway's own"),
   port: z.union([nameSchema, portSchema]).optional()
-    .describe("Of a service: name or number of its port, the first one when not set; of pods: its number"),
+    .describe(
+      "Of a service: name of its port, or number of the engines' (its targetPort), the first one when not set; of pods: its number",
+    ),
   labels: labelSchema.default({}).describe("Labels of these endpoints beside those that Kubernetes tells"),
   ...probePorts,
 }).superRefine(({ service, inference_pool, pods, port }, { addIssue }) => {

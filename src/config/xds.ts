@@ -9,8 +9,9 @@ import { addressSchema } from "./sections.ts";
 export const xdsSourceSchema = z.strictObject({
   host: hostSchema.describe("Host of a Service or ServiceEntry as the control plane names it"),
   port: portSchema.optional().describe("Its port there; not needed where it has only one"),
+  subset: z.string().min(1).optional().describe("Only the endpoints of this subset of its DestinationRule"),
   subsets: z.record(z.string().min(1), labelSchema).default({})
-    .describe("Labels of the endpoints in each subset of its DestinationRule; without, {subset: NAME}"),
+    .describe("Labels of the endpoints in each subset; without, subset/NAME: yes"),
   labels: labelSchema.default({}).describe("Labels of all of them"),
   ...probePorts,
 });

@@ -125,6 +125,7 @@ export class ControlPlane {
     for (const { name } of config.clusters) {
       if (!known.has(name)) this.#parts.fleet.setEndpoints(name, this.discoveries.endpointsOf(name));
     }
+    this.#gather(); // pools that are gone have no priorities any more
   }
 
   get #surroundings(): Surroundings {

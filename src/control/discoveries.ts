@@ -10,6 +10,8 @@ import type { Log } from "../telemetry/log.ts";
 
 const FIRST_PAUSE_MS = 200;
 const LONGEST_PAUSE_MS = 10_000;
+/** A source that has worked for so long is asked again soon. */
+const HEALTHY_MS = 5_000;
 /** What a source that has gone told is kept until those in its place have told something, but not longer than this. */
 const HANDOVER_MS = 5_000;
 
@@ -32,6 +34,8 @@ interface Source {
   failures: number;
   /** Whether it has told all that it knows at first, or failed. */
   heard: boolean;
+  /** Whether it has told all that it knows at first. */
+  synced: boolean;
   toldAt: number | undefined;
   readonly clusters: Map<string, Map<string, EndpointSpec>>;
 }
@@ -82,6 +86,7 @@ export class Discoveries {
       error: null,
       failures: 0,
       heard: false,
+      synced: false,
       toldAt: undefined,
       clusters: new Map(),
     };
@@ -92,11 +97,12 @@ export class Discoveries {
 
   async #follow(source: Source): Promise<void> {
     const { signal } = source.abort;
-    for (let pauseMs = FIRST_PAUSE_MS; !signal.aborted; pauseMs = Math.min(LONGEST_PAUSE_MS, 2 * pauseMs)) {
+    let pauseMs = FIRST_PAUSE_MS;
+    for (; !signal.aborted; pauseMs = Math.min(LONGEST_PAUSE_MS, 2 * pauseMs)) {
+      const began = this.clock.now();
       try {
         for await (const update of source.discovery.watch(signal)) {
           if (signal.aborted) return;
-          pauseMs = FIRST_PAUSE_MS;
           this.#told(source, update);
         }
         if (signal.aborted) return;
@@ -105,6 +111,8 @@ export class Discoveries {
         if (signal.aborted) return;
         this.#failed(source, error as Error);
       }
+      // One that tells all it knows and fails at once is asked as seldom as one that only fails.
+      if (this.clock.now() - began >= HEALTHY_MS) pauseMs = FIRST_PAUSE_MS;
       await pause(pauseMs, this.clock, signal);
     }
   }
@@ -117,7 +125,10 @@ export class Discoveries {
     source.toldAt = this.clock.now();
     source.error = null;
     for (const cluster of change(source.clusters, update)) this.#publish(cluster);
-    if (update.kind === "synced") this.#heard(source);
+    if (update.kind !== "synced") return;
+    source.synced = true;
+    this.#heard(source);
+    this.#handOver(false);
   }
 
   #failed(source: Source, { message }: Error): void {
@@ -151,14 +162,23 @@ export class Discoveries {
     this.#handOver(false);
   }
 
-  // Drops what sources told that have gone, once those in their place have told something.
+  // Drops what sources told that have gone, once those in their place have told something: those of all clusters for a
+  // while, those of the same one for as long as it takes.
   #handOver(late: boolean): void {
     if (this.#gone.size === 0) return;
-    if (!late && [...this.#sources.values()].some(({ heard }) => !heard)) return;
-    const clusters = [...this.#gone].flatMap((source) => [...source.clusters.keys()]);
-    this.#gone.clear();
-    this.#cancelHandover?.();
-    for (const cluster of new Set(clusters)) this.#publish(cluster);
+    const sources = [...this.#sources.values()];
+    if (!late && sources.some(({ heard }) => !heard)) return;
+    const dropped = new Set<string>();
+    for (const source of this.#gone) {
+      for (const cluster of [...source.clusters.keys()]) {
+        if (sources.some(({ synced, discovery }) => !synced && discovery.cluster === cluster)) continue;
+        source.clusters.delete(cluster);
+        dropped.add(cluster);
+      }
+      if (source.clusters.size === 0) this.#gone.delete(source);
+    }
+    if (this.#gone.size === 0) this.#cancelHandover?.();
+    for (const cluster of dropped) this.#publish(cluster);
   }
 
   #publish(cluster: string): void {

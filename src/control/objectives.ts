@@ -54,11 +54,11 @@ export class Objectives {
   async #follow(pool: PoolName, api: () => KubernetesApi, watched: Watched): Promise<void> {
     const { abort: { signal } } = watched;
     let said = "";
-    for (let pauseMs = FIRST_PAUSE_MS; !signal.aborted; pauseMs = Math.min(LONGEST_PAUSE_MS, 2 * pauseMs)) {
+    let pauseMs = FIRST_PAUSE_MS;
+    for (; !signal.aborted; pauseMs = Math.min(LONGEST_PAUSE_MS, 2 * pauseMs)) {
+      const began = this.clock.now();
       try {
         for await (const told of watchObjectives(pool, api, signal)) {
-          pauseMs = FIRST_PAUSE_MS;
-          said = "";
           if (JSON.stringify(told) === JSON.stringify(watched.told)) continue;
           watched.told = told;
           this.changed();
@@ -70,6 +70,7 @@ export class Objectives {
         }
         said = message;
       }
+      if (this.clock.now() - began > LONGEST_PAUSE_MS) pauseMs = FIRST_PAUSE_MS;
       await pause(pauseMs, this.clock, signal);
     }
   }

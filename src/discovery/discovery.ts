@@ -38,6 +38,8 @@ export type Update =
 export interface Discovery {
   /** For logs, metrics and messages: `dns engines.example:8000`. */
   readonly name: string;
+  /** The one cluster that it tells; undefined for several. */
+  readonly cluster?: string;
   /** Ends when the signal aborts; throws when the source fails. */
   watch(signal: AbortSignal): AsyncIterable<Update>;
 }

@@ -83,10 +83,12 @@ async function readRest(
   whole.set(arrived);
   let at = arrived.length;
   for (let piece = await body.readBody(); piece !== null; piece = await body.readBody()) {
+    if (at + piece.length > whole.length) throw new UpstreamError("bad_response", "the answer is longer than it says");
     whole.set(piece, at);
     at += piece.length;
     expected.heard();
   }
+  if (at < whole.length) throw new UpstreamError("lost_in_answer", "the answer is shorter than it says");
   return { head, body, whole, first: undefined, boundary: undefined };
 }
 

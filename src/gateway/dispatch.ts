@@ -225,7 +225,7 @@ export class Dispatcher {
     const fields = outgoing.fields + credentialsOf(call, transport);
     const { carrier } = call.incoming;
     if (carrier !== undefined) {
-      if (transcoder?.send) {
+      if (transcoder?.send || (transcoder?.wrap && !carrier.rewrites)) {
         throw new GatewayError(
           "not_supported",
           "This model's engines are spoken to in a protocol that cannot be carried",

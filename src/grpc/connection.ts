@@ -3,7 +3,15 @@
 // header blocks, messages, and frames that only want an answer.
 
 import { concat } from "../base/bytes.ts";
-import { writeFully } from "../upstream/send_buffers.ts";
+import {
+  ANSWER_MS,
+  CONNECTION_WINDOW,
+  MAX_ANSWERS,
+  REMEMBERED,
+  STREAM_WINDOW,
+  TABLE_BYTES,
+  UNREAD_BYTES,
+} from "./bounds.ts";
 import {
   ConnectionError,
   DEFAULT_FRAME_BYTES,
@@ -11,29 +19,22 @@ import {
   ErrorCode,
   Flag,
   FrameType,
-  FrameWriter,
+  type FrameWriter,
   MAX_WINDOW,
   readUint32,
   Setting,
   StreamError,
 } from "./frames.ts";
-import { BUFFER_BYTES, checkPriority, FrameReader, type TakeFrame, unpadded } from "./frame_reader.ts";
+import { BUFFER_BYTES, checkPriority, FrameReader, selfDependent, type TakeFrame, unpadded } from "./frame_reader.ts";
 import { HeaderDecoder, HpackError } from "./hpack.ts";
 import { checkRequest } from "./request_fields.ts";
 import { type GrpcLimits, type Methods, NOBODY } from "./methods.ts";
+import { Outbox } from "./outbox.ts";
 import { GrpcStream, Status, type StreamOwner } from "./stream.ts";
 
-const TABLE_BYTES = 4_096;
-/** Credit of a stream, and of the connection: what all streams together may send until it is renewed. */
-const STREAM_WINDOW = 1_048_576;
-const CONNECTION_WINDOW = 16_777_216;
-/** Answers to frames that want nothing else, in one read of the connection; more is an attack. */
-const MAX_ANSWERS = 1_000;
-/** Streams that were reset by us lately: what still comes of them is no fault. */
-const REMEMBERED = 1_024;
-
 export class GrpcConnection implements StreamOwner {
-  readonly out = new FrameWriter();
+  readonly out: FrameWriter;
+  readonly #outbox: Outbox;
   maxFrameBytes = DEFAULT_FRAME_BYTES;
   sendWindow = DEFAULT_WINDOW;
   readonly #streams = new Map<number, GrpcStream>();
@@ -47,16 +48,17 @@ export class GrpcConnection implements StreamOwner {
   #owed = 0;
   #lastStream = 0;
   /** The header block that is under way. */
-  #block: { stream: number; flags: number; parts: Uint8Array[]; bytes: number } | undefined;
+  #block: { stream: number; flags: number; parts: Uint8Array[]; bytes: number; wrong?: true } | undefined;
   #settled = false;
   #answers = 0;
-  #flushing = false;
-  #scheduled = false;
+  #answerTimer: ReturnType<typeof setTimeout> | undefined;
   #closing = false;
   #closed = false;
 
   constructor(readonly socket: Deno.Conn, readonly limits: GrpcLimits, readonly methods: Methods) {
     this.#reader = new FrameReader(socket);
+    this.#outbox = new Outbox(socket, () => this.close());
+    this.out = this.#outbox.frames;
     this.#headers = new HeaderDecoder(TABLE_BYTES, limits.headerBytes);
   }
 
@@ -74,17 +76,22 @@ export class GrpcConnection implements StreamOwner {
       ]);
       this.out.windowUpdate(0, CONNECTION_WINDOW - DEFAULT_WINDOW);
       this.flushSoon();
+      this.#answerTimer = setTimeout(() => this.close(), ANSWER_MS);
       if (!await this.#reader.preface()) return this.close();
+      clearTimeout(this.#answerTimer);
+      this.#answerTimer = undefined;
       while (!this.#closed) {
         this.#answers = 0;
         this.#frames();
         this.flushSoon();
+        // Who does not read is not read from, whatever would have to be answered.
+        while (this.out.bytes > UNREAD_BYTES && !this.#closed) await this.#outbox.flush();
         if (!await this.#reader.read()) break;
       }
     } catch (error) {
       if (error instanceof ConnectionError || error instanceof HpackError) {
         this.out.goAway(this.#lastStream, error instanceof HpackError ? ErrorCode.compression : error.code);
-        await this.#flush();
+        await this.#outbox.flush();
       }
       // else the peer is gone
     }
@@ -95,8 +102,10 @@ export class GrpcConnection implements StreamOwner {
   finish(): void {
     if (this.#closing || this.#closed) return;
     this.#closing = true;
+    if (!this.#settled) return this.close();
     this.out.goAway(MAX_WINDOW, ErrorCode.none);
     this.flushSoon();
+    for (const stream of [...this.#streams.values()]) stream.handler.leaving?.();
     if (this.#streams.size === 0) this.#leave();
   }
 
@@ -104,11 +113,15 @@ export class GrpcConnection implements StreamOwner {
   #leave(): void {
     this.out.frame(FrameType.ping, 0, 0, 8).fill(1);
     this.flushSoon();
+    // One that does not answer is gone.
+    this.#answerTimer ??= setTimeout(() => this.close(), ANSWER_MS);
   }
 
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    clearTimeout(this.#answerTimer);
+    this.#outbox.close();
     this.socket.close();
     for (const stream of [...this.#streams.values()]) stream.gone();
     this.#streams.clear();
@@ -181,8 +194,9 @@ export class GrpcConnection implements StreamOwner {
   #head(flags: number, id: number, payload: Uint8Array): void {
     if ((id & 1) === 0) throw new ConnectionError(ErrorCode.protocol, "HEADERS on no stream of a client");
     const plain = unpadded(flags, payload, flags & Flag.priority ? 5 : 0);
-    if (flags & Flag.priority) checkPriority(id, payload.subarray(flags & Flag.padded ? 1 : 0), 5);
     this.#block = { stream: id, flags, parts: [], bytes: 0 };
+    const wrong = flags & Flag.priority ? selfDependent(id, payload.subarray(flags & Flag.padded ? 1 : 0)) : false;
+    if (wrong) this.#block.wrong = true; // its block is decoded first: the table has to stay the peer's
     this.#fragment(plain, flags);
   }
 
@@ -206,6 +220,10 @@ export class GrpcConnection implements StreamOwner {
     if (!whole) return;
     this.#block = undefined;
     const fields = this.#headers.decode(block.parts.length > 0 ? concat(block.parts) : bytes);
+    if (block.wrong) {
+      this.#lastStream = Math.max(this.#lastStream, block.stream);
+      throw new StreamError(block.stream, ErrorCode.protocol, "a stream depends on itself");
+    }
     this.#request(block.stream, (block.flags & Flag.endStream) !== 0, fields);
   }
 
@@ -272,7 +290,9 @@ export class GrpcConnection implements StreamOwner {
     if (flags & Flag.ack) return;
     this.#answer();
     this.out.frame(FrameType.settings, Flag.ack, 0, 0); // before what they let us send
-    for (let at = 0; at < payload.length; at += 6) this.#setting(payload[at + 1], readUint32(payload, at + 2));
+    for (let at = 0; at < payload.length; at += 6) {
+      this.#setting((payload[at] << 8) | payload[at + 1], readUint32(payload, at + 2));
+    }
   }
 
   #setting(setting: number, value: number): void {
@@ -305,7 +325,7 @@ export class GrpcConnection implements StreamOwner {
   // The peer has known for a while that it is to go, and nothing is under way.
   async #bye(): Promise<void> {
     this.out.goAway(this.#lastStream, ErrorCode.none);
-    await this.#flush();
+    await this.#outbox.flush();
     this.close();
   }
 
@@ -341,10 +361,12 @@ export class GrpcConnection implements StreamOwner {
   }
 
   #resetStream(id: number, code: number): void {
+    if (code !== ErrorCode.none) this.#answer();
     this.out.reset(id, code);
     this.#remember(id);
     const stream = this.#streams.get(id);
     this.#streams.delete(id);
+    if (stream) this.#blocked.delete(stream);
     stream?.gone();
     this.#emptied();
   }
@@ -372,26 +394,6 @@ export class GrpcConnection implements StreamOwner {
   }
 
   flushSoon(): void {
-    if (this.#scheduled || this.#flushing) return;
-    this.#scheduled = true;
-    queueMicrotask(() => {
-      this.#scheduled = false;
-      this.#flush();
-    });
-  }
-
-  async #flush(): Promise<void> {
-    if (this.#flushing) return;
-    this.#flushing = true;
-    try {
-      while (this.out.bytes > 0 && !this.#closed) {
-        const bytes = this.out.take();
-        await writeFully(this.socket, bytes, bytes.length);
-        this.out.giveBack(bytes);
-      }
-    } catch {
-      this.close(); // the peer is gone
-    }
-    this.#flushing = false;
+    this.#outbox.soon();
   }
 }

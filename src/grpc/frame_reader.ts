@@ -82,7 +82,12 @@ export function unpadded(flags: number, payload: Uint8Array, before: number): Ui
 export function checkPriority(stream: number, payload: Uint8Array, length: number): void {
   if (stream === 0) throw new ConnectionError(ErrorCode.protocol, "PRIORITY on the connection");
   if (length !== 5) throw new StreamError(stream, ErrorCode.frameSize, "PRIORITY of a wrong size");
-  if ((readUint32(payload, 0) & MAX_WINDOW) === stream) {
+  if (selfDependent(stream, payload)) {
     throw new StreamError(stream, ErrorCode.protocol, "a stream depends on itself");
   }
+}
+
+/** Whether a priority says that a stream depends on itself. */
+export function selfDependent(stream: number, payload: Uint8Array): boolean {
+  return (readUint32(payload, 0) & MAX_WINDOW) === stream;
 }

@@ -68,6 +68,12 @@ class Watch implements StreamHandler {
     if (this.#timer === undefined) this.stream.close(Status.invalidArgument, "there was no message");
   }
 
+  leaving(): void {
+    if (this.#last !== false) this.stream.send(told(false));
+    this.gone();
+    this.stream.close();
+  }
+
   gone(): void {
     clearInterval(this.#timer);
   }

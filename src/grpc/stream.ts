@@ -13,6 +13,10 @@ export interface StreamHandler {
   message(bytes: Uint8Array): void;
   /** The client sends no more. */
   ended(): void;
+  /** A message is longer than may be; true when that has been answered, and the call goes on. */
+  tooLong?(bytes: number): boolean;
+  /** The server is about to end. */
+  leaving?(): void;
   /** The client or its connection is gone before the stream's end. */
   gone(): void;
 }
@@ -56,12 +60,14 @@ export class GrpcStream {
   /** Bytes of messages that the handler has not taken. */
   #untaken = 0;
   #received = 0;
+  /** Bytes of a message that is too long, and was answered as that. */
+  #skip = 0;
   /** Bytes that came and were not given back as credit. */
   #owed = 0;
   // --- Sending.
   readonly #queue: Uint8Array[] = [];
   #queuedEnd: Uint8Array | undefined;
-  #room: (() => void) | undefined;
+  #room: (() => void)[] = [];
 
   /** @param contentLength Bytes that are to come in all, where the client said so. */
   constructor(
@@ -90,6 +96,11 @@ export class GrpcStream {
   }
 
   #take(bytes: Uint8Array, at: number): number {
+    if (this.#skip > 0) {
+      const skipped = Math.min(this.#skip, bytes.length - at);
+      this.#skip -= skipped;
+      return at + skipped;
+    }
     if (this.#message !== undefined) {
       const missing = this.#message.length - this.#messageBytes;
       const part = bytes.subarray(at, at + missing);
@@ -105,6 +116,7 @@ export class GrpcStream {
     if (this.#prefixBytes === 0 && bytes.length - at >= PREFIX_BYTES) {
       // Fast path: a whole message in one frame is handed on where it lies.
       const length = this.#length(bytes, at);
+      if (this.#skip > 0) return at + PREFIX_BYTES;
       const end = at + PREFIX_BYTES + length;
       if (end <= bytes.length) {
         this.#deliver(bytes.subarray(at + PREFIX_BYTES, end));
@@ -117,6 +129,7 @@ export class GrpcStream {
     if (this.#prefixBytes === PREFIX_BYTES) {
       this.#prefixBytes = 0;
       const length = this.#length(this.#prefix, 0);
+      if (this.#skip > 0) return at + part.length;
       if (length === 0) this.#deliver(new Uint8Array(0));
       else {
         this.#message = new Uint8Array(length);
@@ -128,12 +141,21 @@ export class GrpcStream {
 
   #length(bytes: Uint8Array, at: number): number {
     const length = readUint32(bytes, at + 1);
-    if (bytes[at] !== 0) this.close(Status.unimplemented, "messages are not to be compressed");
-    else if (length > this.#owner.maxMessageBytes) {
-      const { maxMessageBytes } = this.#owner;
-      this.close(Status.resourceExhausted, `a message of ${length} bytes, at most ${maxMessageBytes} are taken`);
+    const { maxMessageBytes } = this.#owner;
+    if (bytes[at] !== 0) this.#giveUp(Status.unimplemented, "messages are not to be compressed");
+    else if (length > maxMessageBytes) {
+      const message = `a message of ${length} bytes, at most ${maxMessageBytes} are taken`;
+      if (this.handler.tooLong?.(length)) this.#skip = length;
+      else this.#giveUp(Status.resourceExhausted, message);
     }
-    return this.#closed ? 0 : length;
+    return this.#closed || this.#skip > 0 ? 0 : length;
+  }
+
+  // Ends a call that its handler still thinks is going on.
+  #giveUp(status: number, message: string): void {
+    if (this.#closed) return;
+    this.handler.gone();
+    this.close(status, message);
   }
 
   #deliver(message: Uint8Array): void {
@@ -163,18 +185,17 @@ export class GrpcStream {
     }
     if (this.#closed) return;
     if (this.#message === undefined && this.#prefixBytes === 0) return this.handler.ended();
-    this.handler.gone();
-    this.close(Status.internal, "the call ends inside a message");
+    this.#giveUp(Status.internal, "the call ends inside a message");
   }
 
   /** It has been reset, or its connection lost. */
   gone(): void {
-    if (this.#closed) return;
+    const open = !this.#closed;
     this.#closed = true;
     this.#queue.length = 0;
     this.#queuedEnd = undefined;
     this.#wake();
-    this.handler.gone();
+    if (open) this.handler.gone();
   }
 
   // --- What goes.
@@ -186,7 +207,8 @@ export class GrpcStream {
 
   /** Is called once, when what waits has gone on, or the stream is over. */
   whenRoom(call: () => void): void {
-    this.#room = call;
+    if (this.hasRoom) call();
+    else this.#room.push(call);
   }
 
   /** Sends a message. */
@@ -266,9 +288,7 @@ export class GrpcStream {
   }
 
   #wake(): void {
-    const room = this.#room;
-    this.#room = undefined;
-    room?.();
+    for (const call of this.#room.splice(0)) call();
   }
 }
 

@@ -331,13 +331,13 @@ export class SharedQueue implements Scheduler, GrantOwner {
     return others;
   }
 
-  moveToNamed({ row, placement }: GrantParts, name: string): boolean {
+  moveToNamed({ row, placement, hidden }: GrantParts, name: string): boolean {
     const [endpoint] = this.#directory.named(placement.cluster, [name]);
     if (endpoint === undefined) return false;
     const before = row.endpoint;
     row.returnToWaiting();
     if (row.grant(endpoint, 0, this.now())) return true;
-    row.grant(before, 0, this.now());
+    if (row.grant(before, 0, this.now())) row.dispatch(this.now(), hidden);
     return false;
   }
 

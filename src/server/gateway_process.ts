@@ -182,6 +182,8 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     stops.push(() => live.stop());
     control.apply(config, access);
     stops.push(() => control.stop());
+    routes.set(control.xds);
+    stops.push(() => routes.stop());
     if (config.metadata_center.enabled) {
       center = await openCenter(config.metadata_center, gatewayId, log, shareAddresses);
       if (center.embedded) stops.push(() => center!.embedded!.stop());
@@ -200,6 +202,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     await control.start();
     fleet.start();
     stops.push(() => fleet.stop());
+    await routes.heard(FIRST_MODELS_MS);
     await control.firstModels(FIRST_MODELS_MS);
     trainer.start();
     stops.push(() => trainer.stop());
@@ -208,8 +211,6 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     stops.push(() => traffic.stop());
     await reloader.start();
     stops.push(() => reloader.stop());
-    routes.set(control.xds);
-    stops.push(() => routes.stop());
   } catch (error) {
     await stopAll();
     throw error;

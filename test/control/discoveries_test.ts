@@ -91,11 +91,22 @@ Deno.test("Discoveries: a source that fails keeps what it told, is watched again
   source.tell(reset(2));
   await settle();
   assertEquals([ports(), log.lines.at(-1)], [["10.0.0.1:2"], "info a source of endpoints works again"]);
+  // One that fails as soon as it has told something is asked no sooner for that.
   source.tell(new Error("again"));
+  await settle();
+  clock.advance(9_999);
+  await settle();
+  assertEquals(source.watched, 10);
+  clock.advance(1);
+  await settle();
+  source.tell(reset(2));
+  await settle();
+  clock.advance(5_000);
+  source.tell(new Error("once more"));
   await settle();
   clock.advance(200); // the first pause again
   await settle();
-  assertEquals(source.watched, 11);
+  assertEquals(source.watched, 12);
   await discoveries.stop();
 });
 

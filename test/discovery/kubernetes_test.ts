@@ -104,6 +104,56 @@ Deno.test("kubernetes service: ready endpoints of every slice, by the port's nam
   await first.knows("10.9.9.9:8000");
 });
 
+Deno.test("kubernetes service: of two families one is told, and what is about to end is not", async () => {
+  await using server = new KubernetesStandIn();
+  const six = { ...slice("six", "engines", ["fd00::1"]), addressType: "IPv6" };
+  server.put(PATHS.slices(), six);
+  await using watched = new Watched({ service: "engines" }, server.url);
+  await watched.knows("[fd00::1]:8000");
+  server.put(PATHS.slices(), slice("four", "engines", ["10.0.0.1"]));
+  await watched.knows("10.0.0.1:8000");
+  server.put(PATHS.slices(), { ...six, ports: [{ name: "http", port: 8_001 }] });
+  server.put(PATHS.slices(), {
+    ...slice("four", "engines", []),
+    endpoints: [
+      { addresses: ["10.0.0.1"], conditions: { ready: true, serving: true, terminating: true } },
+      { addresses: ["10.0.0.2"], conditions: { ready: true, terminating: false } },
+    ],
+  });
+  await watched.knows("10.0.0.2:8000");
+});
+
+Deno.test("kubernetes service: an endpoint that two slices tell has the labels of the one that is left", async () => {
+  await using server = new KubernetesStandIn();
+  const inZone = (name: string, zone: string) => ({
+    ...slice(name, "engines", []),
+    endpoints: [{ addresses: ["10.0.0.1"], conditions: { ready: true }, zone }],
+  });
+  server.put(PATHS.slices(), inZone("s-1", "a"));
+  await using watched = new Watched({ service: "engines" }, server.url);
+  const zone = () => watched.endpoints.get("10.0.0.1:8000")?.labels["topology.kubernetes.io/zone"];
+  await until(() => zone() === "a", "the first one's");
+  server.put(PATHS.slices(), inZone("s-2", "b"));
+  await until(() => zone() === "b", "the second one's");
+  server.delete(PATHS.slices(), "s-2");
+  await until(() => zone() === "a", "the first one's again");
+});
+
+Deno.test("kubernetes: a server that ends every watch at once, or forgets at once, is not asked without a pause", async () => {
+  await using server = new KubernetesStandIn();
+  server.put(PATHS.slices(), slice("s", "engines", ["10.0.0.1"]));
+  for (const ends of ["empty", "forgets"] as const) {
+    server.ending = ends;
+    const { lists, watches } = server;
+    await using watched = new Watched({ service: "engines" }, server.url);
+    await watched.knows("10.0.0.1:8000");
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    // The test's own watcher comes back every 20 ms, the gateway's after a growing pause.
+    assert(server.watches - watches < 100, `${server.watches - watches} watches`);
+    assert(server.lists - lists < 100, `${server.lists - lists} lists`);
+  }
+});
+
 Deno.test("kubernetes pods: those that are ready and not about to end, with their labels", async () => {
   await using server = new KubernetesStandIn();
   const app = { app: "vllm" };

@@ -79,7 +79,7 @@ for (const ways of [["delta", "whole"], ["whole"]] as const) {
     await watched.knows("10.0.0.1:8000", "10.0.0.2:8000");
     const place = { "topology.kubernetes.io/region": "r", "topology.kubernetes.io/zone": "z", mesh: "yes" };
     assertEquals(watched.endpoints.get("10.0.0.1:8000")!.labels, { ...place, version: "one" });
-    assertEquals(watched.endpoints.get("10.0.0.2:8000")!.labels, { ...place, subset: "v2" });
+    assertEquals(watched.endpoints.get("10.0.0.2:8000")!.labels, { ...place, "subset/v2": "yes" });
     assertEquals(server.nodes[0], "router~10.0.0.9~aigw.ns~ns.svc.cluster.local");
 
     await using second = new Watched({ host: "other.service" }, sessions);
@@ -130,6 +130,35 @@ for (const ways of [["delta", "whole"], ["whole"]] as const) {
     await watched.knows(...[...new Set(truth)].sort());
   });
 }
+
+Deno.test("xds: one that nobody can tell apart does not take the others along", async () => {
+  await using server = await XdsStandIn.start();
+  server.host("good.service", 80, ["10.0.0.1:8000"]);
+  for (const port of [80, 81]) server.host("bad.service", port, ["10.0.0.2:8000"]);
+  const sessions = sessionsOf(server);
+  await using good = new Watched({ host: "good.service" }, sessions);
+  await good.knows("10.0.0.1:8000");
+  await using bad = new Watched({ host: "bad.service" }, sessions);
+  await until(() => bad.error !== undefined, "it says so");
+  server.host("good.service", 80, ["10.0.0.3:8000"]);
+  await good.knows("10.0.0.3:8000");
+  assertEquals([server.streams, good.error], [1, undefined]);
+});
+
+Deno.test("xds: a subset alone; one that a host has no more is not waited for", async () => {
+  await using server = await XdsStandIn.start();
+  server.host("qwen.service", 80, ["10.0.0.1:8000", "10.0.0.2:8000"], { v1: ["10.0.0.1:8000"], v2: ["10.0.0.2:8000"] });
+  await using watched = new Watched({ host: "qwen.service", subset: "v1" }, sessionsOf(server));
+  await watched.knows("10.0.0.1:8000");
+  server.delete("ClusterLoadAssignment", "outbound|80|v2|qwen.service");
+  server.put("ClusterLoadAssignment", "outbound|80|v1|qwen.service", {
+    cluster_name: "outbound|80|v1|qwen.service",
+    endpoints: [{
+      lb_endpoints: [{ endpoint: { address: { socket_address: { address: "10.0.0.9", port_value: 1 } } } }],
+    }],
+  });
+  await watched.knows("10.0.0.9:1");
+});
 
 Deno.test("xds: a host with several ports needs to be told which", async () => {
   await using server = await XdsStandIn.start();

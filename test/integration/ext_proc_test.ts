@@ -192,6 +192,109 @@ Deno.test("ext_proc: keys of tenants, adapters and paths reach the engine as the
   assert(seen.get("x-request-id"));
 });
 
+/** What begins an exchange. */
+const begins = (modes: { request: number; response: number }, fields: Record<string, string>, ends = false) => ({
+  request_headers: {
+    headers: {
+      headers: Object.entries({ ":method": "POST", ":path": CHAT, ":scheme": "http", ...fields }).map((
+        [key, value],
+      ) => ({
+        key,
+        raw_value: new TextEncoder().encode(value),
+      })),
+    },
+    end_of_stream: ends,
+  },
+  protocol_config: { request_body_mode: modes.request, response_body_mode: modes.response },
+});
+const bodyOf = (text: string, ends: boolean) => ({
+  request_body: { body: new TextEncoder().encode(text), end_of_stream: ends },
+});
+const answers = (fields: Record<string, string>, ends = false) => ({
+  response_headers: begins({ request: 0, response: 0 }, fields, ends).request_headers,
+});
+
+Deno.test("ext_proc: bodies without bytes end on their way there and back", async () => {
+  await using engines = startEngines(1);
+  await using gateway = await startPicker(engines, { routes: [{ path: "/v1/custom", kind: "other" }] });
+  const modes = MODES[0][1];
+  using envoy = new EnvoyStandIn(pickerOf(gateway), modes);
+  // A request whose head does not end it, and yet has no body: as a chunked one of no chunk.
+  const empty = envoy.words();
+  empty.say(begins(modes, { ":path": "/v1/custom" }));
+  empty.say({ request_body: { body: new Uint8Array(0), end_of_stream: true } });
+  const refused = await empty.hear();
+  assertEquals(refused.immediate_response!.status.code, 400, "there is no JSON in it");
+  // An answer whose head does not end it, and yet has no body.
+  const call = envoy.words();
+  call.say(begins(modes, {}));
+  call.say(bodyOf(chat("hello"), true));
+  assert((await call.hear()).request_headers);
+  while (!(await call.hear()).request_body!.response!.body_mutation!.streamed_response!.end_of_stream);
+  call.say(answers({ ":status": "204" }));
+  call.say({ response_body: { body: new Uint8Array(0), end_of_stream: true } });
+  assert((await call.hear()).response_headers);
+  assertEquals((await call.hear()).response_body!.response!.body_mutation!.streamed_response!.end_of_stream, true);
+  call.call.cancel();
+  await gateway.settled();
+});
+
+Deno.test("ext_proc: a buffered body whose request has trailers is the whole body", async () => {
+  await using engines = startEngines(1);
+  await using gateway = await startPicker(engines);
+  const modes = MODES[1][1];
+  using envoy = new EnvoyStandIn(pickerOf(gateway), modes);
+  const call = envoy.words();
+  call.say(begins(modes, {}));
+  assert((await call.hear()).request_headers);
+  call.say(bodyOf(chat("hello"), false));
+  assert((await call.hear()).request_body, "it is decided before its trailers are shown");
+  call.say({ request_trailers: {} });
+  assert((await call.hear()).request_trailers);
+  call.call.cancel();
+  await gateway.settled();
+});
+
+Deno.test("ext_proc: an engine's fields that clients are not to see are taken out", async () => {
+  await using engines = startEngines(1);
+  await using gateway = await startPicker(engines, { cors: { origins: ["https://own.example"] } });
+  const modes = MODES[0][1];
+  using envoy = new EnvoyStandIn(pickerOf(gateway), modes);
+  const call = envoy.words();
+  call.say(begins(modes, { origin: "https://other.example" }));
+  call.say(bodyOf(chat("hello"), true));
+  await call.hear();
+  await call.hear();
+  call.say(
+    answers({ ":status": "200", "content-type": "application/json", "access-control-allow-origin": "*", "x-own": "1" }),
+  );
+  call.say({ response_body: { body: new TextEncoder().encode("{}"), end_of_stream: true } });
+  const { remove_headers } = (await call.hear()).response_headers!.response!.header_mutation!;
+  assertEquals(remove_headers, ["access-control-allow-origin"]);
+  call.call.cancel();
+  await gateway.settled();
+});
+
+Deno.test("ext_proc: Envoy that takes nothing of a request gives its load back when it leaves, or time is up", async () => {
+  await using engines = startEngines(1);
+  await using gateway = await startPicker(engines, { timeouts: { request_ms: 2_000 } });
+  const modes = MODES[0][1];
+  using envoy = new EnvoyStandIn(pickerOf(gateway), modes);
+  for (const leaves of [true, false]) {
+    const call = envoy.words();
+    call.call.pause(); // nothing is read, so the windows close
+    call.say(begins(modes, {}));
+    const body = chat("x".repeat(3_000_000));
+    for (let at = 0; at < body.length; at += 60_000) {
+      call.say(bodyOf(body.slice(at, at + 60_000), at + 60_000 >= body.length));
+    }
+    await until(async () => (await gateway.endpoints())[0].in_flight === 1, "it is granted");
+    if (leaves) call.call.cancel();
+    await gateway.settled();
+    call.call.cancel();
+  }
+});
+
 Deno.test("ext_proc: a route that does not show the body is told what to change", async () => {
   await using engines = startEngines(1);
   await using gateway = await startPicker(engines);

@@ -316,8 +316,8 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "an endpoint of two slices goes with the first of them",
     file: "src/discovery/kubernetes/objects.ts",
-    was: "return known.objects === 0 && this.#known.delete(key);",
-    is: "return this.#known.delete(key);",
+    was: "this.#known.get(key)?.delete(name);",
+    is: "this.#known.delete(key);",
     tests: ["test/discovery/kubernetes_test.ts"],
   },
   {
@@ -330,8 +330,36 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "clusters that a mesh has no more stay",
     file: "src/discovery/xds/session.ts",
-    was: "for (const name of removed) known.delete(name);",
-    is: "void removed;",
+    was: "      known.delete(name);\n",
+    is: "",
+    tests: ["test/discovery/xds_test.ts"],
+  },
+  {
+    name: "who waits for room is not woken by a reset behind the end of the call",
+    file: "src/grpc/stream.ts",
+    was: "    this.#wake();\n    if (open) this.handler.gone();",
+    is: "    if (open) this.#wake();\n    if (open) this.handler.gone();",
+    tests: ["test/grpc"],
+  },
+  {
+    name: "what is written while the last write ends is forgotten",
+    file: "src/grpc/outbox.ts",
+    was: "if (this.frames.bytes > 0 && !this.#closed) this.soon();",
+    is: "",
+    tests: ["test/grpc", "test/integration/ext_proc_test.ts"],
+  },
+  {
+    name: "a client leaves while its whole answer waits, and nobody is told",
+    file: "src/front/ext_proc/processing.ts",
+    was: "    if (this.#source) return void this.#source.cancel();\n",
+    is: "",
+    tests: ["test/front/ext_proc_test.ts"],
+  },
+  {
+    name: "a mesh's answer that comes too late ends the process",
+    file: "src/discovery/xds/session.ts",
+    was: 'call.on("data", (told: Told) => this.#call === call && this.#told(told));',
+    is: 'call.on("data", (told: Told) => this.#told(told));',
     tests: ["test/discovery/xds_test.ts"],
   },
 ];

@@ -50,6 +50,11 @@ export class EnvoyStandIn implements Disposable {
     return this.#client.makeBidiStreamRequest(PROCESS, (bytes: Uint8Array) => bytes as never, decodeTold);
   }
 
+  /** An exchange of which the test says and hears every word. */
+  words(): Exchange {
+    return new Exchange(this.call(), this.modes, "", {});
+  }
+
   exchange(path: string, shown: Shown = {}): Promise<Exchanged> {
     return new Exchange(this.call(), this.modes, path, shown).run();
   }
@@ -59,7 +64,7 @@ export class EnvoyStandIn implements Disposable {
   }
 }
 
-class Exchange {
+export class Exchange {
   readonly #told: Told[] = [];
   #wake: () => void = () => {};
   #error: Error | undefined;

@@ -39,6 +39,8 @@ export class KubernetesStandIn implements AsyncDisposable {
   tokens: (string | null)[] = [];
   /** Answers with this status instead; undefined for none. */
   failing: number | undefined;
+  /** Watches end at once, or are told that what they ask for is forgotten; undefined for neither. */
+  ending: "empty" | "forgets" | undefined;
   readonly #server: Deno.HttpServer<Deno.NetAddr>;
   readonly #objects = new Map<string, Map<string, Stored>>();
   readonly #watchers = new Set<Watcher>();
@@ -129,6 +131,8 @@ export class KubernetesStandIn implements AsyncDisposable {
 
   #watch(path: string, selects: (object: Stored) => boolean, version: number): Response {
     this.watches++;
+    if (this.ending === "empty") return new Response("");
+    if (this.ending === "forgets") return Response.json({ message: "too old" }, { status: 410 });
     if (version < this.#oldest) return Response.json({ message: "too old" }, { status: 410 });
     let watcher: Watcher;
     const body = new ReadableStream<Uint8Array>({

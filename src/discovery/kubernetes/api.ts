@@ -12,7 +12,10 @@ const PAGE = 500;
 /** How long the server is to hold a watch; then it is taken up where it ended. */
 const WATCH_S = 300;
 /** How long a watch may be without a word: the server's bookmarks come every minute. */
-const SILENCE_MS = 420_000;
+const SILENCE_MS = 150_000;
+/** A watch that ends sooner, without a word, is not begun anew at once; what is too old so soon is no matter of time. */
+const SHORT_MS = 1_000;
+const MAX_LOST = 3;
 const REQUEST_MS = 30_000;
 /** Longest line of a watch: an object and its event. */
 const MAX_LINE_BYTES = 16_777_216;
@@ -122,7 +125,8 @@ export class KubernetesApi implements Disposable {
 
   /** Tells all objects, then every change, until the signal aborts. Throws Error when the server cannot be asked. */
   async *watch<T extends KubernetesObject>(resource: Resource, signal: AbortSignal): AsyncGenerator<Change<T>> {
-    while (!signal.aborted) {
+    for (let lost = 0; !signal.aborted;) {
+      const began = performance.now();
       try {
         const { objects, resourceVersion } = await this.#list<T>(resource, signal);
         yield { kind: "all", objects };
@@ -130,6 +134,8 @@ export class KubernetesApi implements Disposable {
       } catch (error) {
         if (signal.aborted) return;
         if (!(error instanceof Expired)) throw error;
+        lost = performance.now() - began < SHORT_MS ? lost + 1 : 0;
+        if (lost > MAX_LOST) throw new Error(`${resource.path}: the server forgets what it lists`);
       }
     }
   }
@@ -140,6 +146,8 @@ export class KubernetesApi implements Disposable {
     signal: AbortSignal,
   ): AsyncGenerator<Change<T>> {
     while (!signal.aborted) {
+      const began = performance.now();
+      let told = false;
       const silence = new AbortController();
       const within = AbortSignal.any([signal, silence.signal]);
       const query = {
@@ -153,6 +161,7 @@ export class KubernetesApi implements Disposable {
       try {
         const response = await this.#fetch(path, query, within);
         for await (const events of lines<Event<T>>(response.body!)) {
+          told = true;
           clearTimeout(timer);
           timer = setTimeout(() => silence.abort(new Error("the watch fell silent")), SILENCE_MS);
           const changes = gather(events);
@@ -161,6 +170,9 @@ export class KubernetesApi implements Disposable {
         }
       } finally {
         clearTimeout(timer);
+      }
+      if (!told && performance.now() - began < SHORT_MS) {
+        await new Promise<void>((resolve) => setTimeout(resolve, SHORT_MS));
       }
     }
   }

@@ -12,7 +12,7 @@ interface EndpointSlice extends KubernetesObject {
   readonly endpoints?:
     | readonly {
       readonly addresses: readonly string[];
-      readonly conditions?: { readonly ready?: boolean };
+      readonly conditions?: { readonly ready?: boolean; readonly terminating?: boolean };
       readonly nodeName?: string;
       readonly zone?: string;
       readonly targetRef?: { readonly kind?: string; readonly name?: string };
@@ -35,19 +35,28 @@ export class EndpointSliceDiscovery implements Discovery {
       path: `/apis/discovery.k8s.io/v1/namespaces/${namespace ?? await api.namespace()}/endpointslices`,
       labelSelector: `kubernetes.io/service-name=${service}`,
     };
-    const told = new ToldEndpoints<EndpointSlice>(this.cluster, (slice) => specsOf(slice, this.config));
+    // A Service of both families has a slice of each for the same pods: only one family is told.
+    let families = new Set<string>();
+    const preferred = () => families.has("IPv4") ? "IPv4" : "IPv6";
+    const told = new ToldEndpoints<EndpointSlice>(
+      this.cluster,
+      (slice) => slice.addressType === preferred() ? specsOf(slice, this.config) : [],
+    );
     for await (const change of api.watch<EndpointSlice>(resource, signal)) {
+      const before = preferred();
+      if (change.kind === "all") families = new Set(change.objects.map(({ addressType = "" }) => addressType));
+      else for (const { addressType = "" } of change.changed) families.add(addressType);
+      if (change.kind === "some" && preferred() !== before) return yield* this.watch(signal); // the other family from now on
       yield* told.apply(change);
       if (change.kind === "all") yield { kind: "synced" };
     }
   }
 }
 
-function specsOf({ addressType, endpoints, ports }: EndpointSlice, config: KubernetesSourceConfig): EndpointSpec[] {
-  if (addressType === "FQDN") return [];
+function specsOf({ endpoints, ports }: EndpointSlice, config: KubernetesSourceConfig): EndpointSpec[] {
   const port = portOf(ports ?? [], config.port);
   if (port === undefined) return [];
-  return (endpoints ?? []).filter(({ conditions }) => conditions?.ready !== false).map((one) => ({
+  return (endpoints ?? []).filter(({ conditions: is }) => is?.ready !== false && !is?.terminating).map((one) => ({
     host: one.addresses[0],
     port,
     rank: 0,

@@ -7,67 +7,71 @@ import type { Change, KubernetesObject } from "./api.ts";
 
 export class ToldEndpoints<T extends KubernetesObject> {
   readonly #objects = new Map<string, readonly EndpointSpec[]>();
-  /** Each endpoint as it was told last, and by how many objects. */
-  readonly #known = new Map<string, { spec: EndpointSpec; objects: number }>();
+  /** Each endpoint as each object tells it; the last one counts. */
+  readonly #known = new Map<string, Map<string, EndpointSpec>>();
 
   constructor(readonly cluster: string, readonly specsOf: (object: T) => readonly EndpointSpec[]) {}
 
   /** What a change comes to. */
   apply(change: Change<T>): Update[] {
     if (change.kind === "all") return [this.#reset(change.objects)];
-    const [gone, fresh] = [new Map<string, EndpointSpec>(), new Map<string, EndpointSpec>()];
-    const drop = (name: string): void => {
-      for (const spec of this.#objects.get(name) ?? []) if (this.#forget(spec)) gone.set(endpointKey(spec), spec);
+    /** Endpoints that the changed objects tell, or told, as they were before. */
+    const before = new Map<string, EndpointSpec | undefined>();
+    const touch = (key: string): void => {
+      if (!before.has(key)) before.set(key, this.#specOf(key));
     };
-    for (const { metadata: { name } } of change.gone) {
-      drop(name);
+    for (const { metadata: { name } } of [...change.gone, ...change.changed]) {
+      for (const spec of this.#objects.get(name) ?? []) {
+        const key = endpointKey(spec);
+        touch(key);
+        this.#known.get(key)?.delete(name);
+      }
       this.#objects.delete(name);
     }
     for (const object of change.changed) {
-      const { name } = object.metadata;
-      drop(name);
       const specs = this.specsOf(object);
-      this.#objects.set(name, specs);
-      for (const spec of specs) {
-        const key = endpointKey(spec);
-        const before = gone.get(key) ?? this.#known.get(key)?.spec;
-        this.#know(spec);
-        gone.delete(key);
-        if (before === undefined || JSON.stringify(before) !== JSON.stringify(spec)) fresh.set(key, spec);
-      }
+      for (const spec of specs) touch(endpointKey(spec));
+      this.#take(object.metadata.name, specs);
     }
+    return this.#differences(before);
+  }
+
+  #differences(before: ReadonlyMap<string, EndpointSpec | undefined>): Update[] {
     const { cluster } = this;
-    const updates: Update[] = [];
-    if (fresh.size > 0) updates.push({ kind: "add", cluster, endpoints: [...fresh.values()] });
-    if (gone.size > 0) {
-      const ids = [...gone.values()].map(({ host, port, rank }) => ({ cluster, host, port, rank }));
-      updates.push({ kind: "remove", ids });
+    const [fresh, gone] = [[] as EndpointSpec[], [] as EndpointSpec[]];
+    for (const [key, was] of before) {
+      const is = this.#specOf(key);
+      if (is === undefined) {
+        this.#known.delete(key);
+        if (was !== undefined) gone.push(was);
+      } else if (JSON.stringify(is) !== JSON.stringify(was)) fresh.push(is);
     }
-    return updates;
+    const ids = gone.map(({ host, port, rank }) => ({ cluster, host, port, rank }));
+    return [
+      ...(fresh.length > 0 ? [{ kind: "add", cluster, endpoints: fresh } as const] : []),
+      ...(ids.length > 0 ? [{ kind: "remove", ids } as const] : []),
+    ];
   }
 
   #reset(objects: readonly T[]): Update {
     this.#objects.clear();
     this.#known.clear();
-    for (const object of objects) {
-      const specs = this.specsOf(object);
-      this.#objects.set(object.metadata.name, specs);
-      for (const spec of specs) this.#know(spec);
+    for (const object of objects) this.#take(object.metadata.name, this.specsOf(object));
+    const endpoints = [...this.#known.keys()].map((key) => this.#specOf(key)!);
+    return { kind: "reset", cluster: this.cluster, endpoints };
+  }
+
+  #take(name: string, specs: readonly EndpointSpec[]): void {
+    this.#objects.set(name, specs);
+    for (const spec of specs) {
+      const key = endpointKey(spec);
+      const told = this.#known.get(key);
+      if (told) told.set(name, spec);
+      else this.#known.set(key, new Map([[name, spec]]));
     }
-    return { kind: "reset", cluster: this.cluster, endpoints: [...this.#known.values()].map(({ spec }) => spec) };
   }
 
-  #know(spec: EndpointSpec): void {
-    const key = endpointKey(spec);
-    const known = this.#known.get(key);
-    this.#known.set(key, { spec, objects: (known?.objects ?? 0) + 1 });
-  }
-
-  // Returns whether no object tells it any more.
-  #forget(spec: EndpointSpec): boolean {
-    const key = endpointKey(spec);
-    const known = this.#known.get(key)!;
-    known.objects--;
-    return known.objects === 0 && this.#known.delete(key);
+  #specOf(key: string): EndpointSpec | undefined {
+    return [...this.#known.get(key)?.values() ?? []].at(-1);
   }
 }

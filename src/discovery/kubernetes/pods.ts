@@ -99,6 +99,7 @@ export class InferencePoolDiscovery implements Discovery {
         }
       })().catch((error) => failed = error).finally(() => round.abort());
       const labels = pool.spec.selector.matchLabels ?? {};
+      if (Object.keys(labels).length === 0) throw new Error(`${this.name} selects every pod of its namespace`);
       const ports = pool.spec.targetPorts.map(({ number }) => number);
       try {
         yield* watchPods(api, { cluster: this.cluster, namespace, labels, ports }, this.config, within);

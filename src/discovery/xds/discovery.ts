@@ -36,7 +36,6 @@ export class XdsDiscovery implements Discovery {
 
   async *watch(signal: AbortSignal): AsyncGenerator<Update> {
     const { session, release } = this.sessions.acquire();
-    let broken = false;
     try {
       session.subscribe(ResourceType.cluster, EVERYTHING);
       let known: string | undefined;
@@ -52,11 +51,8 @@ export class XdsDiscovery implements Discovery {
         }
         await changed;
       }
-    } catch (error) {
-      broken = true;
-      throw error;
     } finally {
-      release(broken);
+      release(session.failed);
     }
   }
 
@@ -72,24 +68,29 @@ export class XdsDiscovery implements Discovery {
     });
     const ports = new Set(found.map((one) => one.port));
     if (ports.size > 1) throw new Error(`${host} has the ports ${[...ports].join(", ")}: which one is not said`);
-    const assigned = found.map(({ subset, cluster }) => ({ subset, assignment: this.#assignment(session, cluster) }));
-    if (assigned.some(({ assignment }) => assignment === undefined)) return undefined;
     const endpoints = new Map<string, EndpointSpec & { labels: Record<string, string> }>();
-    // First all of them, then those that a subset selects.
-    for (const { subset, assignment } of assigned.sort((a, b) => a.subset < b.subset ? -1 : 1)) {
-      for (const spec of specsOf(assignment!, this.config)) {
-        const key = endpointKey(spec);
-        if (subset === "") endpoints.set(key, spec);
-        else {
-          const one = endpoints.get(key);
-          if (one) Object.assign(one.labels, this.config.subsets[subset] ?? { subset });
-        }
+    const { subset: wanted = "", subsets } = this.config;
+    for (const { subset, cluster } of found) {
+      if (subset !== wanted) continue;
+      const assignment = this.#assignment(session, cluster);
+      if (assignment === undefined) return undefined;
+      for (const spec of specsOf(assignment ?? {}, this.config)) endpoints.set(endpointKey(spec), spec);
+    }
+    for (const { subset, cluster } of found) {
+      if (subset === "") continue;
+      // What a subset selects is a matter of labels alone.
+      const assignment = this.#assignment(session, cluster);
+      if (assignment === undefined) return undefined;
+      for (const spec of specsOf(assignment ?? {}, this.config)) {
+        const one = endpoints.get(endpointKey(spec));
+        if (one) Object.assign(one.labels, subsets[subset] ?? { [`subset/${subset}`]: "yes" });
       }
     }
     return [...endpoints.values()];
   }
 
-  #assignment(session: XdsSession, cluster: XdsCluster): LoadAssignment | undefined {
+  // Undefined while it has not been told, null when there is none.
+  #assignment(session: XdsSession, cluster: XdsCluster): LoadAssignment | null | undefined {
     if (cluster.load_assignment) return cluster.load_assignment;
     const name = cluster.eds_cluster_config?.service_name || cluster.name;
     session.subscribe(ResourceType.endpoints, [name]);

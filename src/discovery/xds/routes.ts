@@ -27,7 +27,6 @@ export async function* watchConfigurations(
   signal: AbortSignal,
 ): AsyncGenerator<readonly Record<string, unknown>[]> {
   const { session, release } = sessions.acquire();
-  let broken = false;
   try {
     session.subscribe(ResourceType.listener, EVERYTHING);
     let known: string | undefined;
@@ -42,11 +41,8 @@ export async function* watchConfigurations(
       }
       await changed;
     }
-  } catch (error) {
-    broken = true;
-    throw error;
   } finally {
-    release(broken);
+    release(session.failed);
   }
 }
 
@@ -64,7 +60,7 @@ function configurations(session: XdsSession): Record<string, unknown>[] | undefi
       session.subscribe(ResourceType.route, [name]);
       const told = session.get(ResourceType.route, name);
       if (told === undefined) return undefined;
-      routes.push(decodeRoutes(told));
+      if (told !== null) routes.push(decodeRoutes(told));
     }
     for (const { name = "", typed_config, config_discovery } of http_filters) {
       if (typed_config) found.push(...pluginsIn(decodeStruct(typed_config)));
@@ -72,7 +68,7 @@ function configurations(session: XdsSession): Record<string, unknown>[] | undefi
       session.subscribe(ResourceType.extension, [name]);
       const told = session.get(ResourceType.extension, name);
       if (told === undefined) return undefined;
-      found.push(...pluginsIn(decodeStruct(decodeExtension(told).typed_config ?? {})));
+      if (told !== null) found.push(...pluginsIn(decodeStruct(decodeExtension(told).typed_config ?? {})));
     }
   }
   // What is nearer to a request comes first, and counts.

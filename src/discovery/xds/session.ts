@@ -26,6 +26,8 @@ interface Subscription {
   nonce: string;
   /** Whether it has answered. */
   answered: boolean;
+  /** Names of which the server has said that there is nothing. */
+  readonly absent: Set<string>;
 }
 
 type Call = ReturnType<Client["makeBidiStreamRequest"]>;
@@ -81,7 +83,7 @@ export class XdsSession {
       metadata,
     );
     this.#call = call as Call;
-    call.on("data", (told: Told) => this.#told(told));
+    call.on("data", (told: Told) => this.#call === call && this.#told(told));
     call.on("error", (error: ServiceError) => {
       if (this.#call !== call) return;
       if (error.code === Status.UNIMPLEMENTED && way === DELTA) {
@@ -123,6 +125,7 @@ export class XdsSession {
         version: "",
         nonce: "",
         answered: false,
+        absent: new Set(),
       };
       this.#subscriptions.set(type, subscription);
       const first = this.#subscriptions.size === 1;
@@ -140,9 +143,9 @@ export class XdsSession {
     }
   }
 
-  /** A resource as it was told last; undefined when it was not, or is gone. */
-  get(type: string, name: string): Uint8Array | undefined {
-    return this.#resources.get(type)?.get(name);
+  /** A resource as it was told last; undefined when it was not yet, null when there is none. */
+  get(type: string, name: string): Uint8Array | null | undefined {
+    return this.#resources.get(type)?.get(name) ?? (this.#subscriptions.get(type)?.absent.has(name) ? null : undefined);
   }
 
   /** All of a type; undefined while the server has not answered. */
@@ -173,14 +176,35 @@ export class XdsSession {
     this.#resources.set(type, known);
     // All clusters or listeners that there are: those that are not among them are gone.
     const whole = this.#way === WHOLE && (type === ResourceType.cluster || type === ResourceType.listener);
-    if (whole) known.clear();
-    for (const { name, value } of resources) known.set(name, value);
-    for (const name of removed) known.delete(name);
+    const gone = whole
+      ? new Set(known.keys()).difference(new Set(resources.map(({ name }) => name)))
+      : new Set(removed);
+    for (const { name, value } of resources) {
+      known.set(name, value);
+      subscription.absent.delete(name);
+    }
+    for (const name of gone) {
+      known.delete(name);
+      if (subscription.names.has(name)) subscription.absent.add(name);
+    }
+    if (type === ResourceType.cluster) this.#drop(ResourceType.endpoints, gone);
     subscription.nonce = nonce;
     subscription.version = version;
     subscription.answered = true;
     this.#say(type, subscription, {});
     this.#wake();
+  }
+
+  // Names that nobody wants any more, as what they belonged to is gone.
+  #drop(type: string, names: ReadonlySet<string>): void {
+    const subscription = this.#subscriptions.get(type);
+    const dropped = [...names].filter((name) => subscription?.names.delete(name));
+    for (const name of dropped) {
+      this.#resources.get(type)?.delete(name);
+      subscription!.absent.delete(name);
+      subscription!.added.delete(name);
+    }
+    if (dropped.length > 0 && subscription!.names.size > 0) this.#say(type, subscription!, {}, dropped);
   }
 
   #wake(): void {
@@ -191,16 +215,21 @@ export class XdsSession {
     if (this.#error) return;
     this.#error = error;
     clearTimeout(this.#timer);
+    const call = this.#call;
     this.#call = undefined;
+    call?.on("error", () => {}); // of its being cancelled
+    call?.cancel();
     this.#client?.close();
     this.#wake();
   }
 
+  /** Whether it has been lost, or closed. */
+  get failed(): boolean {
+    return this.#error !== undefined;
+  }
+
   close(): void {
-    const call = this.#call;
     this.#fail(new Error("it is not watched any more"));
-    call?.on("error", () => {});
-    call?.cancel();
   }
 }
 

@@ -36,7 +36,6 @@ export class HeadFields implements Fields {
 /** Fields of the connection and of the proxy, which are not the gateway's to take away. */
 const KEPT = new Set(["connection", "content-length", "expect", "host", "te", "transfer-encoding", "via"]);
 const OF_PROXY = /^x-(?:envoy|forwarded|istio)-/;
-const NOTHING: readonly string[] = [];
 
 /** What makes a request's head that which its engine is to get. */
 export function requestMutation(head: HeadFields, carried: Carried): { mutation: Mutation; destination: string } {
@@ -66,15 +65,25 @@ export function requestMutation(head: HeadFields, carried: Carried): { mutation:
 
 /** What makes an engine's head that of an answer. */
 export function responseMutation(head: HeadFields, { status, fields, stream }: HttpResponse): Mutation | undefined {
-  const set: string[] = [];
-  const lengths = fields.includes("content-length");
+  const wanted = new Map<string, string>();
   for (let i = 0; i < fields.length; i += 2) {
     const [name, value] = [fields[i], fields[i + 1]];
-    if (head.get(name) !== value && name !== "connection") set.push(name, value);
+    const before = wanted.get(name);
+    wanted.set(name, before === undefined ? value : `${before}, ${value}`);
   }
+  // The length is known where the whole answer is; what is streamed may be changed on its way.
+  if (stream !== undefined) wanted.delete("content-length");
+  wanted.delete("connection");
+  const set: string[] = [];
+  wanted.forEach((value, name) => {
+    if (head.get(name) !== value) set.push(name, value);
+  });
   if (String(status) !== head.pseudo(":status")) set.push(":status", String(status));
-  const remove = head.get("content-length") !== null && (!lengths || stream !== undefined)
-    ? ["content-length"]
-    : NOTHING;
+  const remove: string[] = [];
+  head.forEach((_, name) => {
+    if (!wanted.has(name) && (name === "content-length" || (!KEPT.has(name) && !OF_PROXY.test(name)))) {
+      remove.push(name);
+    }
+  });
   return set.length > 0 || remove.length > 0 ? { set, remove } : undefined;
 }

@@ -87,8 +87,10 @@ export class Processing implements StreamHandler, StreamController {
     if (part === "trailers") {
       request.trailers();
       if (!this.#streams.request) this.stream.send(answerTrailers("request"));
-    } else request.piece(bytes, ends);
-    if (ends || request.size > this.parts.bounds.bodyBytes) this.#start(request);
+    } else request.piece(bytes, ends || this.#modes.request === BodyMode.buffered); // trailers come behind the answer
+    if (ends || this.#modes.request === BodyMode.buffered || request.size > this.parts.bounds.bodyBytes) {
+      this.#start(request);
+    }
   }
 
   // Which bodies are ours to send on.
@@ -111,10 +113,23 @@ export class Processing implements StreamHandler, StreamController {
       among: subset,
       fallbacks: bounds.fallbacks,
       rewrites: this.#streams.response,
+      bodyBytes: bounds.bodyBytes,
     });
-    if (ends) this.#start(this.#request);
+    const request = this.#request;
+    const tooLong = Number(request.fields.get("content-length") ?? 0) > bounds.bodyBytes;
+    if (ends || tooLong) this.#start(request);
+    // Once all that came with it is here: who it is from is looked at before its body is waited for.
+    else if (mode === BodyMode.fullDuplex) queueMicrotask(() => this.over || this.#start(request));
     else if (mode === BodyMode.buffered) stream.send(answer("request", "headers"));
-    else if (mode !== BodyMode.fullDuplex) this.#refuse(bodyNotShown());
+    else this.#refuse(bodyNotShown());
+  }
+
+  /** A message that is longer than any may be: a body, whose client is told so. */
+  tooLong(): boolean {
+    if (this.over || this.#request === undefined || this.#request.sent) return false;
+    this.#request.overflow();
+    this.#start(this.#request);
+    return true;
   }
 
   // All of the request has come, or more of it than may.
@@ -122,8 +137,8 @@ export class Processing implements StreamHandler, StreamController {
     if (this.#started) return;
     this.#started = true;
     const answering = this.parts.answer(request);
-    if (answering instanceof Promise) answering.then((response) => this.#answered(response));
-    else this.#answered(answering);
+    if (!(answering instanceof Promise)) return this.#answered(answering);
+    answering.then((response) => this.#answered(response)).catch((error) => this.error(error));
   }
 
   #show({ part, fields, bytes, ends, servedBy }: Received): void {
@@ -157,7 +172,7 @@ export class Processing implements StreamHandler, StreamController {
     const response = this.#response;
     // What is on its way to the client has nobody to go to, though the engine may have said all of it.
     if (this.#source) return void this.#source.cancel();
-    if (response === undefined || response.ended) return;
+    if (response === undefined || (response.ended && response.fields !== undefined)) return;
     if (!response.seen && response.fields !== undefined) response.end(); // that it is over is all that is shown of it
     else this.#request!.leave();
   }
@@ -166,7 +181,7 @@ export class Processing implements StreamHandler, StreamController {
 
   #answered(response: HttpResponse): void {
     const source = response.stream;
-    const { fields, ended } = this.#response!;
+    const { fields, ended, alone } = this.#response!;
     if (this.over && !ended) return void source?.cancel();
     if (fields === undefined || !this.#request!.sent) return this.#refuse(response);
     if (!this.#streams.response) return source && void this.#pump(source, new Onlooker());
@@ -178,19 +193,27 @@ export class Processing implements StreamHandler, StreamController {
     const { body } = response;
     const bytes = typeof body === "string" ? encoder.encode(body) : body as Uint8Array ?? EMPTY;
     // A head that came alone has no body that could be changed.
-    if (ended && bytes.length === 0 && !this.#responseTrailers) this.over = true;
-    else {
+    if (alone) this.over = true;
+    else if (this.#responseTrailers) {
       this.enqueue(bytes);
       this.close();
+    } else {
+      this.over = true;
+      this.#piece(bytes, true);
     }
   }
 
   async #pump(source: StreamSource, sink: StreamController & { readonly over: boolean }): Promise<void> {
-    source.start?.(sink);
-    while (!sink.over) {
-      const pulling = source.pull(sink);
-      if (pulling !== undefined) await pulling;
-      if (sink === this && !this.stream.hasRoom) await new Promise<void>((resolve) => this.stream.whenRoom(resolve));
+    try {
+      source.start?.(sink);
+      while (!sink.over) {
+        const pulling = source.pull(sink);
+        if (pulling !== undefined) await pulling;
+        if (sink === this && !this.stream.hasRoom) await new Promise<void>((resolve) => this.stream.whenRoom(resolve));
+      }
+    } catch (error) {
+      source.cancel();
+      sink.error(error as Error);
     }
   }
 

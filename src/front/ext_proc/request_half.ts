@@ -8,6 +8,7 @@ import type { Opened } from "../../engines/engine.ts";
 import type { GrpcStream } from "../../grpc/stream.ts";
 import type { BodyRest } from "../../upstream/body_rest.ts";
 import type { BodyReader, Fields, HttpRequest } from "../http/exchange.ts";
+import { tooLarge } from "../http/body.ts";
 import { HeadFields, requestMutation } from "./fields.ts";
 import { answer, answerTrailers, type BodyChange, BodyMode } from "./messages.ts";
 import type { ResponseHalf } from "./response_half.ts";
@@ -24,6 +25,8 @@ export interface RequestParts {
   readonly among: readonly string[] | undefined;
   readonly fallbacks: number;
   readonly rewrites: boolean;
+  /** Longest body that may be. */
+  readonly bodyBytes: number;
 }
 
 export class RequestHalf implements HttpRequest, Carrier {
@@ -40,7 +43,11 @@ export class RequestHalf implements HttpRequest, Carrier {
   readonly #parts: RequestParts;
   readonly #pieces: Uint8Array<ArrayBuffer>[] = [];
   #bytes = 0;
+  /** Whether it is a head alone. */
+  readonly #alone: boolean;
   #ended = false;
+  #left = false;
+  #tooLong = false;
   #trailers = false;
   #reading: (() => void) | undefined;
   #leave: () => void = () => {};
@@ -49,7 +56,7 @@ export class RequestHalf implements HttpRequest, Carrier {
   constructor(list: readonly string[], ends: boolean, parts: RequestParts) {
     this.#head = new HeadFields(list);
     this.#parts = parts;
-    this.#ended = ends;
+    this.#alone = this.#ended = ends;
     this.method = this.#head.pseudo(":method");
     this.target = this.#head.pseudo(":path");
     this.authority = this.#head.pseudo(":authority") || null;
@@ -86,15 +93,23 @@ export class RequestHalf implements HttpRequest, Carrier {
     this.#reading?.();
   }
 
+  /** More comes than may. */
+  overflow(): void {
+    this.#tooLong = true;
+    this.#reading?.();
+  }
+
   /** Its client has left. */
   leave(): void {
+    this.#left = true;
+    this.#reading?.();
     this.#leave();
   }
 
   // --- What the gateway asks.
 
   arrived(): Uint8Array<ArrayBuffer> | undefined {
-    return this.#ended ? this.#take() : undefined;
+    return this.#ended && !this.#tooLong ? this.#take() : undefined;
   }
 
   #take(): Uint8Array<ArrayBuffer> {
@@ -103,14 +118,14 @@ export class RequestHalf implements HttpRequest, Carrier {
   }
 
   async bytes(): Promise<Uint8Array<ArrayBuffer>> {
-    while (!this.#ended) await this.#more();
+    while (!this.#ended || this.#tooLong) await this.#more();
     return this.#take();
   }
 
   reader(): BodyReader | undefined {
     return {
       read: async () => {
-        while (this.#pieces.length === 0 && !this.#ended) await this.#more();
+        while ((this.#pieces.length === 0 && !this.#ended) || this.#tooLong) await this.#more();
         const value = this.#pieces.shift();
         return { done: value === undefined, value };
       },
@@ -118,8 +133,11 @@ export class RequestHalf implements HttpRequest, Carrier {
     };
   }
 
-  #more(): Promise<void> {
-    return new Promise((resolve) => this.#reading = resolve);
+  // Throws GatewayError for a body that is longer than may be, Error when the client leaves.
+  async #more(): Promise<void> {
+    if (!this.#left && !this.#tooLong) await new Promise<void>((resolve) => this.#reading = resolve);
+    if (this.#tooLong) throw tooLarge(this.#parts.bodyBytes);
+    if (this.#left) throw new Error("the client left inside a body");
   }
 
   whenLeft(leave: () => void): void {
@@ -134,10 +152,11 @@ export class RequestHalf implements HttpRequest, Carrier {
     const { body, rest } = carried;
     this.sent = true;
     const opened = response.open(waitsFor);
-    if (this.#bytes === 0) stream.send(answer("request", "headers", mutation, undefined, destination));
+    if (this.#alone) stream.send(answer("request", "headers", mutation, undefined, destination));
     else if (mode === BodyMode.fullDuplex) {
       stream.send(answer("request", "headers", mutation, undefined, destination));
-      await this.#stream(body, rest);
+      // An answer may come before all of it has gone.
+      this.#stream(body, rest).catch((error) => response.fail(error));
     } else {
       // All of it has come: it is answered by a whole one.
       const whole = rest === undefined ? body : concat([body, ...await all(rest)]);
@@ -148,13 +167,19 @@ export class RequestHalf implements HttpRequest, Carrier {
   }
 
   async #stream(body: Uint8Array, rest: BodyRest | undefined): Promise<void> {
-    for (let at = 0; at < body.length; at += PIECE_BYTES) {
+    const { response } = this.#parts;
+    if (body.length === 0 && rest === undefined && !this.#trailers) this.#piece(EMPTY, true);
+    for (let at = 0; at < body.length && !response.over; at += PIECE_BYTES) {
       const ends = rest === undefined && at + PIECE_BYTES >= body.length && !this.#trailers;
       this.#piece(body.subarray(at, at + PIECE_BYTES), ends);
       if (!this.#parts.stream.hasRoom) await this.#room();
     }
     if (rest !== undefined) {
-      for (let piece = await rest.next(); piece !== undefined; piece = await rest.next()) this.#piece(piece, false);
+      for (let piece = await rest.next(); piece !== undefined; piece = await rest.next()) {
+        if (response.over) return;
+        this.#piece(piece, false);
+        if (!this.#parts.stream.hasRoom) await this.#room();
+      }
       if (!this.#trailers) this.#piece(EMPTY, true);
     }
     if (this.#trailers) this.#parts.stream.send(answerTrailers("request"));

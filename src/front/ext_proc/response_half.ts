@@ -23,8 +23,9 @@ export class ResponseHalf implements AnswerBody, Waiting, Deadline {
   place = -1;
   /** Of the head, once it has come. */
   fields: HeadFields | undefined;
-  /** Whether all of it has come. */
+  /** Whether all of it has come; whether it is a head alone. */
   ended = false;
+  alone = false;
   readonly #opened = Promise.withResolvers<Opened>();
   readonly #pieces: Uint8Array<ArrayBuffer>[] = [];
   #reader: { resolve(piece: Uint8Array<ArrayBuffer> | null): void; reject(error: Error): void } | undefined;
@@ -55,7 +56,7 @@ export class ResponseHalf implements AnswerBody, Waiting, Deadline {
 
   headers(list: readonly string[], ends: boolean, servedBy: string | undefined): void {
     this.fields = new HeadFields(list);
-    this.ended = ends;
+    this.ended = this.alone = ends;
     this.#within(Infinity);
     this.#opened.resolve({ head: this.#head(ends), body: this, servedBy });
   }
@@ -116,6 +117,11 @@ export class ResponseHalf implements AnswerBody, Waiting, Deadline {
     this.#reader = undefined;
     this.#within(Infinity);
     resolve(piece);
+  }
+
+  /** Whether it has failed, or nobody wants what still comes. */
+  get over(): boolean {
+    return this.#closed;
   }
 
   fail(error: Error): void {
