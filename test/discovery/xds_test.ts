@@ -131,6 +131,20 @@ for (const ways of [["delta", "whole"], ["whole"]] as const) {
   });
 }
 
+Deno.test("xds: an answer that comes when it is not waited for any more is nobody's", async () => {
+  await using server = await XdsStandIn.start();
+  server.host("qwen.service", 80, ["10.0.0.1:8000"]);
+  server.delayMs = 200;
+  const sessions = new XdsSessions(xdsSchema.parse({ server: server.address }), 100);
+  await using watched = new Watched({ host: "qwen.service" }, sessions);
+  await until(() => watched.error !== undefined, "it is given up");
+  assert(watched.error!.message.endsWith("said nothing within 100 ms"));
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  server.delayMs = 0;
+  await watched.knows("10.0.0.1:8000");
+  await new Promise((resolve) => setTimeout(resolve, 300)); // the last late answers
+});
+
 Deno.test("xds: one that nobody can tell apart does not take the others along", async () => {
   await using server = await XdsStandIn.start();
   server.host("good.service", 80, ["10.0.0.1:8000"]);

@@ -6,6 +6,9 @@ import { Buffer } from "node:buffer";
 import { Client, credentials, type ServiceError } from "@grpc/grpc-js";
 import { assert, assertEquals } from "@std/assert";
 import { systemClock } from "../../src/base/clock.ts";
+import { concat } from "../../src/base/bytes.ts";
+import { ErrorCode, Flag, FrameType, FrameWriter, PREFACE, Setting } from "../../src/grpc/frames.ts";
+import { encodeFields } from "../../src/grpc/hpack.ts";
 import { health } from "../../src/grpc/health.ts";
 import { GrpcServer } from "../../src/grpc/server.ts";
 import type { GrpcStream, StreamHandler } from "../../src/grpc/stream.ts";
@@ -139,6 +142,41 @@ Deno.test("GrpcServer: a client that takes nothing holds up itself alone", async
   slow.cancel();
   assert(Echo.most < 4_000_000, `${Echo.most} bytes were held of a client that takes nothing`);
   await until(() => served.open.size === 0, "no stream is left");
+});
+
+Deno.test("GrpcServer: who waits for room is woken when the client goes, also behind the end of the call", async () => {
+  let [asked, woken] = [0, 0];
+  const server = new GrpcServer({ hostname: "127.0.0.1", port: 0 }, {
+    clock: systemClock,
+    limits: { streams: 10, messageBytes: 1_000, headerBytes: 16_384 },
+    methods: (path, stream) => ({
+      message() {
+        stream.send(new Uint8Array(20_000_000)); // more than its client lets come
+        stream.whenRoom(() => woken++);
+        if (path === "/test/closed") stream.close();
+        asked++;
+      },
+      ended() {},
+      gone() {},
+    }),
+  });
+  // A client that lets nothing come.
+  const socket = await Deno.connect({ hostname: "127.0.0.1", port: server.address.port });
+  const out = new FrameWriter();
+  out.settings([[Setting.initialWindowSize, 0]]);
+  for (const [i, path] of ["/test/open", "/test/closed"].entries()) {
+    const id = 2 * i + 1;
+    const block = encodeFields([":method", "POST", ":scheme", "http", ":path", path]);
+    out.frame(FrameType.headers, Flag.endHeaders, id, block.length).set(block);
+    out.frame(FrameType.data, 0, id, 6).set([0, 0, 0, 0, 1, 7]);
+    await socket.write(i === 0 ? concat([PREFACE, out.take()]) : out.take());
+    await until(() => asked === i + 1, "it has been asked");
+    assertEquals(woken, i, "nobody is woken before");
+    out.reset(id, ErrorCode.cancel);
+    await socket.write(out.take());
+    await until(() => woken === i + 1, `${path} is woken`, 5_000).finally(() => i === 1 && socket.close());
+  }
+  await server.shutdown();
 });
 
 Deno.test("GrpcServer: what cannot be served ends with a status that says why", async () => {

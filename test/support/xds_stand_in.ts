@@ -89,6 +89,8 @@ export class XdsStandIn implements AsyncDisposable {
   acknowledged = 0;
   /** Ends every new stream at once. */
   failing = false;
+  /** Answers come so much later. */
+  delayMs = 0;
 
   static async start(ways: readonly ("delta" | "whole")[] = ["delta", "whole"], port = 0): Promise<XdsStandIn> {
     const one = new XdsStandIn();
@@ -162,7 +164,9 @@ export class XdsStandIn implements AsyncDisposable {
     const resources = stream.delta
       ? told.map(([name, value]) => ({ name, version: nonce, resource: any(value) }))
       : told.map(([, value]) => any(value));
-    stream.call.write({
+    const say = (message: Record<string, unknown>) =>
+      this.delayMs > 0 ? void setTimeout(() => stream.call.write(message), this.delayMs) : stream.call.write(message);
+    say({
       type_url: TYPES[kind],
       nonce,
       resources,

@@ -47,7 +47,7 @@ export class XdsSession {
   #heard = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(readonly config: XdsConfig) {}
+  constructor(readonly config: XdsConfig, readonly connectMs = CONNECT_MS) {}
 
   /** Connects. What goes wrong is told to whoever watches. */
   async open(): Promise<void> {
@@ -97,8 +97,8 @@ export class XdsSession {
     this.#heard = false;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      if (!this.#heard) this.#fail(new Error(`${this.config.server} said nothing within ${CONNECT_MS} ms`));
-    }, CONNECT_MS);
+      if (!this.#heard) this.#fail(new Error(`${this.config.server} said nothing within ${this.connectMs} ms`));
+    }, this.connectMs);
     let first = true;
     for (const [type, subscription] of this.#subscriptions) {
       this.#say(type, subscription, first ? { node: this.#node } : {});
@@ -238,12 +238,12 @@ export class XdsSessions {
   #session: XdsSession | undefined;
   #users = 0;
 
-  constructor(readonly config: XdsConfig) {}
+  constructor(readonly config: XdsConfig, readonly connectMs?: number) {}
 
   /** The session; `release` ends the use of it, and says whether it is of no more use to anybody. */
   acquire(): { session: XdsSession; release(broken: boolean): void } {
     if (this.#session === undefined) {
-      this.#session = new XdsSession(this.config);
+      this.#session = new XdsSession(this.config, this.connectMs);
       this.#users = 0;
       this.#session.open();
     }
