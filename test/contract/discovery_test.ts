@@ -220,7 +220,9 @@ class Watcher {
 }
 
 for (const [name, make] of Object.entries(SUBJECTS)) {
-  Deno.test(`discovery contract: ${name}`, async (t) => {
+  // The library for gRPC keeps timers for connections that have been given up.
+  const sanitizeOps = name !== "xds";
+  Deno.test(`discovery contract: ${name}`, { sanitizeOps, sanitizeResources: sanitizeOps }, async (t) => {
     await using subject = await make();
     await t.step("tells what it knows, then that this is all, then every change", async () => {
       await subject.set([1, 2]);

@@ -14,6 +14,10 @@ import { Random, seed } from "../support/seed.ts";
 import { until } from "../support/until.ts";
 import { XdsStandIn } from "../support/xds_stand_in.ts";
 
+/** Without a look at timers: the library keeps some for connections that have been given up. */
+const test = (name: string, fn: () => Promise<void>) =>
+  Deno.test({ name, fn, sanitizeOps: false, sanitizeResources: false });
+
 const sessionsOf = (server: XdsStandIn, more: Record<string, unknown> = {}) =>
   new XdsSessions(xdsSchema.parse({ server: server.address, ...more }));
 
@@ -63,7 +67,7 @@ class Watched implements AsyncDisposable {
 
 for (const ways of [["delta", "whole"], ["whole"]] as const) {
   const name = ways.length === 1 ? "everything is told" : "changes are told";
-  Deno.test(`xds (${name}): a host's endpoints, with the labels of the subsets that select them`, async () => {
+  test(`xds (${name}): a host's endpoints, with the labels of the subsets that select them`, async () => {
     await using server = await XdsStandIn.start(ways);
     server.host("qwen.service", 80, ["10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000:2"], {
       v1: ["10.0.0.1:8000"],
@@ -97,7 +101,7 @@ for (const ways of [["delta", "whole"], ["whole"]] as const) {
     assert(server.acknowledged > 0);
   });
 
-  Deno.test(`xds (${name}): a control plane that is lost changes nothing, and is asked again`, async () => {
+  test(`xds (${name}): a control plane that is lost changes nothing, and is asked again`, async () => {
     let server = await XdsStandIn.start(ways);
     const { port } = server;
     server.host("qwen.service", 80, ["10.0.0.1:8000"]);
@@ -116,7 +120,7 @@ for (const ways of [["delta", "whole"], ["whole"]] as const) {
     await server[Symbol.asyncDispose]();
   });
 
-  Deno.test(`xds (${name}): 150 random changes and cuts end in what there is`, async () => {
+  test(`xds (${name}): 150 random changes and cuts end in what there is`, async () => {
     await using server = await XdsStandIn.start(ways);
     const random = new Random(seed);
     await using watched = new Watched({ host: "qwen.service", port: 80 }, sessionsOf(server));
@@ -131,7 +135,7 @@ for (const ways of [["delta", "whole"], ["whole"]] as const) {
   });
 }
 
-Deno.test("xds: an answer that comes when it is not waited for any more is nobody's", async () => {
+test("xds: an answer that comes when it is not waited for any more is nobody's", async () => {
   await using server = await XdsStandIn.start();
   server.host("qwen.service", 80, ["10.0.0.1:8000"]);
   server.delayMs = 200;
@@ -145,7 +149,7 @@ Deno.test("xds: an answer that comes when it is not waited for any more is nobod
   await new Promise((resolve) => setTimeout(resolve, 300)); // the last late answers
 });
 
-Deno.test("xds: one that nobody can tell apart does not take the others along", async () => {
+test("xds: one that nobody can tell apart does not take the others along", async () => {
   await using server = await XdsStandIn.start();
   server.host("good.service", 80, ["10.0.0.1:8000"]);
   for (const port of [80, 81]) server.host("bad.service", port, ["10.0.0.2:8000"]);
@@ -159,7 +163,7 @@ Deno.test("xds: one that nobody can tell apart does not take the others along", 
   assertEquals([server.streams, good.error], [1, undefined]);
 });
 
-Deno.test("xds: a subset alone; one that a host has no more is not waited for", async () => {
+test("xds: a subset alone; one that a host has no more is not waited for", async () => {
   await using server = await XdsStandIn.start();
   server.host("qwen.service", 80, ["10.0.0.1:8000", "10.0.0.2:8000"], { v1: ["10.0.0.1:8000"], v2: ["10.0.0.2:8000"] });
   await using watched = new Watched({ host: "qwen.service", subset: "v1" }, sessionsOf(server));
@@ -174,7 +178,7 @@ Deno.test("xds: a subset alone; one that a host has no more is not waited for", 
   await watched.knows("10.0.0.9:1");
 });
 
-Deno.test("xds: a host with several ports needs to be told which", async () => {
+test("xds: a host with several ports needs to be told which", async () => {
   await using server = await XdsStandIn.start();
   server.host("qwen.service", 80, ["10.0.0.1:8000"]);
   server.host("qwen.service", 81, ["10.0.0.1:8001"]);
@@ -185,7 +189,7 @@ Deno.test("xds: a host with several ports needs to be told which", async () => {
   await one.knows("10.0.0.1:8001");
 });
 
-Deno.test("xds: clusters that are not resolved by the control plane have the endpoints that they name", async () => {
+test("xds: clusters that are not resolved by the control plane have the endpoints that they name", async () => {
   await using server = await XdsStandIn.start();
   const name = "outbound|443||api.example";
   const address = { socket_address: { address: "api.example", port_value: 443 } };
@@ -195,7 +199,7 @@ Deno.test("xds: clusters that are not resolved by the control plane have the end
   await watched.knows("api.example:443");
 });
 
-Deno.test("xds: the Go gateway's configuration in the routes, as it changes", async () => {
+test("xds: the Go gateway's configuration in the routes, as it changes", async () => {
   await using server = await XdsStandIn.start();
   const abort = new AbortController();
   const found: (readonly Record<string, unknown>[])[] = [];
@@ -238,10 +242,8 @@ Deno.test("xds: the Go gateway's configuration in the routes, as it changes", as
   await over;
 });
 
-// The library keeps a timer for its next try of a connection that has been given up.
-Deno.test(
+test(
   "xds: a server that cannot be reached is told as it is",
-  { sanitizeOps: false, sanitizeResources: false },
   async () => {
     const server = await XdsStandIn.start();
     const { address } = server;
