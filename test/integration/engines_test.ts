@@ -100,8 +100,9 @@ Deno.test("a burst of short requests does not pile up in engines with few slots"
   );
   clearInterval(watching);
   assertEquals(statuses, Array(200).fill(200));
-  // At first nobody knows: two workers may each see room for the last places.
-  assert(mostWaiting <= 32 + 2 - slots, `${mostWaiting} waited in one engine`);
+  // At first nobody knows: 32 go to each, and two workers may each see room for the last places. On a busy machine all of
+  // them come before the engine has begun with the first.
+  assert(mostWaiting <= 32 + 2, `${mostWaiting} waited in one engine`);
   await gateway.settled();
 });
 
