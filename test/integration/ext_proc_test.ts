@@ -31,7 +31,7 @@ const pickerOf = ({ gateway }: { gateway: { extProc: { hostname: string; port: n
 
 for (const [name, modes] of MODES) {
   Deno.test(`ext_proc (${name}): a request is brought to the chosen endpoint, its answer to the client`, async () => {
-    await using engines = startEngines(2);
+    await using engines = startEngines(2, { speed: 20 });
     await using gateway = await startPicker(engines);
     using envoy = new EnvoyStandIn(pickerOf(gateway), modes);
     const names = engines.map(({ address }) => formatAddress(address));
@@ -81,7 +81,7 @@ for (const [name, modes] of MODES) {
   });
 
   Deno.test(`ext_proc (${name}): only endpoints of the subset are chosen`, async () => {
-    await using engines = startEngines(4);
+    await using engines = startEngines(4, { speed: 20 });
     await using gateway = await startPicker(engines);
     using envoy = new EnvoyStandIn(pickerOf(gateway), modes);
     const names = engines.map(({ address }) => formatAddress(address));
@@ -108,7 +108,7 @@ for (const [name, modes] of MODES) {
   });
 
   Deno.test(`ext_proc (${name}): the load goes where Envoy brought the request in the end`, async () => {
-    await using engines = startEngines(2, { speed: 0.2 });
+    await using engines = startEngines(2, { speed: 0.5 });
     await using gateway = await startPicker(engines);
     using envoy = new EnvoyStandIn(pickerOf(gateway), modes);
     let served = "";
@@ -154,7 +154,7 @@ for (const [name, modes] of MODES) {
 }
 
 Deno.test("ext_proc: a request waits for room in the gateway, and Envoy with it", async () => {
-  await using engines = startEngines(1, { speed: 0.2 });
+  await using engines = startEngines(1, { speed: 0.5 });
   await using gateway = await startPicker(engines, {
     queue: { room_tokens: 64, pack_tokens: 64 },
     metadata_center: { enabled: false },
