@@ -48,7 +48,7 @@ export class GrpcConnection implements StreamOwner {
   #owed = 0;
   #lastStream = 0;
   /** The header block that is under way. */
-  #block: { stream: number; flags: number; parts: Uint8Array[]; bytes: number; wrong?: true } | undefined;
+  #block: { stream: number; flags: number; parts: Uint8Array[]; bytes: number; wrong: boolean } | undefined;
   #settled = false;
   #answers = 0;
   #answerTimer: ReturnType<typeof setTimeout> | undefined;
@@ -109,11 +109,10 @@ export class GrpcConnection implements StreamOwner {
     if (this.#streams.size === 0) this.#leave();
   }
 
-  // What the peer has sent before it knew is still taken: it answers a ping after that.
+  // What the peer has sent before it knew is still taken: it answers a ping after that, or is gone.
   #leave(): void {
     this.out.frame(FrameType.ping, 0, 0, 8).fill(1);
     this.flushSoon();
-    // One that does not answer is gone.
     this.#answerTimer ??= setTimeout(() => this.close(), ANSWER_MS);
   }
 
@@ -194,9 +193,9 @@ export class GrpcConnection implements StreamOwner {
   #head(flags: number, id: number, payload: Uint8Array): void {
     if ((id & 1) === 0) throw new ConnectionError(ErrorCode.protocol, "HEADERS on no stream of a client");
     const plain = unpadded(flags, payload, flags & Flag.priority ? 5 : 0);
-    this.#block = { stream: id, flags, parts: [], bytes: 0 };
-    const wrong = flags & Flag.priority ? selfDependent(id, payload.subarray(flags & Flag.padded ? 1 : 0)) : false;
-    if (wrong) this.#block.wrong = true; // its block is decoded first: the table has to stay the peer's
+    // What is wrong with its priority is said when its block is decoded: the table has to stay the peer's.
+    const wrong = (flags & Flag.priority) !== 0 && selfDependent(id, payload.subarray(flags & Flag.padded ? 1 : 0));
+    this.#block = { stream: id, flags, parts: [], bytes: 0, wrong };
     this.#fragment(plain, flags);
   }
 
@@ -210,10 +209,7 @@ export class GrpcConnection implements StreamOwner {
     const block = this.#block!;
     block.bytes += bytes.length;
     if (block.bytes > this.limits.headerBytes) {
-      throw new ConnectionError(
-        ErrorCode.enhanceYourCalm,
-        `a header block of more than ${this.limits.headerBytes} bytes`,
-      );
+      throw new ConnectionError(ErrorCode.enhanceYourCalm, "a header block is too large");
     }
     const whole = (flags & Flag.endHeaders) !== 0;
     if (!whole || block.parts.length > 0) block.parts.push(bytes.slice());
@@ -315,7 +311,11 @@ export class GrpcConnection implements StreamOwner {
     if (id !== 0) throw new ConnectionError(ErrorCode.protocol, "PING on a stream");
     if (payload.length !== 8) throw new ConnectionError(ErrorCode.frameSize, "PING of a wrong size");
     if (flags & Flag.ack) {
-      if (this.#closing && this.#streams.size === 0) this.#bye();
+      if (!this.#closing) return;
+      // It is there. What it had begun before it knew is served to its end.
+      clearTimeout(this.#answerTimer);
+      this.#answerTimer = undefined;
+      if (this.#streams.size === 0) this.#bye();
       return;
     }
     this.#answer();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A gRPC server over the runtime's plain sockets, or its TLS. It does for a fleet's own proxies what the library's server
+// A gRPC server over the runtime's plain sockets. It does for a fleet's own proxies what the library's server
 // does, at a fraction of the processor time: `node:http2` gives up a connection whose calls are reset at their end more
 // than 33 times a second, as Envoy ends them, and the runtime's own server sends no trailers.
 
@@ -13,8 +13,6 @@ export interface GrpcServerParts {
   readonly clock: Clock;
   readonly limits: GrpcLimits;
   readonly methods: Methods;
-  /** PEM of a certificate and its key; undefined for cleartext. */
-  readonly certificate?: { readonly cert: string; readonly key: string };
 }
 
 const BACKLOG = 1_024;
@@ -23,7 +21,7 @@ const NEVER = new AbortController().signal;
 
 export class GrpcServer {
   readonly #connections = new Set<GrpcConnection>();
-  readonly #listener: Deno.Listener;
+  readonly #listener: Deno.TcpListener;
   readonly #parts: GrpcServerParts;
   #closing = false;
   readonly #over = Promise.withResolvers<void>();
@@ -31,12 +29,13 @@ export class GrpcServer {
   /** Throws what listening throws. */
   constructor(address: Address, parts: GrpcServerParts) {
     this.#parts = parts;
-    const { certificate } = parts;
     // The runtime knows reusePort here as it does for its own server; its types do not.
-    const options = { ...address, reusePort: true, tcpBacklog: BACKLOG };
-    this.#listener = certificate
-      ? Deno.listenTls({ ...options, ...certificate, alpnProtocols: ["h2"] })
-      : Deno.listen(options);
+    const options: Deno.TcpListenOptions & { reusePort: boolean } = {
+      ...address,
+      reusePort: true,
+      tcpBacklog: BACKLOG,
+    };
+    this.#listener = Deno.listen(options);
     this.#accept();
   }
 
@@ -54,10 +53,10 @@ export class GrpcServer {
     }
   }
 
-  #take(socket: Deno.Conn): void {
+  #take(socket: Deno.TcpConn): void {
     if (this.#closing) return socket.close();
-    (socket as Deno.TcpConn).setNoDelay?.(true);
-    (socket as Deno.TcpConn).setKeepAlive?.(true);
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true);
     const connection = new GrpcConnection(socket, this.#parts.limits, this.#parts.methods);
     this.#connections.add(connection);
     connection.serve().then(() => {
