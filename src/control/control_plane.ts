@@ -70,8 +70,7 @@ export class ControlPlane {
   #version = 0;
   #gathering: (() => void) | undefined;
   readonly #objectives: Objectives;
-  /** The mesh's control plane; undefined without one. */
-  xds: XdsSessions | undefined;
+  #xds: XdsSessions | undefined;
   #cancelReclaim: () => void = () => {};
   #agedMinute = -1;
 
@@ -100,6 +99,11 @@ export class ControlPlane {
     return this.#snapshot!;
   }
 
+  /** The mesh's control plane; undefined without one. */
+  get xds(): XdsSessions | undefined {
+    return this.#xds;
+  }
+
   /** The configuration in force, without what engines list. */
   get config(): Config {
     return this.#config;
@@ -115,8 +119,8 @@ export class ControlPlane {
     this.#config = config;
     this.#access = access;
     this.#static.set(config.clusters.filter(({ from_file }) => !from_file));
-    if (JSON.stringify(this.xds?.config) !== JSON.stringify(config.xds)) {
-      this.xds = config.xds && new XdsSessions(config.xds);
+    if (JSON.stringify(this.#xds?.config) !== JSON.stringify(config.xds)) {
+      this.#xds = config.xds && new XdsSessions(config.xds);
     }
     this.discoveries.set(this.#sourcesOf(config));
     this.#objectives.set(config);
@@ -193,7 +197,7 @@ export class ControlPlane {
     }
     for (const { name, xds: hosts } of clusters) {
       for (const one of hosts) {
-        keep(JSON.stringify(["xds", xds, name, one]), () => new XdsDiscovery(name, one, this.xds!));
+        keep(JSON.stringify(["xds", xds, name, one]), () => new XdsDiscovery(name, one, this.#xds!));
       }
     }
     sources.set("admin", this.admin);

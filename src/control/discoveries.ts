@@ -4,14 +4,12 @@
 // state and is watched again after a growing pause.
 
 import type { Clock } from "../base/clock.ts";
+import { keepTrying } from "../base/keep_trying.ts";
 import { pause } from "../base/pause.ts";
 import { type Discovery, endpointKey, type EndpointSpec, type Update } from "../discovery/discovery.ts";
 import type { Log } from "../telemetry/log.ts";
 
-const FIRST_PAUSE_MS = 200;
-const LONGEST_PAUSE_MS = 10_000;
-/** A source that has worked for so long is asked again soon. */
-const HEALTHY_MS = 5_000;
+const PAUSES = { firstMs: 200, longestMs: 10_000 };
 /** What a source that has gone told is kept until those in its place have told something, but not longer than this. */
 const HANDOVER_MS = 5_000;
 
@@ -95,26 +93,21 @@ export class Discoveries {
     this.#tasks.add(task);
   }
 
-  async #follow(source: Source): Promise<void> {
-    const { signal } = source.abort;
-    let pauseMs = FIRST_PAUSE_MS;
-    for (; !signal.aborted; pauseMs = Math.min(LONGEST_PAUSE_MS, 2 * pauseMs)) {
-      const began = this.clock.now();
-      try {
-        for await (const update of source.discovery.watch(signal)) {
+  #follow(source: Source): Promise<void> {
+    const { discovery, abort: { signal } } = source;
+    return keepTrying(
+      async () => {
+        for await (const update of discovery.watch(signal)) {
           if (signal.aborted) return;
           this.#told(source, update);
         }
-        if (signal.aborted) return;
-        throw new Error("the source ended");
-      } catch (error) {
-        if (signal.aborted) return;
-        this.#failed(source, error as Error);
-      }
-      // One that tells all it knows and fails at once is asked as seldom as one that only fails.
-      if (this.clock.now() - began >= HEALTHY_MS) pauseMs = FIRST_PAUSE_MS;
-      await pause(pauseMs, this.clock, signal);
-    }
+        if (!signal.aborted) throw new Error("the source ended");
+      },
+      (error) => this.#failed(source, error),
+      PAUSES,
+      this.clock,
+      signal,
+    );
   }
 
   #told(source: Source, update: Update): void {

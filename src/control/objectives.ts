@@ -3,14 +3,13 @@
 // and is asked again after a growing pause.
 
 import type { Clock } from "../base/clock.ts";
-import { pause } from "../base/pause.ts";
+import { keepTrying } from "../base/keep_trying.ts";
 import type { Config } from "../config/schema.ts";
 import { KubernetesApi } from "../discovery/kubernetes/api.ts";
 import { type PoolName, watchObjectives } from "../discovery/kubernetes/objectives.ts";
 import type { Log } from "../telemetry/log.ts";
 
-const FIRST_PAUSE_MS = 1_000;
-const LONGEST_PAUSE_MS = 60_000;
+const PAUSES = { firstMs: 1_000, longestMs: 60_000 };
 
 interface Watched {
   readonly abort: AbortController;
@@ -51,28 +50,26 @@ export class Objectives {
     }
   }
 
-  async #follow(pool: PoolName, api: () => KubernetesApi, watched: Watched): Promise<void> {
+  #follow(pool: PoolName, api: () => KubernetesApi, watched: Watched): Promise<void> {
     const { abort: { signal } } = watched;
     let said = "";
-    let pauseMs = FIRST_PAUSE_MS;
-    for (; !signal.aborted; pauseMs = Math.min(LONGEST_PAUSE_MS, 2 * pauseMs)) {
-      const began = this.clock.now();
-      try {
+    return keepTrying(
+      async () => {
         for await (const told of watchObjectives(pool, api, signal)) {
           if (JSON.stringify(told) === JSON.stringify(watched.told)) continue;
           watched.told = told;
           this.changed();
         }
-      } catch (error) {
-        const { message } = error as Error;
-        if (!signal.aborted && message !== said) {
-          this.log.warn("the InferenceObjectives of a pool are not known", { pool: pool.pool, error: message });
-        }
+      },
+      ({ message }) => {
+        if (message === said) return;
+        this.log.warn("the InferenceObjectives of a pool are not known", { pool: pool.pool, error: message });
         said = message;
-      }
-      if (this.clock.now() - began > LONGEST_PAUSE_MS) pauseMs = FIRST_PAUSE_MS;
-      await pause(pauseMs, this.clock, signal);
-    }
+      },
+      PAUSES,
+      this.clock,
+      signal,
+    );
   }
 
   async stop(): Promise<void> {

@@ -3,6 +3,7 @@
 // cluster that only the routes name has the endpoints of the host that it is called by.
 
 import type { Clock } from "../base/clock.ts";
+import { keepTrying } from "../base/keep_trying.ts";
 import { pause } from "../base/pause.ts";
 import { readAsGo } from "../config/go_import.ts";
 import { ConfigError, parseConfig } from "../config/load.ts";
@@ -13,8 +14,7 @@ import type { XdsSessions } from "../discovery/xds/session.ts";
 import type { Log } from "../telemetry/log.ts";
 import type { ConfigSource } from "./reloader.ts";
 
-const FIRST_PAUSE_MS = 500;
-const LONGEST_PAUSE_MS = 10_000;
+const PAUSES = { firstMs: 500, longestMs: 10_000 };
 
 /** Adds what routes say to a configuration; of two that name a model the first counts. Throws ConfigError. */
 export function withRoutes(config: Config, told: readonly Readonly<Record<string, unknown>>[], source: string): Config {
@@ -127,27 +127,26 @@ export class XdsConfiguration {
     await pause(ms, this.clock, over.signal);
   }
 
-  async #follow(sessions: XdsSessions, signal: AbortSignal): Promise<void> {
+  #follow(sessions: XdsSessions, signal: AbortSignal): Promise<void> {
     let said = "";
-    let pauseMs = FIRST_PAUSE_MS;
-    for (; !signal.aborted; pauseMs = Math.min(LONGEST_PAUSE_MS, 2 * pauseMs)) {
-      const began = this.clock.now();
-      try {
+    return keepTrying(
+      async () => {
         for await (const told of watchConfigurations(sessions, signal)) {
           if (signal.aborted) return;
           this.#told = told;
           await this.changed();
           this.#first.resolve();
         }
-      } catch (error) {
-        const { message } = error as Error;
-        if (!signal.aborted && message !== said) this.log.warn("the mesh's routes are not known", { error: message });
+      },
+      ({ message }) => {
+        if (message !== said) this.log.warn("the mesh's routes are not known", { error: message });
         said = message;
         this.#first.resolve();
-      }
-      if (this.clock.now() - began > LONGEST_PAUSE_MS) pauseMs = FIRST_PAUSE_MS;
-      await pause(pauseMs, this.clock, signal);
-    }
+      },
+      PAUSES,
+      this.clock,
+      signal,
+    );
   }
 
   async stop(): Promise<void> {

@@ -67,7 +67,7 @@ export class GrpcStream {
   // --- Sending.
   readonly #queue: Uint8Array[] = [];
   #queuedEnd: Uint8Array | undefined;
-  #room: (() => void)[] = [];
+  readonly #room: (() => void)[] = [];
 
   /** @param contentLength Bytes that are to come in all, where the client said so. */
   constructor(
@@ -205,10 +205,9 @@ export class GrpcStream {
     return this.#queue.length === 0;
   }
 
-  /** Is called once, when what waits has gone on, or the stream is over. */
-  whenRoom(call: () => void): void {
-    if (this.hasRoom) call();
-    else this.#room.push(call);
+  /** Resolves when what waits has gone on, or the stream is over. */
+  whenRoom(): Promise<void> {
+    return this.hasRoom ? Promise.resolve() : new Promise((resolve) => this.#room.push(resolve));
   }
 
   /** Sends a message. */

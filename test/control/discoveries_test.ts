@@ -101,7 +101,7 @@ Deno.test("Discoveries: a source that fails keeps what it told, is watched again
   await settle();
   source.tell(reset(2));
   await settle();
-  clock.advance(5_000);
+  clock.advance(10_000);
   source.tell(new Error("once more"));
   await settle();
   clock.advance(200); // the first pause again

@@ -27,8 +27,8 @@ class HeldStream {
     this.told.push(decodeTold(bytes));
   }
 
-  whenRoom(call: () => void): void {
-    this.#waiting.push(call);
+  whenRoom(): Promise<void> {
+    return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
   give(): void {

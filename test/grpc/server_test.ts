@@ -43,7 +43,7 @@ class Echo implements StreamHandler {
       this.stream.taken(message.length);
       this.#held -= message.length;
     }
-    if (this.#waiting.length > 0) return this.stream.whenRoom(() => this.#send());
+    if (this.#waiting.length > 0) return void this.stream.whenRoom().then(() => this.#send());
     if (!this.#ended) return;
     this.open.delete(this.stream);
     this.stream.close();
@@ -152,7 +152,7 @@ Deno.test("GrpcServer: who waits for room is woken when the client goes, also be
     methods: (path, stream) => ({
       message() {
         stream.send(new Uint8Array(20_000_000)); // more than its client lets come
-        stream.whenRoom(() => woken++);
+        stream.whenRoom().then(() => woken++);
         if (path === "/test/closed") stream.close();
         asked++;
       },

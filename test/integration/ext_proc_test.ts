@@ -225,6 +225,7 @@ Deno.test("ext_proc: bodies without bytes end on their way there and back", asyn
   empty.say({ request_body: { body: new Uint8Array(0), end_of_stream: true } });
   const refused = await empty.hear();
   assertEquals(refused.immediate_response!.status.code, 400, "there is no JSON in it");
+  empty.call.cancel();
   // An answer whose head does not end it, and yet has no body.
   const call = envoy.words();
   call.say(begins(modes, {}));

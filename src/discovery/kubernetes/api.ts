@@ -4,9 +4,11 @@
 // changes with time.
 
 import { concat } from "../../base/bytes.ts";
+import { systemClock } from "../../base/clock.ts";
+import { pause } from "../../base/pause.ts";
 import type { KubernetesConfig } from "../../config/kubernetes.ts";
+import { ACCOUNT_FOLDER } from "../pod.ts";
 
-const ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
 /** Objects of one page of a list. */
 const PAGE = 500;
 /** How long the server is to hold a watch; then it is taken up where it ended. */
@@ -57,7 +59,6 @@ export class KubernetesApi implements Disposable {
   readonly server: string;
   readonly #token: string | undefined;
   readonly #client: Deno.HttpClient | undefined;
-  readonly #namespaceFile: string;
 
   /** Throws Error when there is no server to ask, or its certificate authority cannot be read. */
   constructor({ api_server, token_file, ca_file }: KubernetesConfig) {
@@ -67,19 +68,9 @@ export class KubernetesApi implements Disposable {
     }
     this.server = api_server ?? `https://${host!.includes(":") ? `[${host}]` : host}:${port ?? "443"}`;
     const inPod = api_server === undefined;
-    this.#token = token_file ?? (inPod ? `${ACCOUNT}/token` : undefined);
-    this.#namespaceFile = `${ACCOUNT}/namespace`;
-    const ca = ca_file ?? (inPod ? `${ACCOUNT}/ca.crt` : undefined);
+    this.#token = token_file ?? (inPod ? `${ACCOUNT_FOLDER}/token` : undefined);
+    const ca = ca_file ?? (inPod ? `${ACCOUNT_FOLDER}/ca.crt` : undefined);
     this.#client = ca === undefined ? undefined : Deno.createHttpClient({ caCerts: [Deno.readTextFileSync(ca)] });
-  }
-
-  /** The pod's own namespace; "default" outside of one. */
-  async namespace(): Promise<string> {
-    try {
-      return (await Deno.readTextFile(this.#namespaceFile)).trim();
-    } catch {
-      return "default";
-    }
   }
 
   async #fetch(path: string, query: Record<string, string>, signal: AbortSignal): Promise<Response> {
@@ -172,7 +163,7 @@ export class KubernetesApi implements Disposable {
         clearTimeout(timer);
       }
       if (!told && performance.now() - began < SHORT_MS) {
-        await new Promise<void>((resolve) => setTimeout(resolve, SHORT_MS));
+        await pause(SHORT_MS, systemClock, signal);
       }
     }
   }

@@ -5,6 +5,7 @@
 import type { KubernetesSourceConfig } from "../../config/kubernetes.ts";
 import type { Discovery, EndpointSpec, Update } from "../discovery.ts";
 import type { KubernetesApi, KubernetesObject } from "./api.ts";
+import { podNamespace } from "../pod.ts";
 import { ToldEndpoints } from "./objects.ts";
 
 interface EndpointSlice extends KubernetesObject {
@@ -32,7 +33,7 @@ export class EndpointSliceDiscovery implements Discovery {
     using api = this.api();
     const { service, namespace } = this.config;
     const resource = {
-      path: `/apis/discovery.k8s.io/v1/namespaces/${namespace ?? await api.namespace()}/endpointslices`,
+      path: `/apis/discovery.k8s.io/v1/namespaces/${namespace ?? await podNamespace()}/endpointslices`,
       labelSelector: `kubernetes.io/service-name=${service}`,
     };
     // A Service of both families has a slice of each for the same pods: only one family is told.

@@ -2,6 +2,7 @@
 // Priorities that InferenceObjectives (inference.networking.x-k8s.io/v1alpha2) of an InferencePool give: requests name them.
 
 import { MAX_PRIORITY } from "../../config/tenants.ts";
+import { podNamespace } from "../pod.ts";
 import type { KubernetesApi, KubernetesObject } from "./api.ts";
 
 interface InferenceObjective extends KubernetesObject {
@@ -22,7 +23,7 @@ export async function* watchObjectives(
 ): AsyncGenerator<Readonly<Record<string, number>>> {
   using api = makeApi();
   const path = `/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/${
-    namespace ?? await api.namespace()
+    namespace ?? await podNamespace()
   }/inferenceobjectives`;
   const known = new Map<string, number>();
   for await (const change of api.watch<InferenceObjective>({ path }, signal)) {

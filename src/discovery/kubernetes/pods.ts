@@ -5,6 +5,7 @@
 import type { KubernetesSourceConfig } from "../../config/kubernetes.ts";
 import type { Discovery, EndpointSpec, Update } from "../discovery.ts";
 import type { KubernetesApi, KubernetesObject } from "./api.ts";
+import { podNamespace } from "../pod.ts";
 import { ToldEndpoints } from "./objects.ts";
 
 interface Pod extends KubernetesObject {
@@ -69,7 +70,7 @@ export class PodDiscovery implements Discovery {
   async *watch(signal: AbortSignal): AsyncGenerator<Update> {
     using api = this.api();
     const { pods: labels, port } = this.config as { pods: Record<string, string>; port: number };
-    const namespace = this.config.namespace ?? await api.namespace();
+    const namespace = this.config.namespace ?? await podNamespace();
     yield* watchPods(api, { cluster: this.cluster, namespace, labels, ports: [port] }, this.config, signal);
   }
 }
@@ -83,7 +84,7 @@ export class InferencePoolDiscovery implements Discovery {
 
   async *watch(signal: AbortSignal): AsyncGenerator<Update> {
     using api = this.api();
-    const namespace = this.config.namespace ?? await api.namespace();
+    const namespace = this.config.namespace ?? await podNamespace();
     while (!signal.aborted) {
       // One round for each selector that the pool has had.
       const round = new AbortController();

@@ -2,19 +2,8 @@
 // Who the gateway says it is to a control plane: a router of the mesh, in Istio's words.
 
 import type { XdsConfig } from "../../config/xds.ts";
+import { podNamespace } from "../pod.ts";
 import { structOf } from "./messages.ts";
-
-const NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
-
-async function namespace(): Promise<string> {
-  const told = Deno.env.get("POD_NAMESPACE");
-  if (told) return told;
-  try {
-    return (await Deno.readTextFile(NAMESPACE_FILE)).trim();
-  } catch {
-    return "default";
-  }
-}
 
 function address(): string {
   const told = Deno.env.get("POD_IP") ?? Deno.env.get("INSTANCE_IP");
@@ -25,7 +14,7 @@ function address(): string {
 
 /** A Node of xDS. */
 export async function nodeOf({ node_id, labels }: XdsConfig): Promise<unknown> {
-  const where = await namespace();
+  const where = await podNamespace();
   const name = Deno.env.get("POD_NAME") ?? Deno.hostname();
   return {
     id: node_id ?? `router~${address()}~${name}.${where}~${where}.svc.cluster.local`,

@@ -3,6 +3,7 @@
 // runtime's own server serves, but for HTTP/2 and HTTPS.
 
 import type { Address } from "../../base/address.ts";
+import { type ServedConnection, SocketServer } from "../../base/socket_server.ts";
 import { HttpResponse } from "../http/exchange.ts";
 import { DirectConnection, type DirectConnectionParts } from "./connection.ts";
 
@@ -20,82 +21,51 @@ export interface DirectServerParts extends Omit<DirectConnectionParts, "refusal"
   refused(): void;
 }
 
-/** Connections that may wait to be accepted; the system may have a lower limit. */
-const BACKLOG = 4_096;
-/** Where the system has no more sockets, it is asked again after as long. */
-const RETRY_MS = 50;
-
 export class DirectServer {
-  readonly #connections = new Set<DirectConnection>();
+  readonly #server: SocketServer;
   readonly #byAddress = new Map<string, number>();
-  readonly #listener: Deno.TcpListener;
   readonly #parts: DirectServerParts;
   /** What all connections share. */
   readonly #shared: DirectConnectionParts;
-  #closing = false;
-  readonly #over = Promise.withResolvers<void>();
 
   /** Throws what listening throws. */
   constructor(address: Address, parts: DirectServerParts) {
     this.#parts = parts;
     const { deadlines, limits, answer } = parts;
     this.#shared = { deadlines, limits, answer, refusal };
-    // The runtime knows reusePort here as it does for its own server; its types do not.
-    const options: Deno.TcpListenOptions & { reusePort: boolean } = {
-      ...address,
-      reusePort: true,
-      tcpBacklog: BACKLOG,
-    };
-    this.#listener = Deno.listen(options);
-    this.#accept();
+    this.#server = new SocketServer(address, deadlines.clock, (socket) => this.#take(socket));
   }
 
-  async #accept(): Promise<void> {
-    const { deadlines: { clock } } = this.#parts;
-    while (!this.#closing) {
-      try {
-        this.#take(await this.#listener.accept());
-      } catch {
-        if (!this.#closing) await new Promise<void>((resolve) => clock.after(RETRY_MS, resolve));
-      }
-    }
-  }
-
-  #take(socket: Deno.TcpConn): void {
+  #take(socket: Deno.TcpConn): ServedConnection | undefined {
     const { bounds, counted, refused } = this.#parts;
     const { hostname } = socket.remoteAddr as Deno.NetAddr;
     const here = this.#byAddress.get(hostname) ?? 0;
     if (
-      this.#closing || (bounds.connections > 0 && this.#connections.size >= bounds.connections) ||
+      (bounds.connections > 0 && this.#server.size >= bounds.connections) ||
       (bounds.connectionsPerAddress > 0 && here >= bounds.connectionsPerAddress)
     ) {
       refused();
-      socket.close();
-      return;
+      return undefined;
     }
     const connection = new DirectConnection(socket, this.#shared);
-    this.#connections.add(connection);
     this.#byAddress.set(hostname, here + 1);
     counted(1);
-    connection.serve().then(() => {
-      this.#connections.delete(connection);
-      const left = this.#byAddress.get(hostname)! - 1;
-      if (left === 0) this.#byAddress.delete(hostname);
-      else this.#byAddress.set(hostname, left);
-      counted(-1);
-      if (this.#closing && this.#connections.size === 0) this.#over.resolve();
-    });
+    return {
+      serve: () => connection.serve().then(() => this.#ended(hostname)),
+      finish: () => connection.finish(),
+    };
+  }
+
+  #ended(hostname: string): void {
+    const left = this.#byAddress.get(hostname)! - 1;
+    if (left === 0) this.#byAddress.delete(hostname);
+    else this.#byAddress.set(hostname, left);
+    this.#parts.counted(-1);
   }
 
   /** Accepts nothing new; resolves when what is under way has been answered. */
   shutdown(): Promise<void> {
-    if (!this.#closing) {
-      this.#closing = true;
-      this.#listener.close();
-      for (const connection of this.#connections) connection.finish();
-      if (this.#connections.size === 0) this.#over.resolve();
-    }
-    return this.#over.promise;
+    return this.#server.shutdown();
   }
 }
 

@@ -206,10 +206,11 @@ export type BodyChange =
   | { readonly kind: "replace"; readonly bytes: Uint8Array }
   | { readonly kind: "piece"; readonly bytes: Uint8Array; readonly ends: boolean };
 
-/** The field of an answer: ProcessingResponse's 1 to 6. */
-function answerField(half: Half, part: Received["part"]): number {
-  return PARTS.findIndex(([aHalf, aPart]) => aHalf === half && aPart === part) + 1;
-}
+/** ProcessingResponse's fields of answers. */
+const ANSWERS = {
+  request: { headers: 1, body: 3, trailers: 5 },
+  response: { headers: 2, body: 4, trailers: 6 },
+} as const;
 
 /** The answer to headers or a piece of a body. @param destination HOST:PORTs with commas between them, told as metadata. */
 export function answer(
@@ -221,7 +222,7 @@ export function answer(
 ): Uint8Array {
   const writer = Writer.create();
   // HeadersResponse, BodyResponse { CommonResponse response = 1 }
-  writer.uint32(answerField(half, part) << 3 | 2).fork();
+  writer.uint32(ANSWERS[half][part] << 3 | 2).fork();
   if (mutation !== undefined || change !== undefined) {
     writer.uint32(10).fork();
     if (mutation !== undefined) writeMutation(writer.uint32(18).fork(), mutation).ldelim();
@@ -236,7 +237,7 @@ export function answer(
 
 /** The answer to trailers: they stay as they are. */
 export function answerTrailers(half: Half): Uint8Array {
-  return Writer.create().uint32(answerField(half, "trailers") << 3 | 2).fork().ldelim().finish();
+  return Writer.create().uint32(ANSWERS[half].trailers << 3 | 2).fork().ldelim().finish();
 }
 
 /** An answer in place of the engine's: ImmediateResponse { status = 1, headers = 2, body = 3, details = 5 }. */

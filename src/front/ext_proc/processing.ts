@@ -86,17 +86,16 @@ export class Processing implements StreamHandler, StreamController {
     if (request === undefined) return this.#fail(Status.invalidArgument, "a body without a head");
     if (part === "trailers") {
       request.trailers();
-      if (!this.#streams.request) this.stream.send(answerTrailers("request"));
+      if (this.#modes.request !== BodyMode.fullDuplex) this.stream.send(answerTrailers("request"));
     } else request.piece(bytes, ends || this.#modes.request === BodyMode.buffered); // trailers come behind the answer
     if (ends || this.#modes.request === BodyMode.buffered || request.size > this.parts.bounds.bodyBytes) {
       this.#start(request);
     }
   }
 
-  // Which bodies are ours to send on.
-  get #streams(): { request: boolean; response: boolean } {
-    const { request, response } = this.#modes;
-    return { request: request === BodyMode.fullDuplex, response: response === BodyMode.fullDuplex };
+  /** Whether the answer's body is ours to send on. */
+  get #streams(): boolean {
+    return this.#modes.response === BodyMode.fullDuplex;
   }
 
   #begin(fields: readonly string[], ends: boolean, { modes, subset }: Received): void {
@@ -112,7 +111,7 @@ export class Processing implements StreamHandler, StreamController {
       mode,
       among: subset,
       fallbacks: bounds.fallbacks,
-      rewrites: this.#streams.response,
+      rewrites: this.#streams,
       bodyBytes: bounds.bodyBytes,
     });
     const request = this.#request;
@@ -153,9 +152,9 @@ export class Processing implements StreamHandler, StreamController {
     const { sent } = this.#request!;
     // An answer before Envoy was told anything is somebody else's, and of no concern.
     if (!sent) this.#request!.leave();
-    if (sent && this.#streams.response) return;
+    if (sent && this.#streams) return;
     if (part === "trailers") this.stream.send(answerTrailers("response"));
-    else if (part === "body" && this.#streams.response) this.#piece(bytes, ends);
+    else if (part === "body" && this.#streams) this.#piece(bytes, ends);
     else this.stream.send(answer("response", part));
   }
 
@@ -184,7 +183,7 @@ export class Processing implements StreamHandler, StreamController {
     const { fields, ended, alone } = this.#response!;
     if (this.over && !ended) return void source?.cancel();
     if (fields === undefined || !this.#request!.sent) return this.#refuse(response);
-    if (!this.#streams.response) return source && void this.#pump(source, new Onlooker());
+    if (!this.#streams) return source && void this.#pump(source, new Onlooker());
     if (this.over) return void source?.cancel();
     if (source === undefined && String(response.status) !== fields.pseudo(":status")) return this.#refuse(response);
     this.stream.send(answer("response", "headers", responseMutation(fields, response)));
@@ -209,7 +208,7 @@ export class Processing implements StreamHandler, StreamController {
       while (!sink.over) {
         const pulling = source.pull(sink);
         if (pulling !== undefined) await pulling;
-        if (sink === this && !this.stream.hasRoom) await new Promise<void>((resolve) => this.stream.whenRoom(resolve));
+        if (sink === this && !this.stream.hasRoom) await this.stream.whenRoom();
       }
     } catch (error) {
       source.cancel();

@@ -172,13 +172,13 @@ export class RequestHalf implements HttpRequest, Carrier {
     for (let at = 0; at < body.length && !response.over; at += PIECE_BYTES) {
       const ends = rest === undefined && at + PIECE_BYTES >= body.length && !this.#trailers;
       this.#piece(body.subarray(at, at + PIECE_BYTES), ends);
-      if (!this.#parts.stream.hasRoom) await this.#room();
+      if (!this.#parts.stream.hasRoom) await this.#parts.stream.whenRoom();
     }
     if (rest !== undefined) {
       for (let piece = await rest.next(); piece !== undefined; piece = await rest.next()) {
         if (response.over) return;
         this.#piece(piece, false);
-        if (!this.#parts.stream.hasRoom) await this.#room();
+        if (!this.#parts.stream.hasRoom) await this.#parts.stream.whenRoom();
       }
       if (!this.#trailers) this.#piece(EMPTY, true);
     }
@@ -187,10 +187,6 @@ export class RequestHalf implements HttpRequest, Carrier {
 
   #piece(bytes: Uint8Array, ends: boolean): void {
     this.#parts.stream.send(answer("request", "body", undefined, { kind: "piece", bytes, ends }));
-  }
-
-  #room(): Promise<void> {
-    return new Promise((resolve) => this.#parts.stream.whenRoom(resolve));
   }
 }
 
