@@ -209,8 +209,8 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "explain takes the turn of a request",
     file: "src/scheduler/decision.ts",
-    was: 'if (placement.policy.name === "round_robin" && chosen !== NO_ENDPOINT) {',
-    is: 'if (placement.policy.name === "round_robin" && chosen === NO_ENDPOINT) {',
+    was: 'if (policy.name !== "round_robin" || chosen === NO_ENDPOINT) return;',
+    is: 'if (policy.name !== "round_robin" || chosen !== NO_ENDPOINT) return;',
     tests: ["test/integration/explain_test.ts"],
   },
   {
