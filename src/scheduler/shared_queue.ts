@@ -150,7 +150,8 @@ export class SharedQueue implements Scheduler, GrantOwner {
         );
       }
       if (onlyEndpoint !== undefined) {
-        if (row.grant(onlyEndpoint, 0, this.now())) return granted();
+        const may = among === undefined || among.includes(onlyEndpoint);
+        if (may && row.grant(onlyEndpoint, 0, this.now())) return granted();
         throw new GatewayError("no_endpoint", "The engine that has the previous response is not available");
       }
       if (!placement.policy.queued || among !== undefined) {

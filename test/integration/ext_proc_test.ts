@@ -296,6 +296,23 @@ Deno.test("ext_proc: Envoy that takes nothing of a request gives its load back w
   }
 });
 
+Deno.test("ext_proc: a follow-up goes to the engine that has the response, but not out of its subset", async () => {
+  await using engines = startEngines(2, { speed: 20 });
+  await using gateway = await startPicker(engines);
+  using envoy = new EnvoyStandIn(pickerOf(gateway), MODES[0][1]);
+  const names = engines.map(({ address }) => formatAddress(address));
+  const body = (more: Record<string, unknown>) => JSON.stringify({ model: "m", input: "hello", ...more });
+  const first = await envoy.exchange("/v1/responses", { body: body({}) });
+  const home = first.destination!.split(",")[0];
+  const previous_response_id = JSON.parse(first.body).id;
+  const ask = (subset: readonly string[]) =>
+    envoy.exchange("/v1/responses", { body: body({ previous_response_id }), subset });
+  assertEquals((await ask(names)).destination, home);
+  const refused = await ask(names.filter((name) => name !== home));
+  assertEquals([refused.status, refused.headers.get("x-aigw-reason")], [503, "no_endpoint"]);
+  await gateway.settled();
+});
+
 Deno.test("ext_proc: a route that does not show the body is told what to change", async () => {
   await using engines = startEngines(1);
   await using gateway = await startPicker(engines);

@@ -41,7 +41,6 @@ export class XdsDiscovery implements Discovery {
       let known: string | undefined;
       while (!signal.aborted) {
         const changed = session.changed(signal);
-        changed.catch(() => {}); // it is waited for below
         const endpoints = this.#endpoints(session);
         const told = endpoints && JSON.stringify(endpoints);
         if (endpoints !== undefined && told !== known) {
@@ -52,11 +51,11 @@ export class XdsDiscovery implements Discovery {
         await changed;
       }
     } finally {
-      release(session.failed);
+      release();
     }
   }
 
-  // Undefined while not all of it has been told. Throws Error where there is no such host.
+  // Undefined while not all of it has been told. Throws Error where the port is not clear.
   #endpoints(session: XdsSession): EndpointSpec[] | undefined {
     const all = session.all(ResourceType.cluster);
     if (all === undefined) return undefined;

@@ -32,7 +32,6 @@ export async function* watchConfigurations(
     let known: string | undefined;
     while (!signal.aborted) {
       const changed = session.changed(signal);
-      changed.catch(() => {}); // it is waited for below
       const found = configurations(session);
       const told = found && JSON.stringify(found);
       if (found !== undefined && told !== known) {
@@ -42,7 +41,7 @@ export async function* watchConfigurations(
       await changed;
     }
   } finally {
-    release(session.failed);
+    release();
   }
 }
 

@@ -153,9 +153,17 @@ export class XdsSession {
     return this.#subscriptions.get(type)?.answered ? this.#resources.get(type) ?? new Map() : undefined;
   }
 
-  /** Resolves when something has changed. Throws Error when the stream is lost, and at once where it has been. */
+  /**
+   * Resolves when something has changed, or the signal aborts. Rejects when the stream is lost, and at once where it has
+   * been; who asked may look at what there is before it waits for that.
+   */
   changed(signal: AbortSignal): Promise<void> {
-    if (this.#error) return Promise.reject(this.#error);
+    const changed = this.#error ? Promise.reject<void>(this.#error) : this.#change(signal);
+    changed.catch(() => {});
+    return changed;
+  }
+
+  #change(signal: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       const wake = (): void => {
         this.#watchers.delete(wake);
@@ -240,8 +248,8 @@ export class XdsSessions {
 
   constructor(readonly config: XdsConfig, readonly connectMs?: number) {}
 
-  /** The session; `release` ends the use of it, and says whether it is of no more use to anybody. */
-  acquire(): { session: XdsSession; release(broken: boolean): void } {
+  /** The session; `release` ends the use of it. One that is lost is nobody's any more. */
+  acquire(): { session: XdsSession; release(): void } {
     if (this.#session === undefined) {
       this.#session = new XdsSession(this.config, this.connectMs);
       this.#users = 0;
@@ -251,9 +259,9 @@ export class XdsSessions {
     this.#users++;
     return {
       session,
-      release: (broken) => {
+      release: () => {
         if (this.#session !== session) return;
-        if (--this.#users > 0 && !broken) return;
+        if (--this.#users > 0 && !session.failed) return;
         this.#session = undefined;
         session.close();
       },
