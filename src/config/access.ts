@@ -8,12 +8,13 @@ import type { ClusterAccess } from "./snapshot.ts";
 
 /** Reads them for every cluster. Throws ConfigError. */
 export async function readAccess(
-  { clusters }: Config,
+  { clusters, compat }: Config,
   source = "config",
   environment: Environment = Deno.env,
 ): Promise<Map<string, ClusterAccess>> {
   const access = new Map<string, ClusterAccess>();
-  for (const [i, { name, tls, base_path, api_key_file, api_key_env }] of clusters.entries()) {
+  for (const [i, cluster] of clusters.entries()) {
+    const { name, tls, base_path, api_key_file, api_key_env, forward_credentials = compat === "go" } = cluster;
     const at = `clusters[${i}]`;
     let key: string | undefined;
     if (api_key_file !== undefined) {
@@ -38,6 +39,7 @@ export async function readAccess(
       tls: tls && { caCerts, serverName: tls.server_name },
       basePath: base_path,
       authorization: key === undefined ? undefined : `Bearer ${key}`,
+      forwardCredentials: forward_credentials,
     });
   }
   return access;

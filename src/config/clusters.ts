@@ -45,6 +45,9 @@ export const clusterSchema = z.strictObject({
   api_key_file: z.string().min(1).optional()
     .describe("File with the key that engines want, relative to this file; the client's own is not handed on then"),
   api_key_env: z.string().min(1).optional().describe("Environment variable with that key"),
+  forward_credentials: z.boolean().optional().describe(
+    "Hand the client's Authorization and x-api-key on to engines that have no key here, if the gateway has no tenants' keys; yes with compat: go",
+  ),
   discover_models: z.boolean().default(false)
     .describe("Serve what the engines list in /v1/models, also without a rule in model_mapping_rule"),
   backend: z.enum(BACKENDS).optional()

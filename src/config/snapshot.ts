@@ -23,6 +23,7 @@ export interface ClusterAccess {
   readonly basePath: string;
   /** Value of the Authorization field; a secret. */
   readonly authorization: string | undefined;
+  readonly forwardCredentials: boolean;
 }
 
 /** What engines say of a model that they list. */

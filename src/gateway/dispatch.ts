@@ -37,6 +37,8 @@ export interface DispatchOptions {
   readonly maxBackpressureMs: number;
   /** Is told an endpoint that answered 404: it may have other models than before. */
   missing(endpoint: number): void;
+  /** Is told the first endpoint that wants credentials where the client's are not handed on. */
+  withheld(endpoint: string): void;
   /** Is told an endpoint that rejects what a peer answers, once until it answers again. */
   atFault(endpoint: string, statuses: { readonly rejected: number; readonly peer: number }): void;
 }
@@ -92,6 +94,7 @@ export class Dispatcher {
   readonly #judge = new ReplicaJudge();
   readonly #failures = new FailureJudge();
   readonly #pulse: EndpointPulse;
+  #toldOfCredentials = false;
 
   constructor(readonly pools: EndpointPools, readonly endpoints: EndpointTable, readonly options: DispatchOptions) {
     this.#pulse = options.silence.pulse;
@@ -139,6 +142,7 @@ export class Dispatcher {
           continue;
         }
         this.#note(endpoint.row, answer);
+        if (answer.head.status === 401) this.#missCredentials(endpoint, call, transport);
         const { status } = answer.head;
         const died = saysDead(status, answer.whole);
         // One that was alone there may be what it died of.
@@ -251,6 +255,14 @@ export class Dispatcher {
     return transcoder?.wrap ? transcoder.wrap(opened) : opened;
   }
 
+  #missCredentials({ name }: EndpointRef, call: Call, transport: Transport): void {
+    if (this.#toldOfCredentials || call.incoming.fields.credentials === "" || credentialsOf(call, transport) !== "") {
+      return;
+    }
+    this.#toldOfCredentials = true;
+    this.options.withheld(name);
+  }
+
   #note(endpoint: number, { head: { status, headers }, whole }: Answer): void {
     if (status === 404) this.options.missing(endpoint);
     if (BUSY.has(status)) {
@@ -302,9 +314,9 @@ function standing({ endpoint, answer }: Rejection, call: Call): Answer {
 /** An answer of which nothing is known before. */
 const NO_TOKENS: Expected = { kind: "chat", tokens: false, choices: 1, opened() {}, heard() {} };
 
-// The key of the cluster's engines in place of what the client sent.
-function credentialsOf({ incoming: { fields } }: Call, { authorization }: Transport): string {
-  return authorization === undefined ? fields.credentials : `authorization: ${authorization}\r\n`;
+function credentialsOf({ incoming: { fields } }: Call, { authorization, forwardCredentials }: Transport): string {
+  if (authorization !== undefined) return `authorization: ${authorization}\r\n`;
+  return forwardCredentials ? fields.credentials : "";
 }
 
 function hostOf({ name }: EndpointRef, { tls }: Transport): string {

@@ -283,6 +283,10 @@ export class Serving {
       backpressureMs: outliers.enabled ? outliers.backpressure_ms : 0,
       maxBackpressureMs: outliers.enabled ? outliers.max_backpressure_ms : 0,
       missing: (endpoint) => this.#adapters.ask(endpoint),
+      withheld: (endpoint) =>
+        this.log.warn("an engine wants a key: name it by api_key_file or api_key_env, or set forward_credentials", {
+          endpoint,
+        }),
       atFault: (endpoint, { rejected, peer }) =>
         this.log.warn("an endpoint rejects what a peer answers", { endpoint, status: rejected, peer_status: peer }),
     });

@@ -44,7 +44,7 @@ export interface IncomingFields {
   readonly origin: string | undefined;
   /** The part of the head to an engine that is the same for every attempt: everything but credentials, host and length. */
   readonly fields: string;
-  /** The client's own credentials, for engines that have no key of their own in the config. */
+  /** The client's own credentials, for engines to which the config lets them go on. */
   readonly credentials: string;
 }
 

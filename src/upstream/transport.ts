@@ -7,8 +7,10 @@ export interface Transport {
   readonly tls: { readonly caCerts: string[]; readonly serverName: string | undefined } | undefined;
   /** Path before every path of the engine, without a slash at its end; empty for none. */
   readonly basePath: string;
-  /** Value of the Authorization field that engines get in place of the client's; undefined for the client's own. */
+  /** Value of the Authorization field that engines get; undefined for none of the gateway's. */
   readonly authorization: string | undefined;
+  /** Whether they get the client's, where they get none of the gateway's. */
+  readonly forwardCredentials: boolean;
 }
 
-export const PLAIN: Transport = { tls: undefined, basePath: "", authorization: undefined };
+export const PLAIN: Transport = { tls: undefined, basePath: "", authorization: undefined, forwardCredentials: false };

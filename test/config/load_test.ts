@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import { readAccess } from "../../src/config/access.ts";
 import { ConfigError, loadConfig, parseConfig } from "../../src/config/load.ts";
 
 const SMALL = {
@@ -84,4 +85,15 @@ Deno.test("loadConfig reads YAML, a clusters file beside it, and the environment
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+Deno.test("readAccess: credentials of clients go on where the cluster says so, and as with Go's gateway", async () => {
+  const forwards = async (cluster: object, more: object = {}) => {
+    const access = await readAccess(parseConfig({ clusters: [{ name: "c", ...cluster }], ...more }));
+    return access.get("c")!.forwardCredentials;
+  };
+  assertEquals(await forwards({}), false);
+  assertEquals(await forwards({ forward_credentials: true }), true);
+  assertEquals(await forwards({}, { compat: "go" }), true);
+  assertEquals(await forwards({ forward_credentials: false }, { compat: "go" }), false);
 });

@@ -14,7 +14,7 @@ import { UpstreamError, type UpstreamFailure } from "../../src/upstream/errors.t
 import type { ResponseHead } from "../../src/upstream/response_head.ts";
 import type { OutgoingMessage } from "../../src/upstream/pool.ts";
 import { RetryBudget } from "../../src/upstream/retry_budget.ts";
-import { PLAIN } from "../../src/upstream/transport.ts";
+import { PLAIN, type Transport } from "../../src/upstream/transport.ts";
 import { callParts, HandedBody, schedulerParts, settle } from "../support/parts.ts";
 
 const EMPTY = new Uint8Array(0);
@@ -41,11 +41,13 @@ async function parts(
     expectedMs?: number;
     /** An engine says that it does not know the model. */
     missing?: () => void;
+    fields?: Record<string, string>;
+    transport?: Partial<Transport>;
   } = {},
 ) {
   const scheduler = schedulerParts(more.endpoints ?? 3);
   const { clock, context, open } = callParts();
-  const call = open();
+  const call = open({ headers: more.fields });
   const clocks = [clock, scheduler.clock];
   const tried: number[] = [];
   const bodies: HandedBody[] = [];
@@ -81,6 +83,7 @@ async function parts(
   } as unknown as EndpointPools;
   const faults: [string, number, number][] = [];
   const suspects: number[] = [];
+  const withheld: string[] = [];
   const pulse = new EndpointPulse(scheduler.kernel);
   const missing: number[] = [];
   const budget = new RetryBudget({ percent: more.percent ?? 1_000, minPerSecond: 0 }, clock);
@@ -101,12 +104,13 @@ async function parts(
     answers: { wholeBytes: 1_024, eventBytes: 1_024 },
     backpressureMs: 1_000,
     maxBackpressureMs: 30_000,
+    withheld: (endpoint) => withheld.push(endpoint),
     atFault: (endpoint, { rejected, peer }) => faults.push([endpoint, rejected, peer]),
   });
   const grant = await scheduler.queue.acquire(scheduler.ask("hello"), () => {});
+  const transport = { ...PLAIN, ...more.transport };
   let moved = 0;
-  const dispatch = () =>
-    dispatcher.dispatch(grant, { call, prepared, transport: PLAIN, expected, moved: () => moved++ });
+  const dispatch = () => dispatcher.dispatch(grant, { call, prepared, transport, expected, moved: () => moved++ });
   const count = (cell: number) => context.calls.instruments.cells[cell];
   const close = () => {
     grant[Symbol.dispose]();
@@ -123,6 +127,7 @@ async function parts(
     held,
     fresh,
     faults,
+    withheld,
     suspects,
     missing,
     /** Another request on the endpoint that it was granted. */
@@ -377,4 +382,17 @@ Deno.test("Dispatcher: nobody else is asked for a client that is gone", async ()
     const { head: { status } } = await all.dispatch();
     assertEquals([status, all.tried.length], leaves ? [404, 1] : [200, 2]);
   }
+});
+
+Deno.test("Dispatcher: tells once that an engine wants credentials, where the client's are withheld", async () => {
+  const told = async (fields: Record<string, string>, transport: Partial<Transport> = {}) => {
+    using all = await parts([head(401), head(401)], { fields, transport });
+    assertEquals((await all.dispatch()).head.status, 401);
+    return all.withheld.length;
+  };
+  const fields = { authorization: "Bearer mine" };
+  assertEquals(await told(fields), 1);
+  assertEquals(await told({}), 0);
+  assertEquals(await told(fields, { forwardCredentials: true }), 0);
+  assertEquals(await told(fields, { authorization: "Bearer ours" }), 0);
 });

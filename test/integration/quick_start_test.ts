@@ -8,6 +8,7 @@ import { BadEndpoint, configOfEndpoints } from "../../src/control/quick_start.ts
 import { startGateway } from "../../src/server/gateway_process.ts";
 import { chat, post, startEngines, startTestGateway } from "../support/gateway.ts";
 import { startAigw } from "../support/process.ts";
+import { sha256 } from "../support/sha256.ts";
 import { makeCertificate } from "../support/tls.ts";
 import { until } from "../support/until.ts";
 
@@ -140,7 +141,6 @@ Deno.test("an engine's key comes from the configuration, never from the client",
   await using engine = startPlainEngine({ key: "engine-secret" });
   const { hostname, port } = engine.address;
   const cluster = { name: "c", endpoints: [{ address: hostname, port }] };
-  const rules = { m: { rules: [{ backend: "vllm", cluster: "c" }] } };
   {
     await using gateway = await startTestGateway([engine], { clusters: [{ ...cluster, api_key_file: file }] });
     assertEquals(await statusOf(gateway.origin, "m", { authorization: "Bearer mine", "x-api-key": "mine too" }), 200);
@@ -149,14 +149,30 @@ Deno.test("an engine's key comes from the configuration, never from the client",
     const shown = await (await fetch(`${gateway.admin}/config`)).text();
     assert(!shown.includes("engine-secret"), "the key is not shown");
   }
-  await using gateway = await startTestGateway([engine], { clusters: [cluster], model_mapping_rule: rules });
-  assertEquals(
-    await statusOf(gateway.origin, "m", { authorization: "Bearer mine" }),
-    401,
-    "without one, the client's goes",
-  );
-  assertEquals(engine.chats().at(-1)!.authorization, "Bearer mine");
   await Deno.remove(file);
+});
+
+Deno.test("a client's credentials go on to engines only where the cluster says so", async () => {
+  await using engine = startPlainEngine({ key: "mine" });
+  const { hostname, port } = engine.address;
+  const endpoints = [{ address: hostname, port }];
+  const model_mapping_rule = { m: { rules: [{ backend: "vllm", cluster: "c" }] } };
+  const mine = { authorization: "Bearer mine", "x-api-key": "mine too" };
+  const seen = async (config: Record<string, unknown>, sent: Record<string, string> = mine) => {
+    await using gateway = await startTestGateway([engine], { model_mapping_rule, ...config });
+    const status = await statusOf(gateway.origin, "m", sent);
+    const { authorization, apiKey } = engine.chats().at(-1)!;
+    return { status, authorization, apiKey };
+  };
+  const cluster = { name: "c", endpoints };
+  const none = { authorization: null, apiKey: null };
+  assertEquals(await seen({ clusters: [cluster] }), { status: 401, ...none });
+  assertEquals(await seen({ clusters: [cluster] }, {}), { status: 401, ...none });
+  const both = { authorization: "Bearer mine", apiKey: "mine too" };
+  const forwarding = { clusters: [{ ...cluster, forward_credentials: true }] };
+  assertEquals(await seen(forwarding), { status: 200, ...both });
+  const tenants = [{ name: "t", keys_sha256: [await sha256("mine")] }];
+  assertEquals((await seen({ ...forwarding, tenants }, { authorization: "Bearer mine" })).authorization, null);
 });
 
 Deno.test("an engine below a path, and one with HTTPS that is verified, by requests and probes alike", async () => {
