@@ -17,6 +17,7 @@ import {
 } from "./memory/plan";
 import { CHUNK_BYTES } from "./memory/prefix";
 import { hashPrompt } from "./prefix/hash";
+import { blocksLookup } from "./prefix/blocks";
 import { indexLookup } from "./prefix/index";
 import { scoreCluster } from "./queue/late_binding";
 import { below } from "./random";
@@ -41,13 +42,21 @@ export const POLICY_LATE_BINDING: u32 = 6;
 /** Hashes the prompt text in scratch and looks it up: the part of a decision that a retry need not repeat. */
 export function lookUp(promptBytes: u32, salt: u32): u32 {
   const chunks = hashPrompt(promptBytes, CHUNK_BYTES);
+  question().blocks = 0;
   question().chunks = chunks;
   indexLookup(chunks, salt);
   return chunks;
 }
 
+/** Looks a prompt up again whose hashes, and keys of blocks if the question has any, stand in scratch. */
+export function lookUpAgain(chunks: u32, salt: u32): void {
+  indexLookup(chunks, salt);
+  if (question().blocks != 0) blocksLookup();
+}
+
 /** Leaves the cache out of the decision that follows. */
 export function lookUpNothing(): void {
+  question().blocks = 0;
   question().chunks = 0;
   question().everywhere = 0;
   question().hot = 0;
@@ -114,7 +123,7 @@ function chooseLate(): i32 {
   return chosen(free + flight < best - header().slack ? drawNear(scores, best) : position);
 }
 
-/** Leading bytes of the looked-up prompt that a row is presumed to hold. */
+/** Leading bytes of the looked-up prompt that a row is presumed to hold, or EXACT and those that its engine tells. */
 export function matchedBytes(row: u32): u32 {
   const matches = question().matches;
   for (let m: u32 = 0; m < matches; m++) {

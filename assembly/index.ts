@@ -4,6 +4,9 @@
 export { attach, format, plan, ringOffset } from "./memory/plan";
 export {
   allowedOffset,
+  blockCapacity,
+  blockIndexOffset,
+  blockKeysOffset,
   clusterOffset,
   columnOffset,
   decisionOffset,
@@ -40,6 +43,9 @@ export {
   scannedOffset,
 } from "./scan/chat";
 export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix/hash";
+export { blocksComputed, blocksDrop, blocksHold, blocksNotComputed } from "./prefix/blocks";
+export { EXACT } from "./prefix/known";
+export { BLOCK_BYTES, BLOCK_HOLDERS, BLOCK_ROWS, KEY_TOKENS } from "./memory/block";
 export { indexForget, indexInsertScratch, indexLookup, indexPinScratch, indexUnpinScratch, indexUsage } from "./prefix/index";
 export { admit, limitReserve, limitsAge, limitSettle, limitUsed } from "./limits";
 export { serve } from "./queue/fair_share";
@@ -53,6 +59,7 @@ export {
   requestDispatch,
   requestFirstToken,
   requestGrant,
+  requestKnow,
   requestOpen,
   requestRelease,
   requestReturn,
@@ -62,7 +69,7 @@ export { gather } from "./score/gather";
 export { scoreInferenceLb } from "./score/inference_lb";
 export { scoreLeastRequest } from "./score/plain";
 export { pickBest } from "./score/pick";
-export { choose, lookUp, lookUpNothing, matchedBytes } from "./decide";
+export { choose, lookUp, lookUpAgain, lookUpNothing, matchedBytes } from "./decide";
 // Every constant of the layout: TypeScript places its views by them, and the hash of the layout is made of all of them.
 export {
   MAGIC,
@@ -85,6 +92,7 @@ export {
   HEADER_RESPONSES,
   HEADER_PREDICTORS,
   HEADER_TENANTS,
+  HEADER_BLOCKS,
   HEADER_SHARE,
   HEADER_AVERAGES,
   HEADER_BYTES_PER_TOKEN,
@@ -158,6 +166,7 @@ export {
   ENDPOINT_TELLS,
   ENDPOINT_LISTED,
   ENDPOINT_ASKED,
+  ENDPOINT_BLOCK_TOKENS,
   ENDPOINT_COLUMNS,
   SERVING,
   NOT_BACKED_OFF,
@@ -242,6 +251,8 @@ export {
   QUESTION_DEADLINE,
   QUESTION_BAND,
   QUESTION_TENANT,
+  QUESTION_BLOCKS,
+  QUESTION_TOKENS,
   QUESTION_CHUNKS,
   QUESTION_EVERYWHERE,
   QUESTION_HOT,

@@ -5,6 +5,9 @@ import { CLUSTER_BYTES } from "./memory/cluster";
 import { IDENTITY_BYTES } from "./memory/endpoint";
 import {
   allowedRows,
+  blockKeyBase,
+  blockKeys,
+  maxBlocks,
   cells,
   clusterBase,
   endpointBase,
@@ -27,11 +30,24 @@ import {
   scratch,
   tenantBase,
 } from "./memory/plan";
+import { BUCKET_SLOTS } from "./memory/prefix";
 import { PREDICTOR_BYTES } from "./memory/predictor_row";
 import { REQUEST_BYTES } from "./memory/request_row";
 import { RESPONSE_BUCKET_ENTRIES, RESPONSE_BYTES, SAMPLE_RING_BYTES } from "./memory/rings";
 import { TENANT_BYTES } from "./memory/tenant";
 
+/** The index of blocks: its keys. */
+export function blockIndexOffset(bucket: u32): usize {
+  return blockKeyBase + (<usize>bucket * BUCKET_SLOTS << 3);
+}
+/** Keys of a prompt's blocks, or of an engine's. */
+export function blockKeysOffset(): usize {
+  return scratch + blockKeys;
+}
+/** Most keys of blocks of one prompt. */
+export function blockCapacity(): u32 {
+  return maxBlocks;
+}
 export function clusterOffset(cluster: u32): usize {
   return clusterBase + <usize>cluster * CLUSTER_BYTES;
 }

@@ -158,6 +158,17 @@ export function requestGrant(row: u32, generation: u32, now: f64): i32 {
   return 1;
 }
 
+/** What its endpoint holds of a granted request's prompt is known better now, before it is sent. Its owner's. */
+export function requestKnow(row: u32, generation: u32, matched: u32): void {
+  const at = requestAt(row);
+  const request = changetype<RequestRow>(at);
+  if (atomic.load<u32>(at, REQUEST_GENERATION) != generation || request.counted == 0) return;
+  const uncached = uncachedOf(request.prompt, matched);
+  atomic.add<u32>(cell(ENDPOINT_UNCACHED, request.endpoint), uncached - request.uncached);
+  request.uncached = uncached;
+  request.cached = matched;
+}
+
 /**
  * The request is on its way to the engine; `hidden` when its first token will not be seen. Returns the identity
  * generation of its endpoint.

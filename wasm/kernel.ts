@@ -26,6 +26,8 @@ export interface MemoryLimits {
   predictors: number;
   /** Tenants; row 0 is for those without one. */
   tenants: number;
+  /** Blocks of engines' caches that are known; rounded up to a power of two buckets of 8. */
+  blocks: number;
 }
 
 /** The kernel's functions and layout constants over one attached memory. */
@@ -63,7 +65,7 @@ export function createSharedKernel(module: WebAssembly.Module, limits: MemoryLim
   if (bytes > MAX_BYTES) {
     const gib = (bytes / 1024 ** 3).toFixed(1);
     throw new RangeError(
-      `The limits ask for ${gib} GiB of shared memory, at most 4 GiB can be addressed: lower limits.endpoints, limits.requests_in_flight, limits.prefixes or limits.prompt_chunks`,
+      `The limits ask for ${gib} GiB of shared memory, at most 4 GiB can be addressed: lower limits.endpoints, limits.requests_in_flight, limits.prefixes, limits.kv_blocks or limits.prompt_chunks`,
     );
   }
   const pages = Math.ceil(bytes / PAGE_BYTES);
@@ -88,6 +90,7 @@ function writeLimits(k: KernelExports, memory: WebAssembly.Memory, limits: Memor
   words[k.HEADER_RESPONSES] = bucketsOf(limits.responses, k.RESPONSE_BUCKET_ENTRIES);
   words[k.HEADER_PREDICTORS] = limits.predictors;
   words[k.HEADER_TENANTS] = limits.tenants;
+  words[k.HEADER_BLOCKS] = bucketsOf(limits.blocks, k.BUCKET_SLOTS);
 }
 
 function bucketsOf(entries: number, each: number): number {
@@ -125,6 +128,7 @@ const SAMPLE_LIMITS: MemoryLimits = {
   responses: 16,
   predictors: 4,
   tenants: 2,
+  blocks: 16,
 };
 
 const hashes = new WeakMap<WebAssembly.Module, number>();

@@ -32,7 +32,8 @@ export const ENDPOINT_HEARD: u32 = 25; // when something last came from it, in 1
 export const ENDPOINT_TELLS: u32 = 26; // 1 when its metrics tell that it computes
 export const ENDPOINT_LISTED: u32 = 27; // two columns: 64 bits, one set for each LoRA adapter that it lists, by its hash
 export const ENDPOINT_ASKED: u32 = 29; // 1 when its list of models is to be read at once
-export const ENDPOINT_COLUMNS: u32 = 30;
+export const ENDPOINT_BLOCK_TOKENS: u32 = 30; // tokens a block of its cache, while its engine tells what it holds; else 0
+export const ENDPOINT_COLUMNS: u32 = 31;
 
 /** Flag of an adapter's number: only an endpoint that lists the adapter is eligible. */
 export const MUST_LIST: u32 = 128;

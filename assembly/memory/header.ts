@@ -3,7 +3,7 @@
 // starts. Its fields are words; TypeScript knows them by their index.
 
 export const MAGIC: u32 = 0x57474941; // "AIGW"
-export const LAYOUT_VERSION: u32 = 3;
+export const LAYOUT_VERSION: u32 = 4;
 export const HEADER_BYTES: u32 = 256;
 
 @unmanaged
@@ -25,6 +25,7 @@ export class Header {
   responses: u32; // buckets of stored responses, a power of two
   predictors: u32;
   tenants: u32;
+  blocks: u32; // block index buckets, a power of two
   share: f32; // part of every limit that this gateway may use by itself
   averages: u32; // 1 when prefill times are moving averages instead of least squares
   bytesPerToken: f32; // of prompts, until a model's own ratio is known
@@ -69,6 +70,7 @@ export const HEADER_SHARING: u32 = offsetof<Header>("sharing") / 4;
 export const HEADER_RESPONSES: u32 = offsetof<Header>("responses") / 4;
 export const HEADER_PREDICTORS: u32 = offsetof<Header>("predictors") / 4;
 export const HEADER_TENANTS: u32 = offsetof<Header>("tenants") / 4;
+export const HEADER_BLOCKS: u32 = offsetof<Header>("blocks") / 4;
 export const HEADER_SHARE: u32 = offsetof<Header>("share") / 4;
 export const HEADER_AVERAGES: u32 = offsetof<Header>("averages") / 4;
 export const HEADER_BYTES_PER_TOKEN: u32 = offsetof<Header>("bytesPerToken") / 4;

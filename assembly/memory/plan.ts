@@ -8,17 +8,19 @@
 //     │ scratch │ metric  │ save    │ stored │ predictors │ samples  │ tenants │
 //     │ /worker │ /worker │ /worker │ 16 ea. │ 384 each   │ /worker  │ 128 ea. │
 //     └─────────┴─────────┴─────────┴────────┴────────────┴──────────┴─────────┘
+//     and the block index
 //
 // Sizes come from the limits in the config, which stand in the header: `plan` computes them, `format` completes the header,
 // `attach` refuses a memory of another layout. The memory never grows. Worker area 0 is the control plane's.
 //
 // The fields themselves stand in the files beside this one.
 
+import { BLOCK_BYTES } from "./block";
 import { CLASS_QUEUE_BYTES, CLUSTER_BYTES, CLUSTER_CLASSES, CLUSTER_FIRST_GROUP, ClusterRow } from "./cluster";
 import { GROUP_ROWS, ENDPOINT_COLUMNS, IDENTITY_BYTES } from "./endpoint";
 import { header, HEADER_BYTES, LAYOUT_VERSION, MAGIC } from "./header";
 import { AVERAGES, PREDICTOR_BYTES } from "./predictor_row";
-import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, Match, matchAt } from "./prefix";
+import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, HOLDERS, Match, matchAt } from "./prefix";
 import { HISTOGRAM_BYTES, Question, QUESTION_BYTES, QUESTION_MATCH } from "./question";
 import { REQUEST_BYTES, REQUEST_MATCH, RequestRow } from "./request_row";
 import {
@@ -48,6 +50,8 @@ export let tenantBase: usize = 0;
 export let averageBase: usize = 0;
 export let keyBase: usize = 0;
 export let entryBase: usize = 0;
+export let blockKeyBase: usize = 0;
+export let blockEntryBase: usize = 0;
 export let scratchBase: usize = 0;
 export let scratchBytes: usize = 0;
 export let metricBase: usize = 0;
@@ -61,6 +65,7 @@ export let clusters: u32 = 0;
 export let endpoints: u32 = 0;
 export let requestsPerWorker: u32 = 0;
 export let buckets: u32 = 0;
+export let blockBuckets: u32 = 0;
 export let maxChunks: u32 = 0;
 export let cells: u32 = 0;
 export let ringWords: u32 = 0;
@@ -76,12 +81,18 @@ export let positionGroup: usize = 0; // u32 a group of positions
 export let allowedRows: usize = 0; // a bit for each endpoint row, where a choice is restricted
 export let histogram: usize = 0;
 export let hashes: usize = 0; // u64 a chunk
+export let blockKeys: usize = 0; // u64 a block, behind HOLDERS pairs of what was found
 export let promptText: usize = 0; // UTF-8
 export let bodyText: usize = 0; // a request body, behind what was found in it
 
 /** Bytes of the prompt text and of the region of the body. */
 export let textBytes: u32 = 0;
 export let bodyBytes: u32 = 0;
+
+/** Most keys of blocks of one prompt, for each chunk of its text: one for 32 bytes. */
+const KEYS_A_CHUNK: u32 = 16;
+/** Most keys of blocks of one prompt. */
+export let maxBlocks: u32 = 0;
 
 /** What the region of the body has beside a body. */
 const BODY_EXTRA: u32 = 256;
@@ -122,6 +133,9 @@ function layOut(): u64 {
   s = up(s + HISTOGRAM_BYTES);
   hashes = <usize>s;
   s = up(s + <u64>maxChunks * 8);
+  blockKeys = <usize>s + HOLDERS * 8 + 8;
+  maxBlocks = maxChunks * KEYS_A_CHUNK;
+  s = up(s + HOLDERS * 8 + 8 + <u64>maxBlocks * 8);
   promptText = <usize>s;
   textBytes = maxChunks * CHUNK_BYTES;
   s = up(s + textBytes);
@@ -145,6 +159,10 @@ function layOut(): u64 {
   at = up(at + <u64>tenants * TENANT_BYTES);
   averageBase = <usize>at;
   at = up(at + <u64>(predictors / 2) * AVERAGES * 4);
+  blockKeyBase = <usize>at;
+  at = up(at + <u64>blockBuckets * BUCKET_SLOTS * 8);
+  blockEntryBase = <usize>at;
+  at = up(at + <u64>blockBuckets * BUCKET_SLOTS * BLOCK_BYTES);
   return at;
 }
 
@@ -161,10 +179,11 @@ function readLimits(): void {
   responseBuckets = header().responses;
   predictors = header().predictors;
   tenants = header().tenants;
+  blockBuckets = header().blocks;
 }
 
 /**
- * Bytes that a memory takes for the limits that the caller wrote into the header, `workers` to `tenants`. The memory may
+ * Bytes that a memory takes for the limits that the caller wrote into the header, `workers` to `blocks`. The memory may
  * be a page that has no more than a header.
  */
 export function plan(): f64 {

@@ -27,6 +27,8 @@ export class Question {
   band: u32; // priority band, 0 first
   tenant: u32;
   // Looked up.
+  blocks: u32; // keys of the prompt's blocks of tokens that stand in scratch; 0 where its tokens are not known
+  tokens: u32; // of the prompt, where there are blocks
   chunks: u32; // of this prompt that were hashed
   everywhere: u32; // leading bytes that every endpoint is presumed to hold
   hot: u32; // leading bytes that most endpoints have in use: worth to be computed anywhere
@@ -64,6 +66,8 @@ export const QUESTION_NOW: u32 = offsetof<Question>("now");
 export const QUESTION_DEADLINE: u32 = offsetof<Question>("deadline");
 export const QUESTION_BAND: u32 = offsetof<Question>("band");
 export const QUESTION_TENANT: u32 = offsetof<Question>("tenant");
+export const QUESTION_BLOCKS: u32 = offsetof<Question>("blocks");
+export const QUESTION_TOKENS: u32 = offsetof<Question>("tokens");
 export const QUESTION_CHUNKS: u32 = offsetof<Question>("chunks");
 export const QUESTION_EVERYWHERE: u32 = offsetof<Question>("everywhere");
 export const QUESTION_HOT: u32 = offsetof<Question>("hot");
@@ -80,6 +84,6 @@ export const QUESTION_MATCHED: u32 = offsetof<Question>("matched");
 export const MAX_EXCLUDED: u32 = 8;
 export const QUESTION_EXCLUDE: u32 = offsetof<Question>();
 export const QUESTION_MATCH: u32 = (QUESTION_EXCLUDE + MAX_EXCLUDED * 4 + 7) & ~7;
-export const QUESTION_BYTES: u32 = 256;
+export const QUESTION_BYTES: u32 = 320;
 
 export const HISTOGRAM_BYTES: u32 = 2048 * 4;

@@ -16,11 +16,13 @@
 // is a lost hint, and a reader that meets a slot while it changes hands sees a hint that may be wrong, never a fault.
 
 import {
+  ENDPOINT_BLOCK_TOKENS,
   ENDPOINT_CAPACITY,
   ENDPOINT_ELIGIBILITY,
   ENDPOINT_IDLE,
   ENDPOINT_INSERTED,
   ENDPOINT_TOUCHED,
+  ENDPOINT_UNCACHED,
   GROUP_ROWS,
   SERVING,
 } from "../memory/endpoint";
@@ -30,14 +32,14 @@ import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, ENTRY_HOLDERS, HOLDERS, matchAt
 import { QUESTION_MATCH } from "../memory/question";
 
 const INSERT: u32 = 0;
-const PIN: u32 = 1;
+export const PIN: u32 = 1;
 const UNPIN: u32 = 2;
 /** Above it an age is that of a slot which another worker, a few ticks ahead, has touched already. */
 const AHEAD: u32 = 0xfff00000;
 
 // A salt per cluster and model keeps equal prompts of different models apart; 0 marks an empty slot.
 @inline
-function keyOf(hash: u64, salt: u32): u64 {
+export function keyOf(hash: u64, salt: u32): u64 {
   let k = hash ^ (<u64>salt * 0x9e3779b97f4a7c15);
   k ^= k >> 32;
   k *= 0xd6e8feb86659fd93;
@@ -50,7 +52,7 @@ function bucketOf(key: u64): u32 {
   return <u32>(key >> 16) & (buckets - 1);
 }
 
-function find(key: u64): i32 {
+export function find(key: u64): i32 {
   const first = bucketOf(key) * BUCKET_SLOTS;
   const at = keyBase + (<usize>first << 3);
   for (let i: u32 = 0; i < BUCKET_SLOTS; i++) {
@@ -67,17 +69,17 @@ function alive(holder: u64): bool {
 
 // Below 0 while it is pinned.
 @inline
-function ageOf(row: u32, stamp: u32): i32 {
+export function ageOf(row: u32, stamp: u32): i32 {
   return <i32>(load<u32>(cell(ENDPOINT_INSERTED, row)) - stamp);
 }
 
 @inline
-function entryAt(slot: u32): usize {
+export function entryAt(slot: u32): usize {
   return entryBase + <usize>slot * ENTRY_BYTES;
 }
 
 /** Finds the key's slot or takes one: an empty one, else the one touched longest ago. -1 when another worker was faster. */
-function claim(key: u64, clock: u32): i32 {
+export function claim(key: u64, clock: u32): i32 {
   const found = find(key);
   if (found >= 0) return found;
   const first = bucketOf(key) * BUCKET_SLOTS;
@@ -133,7 +135,7 @@ function taken(row: u32, stamp: u32): void {
 
 // Records that an endpoint holds the chunk of this slot: inserted by others now, pinned, or out of use with the count.
 // `pinned` is the count when the request that ends was pinned.
-function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
+export function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
   const entry = entryAt(slot);
   const fields = changetype<PrefixEntry>(entry);
   fields.touched = clock;
@@ -225,7 +227,8 @@ export function indexInsertScratch(count: u32, salt: u32, row: u32): void {
  * Looks the first `count` scratch hashes up, for the question's cluster. Writes the question's EVERYWHERE (leading bytes
  * held everywhere), HOT (leading bytes in use on most endpoints), MATCHES and MATCH pairs (row, bytes): rows that hold a
  * longer unbroken prefix than that, at most 7.
- * Once a chunk is not wide the set of rows only shrinks, so the cost is O(chunks), whatever the fleet's size.
+ * Once a chunk is not wide the set of rows only shrinks, so the cost is O(chunks), whatever the fleet's size. Where the
+ * question has blocks too, nothing is presumed of engines that tell what they hold.
  */
 export function indexLookup(count: u32, salt: u32): void {
   const matches = scratch + QUESTION_MATCH;
@@ -259,7 +262,7 @@ export function indexLookup(count: u32, salt: u32): void {
     if (open) {
       for (let k: u32 = 0; k < HOLDERS; k++) {
         const holder = atomic.load<u64>(entry + (<usize>k << 3), ENTRY_HOLDERS);
-        if (holder == 0 || !alive(holder) || listed(matches, total, <u32>holder - 1)) continue;
+        if (holder == 0 || !presumed(holder) || listed(matches, total, <u32>holder - 1)) continue;
         const place = total < HOLDERS ? total++ : shortest(matches, before);
         if (place == HOLDERS) continue;
         const match = matchAt(matches, place);
@@ -274,6 +277,13 @@ export function indexLookup(count: u32, salt: u32): void {
   question().everywhere = everywhere;
   question().hot = hot;
   question().matches = total;
+}
+
+// Where an engine tells what it holds, only what requests before their first token compute there is presumed.
+function presumed(holder: u64): bool {
+  const row = <u32>holder - 1;
+  if (question().blocks == 0 || load<u32>(cell(ENDPOINT_BLOCK_TOKENS, row)) == 0) return alive(holder);
+  return load<u32>(cell(ENDPOINT_UNCACHED, row)) != 0 && ageOf(row, <u32>(holder >> 32)) < 0;
 }
 
 // Endpoints that have the chunk in use, as far as they are recorded.
@@ -330,7 +340,7 @@ function listed(matches: usize, total: u32, row: u32): bool {
 function allAlive(entry: usize): bool {
   for (let k: u32 = 0; k < HOLDERS; k++) {
     const holder = atomic.load<u64>(entry + (<usize>k << 3), ENTRY_HOLDERS);
-    if (holder == 0 || !alive(holder)) return false;
+    if (holder == 0 || !presumed(holder)) return false;
   }
   return true;
 }
@@ -351,7 +361,7 @@ function extend(matches: usize, total: u32, bytes: u32, entry: usize, wide: u32)
 function holds(entry: usize, wide: u32, row: u32): bool {
   for (let k: u32 = 0; k < HOLDERS; k++) {
     const holder = atomic.load<u64>(entry + (<usize>k << 3), ENTRY_HOLDERS);
-    if (<u32>holder == row + 1) return alive(holder);
+    if (<u32>holder == row + 1) return presumed(holder);
   }
   return (wide & bitOf(row)) != 0;
 }

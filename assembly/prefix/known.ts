@@ -5,8 +5,18 @@
 import { header } from "../memory/header";
 import { CHUNK_BYTES } from "../memory/prefix";
 
+/** Of what an engine told that it holds: there is no such chunk. */
+export const EXACT: u32 = 1 << 30;
+
+/** A match without its mark. */
+@inline
+export function bytesOf(matched: u32): u32 {
+  return matched & (EXACT - 1);
+}
+
 @inline
 export function knownOf(promptBytes: u32, matched: u32): u32 {
+  if ((matched & EXACT) != 0) return min(promptBytes, bytesOf(matched));
   return matched == 0 ? 0 : min(promptBytes, matched + CHUNK_BYTES);
 }
 

@@ -6,6 +6,7 @@
 // ahead_ms_i is the prefill work ahead as in late.ts, predicted() is the model's learned prefill time, speed_i
 // how the endpoint's learned rate compares with the model's: it stands for the class of its hardware.
 
+import { bytesOf } from "../prefix/known";
 import { GROUP_ROWS, ENDPOINT_RATE, ENDPOINT_REMOTE_PROMPT, stampOf } from "../memory/endpoint";
 import { header } from "../memory/header";
 import {
@@ -43,7 +44,7 @@ export function scoreExpected(): void {
   const run = f32x4.splat(header().run);
   const room = f32x4.splat(header().room);
   const mean = max<f32>(1e-9, <f32>rateOf(model));
-  const everywhere = predictTtft(model, promptBytes, question().everywhere);
+  const everywhere = predictTtft(model, promptBytes, bytesOf(question().everywhere));
   const own = f32x4.splat(<f32>everywhere / mean);
   for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
     for (let lane: u32 = 0; lane < GROUP_ROWS; lane += 4) {
@@ -65,7 +66,7 @@ export function scoreExpected(): void {
     if (!isGathered(row)) continue;
     const at = <usize>positionOf(row) << 2;
     const speed = load<f32>(cell(ENDPOINT_RATE, row)) / mean;
-    const prefill = speed * <f32>predictTtft(model, promptBytes, match.bytes);
+    const prefill = speed * <f32>predictTtft(model, promptBytes, bytesOf(match.bytes));
     store<f32>(scores + at, load<f32>(scores + at) + load<f32>(owns + at) - prefill);
     store<f32>(owns + at, prefill);
   }

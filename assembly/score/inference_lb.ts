@@ -8,6 +8,7 @@
 
 import { positionPrompt, positionQueue, positionScore, question, questionMatch, scratch } from "../memory/plan";
 import { CHUNK_BYTES } from "../memory/prefix";
+import { bytesOf } from "../prefix/known";
 import { isGathered, positionOf } from "./gather";
 
 /** Scores what `gather` gathered by the inference_lb formula. A weight of 0 leaves its term out. */
@@ -23,7 +24,7 @@ export function scoreInferenceLb(): void {
   const delta = max<f32>(2, question().maxRequests - minQueue);
   const promptScale = max<f32>(question().promptFloor, question().maxPrompt);
   const requestFactor = question().requestWeight * ceil<f32>(delta / 5);
-  const shared: f32 = hashed == 0 ? 0 : cacheWeight * (<f32>question().everywhere / hashed);
+  const shared: f32 = hashed == 0 ? 0 : cacheWeight * (<f32>bytesOf(question().everywhere) / hashed);
 
   const infinity = f32x4.splat(f32.MAX_VALUE * 2);
   const nothing = f32x4.splat(-f32.MAX_VALUE * 2);
@@ -50,7 +51,7 @@ export function scoreInferenceLb(): void {
     const at = <usize>positionOf(match.row) << 2;
     const q = load<f32>(queues + at);
     if (q == Infinity) continue;
-    const cache = cacheWeight * (<f32>match.bytes / hashed);
+    const cache = cacheWeight * (<f32>bytesOf(match.bytes) / hashed);
     const request = requestFactor * ((q - minQueue) / delta);
     const prefill = prefillWeight * (load<f32>(prompts + at) / promptScale);
     store<f32>(scores + at, cache - request - prefill);

@@ -37,6 +37,10 @@ export const SCENARIOS: Record<string, Scenario> = {
   network_1: { fleet: { ...UNDISTURBED, networkMs: 1 } },
   network_2: { fleet: { ...UNDISTURBED, networkMs: 2 } },
   network_10: { fleet: { ...UNDISTURBED, networkMs: 10 } },
+  /** Their caches are a quarter as large. */
+  small_caches: { fleet: { ...UNDISTURBED, cacheShare: 0.25 } },
+  /** Each engine loses its cache every two minutes, one after the other. */
+  resets: { fleet: { ...UNDISTURBED, resetMs: 120_000 } },
   /** A tenth of the requests comes ten times as fast. */
   burst: { fleet: UNDISTURBED, trace: burst },
 };

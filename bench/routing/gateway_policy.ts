@@ -5,6 +5,7 @@
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { type Clock, ManualClock } from "../../src/base/clock.ts";
 import { Deadlines } from "../../src/base/deadlines.ts";
+import { Random } from "../../src/base/random.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import type { Config } from "../../src/config/schema.ts";
 import type { PolicyName } from "../../src/config/sections.ts";
@@ -19,6 +20,7 @@ import { presumeFirstToken, type Presumption } from "../../src/scheduler/presump
 import { queueLimits } from "../../src/scheduler/queue_limits.ts";
 import type { Ask, Grant } from "../../src/scheduler/scheduler.ts";
 import { SharedQueue } from "../../src/scheduler/shared_queue.ts";
+import { BlockIndex } from "../../src/tables/block_index.ts";
 import { EndpointPulse } from "../../src/tables/endpoint_pulse.ts";
 import { EndpointTable } from "../../src/tables/endpoint_table.ts";
 import { GrantWatch } from "../../src/tables/grant_watch.ts";
@@ -29,6 +31,7 @@ import { SampleReader, SampleWriter } from "../../src/tables/sample_ring.ts";
 import { writeTenant } from "../../src/tables/tenant_table.ts";
 import { Log } from "../../src/telemetry/log.ts";
 import { freshKernels } from "../../test/support/kernel.ts";
+import { blocksOf, type EventDelay, listen } from "./exact_caches.ts";
 import { GOOD_TPOT_MS, GOOD_TTFT_MS } from "./report.ts";
 import type { Disturbance, Fleet, Job, RoutingPolicy } from "./simulator.ts";
 import { BLOCK_TOKENS } from "./trace.ts";
@@ -51,6 +54,8 @@ export interface GatewayOptions {
   readonly algorithm: PolicyName;
   readonly seed: number;
   readonly disturbance: Disturbance;
+  /** The engines tell what they hold, so late; undefined: it is presumed. */
+  readonly exact?: EventDelay;
   /** Weights by tenant of the trace; one tenant without them. */
   readonly weights?: readonly number[];
   /** Overrides of the config's queue section. */
@@ -74,12 +79,14 @@ class FleetClock implements Clock {
 
 /** Knows prompts by the names of their jobs. */
 class JobCaches extends PresumedCaches {
-  constructor(kernel: AttachedKernel, readonly jobs: ReadonlyMap<string, Job>) {
+  constructor(kernel: AttachedKernel, readonly jobs: ReadonlyMap<string, Job>, readonly exact: boolean) {
     super(kernel);
   }
 
   override keysOf(text: string, placement: Placement): HashedPrompt {
-    const prompt = promptOf(this.jobs.get(text)!, placement.policy.cacheAware);
+    const job = this.jobs.get(text)!;
+    const prompt = promptOf(job, placement.policy.cacheAware);
+    if (this.exact) prompt.asked = blocksOf(job);
     this.match(prompt, placement);
     return prompt;
   }
@@ -106,7 +113,7 @@ export class GatewayPolicy implements RoutingPolicy {
   readonly #tenants: boolean;
   readonly #kernel: AttachedKernel;
 
-  constructor(readonly fleet: Fleet, { algorithm, seed, disturbance, queue, weights }: GatewayOptions) {
+  constructor(readonly fleet: Fleet, { algorithm, seed, disturbance, queue, weights, exact }: GatewayOptions) {
     const { engines } = fleet;
     const [control, kernel] = freshKernels({
       workers: 2,
@@ -115,6 +122,7 @@ export class GatewayPolicy implements RoutingPolicy {
       prefixes: 1_048_576,
       promptChunks: 4_096,
       ringWords: 1_024,
+      blocks: 524_288,
       tenants: weights?.length ?? 1,
     }, seed);
     // The bench measures every wait to its end, however long it is.
@@ -133,8 +141,9 @@ export class GatewayPolicy implements RoutingPolicy {
       this.#endpoints.add(0, { hostname: "engine", port: 1 + i }, profile.kvBlocks * CHUNKS_A_BLOCK, 0)
     );
     this.#rows.forEach((row, engine) => this.#engineOf.set(row, engine));
+    if (exact !== undefined) listen(fleet, new BlockIndex(control), this.#rows, exact, new Random(seed));
     const clock = new FleetClock(fleet);
-    this.#decisions = new DecisionMaker(kernel, new JobCaches(kernel, this.#jobs));
+    this.#decisions = new DecisionMaker(kernel, new JobCaches(kernel, this.#jobs, exact !== undefined));
     this.#deadlines = new Deadlines(clock);
     this.#scheduler = new SharedQueue({
       pulse: new EndpointPulse(kernel),

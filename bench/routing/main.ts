@@ -5,6 +5,7 @@ import { parseArgs } from "@std/cli/parse-args";
 import { parseConfig } from "../../src/config/load.ts";
 import type { PolicyName } from "../../src/config/sections.ts";
 import { Random } from "../../src/base/random.ts";
+import type { EventDelay } from "./exact_caches.ts";
 import { GatewayPolicy } from "./gateway_policy.ts";
 import { PUBLISHED } from "./published.ts";
 import { SCENARIOS } from "./disturbances.ts";
@@ -83,8 +84,8 @@ function readQueue(text: string | undefined): Record<string, number> | undefined
   }
 }
 
-function own(algorithm: PolicyName): Make {
-  return (fleet, disturbance) => new GatewayPolicy(fleet, { algorithm, seed, disturbance, queue });
+function own(algorithm: PolicyName, exact?: EventDelay): Make {
+  return (fleet, disturbance) => new GatewayPolicy(fleet, { algorithm, seed, disturbance, queue, exact });
 }
 
 /** The rules that others publish; the best of them is the yardstick. */
@@ -101,6 +102,8 @@ const policies: Record<string, Make> = {
   expected_ttft: own("expected_ttft"),
   slo: own("slo"),
   late_binding: own("late_binding"),
+  late_binding_exact: own("late_binding", { lagMs: 3, loss: 0 }),
+  late_binding_exact_late: own("late_binding", { lagMs: 50, loss: 0.01 }),
 };
 
 const chosen: string[] = options.policies === "all" ? Object.keys(policies) : options.policies.split(",");

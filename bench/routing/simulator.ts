@@ -78,6 +78,10 @@ export interface Disturbance {
   rateError: number | undefined;
   /** Ms that a request takes to its engine, and an answer back. */
   networkMs: number;
+  /** Share of its KV blocks that each engine has. */
+  cacheShare: number;
+  /** How often each engine loses what its cache holds idle. */
+  resetMs: number;
 }
 
 export const UNDISTURBED: Disturbance = {
@@ -88,6 +92,8 @@ export const UNDISTURBED: Disturbance = {
   hidden: 0,
   rateError: undefined,
   networkMs: 0,
+  cacheShare: 1,
+  resetMs: Infinity,
 };
 
 const NO_GAUGES: EngineGauges = { waiting: 0, kvUsage: 0, blocksInUse: 0 };
@@ -215,7 +221,10 @@ export class Simulator {
   sentTokens: number[];
 
   constructor(profiles: readonly EngineProfile[], readonly disturbance: Disturbance = UNDISTURBED) {
-    this.engines = profiles.map((profile) => new EngineModel(profile));
+    const { cacheShare } = disturbance;
+    this.engines = profiles.map((profile) =>
+      new EngineModel({ ...profile, kvBlocks: Math.ceil(profile.kvBlocks * cacheShare) })
+    );
     this.sent = profiles.map(() => 0);
     this.sentTokens = profiles.map(() => 0);
     this.#stepping = profiles.map(() => false);
@@ -310,6 +319,15 @@ export class Simulator {
       };
       sync();
     }
+    const { resetMs } = this.disturbance;
+    this.engines.forEach(({ cache }, i) => {
+      if (resetMs === Infinity) return;
+      const reset = () => {
+        cache.clear();
+        if (this.busy) this.after(resetMs, reset);
+      };
+      this.after(resetMs * (1 + i) / this.engines.length, reset);
+    });
     let next = 0;
     for (;;) {
       if (this.unsettled) {

@@ -15,6 +15,7 @@ async function compile(target: string | undefined, output: string): Promise<void
       "--allow-all",
       "--include=wasm/kernel.wasm",
       "--include=src/server/worker.ts",
+      "--include=src/tokens/thread.ts",
       ...(target === undefined ? [] : [`--target=${target}`]),
       `--output=${output}`,
       "src/main.ts",

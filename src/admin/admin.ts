@@ -15,6 +15,7 @@ import type { RouteTable } from "../gateway/routes.ts";
 import { errorBody } from "../openai/errors.ts";
 import { promptText } from "../openai/prompt_text.ts";
 import { decodeRequest } from "../openai/request.ts";
+import type { PromptTokens } from "../tokens/prompt_tokens.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
 import { CONTENT_TYPES, formatFor, type TextFormat } from "../telemetry/prometheus.ts";
 import type { EndpointLoad } from "../tables/endpoint_table.ts";
@@ -35,6 +36,8 @@ export interface AdminParts extends EndpointParts {
   reloadNow(): Promise<ReloadResult>;
   routes(): RouteTable;
   readonly decisions: DecisionMaker;
+  /** Tokens of prompts, of models with a tokenizer. */
+  readonly tokens: PromptTokens;
   /** Where endpoints come from. */
   sources(): SourceView[];
   /** Why the gateway is not ready; undefined when it is. */
@@ -98,7 +101,7 @@ const ROUTES: readonly AdminRoute[] = [
     ...route("/explain", {
       POST: async (parts, request) => {
         const body = await bodyOf(request, parts.config().limits.body_bytes);
-        return json(explain(parts, request.headers, body));
+        return json(await explain(parts, request.headers, body));
       },
     }),
     changes: false,
@@ -220,14 +223,18 @@ function json(value: unknown, status = 200): Response {
 }
 
 // The decision that a gateway worker would take now for this body and these headers, with everything that led to it.
-function explain(
-  { config, routes, decisions, nameOf, loadOf }: AdminParts,
+async function explain(
+  { config, routes, decisions, tokens, nameOf, loadOf }: AdminParts,
   headers: Headers,
   body: Uint8Array,
-): unknown {
+): Promise<unknown> {
   const request = decodeRequest(undefined, body);
   const route = routes().resolve(request, headers);
-  const { policy } = route.placement;
+  const { policy, cluster } = route.placement;
+  const asked = tokens.knows(route.modelName)
+    ? tokens.ask({ model: route.modelName, body, cluster, lora: route.lora, salt: request.cacheSalt ?? "" })
+    : undefined;
+  await asked?.done;
   const text = promptText(request, {
     digest: decisions.digest,
     payloadCharacters: config().limits.payload_characters,
@@ -238,6 +245,7 @@ function explain(
     route.placement,
     route.model,
     systemClock.shared(),
+    asked,
   );
   const weights = {
     candidate_percent: policy.candidatePercent,
@@ -255,9 +263,14 @@ function explain(
       cache_aware: policy.cacheAware,
       ...(policy.name === "inference_lb" ? weights : {}),
     },
-    prompt: { bytes: new TextEncoder().encode(text).length, chunks, bytes_held_everywhere: everywhereBytes },
+    prompt: {
+      bytes: new TextEncoder().encode(text).length,
+      tokens: asked?.blocks?.tokens ?? null,
+      chunks,
+      bytes_held_everywhere: everywhereBytes,
+    },
     candidates: candidates.sort((a, b) => b.score - a.score).map((
-      { row, requests, cachedBytes, score, room },
+      { row, requests, cachedBytes, cachedExactly, score, room },
     ) => {
       const { promptBytes, uncachedBytes, rate } = loadOf(row);
       return {
@@ -268,6 +281,7 @@ function explain(
         uncached_bytes: uncachedBytes,
         prefill_ms_per_kib: rate * 1_024,
         cached_bytes: cachedBytes,
+        cached_exactly: cachedExactly,
         cached_chunks: Math.floor(cachedBytes / CHUNK_BYTES),
         has_room: room,
       };

@@ -189,7 +189,30 @@ export const FAMILIES = {
     ENDPOINT,
     "Share of prompt tokens that the engine found in its prefix cache, as its metrics tell",
   ),
+  endpointKvExact: gauge(
+    "aigw_endpoint_kv_events_exact",
+    ENDPOINT,
+    "1 while its engine tells all that its KV cache holds, 0 while that is presumed",
+  ),
+  endpointKvBlocks: gauge("aigw_endpoint_kv_blocks", ENDPOINT, "Blocks that it holds, as its engine tells"),
+  endpointKvBatches: counter("aigw_endpoint_kv_event_batches_total", ENDPOINT, "Batches of events of its KV cache"),
+  endpointKvLost: counter(
+    "aigw_endpoint_kv_event_batches_lost_total",
+    ENDPOINT,
+    "Batches that were missed and could not be had any more",
+  ),
+  endpointKvLag: gauge(
+    "aigw_endpoint_kv_event_lag_seconds",
+    ENDPOINT,
+    "How much later than the quickest its events come, as a moving mean",
+  ),
   endpointMetricsAge: gauge("aigw_endpoint_metrics_age_seconds", ENDPOINT, "Since its metrics were last read"),
+
+  blocksLost: counter(
+    "aigw_kv_blocks_lost_total",
+    [],
+    "Blocks that engines hold and limits.kv_blocks has no place for",
+  ),
 
   // Configuration and discovery
   reloads: counter(

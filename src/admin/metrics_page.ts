@@ -36,6 +36,7 @@ export interface EndpointMetrics {
   failures: number;
   ejections: number;
   labels: Readonly<Record<string, string>>;
+  kv_events: { exact: boolean; blocks: number; batches: number; lost: number; lag_ms: number } | null;
 }
 
 export interface MetricsSource {
@@ -64,6 +65,8 @@ export interface MetricsSource {
   /** Rows of the shared memory by what they are of, and how many there may be. */
   tables: { table: string; used: number; retired: number; limit: number }[];
   sharedBytes: number;
+  /** Blocks that engines hold and the index has no place for. */
+  blocksLost: number;
   workers: { serving: number; restarts: number };
   sync: { cluster: string; age_ms: number | null; weight: number }[];
   centers: { center: string; state: string; dropped: number }[];
@@ -200,7 +203,8 @@ function fleetMetrics(text: MetricsSink, source: MetricsSource): void {
   const { endpoints, clusters, cells, layout } = source;
   text.add(FAMILIES.clusters, {}, clusters.length)
     .add(FAMILIES.rules, {}, source.ruleCount)
-    .add(FAMILIES.loadBalancingRules, {}, source.loadBalancingRules);
+    .add(FAMILIES.loadBalancingRules, {}, source.loadBalancingRules)
+    .add(FAMILIES.blocksLost, {}, source.blocksLost);
   for (const cluster of clusters) {
     const own = endpoints.filter((one) => one.cluster === cluster);
     for (const state of STATES) {
@@ -237,6 +241,13 @@ function fleetMetrics(text: MetricsSink, source: MetricsSource): void {
     known(FAMILIES.endpointMaxInFlight, one.max_in_flight);
     known(FAMILIES.endpointHitRatio, one.prefix_hit_ratio);
     known(FAMILIES.endpointMetricsAge, one.metrics_age_ms === null ? null : one.metrics_age_ms / 1_000);
+    if (one.kv_events !== null) {
+      text.add(FAMILIES.endpointKvExact, labels, one.kv_events.exact ? 1 : 0)
+        .add(FAMILIES.endpointKvBlocks, labels, one.kv_events.blocks)
+        .add(FAMILIES.endpointKvBatches, labels, one.kv_events.batches)
+        .add(FAMILIES.endpointKvLost, labels, one.kv_events.lost)
+        .add(FAMILIES.endpointKvLag, labels, one.kv_events.lag_ms / 1_000);
+    }
   }
 }
 

@@ -4,7 +4,8 @@
 import { formatAddress, parseAddress } from "../base/address.ts";
 import { z } from "zod";
 import { type Fault, faultSchema } from "../mock/faults.ts";
-import { startMockEngine } from "../mock/server.ts";
+import { type MockEngineOptions, startMockEngine } from "../mock/server.ts";
+import { readFiles } from "../tokens/load_tokenizer.ts";
 import { listenOrSay } from "../server/listeners.ts";
 import { addressIn, type Command, numberIn, UsageError, wholeIn } from "./command.ts";
 import { terminationSignal } from "./signals.ts";
@@ -23,6 +24,11 @@ export const mockEngineCommand: Command = {
       help: "Tokens of an answer whose request sets no maximum (default 16)",
     },
     {
+      name: "tokenizer",
+      value: "FILE",
+      help: "Count by this tokenizer.json, and tell what the cache holds, as vLLM does",
+    },
+    {
       name: "fault",
       value: "JSON",
       help: 'A fault for its requests, for example {"kind":"status","status":503,"first":3}',
@@ -34,6 +40,7 @@ export const mockEngineCommand: Command = {
     const listen = parseAddress(addressIn(given, "listen") ?? "127.0.0.1:10001")!;
     const models = given.texts("model");
     const outputTokens = wholeIn(given, "output-tokens", 1, 1_000_000);
+    const kvEvents = readTokenizer(given.text("tokenizer"));
     const engine = listenOrSay(listen, "--listen", () =>
       startMockEngine({
         address: listen,
@@ -41,6 +48,7 @@ export const mockEngineCommand: Command = {
         speed,
         instant: given.has("instant"),
         outputTokens,
+        kvEvents,
         fault,
       }));
     console.log(`Mock engine on http://${formatAddress(engine.address)}`);
@@ -49,6 +57,15 @@ export const mockEngineCommand: Command = {
     return 0;
   },
 };
+
+function readTokenizer(file: string | undefined): MockEngineOptions["kvEvents"] {
+  if (file === undefined) return undefined;
+  try {
+    return { files: readFiles({ file, configFile: undefined, templateFile: undefined }) };
+  } catch (error) {
+    throw new UsageError(`--tokenizer: ${(error as Error).message}`);
+  }
+}
 
 function readFault(text: string | undefined): Fault | undefined {
   if (text === undefined) return undefined;

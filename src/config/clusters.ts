@@ -3,6 +3,7 @@
 // their own (`clusters_file`).
 
 import { z } from "zod";
+import { clusterKvEventsSchema } from "./kv_events.ts";
 import { BACKENDS } from "./models.ts";
 import { endpointSchema, hostSchema, labelSchema, portSchema, probePorts } from "./endpoints.ts";
 import { kubernetesSourceSchema } from "./kubernetes.ts";
@@ -47,6 +48,9 @@ export const clusterSchema = z.strictObject({
   api_key_env: z.string().min(1).optional().describe("Environment variable with that key"),
   forward_credentials: z.boolean().optional().describe(
     "Hand the client's Authorization and x-api-key on to engines that have no key here, if the gateway has no tenants' keys; yes with compat: go",
+  ),
+  kv_events: clusterKvEventsSchema.optional().describe(
+    "Where its engines publish what their caches hold; asked for when not set, false for not at all",
   ),
   discover_models: z.boolean().default(false)
     .describe("Serve what the engines list in /v1/models, also without a rule in model_mapping_rule"),

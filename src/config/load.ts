@@ -51,6 +51,11 @@ export async function loadConfig(path: string, environment: Environment = Deno.e
       if (section[key] !== undefined) section[key] = resolveBeside(path, section[key]);
     }
   }
+  for (const files of Object.values(config.tokenizers)) {
+    for (const key of ["file", "config_file", "chat_template_file"] as const) {
+      if (files[key] !== undefined) files[key] = resolveBeside(path, files[key]);
+    }
+  }
   if (config.prediction.state_file !== undefined) {
     config.prediction.state_file = resolveBeside(path, config.prediction.state_file);
   }

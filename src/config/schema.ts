@@ -6,6 +6,7 @@ import { z } from "zod";
 import { isLoopback, parseAddress } from "../base/address.ts";
 import { type ClusterConfig, clusterSchema } from "./clusters.ts";
 import { extProcSchema } from "./ext_proc.ts";
+import { kvEventsSchema, tokenizersSchema } from "./kv_events.ts";
 import { kubernetesSchema } from "./kubernetes.ts";
 import { xdsSchema } from "./xds.ts";
 import { logSchema } from "./log.ts";
@@ -72,6 +73,10 @@ export const configSchema = z.strictObject({
   clusters: z.array(clusterSchema).default([]),
   clusters_file: z.string().min(1).optional().describe("JSON or YAML file with more clusters, relative to this file"),
   model_mapping_rule: modelMappingSchema.default({}),
+  tokenizers: tokenizersSchema.default({}).describe(
+    "By model: with its tokenizer, what engines tell of their caches is compared with the prompt's own tokens",
+  ),
+  kv_events: kvEventsSchema,
   lb_mapping_rule: z.record(z.string().min(1), loadBalancingSchema).default({}),
   admin: adminSchema,
   metadata_center: metadataCenterSchema,

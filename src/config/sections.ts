@@ -42,6 +42,9 @@ export const limitsSchema = z.strictObject({
   models: positive(4_096).default(256).describe("Models in model_mapping_rule"),
   requests_in_flight: positive(1_048_576).default(8_192).describe("Requests in flight in each worker"),
   prefixes: positive(33_554_432).default(524_288).describe("Prompt prefixes remembered, 72 bytes each"),
+  kv_blocks: positive(67_108_864).default(1_048_576).describe(
+    "Different blocks of 16 tokens that engines are known to hold, by what they tell of their caches, 40 bytes each",
+  ),
   prompt_chunks: z.int().min(16).max(65_536).default(4_096).describe(
     "Chunks of 512 bytes of one prompt that are hashed",
   ),

@@ -2,6 +2,7 @@
 // The fleet as `/endpoints` and the metrics show it.
 
 import { ENDPOINT_STATE_NAMES } from "../tables/endpoint_table.ts";
+import type { EngineCacheView } from "./engine_listener.ts";
 import type { Fleet } from "./fleet.ts";
 
 /** One endpoint as `/endpoints` shows it. */
@@ -38,11 +39,30 @@ export interface EndpointView {
   labels: Readonly<Record<string, string>>;
   /** It is in the fleet no more and finishes what it has. */
   leaving: boolean;
+  /** What its engine tells of its KV cache; null where it is not listened to. */
+  kv_events: {
+    exact: boolean;
+    why: string;
+    blocks: number;
+    block_tokens: number;
+    batches: number;
+    lost: number;
+    lag_ms: number;
+  } | null;
+}
+
+function kvEventsOf(view: EngineCacheView | undefined): EndpointView["kv_events"] {
+  if (view === undefined) return null;
+  const { blockTokens, lagMs, ...others } = view;
+  return { ...others, block_tokens: blockTokens, lag_ms: Math.round(lagMs) };
 }
 
 const known = (value: number) => Number.isNaN(value) ? null : value;
 
-export function endpointViews({ members, table, health, clock }: Fleet): EndpointView[] {
+export function endpointViews(
+  { members, table, health, clock }: Fleet,
+  caches?: { of(row: number): EngineCacheView | undefined },
+): EndpointView[] {
   const now = clock.now();
   return members.map((member) => {
     const { cluster, name, spec: { host, port, labels }, row, metricsAt, adapters, leftAt, prefixTokens } = member;
@@ -74,6 +94,7 @@ export function endpointViews({ members, table, health, clock }: Fleet): Endpoin
       adapters: adapters.names,
       labels,
       leaving: leftAt !== undefined,
+      kv_events: kvEventsOf(caches?.of(row)),
     };
   });
 }

@@ -42,6 +42,8 @@ export class Member implements ProbeTarget, Patient {
   readonly slots: SlotLimit;
   /** Ms that its pages take, as moving means: what metrics take beyond what a question takes at all. */
   readonly cost = { healthMs: 0, metricsMs: 0 };
+  /** Tokens that its KV cache holds, as its metrics tell. */
+  kvTokens: number | undefined;
   asleep = false;
   paused = false;
   /** Prompt tokens that it looked up in its prefix cache, and found there. */

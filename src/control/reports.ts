@@ -128,6 +128,7 @@ export class Reports {
     this.#limitSlots(member, signals);
     if (done > 0 || waiting === 0) kernel.exports.fill(member.clusterRow, member.row, nowMs);
     if (signals.kvCapacityTokens !== undefined) {
+      member.kvTokens = signals.kvCapacityTokens;
       table.setCapacity(member.row, this.#parts.chunks(signals.kvCapacityTokens));
     }
     this.#progressed(member, signals, nowMs - probeMs);

@@ -210,6 +210,7 @@ function log(call: Call, outcome: Outcome, elapsed: number): void {
     load_duration: decision ? duration(decision.decideMs) : "",
     cache_duration: decision ? duration(decision.lookUpMs) : "",
     cached_bytes: call.matchedBytes,
+    known_cached_tokens: call.knownTokens ?? null,
     cached_chunks: Math.floor(call.matchedBytes / CHUNK_BYTES),
     tries: call.tries,
     queued_ms: call.queuedMs,

@@ -89,6 +89,8 @@ export class Call {
   status = 0;
   promptBytes = 0;
   matchedBytes = 0;
+  /** Prompt tokens that its engine told to hold; undefined where that is presumed. */
+  knownTokens: number | undefined;
   tries = 0;
   /** Of them, those whose connection was refused. */
   refusals = 0;

@@ -21,8 +21,9 @@ import { generates, type Kind } from "../openai/api.ts";
 import type { ReasoningStart } from "../openai/reasoning.ts";
 import { type PromptOptions, promptText } from "../openai/prompt_text.ts";
 import { decodeForm, decodeRequest, type InferenceRequest } from "../openai/request.ts";
+import type { HashedPrompt } from "../scheduler/cache_knowledge.ts";
 import type { ScannedPrompt } from "../scheduler/body_scan.ts";
-import type { DecisionMaker } from "../scheduler/decision.ts";
+import type { AwaitedBlocks, DecisionMaker } from "../scheduler/decision.ts";
 import { withoutCache } from "../scheduler/placement.ts";
 import { presumeFirstToken } from "../scheduler/presumption.ts";
 import type { Grant, QueueLimits, Scheduler } from "../scheduler/scheduler.ts";
@@ -30,6 +31,7 @@ import { WORKER_CELLS } from "../telemetry/cells.ts";
 import type { Log } from "../telemetry/log.ts";
 import type { FormField } from "../openai/form.ts";
 import type { BodyRest } from "../upstream/body_rest.ts";
+import type { PromptTokens } from "../tokens/prompt_tokens.ts";
 import { UpstreamError } from "../upstream/errors.ts";
 import type { ResponseHead } from "../upstream/response_head.ts";
 import type { Answer } from "./answer.ts";
@@ -53,6 +55,8 @@ export interface PipelineParts {
   readonly admission: Admission;
   /** Is told decisions while somebody watches. */
   readonly watch?: DecisionWatch;
+  /** Tokens of prompts, of models with a tokenizer. */
+  readonly tokens?: PromptTokens;
   /** Second attempts of late streams; undefined for none. */
   readonly hedging?: HedgeParts;
   /** Tokens that a request will probably take, by its model, prompt length and own limit. */
@@ -82,6 +86,8 @@ export interface AdmittedRequest {
   readonly rest: BodyRest | undefined;
   readonly tenant: Tenant;
   readonly admitted: Admitted;
+  /** Its prompt's tokens, on their way; undefined where they are of no use. */
+  readonly blocks: AwaitedBlocks | undefined;
 }
 
 /** An answer that may go on to the client, with the grant that it is given under. */
@@ -102,6 +108,12 @@ export interface AnswerWatcher {
   queued(): void;
   /** An engine has begun a stream whose first token may be long in coming. */
   opened(head: ResponseHead): void;
+}
+
+// Of a prompt whose tokens are known, those that so many of its bytes are.
+function knownTokens({ bytes, asked }: HashedPrompt, matched: number): number | undefined {
+  const tokens = asked?.blocks?.tokens;
+  return tokens === undefined ? undefined : Math.floor(matched * tokens / bytes + 1e-9);
 }
 
 function splitOf(option: Config["split_reasoning"]): ReasoningStart | undefined {
@@ -163,7 +175,18 @@ export class Pipeline {
       ttftSloMs: Number(fields.ttftSloMs ?? policy.ttftSloMs),
     });
     call.account!.reserved(admitted.reservation);
-    return { request, route, prompt, prepared, rest, tenant, admitted };
+    const blocks = this.#blocks(request, route, promptBytes, bytes);
+    return { request, route, prompt, prepared, rest, tenant, admitted, blocks };
+  }
+
+  // Has the prompt tokenised, beside this thread, where engines may tell that they hold a part of it.
+  #blocks(request: InferenceRequest, route: Route, promptBytes: number, body: Uint8Array): AwaitedBlocks | undefined {
+    const { tokens, config: { kv_events: { least_prompt_bytes, wait_ms } } } = this.#parts;
+    const { placement: { policy, cluster }, modelName, lora } = route;
+    if (tokens === undefined || !tokens.knows(modelName) || promptBytes < least_prompt_bytes) return undefined;
+    if (!policy.cacheAware || (request.kind !== "chat" && request.kind !== "completion")) return undefined;
+    const asked = tokens.ask({ model: modelName, body, cluster, lora, salt: request.cacheSalt ?? "" });
+    return asked && { asked, waitMs: wait_ms };
   }
 
   // The chunk that tells it is taken out again.
@@ -241,6 +264,7 @@ export class Pipeline {
       call.matchedBytes = call.endpointRow === won.leg.endpoint.row
         ? Math.min(won.leg.matchedBytes, call.promptBytes)
         : 0;
+      if (won.leg.matchedExactly) call.knownTokens = knownTokens(won.prompt, call.matchedBytes);
       const { row, generation } = won.leg.endpoint;
       const tellsUsage = this.#asksForUsage(call) || engines[route.rule.backend].alwaysTellsUsage;
       return {
@@ -256,7 +280,7 @@ export class Pipeline {
     }
   }
 
-  #decide(call: Call, { request, route, prompt, tenant, admitted }: AdmittedRequest, waits: () => void) {
+  #decide(call: Call, { request, route, prompt, tenant, admitted, blocks }: AdmittedRequest, waits: () => void) {
     const { scheduler, responses, queue } = this.#parts;
     const { fields } = call.incoming;
     const { placement, model } = route;
@@ -264,6 +288,7 @@ export class Pipeline {
     return scheduler.acquire({
       placement: generates(request.kind) ? placement : withoutCache(placement),
       prompt,
+      blocks,
       model,
       flow: {
         band: admitted.band,

@@ -7,6 +7,7 @@ import { DEAD, type MockControl } from "./control.ts";
 import type { EngineDriver } from "./engine_driver.ts";
 import type { EngineModel, Sequence } from "./engine_model.ts";
 import type { Fault } from "./faults.ts";
+import type { KvPublisher } from "./kv_publisher.ts";
 import { type Script, type ScriptedChoice, scriptOf } from "./script.ts";
 import { tokenize } from "./text.ts";
 
@@ -29,6 +30,8 @@ export type EngineRequest = z.infer<typeof requestSchema> & { model: string };
 
 /** What a completion needs of its engine. */
 export interface EngineContext {
+  /** Tells what its cache holds, and tokenises as the gateway does; undefined for neither. */
+  readonly events?: KvPublisher;
   readonly options: {
     /** Answer at once, without the engine model. */
     readonly instant?: boolean;
@@ -85,7 +88,7 @@ export class Completion {
     const instant = context.options.instant === true;
     const { tokens, blocks } = instant
       ? { tokens: Math.ceil(text.length / 4), blocks: [] }
-      : tokenize(text, context.model.profile.blockTokens);
+      : context.events?.prompt(body) ?? tokenize(text, context.model.profile.blockTokens);
     this.#promptTokens = tokens;
     this.#script = scriptOf(body, {
       seed: tokens,

@@ -14,7 +14,16 @@ export interface Allocation {
   hits: number;
 }
 
+/** Is told what comes into a cache and goes out of it. */
+export interface CacheListener {
+  /** Blocks `from` to before `to` of a prompt are there from now on. */
+  stored(keys: readonly BlockKey[], from: number, to: number): void;
+  removed(keys: readonly BlockKey[]): void;
+  cleared(): void;
+}
+
 export class KvCache {
+  listener: CacheListener | undefined;
   /** References to each block in use. */
   readonly #used = new Map<BlockKey, number>();
   /** Blocks out of use in order of release: Map keeps insertion order. */
@@ -42,19 +51,44 @@ export class KvCache {
     let fresh = anonymous;
     for (const key of keys) if (!this.#used.has(key)) fresh++;
     if (this.inUse + fresh > this.capacity) return undefined;
+    const missing = this.listener && this.#missing(keys);
     for (const key of keys) {
       this.#idle.delete(key);
       this.#used.set(key, (this.#used.get(key) ?? 0) + 1);
     }
     this.#anonymous += anonymous;
+    const removed: BlockKey[] = [];
     while (this.inUse + this.#idle.size > this.capacity) {
       const oldest = this.#idle.keys().next();
       if (oldest.done) break;
       this.#idle.delete(oldest.value);
+      removed.push(oldest.value);
     }
+    if (removed.length > 0) this.listener?.removed(removed);
+    for (const [from, to] of missing ?? []) this.listener!.stored(keys, from, to);
     this.queries += keys.length;
     this.hits += hits;
     return { keys, anonymous, hits };
+  }
+
+  // Runs of blocks that are not there.
+  #missing(keys: readonly BlockKey[]): [number, number][] {
+    const runs: [number, number][] = [];
+    keys.forEach((key, i) => {
+      if (this.#used.has(key) || this.#idle.has(key)) return;
+      const last = runs.at(-1);
+      if (last?.[1] === i) last[1]++;
+      else runs.push([i, i + 1]);
+    });
+    return runs;
+  }
+
+  /** Gives up what is not in use. */
+  clear(): void {
+    const keys = [...this.#idle.keys()];
+    this.#idle.clear();
+    if (this.#used.size === 0) this.listener?.cleared();
+    else this.listener?.removed(keys);
   }
 
   /** Gives an allocation back; its keyed blocks stay findable, the end of the prompt going first. */

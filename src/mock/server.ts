@@ -9,6 +9,7 @@ import { DEAD, MockControl } from "./control.ts";
 import { EngineDriver } from "./engine_driver.ts";
 import { DEFAULT_PROFILE, EngineModel, type EngineProfile } from "./engine_model.ts";
 import { type Fault, FaultPlan, faultSchema } from "./faults.ts";
+import { type KvEventOptions, KvPublisher } from "./kv_publisher.ts";
 import { metricsText } from "./metrics.ts";
 import { Completion, type EngineContext, failure, requestSchema } from "./completion.ts";
 import { MockSurface } from "./surface.ts";
@@ -27,12 +28,16 @@ export interface MockEngineOptions {
   fault?: Fault;
   /** Tokens of an answer whose request sets no maximum. */
   outputTokens?: number;
+  /** Tell what the cache holds, as vLLM does; without them nothing. */
+  kvEvents?: Omit<KvEventOptions, "hostname" | "blockTokens">;
 }
 
 export interface MockEngine {
   readonly address: Address;
   readonly model: EngineModel;
   readonly faults: FaultPlan;
+  /** Batches of events that it has published. */
+  readonly kvBatches: number;
   /** Runs so many times faster than its profile from the next step on. */
   setSpeed(speed: number): void;
   /** Generates nothing more until `resume`. */
@@ -48,8 +53,13 @@ export function startMockEngine(options: MockEngineOptions): MockEngine {
   const model = new EngineModel({ ...DEFAULT_PROFILE, ...options.profile });
   const driver = new EngineDriver(model, systemClock, options.speed ?? 1);
   const faults = new FaultPlan(options.fault);
+  const { hostname } = options.address;
+  const events = options.kvEvents &&
+    new KvPublisher({ ...options.kvEvents, hostname, blockTokens: model.profile.blockTokens });
+  model.cache.listener = events;
   const context: Context = {
     options,
+    events,
     model,
     driver,
     faults,
@@ -68,6 +78,9 @@ export function startMockEngine(options: MockEngineOptions): MockEngine {
     address,
     model,
     faults,
+    get kvBatches() {
+      return events?.batches ?? 0;
+    },
     setSpeed(speed) {
       driver.speed = speed;
     },
@@ -77,6 +90,7 @@ export function startMockEngine(options: MockEngineOptions): MockEngine {
     async stop() {
       driver.stop();
       await server.shutdown();
+      await events?.[Symbol.asyncDispose]();
     },
   };
 }
@@ -104,6 +118,18 @@ async function route(context: Context, request: Request, path: string): Promise<
       return new Response(metricsText(options.models?.[0] ?? "mock", model, context.adapters), {
         headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
       });
+    case "GET /kv_event_sources":
+      if (context.events === undefined || context.events.options.untold) break;
+      return Response.json(context.events.page());
+    case "POST /tokenize": {
+      const body = jsonOf(await request.clone().text()) as Record<string, unknown> | undefined;
+      const tokens = body && context.events?.tokensOf(body);
+      if (!tokens) break;
+      return Response.json({ count: tokens.length, max_model_len: 1_048_576, tokens: [...tokens] });
+    }
+    case "POST /reset_prefix_cache":
+      model.cache.clear();
+      return new Response();
     case "POST /faults": {
       const text = await request.text();
       const parsed = faultSchema.safeParse(text === "" ? undefined : jsonOf(text));
@@ -116,9 +142,8 @@ async function route(context: Context, request: Request, path: string): Promise<
     case "POST /v1/chat/completions":
     case "POST /v1/completions":
       return await complete(context, request, path.endsWith("/chat/completions"));
-    default:
-      return await other(context, request, path);
   }
+  return await other(context, request, path);
 }
 
 async function other({ surface, control, faults }: Context, request: Request, path: string): Promise<Response> {

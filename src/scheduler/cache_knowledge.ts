@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is known of the prompts that engines hold in their caches. Today it is presumed: from the prompts that were sent to
-// them, by prefix hashes of their text. Whoever decides asks for the prompt that is up; the answer is told in bytes.
+// What is known of the prompts that engines hold in their caches: presumed from the prompts that were sent to them, by prefix
+// hashes of their text; or, of engines that tell it, known by blocks of the prompt's tokens, if there is a tokenizer. Whoever
+// decides asks for the prompt that is up; the answer is told in bytes.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { utf8Length } from "../base/utf8.ts";
 import { questionFields } from "../tables/question.ts";
 import { SaveRingWriter } from "../tables/save_ring.ts";
+import type { AskedBlocks, PromptBlocks } from "../tokens/prompt_tokens.ts";
 import type { Placement } from "./placement.ts";
 
 /** The hashes of a prompt and its length. */
@@ -17,6 +19,8 @@ export interface HashedPrompt {
   readonly hashes: Int32Array;
   /** Whether an endpoint was known to hold a beginning of it. */
   readonly known: boolean;
+  /** Its blocks of tokens, as soon as they are known. */
+  asked?: AskedBlocks;
 }
 
 export interface CacheKnowledge {
@@ -53,6 +57,10 @@ export class PresumedCaches implements CacheKnowledge {
   readonly #matchesWord: number;
   readonly #everywhereWord: number;
   readonly #hashWord: number;
+  readonly #blocksWord: number;
+  readonly #tokensWord: number;
+  readonly #promptBytesWord: number;
+  readonly #keys: Uint32Array;
   readonly #encoder = new TextEncoder();
   readonly #ring: SaveRingWriter;
   readonly #buffers: Int32Array[][] = [];
@@ -69,6 +77,10 @@ export class PresumedCaches implements CacheKnowledge {
     this.#matchesWord = question.matches;
     this.#everywhereWord = question.everywhere;
     this.#hashWord = k.hashOffset() >>> 2;
+    this.#blocksWord = question.blocks;
+    this.#tokensWord = question.tokens;
+    this.#promptBytesWord = question.promptBytes;
+    this.#keys = new Uint32Array(kernel.buffer, k.blockKeysOffset(), 2 * k.blockCapacity());
   }
 
   keysOf(prompt: string | number, placement: Placement): HashedPrompt {
@@ -116,7 +128,23 @@ export class PresumedCaches implements CacheKnowledge {
     this.#restore(prompt);
     this.#words[this.#chunksWord] = prompt.chunks;
     this.#words[this.#clusterWord] = cluster;
-    k.indexLookup(prompt.chunks, salt);
+    this.#putBlocks(prompt);
+    k.lookUpAgain(prompt.chunks, salt);
+  }
+
+  // What engines tell is compared with the prompt's blocks, if its tokens are known.
+  #putBlocks({ bytes, asked }: HashedPrompt): void {
+    if (asked?.blocks === undefined) return;
+    this.#words[this.#blocksWord] = this.#writeKeys(asked.blocks);
+    this.#words[this.#tokensWord] = asked.blocks.tokens;
+    this.#words[this.#promptBytesWord] = bytes;
+  }
+
+  // Returns how many fit.
+  #writeKeys({ keys }: PromptBlocks): number {
+    const words = Math.min(keys.length, this.#keys.length);
+    this.#keys.set(words === keys.length ? keys : keys.subarray(0, words));
+    return words >>> 1;
   }
 
   remember(prompt: HashedPrompt, salt: number, row: number): void {
@@ -129,7 +157,9 @@ export class PresumedCaches implements CacheKnowledge {
   pin(prompt: HashedPrompt, salt: number, row: number): number {
     if (prompt.chunks === 0) return 0;
     this.#restore(prompt);
-    const pinned = this.#kernel.exports.indexPinScratch(prompt.chunks, salt, row);
+    const k = this.#kernel.exports;
+    const pinned = k.indexPinScratch(prompt.chunks, salt, row);
+    if (prompt.asked?.blocks !== undefined) k.blocksComputed(this.#writeKeys(prompt.asked.blocks), row);
     this.#ring.write(row, salt, prompt.chunks, prompt.hashes);
     return pinned;
   }
@@ -137,7 +167,9 @@ export class PresumedCaches implements CacheKnowledge {
   unpin(prompt: HashedPrompt, pinned: number, salt: number, row: number): void {
     if (prompt.chunks === 0) return;
     this.#restore(prompt);
-    this.#kernel.exports.indexUnpinScratch(prompt.chunks, pinned, salt, row);
+    const k = this.#kernel.exports;
+    k.indexUnpinScratch(prompt.chunks, pinned, salt, row);
+    if (prompt.asked?.blocks !== undefined) k.blocksNotComputed(this.#writeKeys(prompt.asked.blocks), row);
   }
 
   get savesDropped(): number {

@@ -2,12 +2,14 @@
 // One scheduling decision on this thread: prompt text into scratch, hashes, index lookup, candidates, score, pick. The
 // kernel does the work; this file carries values in and out of its scratch.
 
+import type { Clock } from "../base/clock.ts";
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { type QuestionFields, questionFields } from "../tables/question.ts";
 import type { RequestRow } from "../tables/request_table.ts";
 import type { InferenceRequest } from "../openai/request.ts";
 import { BodyScanner, ScannedPrompt } from "./body_scan.ts";
 import { type CacheKnowledge, type HashedPrompt, PresumedCaches } from "./cache_knowledge.ts";
+import type { AskedBlocks } from "../tokens/prompt_tokens.ts";
 import type { Placement } from "./placement.ts";
 
 /** What the queue orders a request by. */
@@ -20,6 +22,12 @@ export interface FlowPriority {
   readonly deadlineMs: number;
 }
 
+/** The tokens of a prompt, on their way, and how long they are worth waiting for. */
+export interface AwaitedBlocks {
+  readonly asked: AskedBlocks;
+  readonly waitMs: number;
+}
+
 export const NO_ENDPOINT = -1;
 export const QUEUED = -2;
 export const HOPELESS = -3;
@@ -30,6 +38,8 @@ export interface Candidate {
   requests: number;
   /** Leading bytes of the prompt that it is presumed to hold. */
   cachedBytes: number;
+  /** Whether its engine told so. */
+  cachedExactly: boolean;
   score: number;
   /** Whether it would be granted a request of the queue; undefined where there is none. */
   room: boolean | undefined;
@@ -123,6 +133,30 @@ export class DecisionMaker {
   resume(prompt: HashedPrompt, placement: Placement, tried: readonly number[]): void {
     this.#exclude(tried);
     this.caches.match(prompt, placement);
+  }
+
+  /** Waits a moment for the tokens of the prompt that is up, and puts it up again. Those that come later serve later looks. */
+  async know(
+    prompt: HashedPrompt,
+    { asked, waitMs }: AwaitedBlocks,
+    placement: Placement,
+    clock: Clock,
+  ): Promise<void> {
+    prompt.asked = asked;
+    if (asked.blocks === undefined && waitMs > 0) {
+      const late = Promise.withResolvers<void>();
+      const cancel = clock.after(waitMs, late.resolve);
+      await Promise.race([asked.done, late.promise]);
+      cancel();
+      this.resume(prompt, placement, []);
+    }
+  }
+
+  /** What the endpoint of a request that has waited holds of its prompt by now, if its engine tells it. */
+  renew(row: RequestRow, prompt: HashedPrompt, placement: Placement): void {
+    if (prompt.asked?.blocks === undefined) return;
+    this.caches.match(prompt, placement);
+    row.know(this.#kernel.exports.matchedBytes(row.endpoint));
   }
 
   #exclude(tried: readonly number[]): void {
@@ -254,9 +288,19 @@ export class DecisionMaker {
   }
 
   /** Decides and tells how: every candidate with its load, cached bytes and score. */
-  explain(text: string, placement: Placement, model: number, sharedMs: number): Explanation {
+  explain(
+    text: string,
+    placement: Placement,
+    model: number,
+    sharedMs: number,
+    asked?: AskedBlocks,
+  ): Explanation {
     const k = this.#kernel.exports;
     const prompt = this.begin(text, placement);
+    if (asked?.blocks !== undefined) {
+      prompt.asked = asked;
+      this.caches.match(prompt, placement);
+    }
     this.caches.retire(prompt);
     const chosen = this.choose(placement, prompt.bytes, model, sharedMs);
     this.takesNoTurn(placement, chosen);
@@ -270,7 +314,8 @@ export class DecisionMaker {
         row,
         requests,
         // The last chunk of a prompt may be shorter than a chunk.
-        cachedBytes: Math.min(prompt.bytes, k.matchedBytes(row) >>> 0),
+        cachedBytes: Math.min(prompt.bytes, k.matchedBytes(row) & (k.EXACT - 1)),
+        cachedExactly: (k.matchedBytes(row) & k.EXACT) !== 0,
         score: this.#floats[(k.scoreOffset() >>> 2) + position],
         // There late binding keeps the scores of those with room.
         room: placement.policy.queued ? this.#floats[(k.promptOffset() >>> 2) + position] !== -Infinity : undefined,
@@ -279,7 +324,7 @@ export class DecisionMaker {
     return {
       chosen,
       chunks: this.#words[this.#question.chunks],
-      everywhereBytes: this.#words[this.#question.everywhere],
+      everywhereBytes: this.#words[this.#question.everywhere] & (k.EXACT - 1),
       candidates,
     };
   }

@@ -165,6 +165,10 @@ class WholeLeg implements Leg {
     return this.#parts.row.cachedBytes;
   }
 
+  get matchedExactly(): boolean {
+    return this.#parts.row.cachedExactly;
+  }
+
   get batch(): number {
     return this.#owner.requestsOn(this.#parts.row.endpoint);
   }

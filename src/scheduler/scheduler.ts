@@ -5,7 +5,7 @@
 
 import type { ScannedPrompt } from "./body_scan.ts";
 import type { HashedPrompt } from "./cache_knowledge.ts";
-import type { Explanation, FlowPriority } from "./decision.ts";
+import type { AwaitedBlocks, Explanation, FlowPriority } from "./decision.ts";
 import type { EndpointRef } from "../tables/endpoint_directory.ts";
 import type { Placement } from "./placement.ts";
 
@@ -18,6 +18,8 @@ export interface Waiting {
 export interface Ask {
   readonly placement: Placement;
   readonly prompt: string | ScannedPrompt;
+  /** Its tokens; undefined where they are of no use. */
+  readonly blocks?: AwaitedBlocks;
   /** Model row. */
   readonly model: number;
   readonly flow: FlowPriority & {
@@ -72,6 +74,8 @@ export interface Leg {
   readonly endpoint: EndpointRef;
   /** Leading prompt bytes that the endpoint was presumed to hold when it was chosen. */
   readonly matchedBytes: number;
+  /** Whether its engine told that it holds them. */
+  readonly matchedExactly: boolean;
   /** Requests on its endpoint, this one included. */
   readonly batch: number;
   /** The request is on its way there. */

@@ -126,6 +126,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
     const { placement, model, onlyEndpoint, hidden } = ask;
     const began = this.clock.now();
     const prompt = this.decisions.begin(ask.prompt, placement);
+    if (ask.blocks !== undefined) await this.decisions.know(prompt, ask.blocks, placement, this.clock);
     const found = this.clock.now();
     const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes);
     if (!row) {
@@ -166,6 +167,7 @@ export class SharedQueue implements Scheduler, GrantOwner {
       if (result === NO_ENDPOINT) throw noEndpoint();
       if (result === HOPELESS) throw hopeless().after(this.decisions.backlogMs(placement.cluster, flow.tenant));
       const queuedMs = result === QUEUED ? await this.#wait(row, prompt, ask, onCancel) : 0;
+      if (result === QUEUED) this.decisions.renew(row, prompt, placement);
       if (ask.queue.preempt && flow.band > LAST_STANDARD) this.#watchPreemption(row, ask);
       return granted(queuedMs);
     } catch (error) {

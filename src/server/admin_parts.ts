@@ -9,6 +9,7 @@ import { metricsPage, type MetricsSource } from "../admin/metrics_page.ts";
 import { VERSION } from "../base/version.ts";
 import type { ControlPlane } from "../control/control_plane.ts";
 import type { Fleet } from "../control/fleet.ts";
+import type { EngineCaches } from "../control/engine_caches.ts";
 import { endpointViews } from "../control/fleet_view.ts";
 import type { LoadSync } from "../control/load_sync.ts";
 import type { Reloader } from "../control/reloader.ts";
@@ -30,6 +31,7 @@ export interface AdminSources {
   readonly control: ControlPlane;
   readonly fleet: Fleet;
   readonly trainer: Trainer;
+  readonly caches: EngineCaches;
   readonly supervisor: Supervisor;
   readonly reloader: Reloader;
   readonly log: Log;
@@ -51,10 +53,11 @@ export function adminParts(sources: AdminSources, live: Pick<LiveEvents, "open">
       return routes.table;
     },
     decisions: new DecisionMaker(kernel),
+    tokens: sources.caches.tokens,
     sources: () => control.discoveries.view(),
     notReady: () => notReady(sources),
     events: () => live.open(),
-    endpoints: () => endpointViews(fleet),
+    endpoints: () => endpointViews(fleet, sources.caches),
     putEndpoint: (cluster, spec) => control.admin.put(cluster, spec),
     deleteEndpoint: (id) => control.admin.delete(id),
     sourcesOf: (cluster, key) => control.discoveries.sourcesOf(cluster, key),
@@ -104,7 +107,7 @@ export function metricsOf(sources: AdminSources): MetricsSource {
   const { limits } = config;
   const modelRows = [...rows.models.all].map(([model, { row }]) => ({ model, row }));
   const known = center();
-  const endpoints = endpointViews(fleet);
+  const endpoints = endpointViews(fleet, sources.caches);
   const groupRows = kernel.exports.GROUP_ROWS;
   const left = fleet.members.filter(({ leftAt }) => leftAt !== undefined).length;
   const underWay = endpoints.reduce((sum, { in_flight }) => sum + in_flight, 0) +
@@ -171,6 +174,7 @@ export function metricsOf(sources: AdminSources): MetricsSource {
       },
     ],
     sharedBytes: kernel.buffer.byteLength,
+    blocksLost: sources.caches.index.lost,
     sync: known?.sync.view() ?? [],
     centers: known?.link.view() ?? [],
     centerCalls: known?.link.calls() ?? [],

@@ -16,6 +16,8 @@ import { readAccess, readToken } from "../config/access.ts";
 import { environmentNotes } from "../config/metadata_center.ts";
 import { type Config, configNotes } from "../config/schema.ts";
 import { fixedConfig } from "../control/config_file.ts";
+import { EngineCaches } from "../control/engine_caches.ts";
+import { openTokens } from "../control/tokens.ts";
 import { ControlPlane } from "../control/control_plane.ts";
 import { Fleet } from "../control/fleet.ts";
 import { LoadSync } from "../control/load_sync.ts";
@@ -130,6 +132,15 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     publish: (snapshot) => supervisor.publish(snapshot),
     oldestInUse: () => supervisor.oldestSnapshot,
   }, config);
+  const caches = new EngineCaches({
+    kernel,
+    clock: systemClock,
+    log,
+    config: () => control.snapshot.config,
+    members: () => fleet.members,
+    tokens: openTokens(config, log),
+    emptied: (row) => kernel.exports.indexForget(row),
+  });
   const routes = new XdsConfiguration(systemClock, log, () => reloader.reload("the mesh's routes changed"));
   const reloader: Reloader = new Reloader({
     source: routes.beside(options.source ?? fixedConfig(config)),
@@ -153,6 +164,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     control,
     fleet,
     trainer,
+    caches,
     supervisor,
     reloader,
     log,
@@ -202,6 +214,8 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     await control.start();
     fleet.start();
     stops.push(() => fleet.stop());
+    caches.start();
+    stops.push(() => caches.stop());
     await routes.heard(FIRST_MODELS_MS);
     await control.firstModels(FIRST_MODELS_MS);
     trainer.start();
@@ -254,6 +268,7 @@ function memoryLimits({ limits }: Config, workers: number) {
     responses: limits.stored_responses,
     predictors: 2 * limits.models,
     tenants: limits.tenants,
+    blocks: limits.kv_blocks,
   };
 }
 

@@ -21,7 +21,6 @@ import type { HttpContext } from "../front/http/http_call.ts";
 import type { Call, CallContext } from "../gateway/call.ts";
 import { Dispatcher } from "../gateway/dispatch.ts";
 import { DecisionWatch, type ShownDecision } from "../gateway/decision_watch.ts";
-import type { HedgeParts } from "../gateway/hedge.ts";
 import { Pipeline } from "../gateway/pipeline.ts";
 import { RouteTable } from "../gateway/routes.ts";
 import { StoredResponses } from "../gateway/stored_responses.ts";
@@ -44,6 +43,7 @@ import { Instruments } from "../telemetry/instruments.ts";
 import { Log } from "../telemetry/log.ts";
 import { ModelReadings } from "../telemetry/readings.ts";
 import { openTracing } from "../telemetry/tracing.ts";
+import type { PromptTokens } from "../tokens/prompt_tokens.ts";
 import { EndpointPools } from "../upstream/endpoint_pools.ts";
 import { KserveClients } from "../upstream/kserve.ts";
 import { poolLimits } from "../upstream/pool_limits.ts";
@@ -52,9 +52,11 @@ import { Transports } from "../upstream/transports.ts";
 import { RetryBudget } from "../upstream/retry_budget.ts";
 import { bound, directParts } from "./direct_parts.ts";
 import { boundExtProc, type ExtProcParts, extProcParts } from "./ext_proc_parts.ts";
+import { hedgeParts } from "./hedge_parts.ts";
 import { WorkerLogs } from "./logs.ts";
 import type { WorkerSetup } from "./protocol.ts";
 import { silenceParts } from "./silence_parts.ts";
+import { configureTokens, openTokens } from "../control/tokens.ts";
 import { Vitals } from "./vitals.ts";
 
 const clock = systemClock;
@@ -92,6 +94,7 @@ export class Serving {
   readonly #samples: SampleWriter;
   readonly #tracing = openTracing();
   readonly #transports = new Transports();
+  readonly #tokens: PromptTokens;
   readonly #leavers = new Leavers(clock, systemConnections, 0);
   readonly #logs: WorkerLogs;
   #current: Generation;
@@ -146,6 +149,7 @@ export class Serving {
     this.#budget = new RetryBudget(budgetOf(config), clock);
     this.#samples = new SampleWriter(kernel);
     this.#endpoints.failureBackoffMs = failureBackoffOf(config);
+    this.#tokens = openTokens(config, this.log);
     this.#current = this.#generation(snapshot);
     const answer = (request: HttpRequest) => this.#current.front.handle(request);
     this.direct = directParts(this.#deadlines, this.instruments, answer);
@@ -172,6 +176,7 @@ export class Serving {
   #bound(config: Config): void {
     bound(this.direct, config);
     boundExtProc(this.extProc, config);
+    configureTokens(this.#tokens, config);
   }
 
   // Where the control plane sees which snapshot is the oldest in use here.
@@ -292,20 +297,6 @@ export class Serving {
     });
   }
 
-  #hedging({ hedge: { percent, after_percentile, least_ms } }: Config): HedgeParts | undefined {
-    if (percent === 0) return undefined;
-    return {
-      deadlines: this.#deadlines,
-      budget: new RetryBudget({ percent, minPerSecond: 0 }, clock),
-      afterMs: (model) => {
-        const seconds = this.#readings.ttftPercentile(model, after_percentile);
-        return seconds === undefined ? Infinity : Math.max(least_ms, seconds * 1_000);
-      },
-      begun: () => this.instruments.add(WORKER_CELLS.hedges),
-      won: () => this.instruments.add(WORKER_CELLS.hedgesWon),
-    };
-  }
-
   #admission({ admission }: Config, tenants: Tenants): Admission {
     return new Admission(tenants, this.#limiter, admission, {
       saturation: (cluster) => this.#decisions.saturation(cluster),
@@ -336,7 +327,13 @@ export class Serving {
       })),
       admission,
       watch: this.watch,
-      hedging: this.#hedging(config),
+      hedging: hedgeParts(config, {
+        clock,
+        deadlines: this.#deadlines,
+        readings: this.#readings,
+        instruments: this.instruments,
+      }),
+      tokens: this.#tokens,
       usageEstimate: (model, promptBytes, maxTokens) => ({
         inputTokens: promptBytes / (this.#predictors.bytesPerToken(model) || prediction.bytes_per_token),
         outputTokens: maxTokens ?? (this.#readings.meanCompletion(model) || prediction.output_tokens),
@@ -381,6 +378,7 @@ export class Serving {
   /** Resolves when its logs are written. */
   async close(): Promise<void> {
     this.#scheduler.close();
+    this.#tokens.close();
     this.#pools.close();
     this.#kserve.close();
     this.#leavers.close();

@@ -98,6 +98,7 @@ export class EndpointTable {
         k.ENDPOINT_HEARD,
         k.ENDPOINT_TELLS,
         k.ENDPOINT_ASKED,
+        k.ENDPOINT_BLOCK_TOKENS,
       ]
     ) {
       Atomics.store(this.#words, this.#cell(column, row), 0);

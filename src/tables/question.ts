@@ -30,6 +30,9 @@ export interface QuestionFields {
   readonly deadlineMs: number;
   readonly band: number;
   readonly tenant: number;
+  /** Keys of its blocks that stand in scratch, and its tokens. */
+  readonly blocks: number;
+  readonly tokens: number;
   readonly chunks: number;
   readonly everywhere: number;
   /** How many endpoints are known to hold a beginning of the prompt. */
@@ -67,6 +70,8 @@ export function questionFields({ exports: k }: AttachedKernel): QuestionFields {
     deadlineMs: double(k.QUESTION_DEADLINE),
     band: word(k.QUESTION_BAND),
     tenant: word(k.QUESTION_TENANT),
+    blocks: word(k.QUESTION_BLOCKS),
+    tokens: word(k.QUESTION_TOKENS),
     chunks: word(k.QUESTION_CHUNKS),
     everywhere: word(k.QUESTION_EVERYWHERE),
     matches: word(k.QUESTION_MATCHES),

@@ -143,6 +143,11 @@ export class RequestRow {
     return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_GRANT) >>> 2];
   }
 
+  /** What its endpoint holds of its prompt, known better than at the grant: bytes, with the kernel's mark. */
+  know(matched: number): void {
+    this.kernel.exports.requestKnow(this.row, this.generation, matched);
+  }
+
   /** Marks it sent; returns the identity generation of its endpoint. `hidden`: its first token will not be seen. */
   dispatch(sharedMs: number, hidden: boolean): number {
     return this.kernel.exports.requestDispatch(this.row, this.generation, sharedMs, hidden ? 1 : 0);
@@ -155,7 +160,16 @@ export class RequestRow {
 
   /** Leading prompt bytes that its endpoint was presumed to hold at the grant. */
   get cachedBytes(): number {
-    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_CACHED) >>> 2] >>> 0;
+    return this.#cached & (this.kernel.exports.EXACT - 1);
+  }
+
+  /** Whether its engine told that it holds them. */
+  get cachedExactly(): boolean {
+    return (this.#cached & this.kernel.exports.EXACT) !== 0;
+  }
+
+  get #cached(): number {
+    return this.words[(this.kernel.exports.requestOffset(this.row) + this.kernel.exports.REQUEST_CACHED) >>> 2];
   }
 
   /** Uncached prompt bytes that it brought, and that were ahead of it, at the grant. */

@@ -48,6 +48,8 @@ export interface AccessRecord {
   prompt_tokens: number | null;
   completion_tokens: number | null;
   cached_tokens: number | null;
+  /** Prompt tokens that its engine had told to hold when it was chosen; null where that was presumed. */
+  known_cached_tokens: number | null;
   /** Milliseconds from the sending to the first token that was seen; 0 when none was. */
   ttft: number;
   /** When the first token and the last byte of the answer came, UTC; null when they did not. */

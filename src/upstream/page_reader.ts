@@ -41,21 +41,31 @@ export class PageReader {
   }
 
   /** Throws UpstreamError: what a connection throws, first_byte_timeout when the whole takes longer than `ms`. */
-  async get(port: number, path: string, ms: number): Promise<Page> {
+  get(port: number, path: string, ms: number): Promise<Page> {
+    return this.#ask("GET", port, path, NOTHING, ms);
+  }
+
+  /** The same of what JSON is answered with. */
+  post(port: number, path: string, json: unknown, ms: number): Promise<Page> {
+    return this.#ask("POST", port, path, new TextEncoder().encode(JSON.stringify(json)), ms);
+  }
+
+  async #ask(method: string, port: number, path: string, body: Uint8Array<ArrayBuffer>, ms: number): Promise<Page> {
     const address: Address = { hostname: this.hostname, port };
     let pool = this.#pools.get(port);
     if (!pool) this.#pools.set(port, pool = new Pool(address, this.deadlines, this.limits, this.transport));
     const { basePath, authorization, tls } = this.transport;
-    const fields = `accept: */*\r\n${authorization === undefined ? "" : `authorization: ${authorization}\r\n`}`;
+    const type = method === "POST" ? "content-type: application/json\r\n" : "";
+    const fields = `accept: */*\r\n${type}${authorization === undefined ? "" : `authorization: ${authorization}\r\n`}`;
     const host = tls?.serverName ?? formatAddress(address);
-    const head = requestHead({ method: "GET", path: basePath + path, host, fields, bodyBytes: 0 });
+    const head = requestHead({ method, path: basePath + path, host, fields, bodyBytes: body.length });
     let waiting: { fail(error: UpstreamError): void } | undefined;
     const question = { fail: (error: UpstreamError) => waiting?.fail(error) };
     this.#waiting.add(question);
     const late = new UpstreamError("first_byte_timeout", `no whole answer within ${ms} ms`);
     const timer = setTimeout(() => question.fail(late), ms);
     try {
-      const { head: answer, connection } = await pool.send({ head, body: NOTHING }, (next) => waiting = next);
+      const { head: answer, connection } = await pool.send({ head, body }, (next) => waiting = next);
       const pieces: Uint8Array[] = [];
       let length = 0;
       for (let piece = await connection.readBody(); piece !== null; piece = await connection.readBody()) {

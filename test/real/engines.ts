@@ -42,11 +42,12 @@ export async function startEngine(
   folder: string,
   port: number,
   env: Record<string, string> = {},
+  flags: readonly string[] = [],
 ): Promise<RealEngine> {
   const script = new URL(`./${kind}/start.sh`, import.meta.url).pathname;
   const log = await Deno.makeTempFile({ prefix: `aigw-${kind}-`, suffix: ".log" });
   const child = new Deno.Command("bash", {
-    args: ["-c", `exec "$0" "$@" > ${log} 2>&1`, script, folder, String(port)],
+    args: ["-c", `exec "$0" "$@" > ${log} 2>&1`, script, folder, String(port), ...flags],
     env,
     stdin: "null",
   }).spawn();

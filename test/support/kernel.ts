@@ -26,6 +26,7 @@ export const SMALL: MemoryLimits = {
   responses: 64,
   predictors: 8,
   tenants: 4,
+  blocks: 4_096,
 };
 
 /** Attached instances of one fresh memory, one per worker area. */

@@ -223,6 +223,7 @@ const RECORD: AccessRecord = {
   prompt_tokens: 12,
   completion_tokens: 20,
   cached_tokens: 8,
+  known_cached_tokens: null,
   ttft: 34,
   first_rt: null,
   last_rt: null,

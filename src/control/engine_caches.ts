@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// Listens to what the engines of the fleet tell of their caches, and says of each whether all is known that it holds. Only
+// clusters of models with a tokenizer are listened to: without one nobody could ask.
+
+import type { AttachedKernel } from "../../wasm/kernel.ts";
+import { parseAddress } from "../base/address.ts";
+import { EventPort } from "../cache_events/port.ts";
+import type { Config } from "../config/schema.ts";
+import { BlockIndex } from "../tables/block_index.ts";
+import type { PromptTokens } from "../tokens/prompt_tokens.ts";
+import { type EngineCacheView, EngineListener, type EngineListenerParts } from "./engine_listener.ts";
+import type { Member } from "./member.ts";
+import { configureTokens } from "./tokens.ts";
+
+const RECONCILE_MS = 250;
+
+export interface EngineCachesParts extends EngineListenerParts {
+  readonly kernel: AttachedKernel;
+  members(): readonly Readonly<Member>[];
+}
+
+export class EngineCaches {
+  readonly index: BlockIndex;
+  readonly #parts: EngineCachesParts;
+  readonly #listeners = new Map<number, EngineListener>();
+  #cancel: () => void = () => {};
+  #port: EventPort | undefined;
+  #listens: string | undefined;
+
+  constructor(parts: EngineCachesParts) {
+    this.#parts = parts;
+    this.index = new BlockIndex(parts.kernel);
+  }
+
+  /** Tokenises as workers do. */
+  get tokens(): PromptTokens {
+    return this.#parts.tokens;
+  }
+
+  start(): void {
+    const again = (): void => {
+      this.#reconcile();
+      this.#cancel = this.#parts.clock.after(RECONCILE_MS, again);
+    };
+    again();
+  }
+
+  async stop(): Promise<void> {
+    this.#cancel();
+    this.#parts.tokens.close();
+    await this.#port?.close();
+    await Promise.all(Array.from(this.#listeners.values(), (listener) => listener.stop()));
+  }
+
+  /** undefined for one that is not listened to. */
+  of(row: number): EngineCacheView | undefined {
+    return this.#listeners.get(row)?.view();
+  }
+
+  #reconcile(): void {
+    const config = this.#parts.config();
+    configureTokens(this.#parts.tokens, config);
+    this.#listen(config);
+    const wanted = new Map(this.#wanted(config).map((member) => [member.row, member]));
+    for (const [row, listener] of this.#listeners) {
+      if (wanted.get(row) === listener.member && listener.fits(config)) continue;
+      this.#listeners.delete(row);
+      listener.stop();
+    }
+    for (const [row, member] of wanted) {
+      if (this.#listeners.has(row)) continue;
+      const listener = new EngineListener(member, this.index, this.#parts, config);
+      this.#listeners.set(row, listener);
+      listener.start();
+    }
+    for (const listener of this.#listeners.values()) listener.judge();
+  }
+
+  // Opens the port where engines connect to, or another one.
+  #listen({ kv_events: { listen, message_bytes, connect_ms }, limits }: Config): void {
+    if (listen === this.#listens) return;
+    this.#port?.close();
+    this.#port = undefined;
+    this.#listens = listen;
+    if (listen === undefined) return;
+    const { log } = this.#parts;
+    try {
+      this.#port = new EventPort(parseAddress(listen)!, {
+        messageBytes: message_bytes,
+        connectMs: connect_ms,
+        connections: limits.endpoints,
+        adopt: (name, connection, first) => {
+          const listeners = [...this.#listeners.values()].filter(({ member }) => member.name === name);
+          return listeners.length === 0 ? undefined : listeners[0].adopt(connection, first);
+        },
+        refused: (error) => log.warn("an engine's cache events are of no use", { error: error.message }),
+      });
+    } catch (error) {
+      log.error("kv_events.listen cannot be opened", { listen, error: (error as Error).message });
+    }
+  }
+
+  /** Port where engines connect to; undefined without one. */
+  get port(): number | undefined {
+    return this.#port?.port;
+  }
+
+  #wanted({ kv_events, tokenizers, model_mapping_rule, clusters }: Config): Readonly<Member>[] {
+    if (!kv_events.enabled) return [];
+    const with_tokenizer = new Set(
+      Object.keys(tokenizers).flatMap((model) => model_mapping_rule[model]?.rules.map(({ cluster }) => cluster) ?? []),
+    );
+    for (const { name, kv_events } of clusters) if (kv_events === false) with_tokenizer.delete(name);
+    return this.#parts.members().filter(({ cluster, leftAt }) => with_tokenizer.has(cluster) && leftAt === undefined);
+  }
+}

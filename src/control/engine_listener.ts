@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+// Listens to what one engine tells of its cache, wherever it says that it publishes, or over a connection that it makes, and
+// says whether all is known that it holds.
+
+import { pause } from "../base/pause.ts";
+import type { Clock } from "../base/clock.ts";
+import { EngineBlocks, fitsKeys } from "../cache_events/engine_blocks.ts";
+import type { EventBatch } from "../cache_events/events.ts";
+import { locate } from "../cache_events/locate.ts";
+import { EventSource, type SourceAddress, type SourceLimits } from "../cache_events/source.ts";
+import { zmqAddress } from "../config/kv_events.ts";
+import type { Config } from "../config/schema.ts";
+import type { BlockIndex } from "../tables/block_index.ts";
+import type { Log } from "../telemetry/log.ts";
+import type { PromptTokens } from "../tokens/prompt_tokens.ts";
+import type { Message, ZmtpConnection } from "../zmtp/connection.ts";
+import type { Member } from "./member.ts";
+import { checkTokens } from "./token_check.ts";
+
+/** How long tokenizers are waited for at a time. */
+const TOKENIZER_MS = 250;
+const PAGE_MS = 2_000;
+/** Tokens a block of an engine that has stored none yet. */
+const UNKNOWN_BLOCK = 16;
+/** How much of a new lag is taken into the mean. */
+const LAG_PACE = 0.05;
+
+/** What is known of an engine's caches. */
+export interface EngineCacheView {
+  /** Whether all is known that it holds; else it is presumed to hold what it was sent. */
+  readonly exact: boolean;
+  /** Why it is not. */
+  readonly why: string;
+  /** Blocks that it holds, as far as is known. */
+  readonly blocks: number;
+  readonly blockTokens: number;
+  readonly batches: number;
+  /** Batches that were lost. */
+  readonly lost: number;
+  /** How much later than the quickest its events come, ms. */
+  readonly lagMs: number;
+}
+
+export interface EngineListenerParts {
+  readonly clock: Clock;
+  readonly log: Log;
+  config(): Config;
+  /** Tokenizes as workers do. */
+  readonly tokens: PromptTokens;
+  /** An engine's cache is empty: what was presumed does not hold any more. */
+  emptied(row: number): void;
+}
+
+export class EngineListener {
+  readonly #blocks: EngineBlocks;
+  readonly #stop = new AbortController();
+  readonly #settings: string;
+  #source: EventSource | undefined;
+  #why = "it has not said where it publishes";
+  #complete = false;
+  #failed = false;
+  #batches = 0;
+  #lost = 0;
+  #lagMs = 0;
+  #quickestMs = Infinity;
+  /** Blocks that were stored since something was lost. */
+  #stored = 0;
+  /** How its tokens differ from those here. */
+  #otherTokens: string | undefined;
+  #exact = 0;
+  /** Connections that it has made. */
+  #adopted = 0;
+  #running: Promise<void> | undefined;
+
+  constructor(
+    readonly member: Readonly<Member>,
+    readonly index: BlockIndex,
+    readonly parts: EngineListenerParts,
+    config: Config,
+  ) {
+    this.#blocks = new EngineBlocks(index, member.row, member.clusterRow);
+    this.#settings = settingsOf(config, member.cluster);
+  }
+
+  /** Whether it listens as this configuration says. */
+  fits(config: Config): boolean {
+    return settingsOf(config, this.member.cluster) === this.#settings;
+  }
+
+  start(): void {
+    this.#running = this.#run();
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    this.#blocks.forget();
+    this.#say(0);
+    await this.#running;
+  }
+
+  view(): EngineCacheView {
+    return {
+      exact: this.#exact > 0,
+      why: this.#exact > 0 ? "" : this.#why,
+      blocks: this.#blocks.size,
+      blockTokens: this.#blocks.blockTokens,
+      batches: this.#batches,
+      lost: this.#lost,
+      lagMs: this.#lagMs,
+    };
+  }
+
+  /** Says whether all is known that the engine holds. */
+  judge(): void {
+    const { blockTokens } = this.#blocks;
+    const { max_lag_ms } = this.parts.config().kv_events;
+    const why = this.#source === undefined
+      ? this.#why
+      : !this.#source.connected
+      ? "there is no connection to its events"
+      : !fitsKeys(blockTokens || UNKNOWN_BLOCK)
+      ? `its blocks of ${blockTokens} tokens are neither part nor multiple of 16`
+      : this.#lagMs > max_lag_ms
+      ? "its events come late"
+      : this.#otherTokens !== undefined
+      ? this.#otherTokens
+      : !this.#complete && !this.#renewed
+      ? "it held blocks before it was listened to"
+      : "";
+    this.#why = why;
+    this.#say(why === "" && !this.#stop.signal.aborted ? blockTokens || UNKNOWN_BLOCK : 0);
+  }
+
+  // As many blocks were stored since something was lost as it has: all that it had before is gone or known.
+  get #renewed(): boolean {
+    const capacity = this.member.kvTokens;
+    return capacity !== undefined && this.#stored * this.#blocks.blockTokens >= capacity;
+  }
+
+  #say(blockTokens: number): void {
+    if (blockTokens === this.#exact) return;
+    if (blockTokens === 0 || this.#exact === 0) {
+      const { name, cluster } = this.member;
+      const text = blockTokens === 0 ? "what an engine holds is presumed" : "an engine tells all that it holds";
+      this.parts.log.info(text, { endpoint: name, cluster, ...(blockTokens === 0 ? { why: this.#why } : {}) });
+    }
+    this.#exact = blockTokens;
+    this.index.setBlockTokens(this.member.row, blockTokens);
+  }
+
+  // Finds the engine's source and listens to it, until it fails: a restarted one may publish elsewhere.
+  async #run(): Promise<void> {
+    const { clock } = this.parts;
+    const { signal } = this.#stop;
+    while (!signal.aborted) {
+      const { look_ms, retry_ms } = this.parts.config().kv_events;
+      const address = this.#adopted > 0 ? undefined : await this.#locate();
+      if (signal.aborted) return;
+      if (address === undefined) {
+        await pause(look_ms, clock, signal);
+        continue;
+      }
+      if (!await this.#checkTokens()) {
+        await pause(retry_ms, clock, signal);
+        continue;
+      }
+      await this.#listen(address, this.#limits);
+      await pause(retry_ms, clock, signal);
+    }
+  }
+
+  async #listen(address: SourceAddress, limits: SourceLimits): Promise<void> {
+    const { signal } = this.#stop;
+    if (JSON.stringify(address) !== JSON.stringify(this.#source?.address)) this.#begin(address, limits);
+    try {
+      await this.#source!.listen(signal);
+    } catch (error) {
+      if (signal.aborted) return;
+      if (!this.#failed) {
+        const { name } = this.member;
+        this.parts.log.warn("an engine's cache events cannot be had", {
+          endpoint: name,
+          error: (error as Error).message,
+        });
+      }
+      this.#failed = true;
+      this.judge();
+    }
+  }
+
+  #begin(address: SourceAddress | undefined, limits: SourceLimits): EventSource {
+    this.#blocks.forget();
+    this.#complete = false;
+    return this.#source = new EventSource(address, limits, {
+      batch: (batch) => this.#take(batch),
+      reset: () => this.#blocks.forget(),
+      complete: (known) => {
+        this.#complete = known;
+        this.#stored = 0;
+      },
+      gap: (missed) => this.#lost += missed,
+    });
+  }
+
+  /** Listens to the engine over a connection that it has made, until that ends. */
+  async adopt(connection: ZmtpConnection, first: Message): Promise<void> {
+    const { signal } = this.#stop;
+    const { clock } = this.parts;
+    const close = () => connection.close();
+    signal.addEventListener("abort", close);
+    this.#adopted++;
+    try {
+      while (!signal.aborted && !await this.#checkTokens()) await pause(TOKENIZER_MS, clock, signal);
+      await this.#begin(undefined, this.#limits).adopt(connection, first, signal);
+    } finally {
+      this.#adopted--;
+      signal.removeEventListener("abort", close);
+      this.judge();
+    }
+  }
+
+  get #limits(): SourceLimits {
+    const { message_bytes, connect_ms, replay_ms } = this.parts.config().kv_events;
+    return { messageBytes: message_bytes, connectMs: connect_ms, replayMs: replay_ms };
+  }
+
+  #take({ atMs, events }: EventBatch): void {
+    this.#failed = false;
+    this.#batches++;
+    const lag = this.parts.clock.wall() - atMs;
+    this.#quickestMs = Math.min(this.#quickestMs, lag);
+    this.#lagMs += LAG_PACE * (lag - this.#quickestMs - this.#lagMs);
+    for (const event of events) {
+      if (event.kind === "stored") this.#stored += event.hashes.length;
+      if (event.kind === "cleared") {
+        this.#source!.cleared();
+        this.parts.emptied(this.member.row);
+      }
+      this.#blocks.apply(event);
+    }
+    if (this.#exact !== this.#blocks.blockTokens) this.judge();
+  }
+
+  // Whether it is known if its tokens are those here.
+  async #checkTokens(): Promise<boolean> {
+    const { config, tokens, log } = this.parts;
+    try {
+      const verdict = await checkTokens(config(), tokens, this.member);
+      const before = this.#otherTokens;
+      this.#otherTokens = verdict.kind === "different" ? verdict.why : undefined;
+      if (this.#otherTokens !== undefined && before === undefined) {
+        log.warn("what an engine tells of its cache is of no use", {
+          endpoint: this.member.name,
+          why: this.#otherTokens,
+        });
+      }
+      if (verdict.kind === "not yet") this.#why = "its model's tokenizer is not loaded";
+      return verdict.kind !== "not yet";
+    } catch (error) {
+      this.#why = `its tokens cannot be asked for: ${(error as Error).message}`;
+      return false;
+    }
+  }
+
+  async #locate(): Promise<SourceAddress | undefined> {
+    const { cluster, spec: { host, port, rank }, reader } = this.member;
+    const own = this.parts.config().clusters.find(({ name }) => name === cluster)?.kv_events;
+    if (typeof own === "object") {
+      const { endpoint, replay_endpoint, topic } = own;
+      return {
+        events: zmqAddress(endpoint, host)!,
+        replay: replay_endpoint === undefined ? undefined : zmqAddress(replay_endpoint, host),
+        topic,
+      };
+    }
+    try {
+      const sources = await locate(async (path) => {
+        const { status, text } = await reader.get(port, path, PAGE_MS);
+        return status === 200 ? text : undefined;
+      }, host);
+      if (sources.size > 1 && rank === 0) {
+        this.#why = `it has ${sources.size} data-parallel ranks behind one address`;
+        return undefined;
+      }
+      this.#why = "it does not say where it publishes";
+      return sources.get(rank);
+    } catch (error) {
+      this.#why = `it cannot be asked where it publishes: ${(error as Error).message}`;
+      return undefined;
+    }
+  }
+}
+
+function settingsOf({ clusters, kv_events }: Config, cluster: string): string {
+  return JSON.stringify([kv_events, clusters.find(({ name }) => name === cluster)?.kv_events]);
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// A worker's side of its thread for tokens: asks for the keys of a prompt's blocks, which come when they come.
+
+import { KEY_TOKENS } from "../base/block_keys.ts";
+import type { FromTokenThread, TokenizerPaths, ToTokenThread } from "./protocol.ts";
+
+/** The blocks of a prompt: keys as pairs of words. */
+export interface PromptBlocks {
+  readonly keys: Uint32Array;
+  readonly tokens: number;
+}
+
+/** Keys that were asked for. */
+export interface AskedBlocks {
+  /** What came; undefined until then, and where they cannot be told. */
+  readonly blocks: PromptBlocks | undefined;
+  /** Resolves when they are there, or cannot be told. */
+  readonly done: Promise<void>;
+}
+
+class Asked implements AskedBlocks {
+  blocks: PromptBlocks | undefined;
+  readonly #done = Promise.withResolvers<void>();
+  readonly done = this.#done.promise;
+
+  answered(blocks: PromptBlocks | undefined): void {
+    this.blocks = blocks;
+    this.#done.resolve();
+  }
+}
+
+export interface PromptTokensParts {
+  /** Prompts that may be asked for at once; beyond, they are not tokenised. */
+  readonly atOnce: number;
+  /** Is told which model's tokenizer is in use, or why it is not. */
+  loaded(model: string, error: string | undefined, incremental: boolean): void;
+  /** The thread died. */
+  failed(error: string): void;
+}
+
+export class PromptTokens {
+  #thread: Worker | undefined;
+  #models: ReadonlyMap<string, TokenizerPaths> = new Map();
+  #loaded = new Set<string>();
+  #sent = "";
+  readonly #asked = new Map<number, Asked>();
+  #next = 0;
+
+  constructor(readonly parts: PromptTokensParts) {}
+
+  /** Uses these tokenizers from now on; without any there is no thread. */
+  configure(models: ReadonlyMap<string, TokenizerPaths>, cacheBytes: number): void {
+    const text = JSON.stringify([...models, cacheBytes]);
+    if (text === this.#sent) return;
+    this.#sent = text;
+    this.#models = models;
+    this.#loaded = new Set();
+    if (models.size === 0) return this.close();
+    this.#thread ??= this.#start();
+    this.#send({ kind: "models", models, cacheBytes });
+  }
+
+  /** Whether a model's prompts can be asked for. */
+  knows(model: string): boolean {
+    return this.#loaded.has(model);
+  }
+
+  /** undefined where that is of no use: the thread has too much to do. */
+  ask(
+    prompt: { model: string; body: Uint8Array; cluster: number; lora: string; salt: string },
+  ): AskedBlocks | undefined {
+    if (this.#asked.size >= this.parts.atOnce) return undefined;
+    const id = this.#next++;
+    const asked = new Asked();
+    this.#asked.set(id, asked);
+    this.#send({ kind: "prompt", id, ...prompt });
+    return asked;
+  }
+
+  close(): void {
+    this.#thread?.terminate();
+    this.#thread = undefined;
+    this.#giveUp();
+  }
+
+  #start(): Worker {
+    const thread = new Worker(new URL("./thread.ts", import.meta.url), { type: "module", name: "tokens" });
+    thread.onmessage = ({ data }: MessageEvent<FromTokenThread>) => this.#take(data);
+    thread.onerror = (event) => {
+      event.preventDefault();
+      this.parts.failed(event.message);
+      this.#thread = undefined;
+      this.#loaded.clear();
+      this.#sent = "";
+      this.#giveUp();
+    };
+    return thread;
+  }
+
+  #take(message: FromTokenThread): void {
+    if (message.kind === "model") {
+      if (message.error === undefined && this.#models.has(message.model)) this.#loaded.add(message.model);
+      return this.parts.loaded(message.model, message.error, message.incremental);
+    }
+    const { id, keys, tokens } = message;
+    this.#asked.get(id)?.answered(keys === undefined || tokens < KEY_TOKENS ? undefined : { keys, tokens });
+    this.#asked.delete(id);
+  }
+
+  #giveUp(): void {
+    for (const asked of this.#asked.values()) asked.answered(undefined);
+    this.#asked.clear();
+  }
+
+  #send(message: ToTokenThread): void {
+    this.#thread?.postMessage(message);
+  }
+}
