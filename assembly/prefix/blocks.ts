@@ -294,7 +294,8 @@ function put(row: u32, bytes: u32): void {
   for (let m: u32 = 0; m < matches; m++) {
     const match = questionMatch(m);
     if (match.row == row) {
-      if (weightOf(match.bytes) < weightOf(bytes)) match.bytes = bytes;
+      // Chunks of text are coarse: only where they say clearly more, a request computes it whose tokens are not known.
+      if (weightOf(match.bytes) < weightOf(bytes) + 2 * CHUNK_BYTES) match.bytes = bytes;
       return;
     }
     if (weightOf(match.bytes) < least) {

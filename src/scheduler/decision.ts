@@ -148,8 +148,8 @@ export class DecisionMaker {
       const cancel = clock.after(waitMs, late.resolve);
       await Promise.race([asked.done, late.promise]);
       cancel();
-      this.resume(prompt, placement, []);
-    }
+    } else if (asked.blocks === undefined) return;
+    this.resume(prompt, placement, []); // others have been up meanwhile
   }
 
   /** What the endpoint of a request that has waited holds of its prompt by now, if its engine tells it. */

@@ -11,6 +11,8 @@ export interface PublisherOptions {
   readonly hostname: string;
   /** 0 for any port. */
   readonly port: number;
+  /** Any when not given. */
+  readonly replayPort?: number;
   readonly topic: string;
   /** Messages that are kept for who missed some. */
   readonly kept: number;
@@ -28,10 +30,10 @@ export class Publisher implements AsyncDisposable {
   readonly #ends: Promise<void>[] = [];
 
   constructor(readonly options: PublisherOptions) {
-    const { hostname, port, topic } = options;
+    const { hostname, port, replayPort = 0, topic } = options;
     this.#topic = new TextEncoder().encode(topic);
     this.#events = Deno.listen({ hostname, port });
-    this.#replays = Deno.listen({ hostname, port: 0 });
+    this.#replays = Deno.listen({ hostname, port: replayPort });
     this.#ends.push(this.#accept(this.#events, (stream) => this.#subscriber(stream)));
     this.#ends.push(this.#accept(this.#replays, (stream) => this.#replay(stream)));
   }

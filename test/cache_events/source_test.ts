@@ -9,6 +9,7 @@ import type { EventBatch } from "../../src/cache_events/events.ts";
 import { EventSource } from "../../src/cache_events/source.ts";
 import { Publisher } from "../../src/zmtp/publisher.ts";
 import { ZmtpConnection } from "../../src/zmtp/connection.ts";
+import { freePort } from "../support/machine.ts";
 import { Random, seed } from "../support/seed.ts";
 import { until } from "../support/until.ts";
 
@@ -310,4 +311,27 @@ Deno.test("ZmtpConnection: messages survive every cut, random bytes end in a Zmt
     if (round < 20) assertEquals([failed, heard], [undefined, messages]);
   }
   listener.close();
+});
+
+Deno.test("EventSource: back at the same ports, an engine that goes on is gone on with, another one is begun with", async () => {
+  const ports = { port: freePort(), replayPort: freePort() };
+  const start = () => new Publisher({ hostname: HOST, ...ports, topic: "kv@e", kept: 1_000 });
+  const first = start();
+  await using one = listen({ port: ports.port, replay: ports.replayPort });
+  for (let i = 0; i < 5; i++) first.publish(payload(i));
+  await until(() => one.heard.length === 5, "five");
+  await first[Symbol.asyncDispose]();
+  await until(() => !one.source.connected, "the end");
+  // It was only away: it has kept what is known, and published more meanwhile.
+  const same = start();
+  for (let i = 0; i < 8; i++) same.publish(payload(i));
+  await until(() => one.heard.length === 8, "three more");
+  assertEquals([one.heard, one.words.includes("reset")], [counted(8), false]);
+  await same[Symbol.asyncDispose]();
+  await until(() => !one.source.connected, "the end");
+  // Another one, that has published more than is known of the one before.
+  await using other = start();
+  for (let i = 0; i < 12; i++) other.publish(payload(100 + i));
+  await until(() => one.heard.length === 12, "all of the other");
+  assertEquals([one.heard[0], one.words.includes("reset"), one.words.at(-1)], [100, true, "complete"]);
 });

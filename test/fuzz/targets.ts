@@ -2,6 +2,8 @@
 // What is fuzzed: each target makes one case from a random source and throws when something is wrong with the outcome:
 // another error than the one that is meant for bad input, or a broken promise about good input.
 
+import { encode } from "@msgpack/msgpack";
+import { decodeBatch, MalformedEvents } from "../../src/cache_events/events.ts";
 import { GatewayError } from "../../src/base/errors.ts";
 import { generatedPart } from "../../src/engines/triton/generate.ts";
 import { inputTensors } from "../../src/engines/triton/tensors.ts";
@@ -14,6 +16,7 @@ import { ChunkedDecoder } from "../../src/upstream/chunked_decoder.ts";
 import { decodeResponse, KSERVE } from "../../src/upstream/kserve.ts";
 import { headEnd, parseResponseHead } from "../../src/upstream/response_head.ts";
 import { readIncoming } from "../../src/upstream/request_head.ts";
+import { runModel } from "../cache_events/model.ts";
 import { chatBody, compare } from "./scan.ts";
 import { relayPieces } from "../support/relay.ts";
 import type { Random } from "../support/seed.ts";
@@ -284,4 +287,27 @@ function scans(random: Random): void {
   compare(chatBody(random));
 }
 
-export const TARGETS = { bodies, scans, streams, heads, frames } as const;
+/** Events of engines' caches: broken batches, and what the index says after sound ones. */
+function cacheEvents(random: Random): void {
+  const batch = [
+    random.next(),
+    Array.from({ length: random.below(4) }, () => ({
+      type: random.pick(["BlockStored", "BlockRemoved", "AllBlocksCleared", "Other"]),
+      block_hashes: random.chance(0.8) ? [random.below(99), 2n ** 63n] : value(random, 3),
+      token_ids: random.chance(0.8) ? [1, 2] : value(random, 3),
+      block_size: random.chance(0.8) ? 1 : value(random, 3),
+      extra_keys: value(random, 2),
+    })),
+    value(random, 3),
+  ];
+  const payload = encode(batch, { useBigInt64: true });
+  for (let i = random.below(4); i > 0; i--) payload[random.below(payload.length)] = random.below(256);
+  try {
+    decodeBatch(payload.subarray(0, payload.length - (random.chance(0.2) ? random.below(payload.length) : 0)));
+  } catch (error) {
+    check(error instanceof MalformedEvents, `another error than for bad events: ${error}`);
+  }
+  if (random.chance(0.02)) runModel(random, { blockTokens: random.pick([1, 8, 16, 32]), steps: 60, blocks: 16_384 });
+}
+
+export const TARGETS = { bodies, scans, streams, heads, frames, cacheEvents } as const;
