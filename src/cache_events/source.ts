@@ -27,8 +27,8 @@ export interface SourceLimits {
 /** Is told what an engine's caches do. */
 export interface SourceListener {
   batch(batch: EventBatch): void;
-  /** What was known does not hold any more: the engine began anew, or events are lost. */
-  reset(): void;
+  /** What was known does not hold any more: events are lost, or the engine may have begun anew. */
+  reset(mayBeAnother: boolean): void;
   /** Whether all is known that the engine holds: every event since its beginning, or since its cache was empty. */
   complete(known: boolean): void;
   /** Events were missed, so many. */
@@ -122,15 +122,15 @@ export class EventSource {
     } catch (error) {
       if (!(error instanceof MalformedEvents)) throw error;
       this.listener.gap(1); // nobody knows what it told
-      this.listener.reset();
+      this.listener.reset(false);
       this.#know(false);
     }
   }
 
-  #forget(): void {
+  #forget(mayBeAnother: boolean): void {
     this.#last = -1;
     this.#lastPayload = undefined;
-    this.listener.reset();
+    this.listener.reset(mayBeAnother);
     this.#know(false);
   }
 
@@ -139,7 +139,7 @@ export class EventSource {
     const replay = this.address?.replay;
     if (this.#last >= 0) {
       if (replay !== undefined && await this.#goOn(signal)) return;
-      this.#forget();
+      this.#forget(true);
     }
     if (replay === undefined) return;
     let first = -1;
@@ -173,7 +173,7 @@ export class EventSource {
     }
     if (begins) return; // it was there before: what it holds of that is not known
     this.listener.gap(sequence - this.#last - 1);
-    this.#forget();
+    this.#forget(false);
   }
 
   // Batches from a number on, as far as the engine has kept them.

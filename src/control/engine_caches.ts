@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Listens to what the engines of the fleet tell of their caches, and says of each whether all is known that it holds. Only
-// clusters of models with a tokenizer are listened to: without one nobody could ask.
+// Listens to what the engines of the fleet tell of their caches, and says of each whether all is known that it holds. That
+// takes the tokenizer of a model that they serve; of others it is heard when they begin anew or clear their caches.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { parseAddress } from "../base/address.ts";
@@ -13,6 +13,8 @@ import type { Member } from "./member.ts";
 import { configureTokens } from "./tokens.ts";
 
 const RECONCILE_MS = 250;
+/** Kinds of engines that say where they publish. */
+const TELLING: ReadonlySet<string> = new Set(["vllm", "sglang"]);
 
 export interface EngineCachesParts extends EngineListenerParts {
   readonly kernel: AttachedKernel;
@@ -105,12 +107,17 @@ export class EngineCaches {
     return this.#port?.port;
   }
 
-  #wanted({ kv_events, tokenizers, model_mapping_rule, clusters }: Config): Readonly<Member>[] {
+  // Engines that may tell: of clusters that say where, and of kinds that say it themselves.
+  #wanted({ kv_events, model_mapping_rule, clusters }: Config): Readonly<Member>[] {
     if (!kv_events.enabled) return [];
-    const with_tokenizer = new Set(
-      Object.keys(tokenizers).flatMap((model) => model_mapping_rule[model]?.rules.map(({ cluster }) => cluster) ?? []),
-    );
-    for (const { name, kv_events } of clusters) if (kv_events === false) with_tokenizer.delete(name);
-    return this.#parts.members().filter(({ cluster, leftAt }) => with_tokenizer.has(cluster) && leftAt === undefined);
+    const telling = new Set<string>();
+    for (const { rules } of Object.values(model_mapping_rule)) {
+      for (const { cluster, backend } of rules) if (TELLING.has(backend)) telling.add(cluster);
+    }
+    for (const cluster of clusters) {
+      if (typeof cluster.kv_events === "object") telling.add(cluster.name);
+      if (cluster.kv_events === false) telling.delete(cluster.name);
+    }
+    return this.#parts.members().filter(({ cluster, leftAt }) => telling.has(cluster) && leftAt === undefined);
   }
 }

@@ -15,13 +15,15 @@ import type { Log } from "../telemetry/log.ts";
 import type { PromptTokens } from "../tokens/prompt_tokens.ts";
 import type { Message, ZmtpConnection } from "../zmtp/connection.ts";
 import type { Member } from "./member.ts";
-import { checkTokens } from "./token_check.ts";
+import { checkTokens, modelsOf } from "./token_check.ts";
 
 /** How long tokenizers are waited for at a time. */
 const TOKENIZER_MS = 250;
 const PAGE_MS = 2_000;
 /** Tokens a block of an engine that has stored none yet. */
 const UNKNOWN_BLOCK = 16;
+/** Most times `look_ms` between two questions to an engine that says nothing. */
+const LONGEST_LOOKS = 32;
 /** How much of a new lag is taken into the mean. */
 const LAG_PACE = 0.05;
 
@@ -55,6 +57,8 @@ export class EngineListener {
   readonly #blocks: EngineBlocks;
   readonly #stop = new AbortController();
   readonly #settings: string;
+  /** Whether there is a tokenizer to find its blocks by. */
+  readonly #indexed: boolean;
   #source: EventSource | undefined;
   #why = "it has not said where it publishes";
   #complete = false;
@@ -80,6 +84,7 @@ export class EngineListener {
   ) {
     this.#blocks = new EngineBlocks(index, member.row, member.clusterRow);
     this.#settings = settingsOf(config, member.cluster);
+    this.#indexed = modelsOf(config, member.cluster).length > 0;
   }
 
   /** Whether it listens as this configuration says. */
@@ -116,6 +121,8 @@ export class EngineListener {
     const { max_lag_ms } = this.parts.config().kv_events;
     const why = this.#source === undefined
       ? this.#why
+      : !this.#indexed
+      ? "there is no tokenizer of a model of its cluster"
       : !this.#source.connected
       ? "there is no connection to its events"
       : !fitsKeys(blockTokens || UNKNOWN_BLOCK)
@@ -152,14 +159,17 @@ export class EngineListener {
   async #run(): Promise<void> {
     const { clock } = this.parts;
     const { signal } = this.#stop;
+    let looks = 1;
     while (!signal.aborted) {
       const { look_ms, retry_ms } = this.parts.config().kv_events;
       const address = this.#adopted > 0 ? undefined : await this.#locate();
       if (signal.aborted) return;
       if (address === undefined) {
-        await pause(look_ms, clock, signal);
+        await pause(looks * look_ms, clock, signal);
+        looks = Math.min(LONGEST_LOOKS, 2 * looks);
         continue;
       }
+      looks = 1;
       if (!await this.#checkTokens()) {
         await pause(retry_ms, clock, signal);
         continue;
@@ -193,7 +203,10 @@ export class EngineListener {
     this.#complete = false;
     return this.#source = new EventSource(address, limits, {
       batch: (batch) => this.#take(batch),
-      reset: () => this.#blocks.forget(),
+      reset: (mayBeAnother) => {
+        this.#blocks.forget();
+        if (mayBeAnother) this.parts.emptied(this.member.row);
+      },
       complete: (known) => {
         this.#complete = known;
         this.#stored = 0;
@@ -236,7 +249,7 @@ export class EngineListener {
         this.#source!.cleared();
         this.parts.emptied(this.member.row);
       }
-      this.#blocks.apply(event);
+      if (this.#indexed) this.#blocks.apply(event);
     }
     if (this.#exact !== this.#blocks.blockTokens) this.judge();
   }
@@ -291,6 +304,8 @@ export class EngineListener {
   }
 }
 
-function settingsOf({ clusters, kv_events }: Config, cluster: string): string {
-  return JSON.stringify([kv_events, clusters.find(({ name }) => name === cluster)?.kv_events]);
+function settingsOf(config: Config, cluster: string): string {
+  const { clusters, kv_events, tokenizers } = config;
+  const own = clusters.find(({ name }) => name === cluster)?.kv_events;
+  return JSON.stringify([kv_events, own, modelsOf(config, cluster).map((model) => [model, tokenizers[model]])]);
 }

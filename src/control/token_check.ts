@@ -28,13 +28,19 @@ export type Verdict =
   | { readonly kind: "not yet" }
   | { readonly kind: "different"; readonly why: string };
 
+/** Models of a cluster that have a tokenizer here. */
+export function modelsOf({ tokenizers, model_mapping_rule }: Config, cluster: string): string[] {
+  return Object.keys(tokenizers).filter((model) =>
+    model_mapping_rule[model]?.rules.some((rule) => rule.cluster === cluster)
+  );
+}
+
 /** Compares the tokens of every model with a tokenizer that the engine serves. Throws UpstreamError. */
 export async function checkTokens(config: Config, tokens: PromptTokens, member: Readonly<Member>): Promise<Verdict> {
   const { cluster, clusterRow, reader, spec: { port } } = member;
   let told = false;
-  for (const model of Object.keys(config.tokenizers)) {
-    const rule = config.model_mapping_rule[model]?.rules.find((one) => one.cluster === cluster);
-    if (rule === undefined) continue;
+  for (const model of modelsOf(config, cluster)) {
+    const rule = config.model_mapping_rule[model].rules.find((one) => one.cluster === cluster)!;
     if (!tokens.knows(model)) return { kind: "not yet" };
     const body = { model: rule.target_model || model, messages: PROBE, add_generation_prompt: true };
     const { status, text } = await reader.post(port, "/tokenize", body, PAGE_MS);

@@ -373,7 +373,7 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "events that are lost for good are not missed",
     file: "src/cache_events/source.ts",
-    was: "    this.listener.gap(sequence - this.#last - 1);\n    this.#forget();\n",
+    was: "    this.listener.gap(sequence - this.#last - 1);\n    this.#forget(false);\n",
     is: "",
     tests: ["test/cache_events/source_test.ts"],
   },
