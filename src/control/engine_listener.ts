@@ -22,6 +22,8 @@ const TOKENIZER_MS = 250;
 const PAGE_MS = 2_000;
 /** Tokens a block of an engine that has stored none yet. */
 const UNKNOWN_BLOCK = 16;
+/** What the engine's clock may go apart from this one's between two batches. */
+const CLOCK_DRIFT_MS = 0.05;
 /** Most times `look_ms` between two questions to an engine that says nothing. */
 const LONGEST_LOOKS = 32;
 /** How much of a new lag is taken into the mean. */
@@ -238,10 +240,11 @@ export class EngineListener {
   }
 
   #take({ atMs, events }: EventBatch): void {
+    if (this.#stop.signal.aborted) return; // what it held is forgotten
     this.#failed = false;
     this.#batches++;
     const lag = this.parts.clock.wall() - atMs;
-    this.#quickestMs = Math.min(this.#quickestMs, lag);
+    this.#quickestMs = Math.min(this.#quickestMs + CLOCK_DRIFT_MS, lag);
     this.#lagMs += LAG_PACE * (lag - this.#quickestMs - this.#lagMs);
     for (const event of events) {
       if (event.kind === "stored") this.#stored += event.hashes.length;

@@ -6,9 +6,8 @@ import type { Log } from "../telemetry/log.ts";
 import { PromptTokens } from "../tokens/prompt_tokens.ts";
 import type { TokenizerPaths } from "../tokens/protocol.ts";
 
-export function openTokens({ kv_events }: Config, log: Log): PromptTokens {
+export function openTokens(log: Log): PromptTokens {
   return new PromptTokens({
-    atOnce: kv_events.prompts_at_once,
     loaded(model, error, incremental) {
       if (error === undefined) log.info("a model's prompts are tokenised", { model, incremental });
       else log.error("a model's prompts cannot be tokenised: what engines hold of them is presumed", { model, error });
@@ -24,5 +23,5 @@ export function configureTokens(tokens: PromptTokens, { tokenizers, kv_events }:
       models.set(model, { file, configFile: config_file, templateFile: chat_template_file });
     }
   }
-  tokens.configure(models, kv_events.token_cache_bytes);
+  tokens.configure({ models, cacheBytes: kv_events.token_cache_bytes, atOnce: kv_events.prompts_at_once });
 }

@@ -116,6 +116,10 @@ function knownTokens({ bytes, asked }: HashedPrompt, matched: number): number | 
   return tokens === undefined ? undefined : Math.floor(matched * tokens / bytes + 1e-9);
 }
 
+/** Bodies of more than so many bytes for each byte of their prompt are not tokenised, unless they are small. */
+const MOST_BYTES_A_BYTE = 8;
+const SMALL_BODY_BYTES = 65_536;
+
 function splitOf(option: Config["split_reasoning"]): ReasoningStart | undefined {
   if (typeof option === "boolean") return option ? "answer" : undefined;
   return option.opened_by_template ? "template" : "answer";
@@ -185,6 +189,8 @@ export class Pipeline {
     const { placement: { policy, cluster }, modelName, lora } = route;
     if (tokens === undefined || !tokens.knows(modelName) || promptBytes < least_prompt_bytes) return undefined;
     if (!policy.cacheAware || (request.kind !== "chat" && request.kind !== "completion")) return undefined;
+    // Most of it is images, which have no tokens here.
+    if (body.length > MOST_BYTES_A_BYTE * promptBytes + SMALL_BODY_BYTES) return undefined;
     const asked = tokens.ask({ model: modelName, body, cluster, lora, salt: request.cacheSalt ?? "" });
     return asked && { asked, waitMs: wait_ms };
   }

@@ -138,7 +138,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     log,
     config: () => control.snapshot.config,
     members: () => fleet.members,
-    tokens: openTokens(config, log),
+    tokens: openTokens(log),
     emptied: (row) => kernel.exports.indexForget(row),
   });
   const routes = new XdsConfiguration(systemClock, log, () => reloader.reload("the mesh's routes changed"));

@@ -149,7 +149,7 @@ export class Serving {
     this.#budget = new RetryBudget(budgetOf(config), clock);
     this.#samples = new SampleWriter(kernel);
     this.#endpoints.failureBackoffMs = failureBackoffOf(config);
-    this.#tokens = openTokens(config, this.log);
+    this.#tokens = openTokens(this.log);
     this.#current = this.#generation(snapshot);
     const answer = (request: HttpRequest) => this.#current.front.handle(request);
     this.direct = directParts(this.#deadlines, this.instruments, answer);

@@ -30,34 +30,40 @@ class Asked implements AskedBlocks {
 }
 
 export interface PromptTokensParts {
-  /** Prompts that may be asked for at once; beyond, they are not tokenised. */
-  readonly atOnce: number;
   /** Is told which model's tokenizer is in use, or why it is not. */
   loaded(model: string, error: string | undefined, incremental: boolean): void;
-  /** The thread died. */
+  /** The thread died, and is started again after a while. */
   failed(error: string): void;
 }
 
+export interface PromptTokensSettings {
+  readonly models: ReadonlyMap<string, TokenizerPaths>;
+  /** Text and tokens that are kept. */
+  readonly cacheBytes: number;
+  /** Prompts that may be asked for at once; beyond, they are not tokenised. */
+  readonly atOnce: number;
+}
+
+const RESTART_MS = 5_000;
+
 export class PromptTokens {
   #thread: Worker | undefined;
-  #models: ReadonlyMap<string, TokenizerPaths> = new Map();
-  #loaded = new Set<string>();
-  #sent = "";
+  #settings: PromptTokensSettings = { models: new Map(), cacheBytes: 0, atOnce: 0 };
+  #restart: ReturnType<typeof setTimeout> | undefined;
+  readonly #loaded = new Set<string>();
   readonly #asked = new Map<number, Asked>();
   #next = 0;
 
   constructor(readonly parts: PromptTokensParts) {}
 
   /** Uses these tokenizers from now on; without any there is no thread. */
-  configure(models: ReadonlyMap<string, TokenizerPaths>, cacheBytes: number): void {
-    const text = JSON.stringify([...models, cacheBytes]);
-    if (text === this.#sent) return;
-    this.#sent = text;
-    this.#models = models;
-    this.#loaded = new Set();
-    if (models.size === 0) return this.close();
-    this.#thread ??= this.#start();
-    this.#send({ kind: "models", models, cacheBytes });
+  configure(settings: PromptTokensSettings): void {
+    const before = this.#settings;
+    this.#settings = settings;
+    if (textOf(before) === textOf(settings)) return;
+    this.#loaded.clear();
+    if (settings.models.size === 0) return this.close();
+    if (this.#restart === undefined) this.#begin();
   }
 
   /** Whether a model's prompts can be asked for. */
@@ -69,7 +75,7 @@ export class PromptTokens {
   ask(
     prompt: { model: string; body: Uint8Array; cluster: number; lora: string; salt: string },
   ): AskedBlocks | undefined {
-    if (this.#asked.size >= this.parts.atOnce) return undefined;
+    if (this.#asked.size >= this.#settings.atOnce) return undefined;
     const id = this.#next++;
     const asked = new Asked();
     this.#asked.set(id, asked);
@@ -78,9 +84,17 @@ export class PromptTokens {
   }
 
   close(): void {
+    clearTimeout(this.#restart);
+    this.#restart = undefined;
     this.#thread?.terminate();
     this.#thread = undefined;
     this.#giveUp();
+  }
+
+  #begin(): void {
+    const { models, cacheBytes } = this.#settings;
+    this.#thread ??= this.#start();
+    this.#send({ kind: "models", models, cacheBytes });
   }
 
   #start(): Worker {
@@ -89,17 +103,19 @@ export class PromptTokens {
     thread.onerror = (event) => {
       event.preventDefault();
       this.parts.failed(event.message);
-      this.#thread = undefined;
       this.#loaded.clear();
-      this.#sent = "";
-      this.#giveUp();
+      this.close();
+      this.#restart = setTimeout(() => {
+        this.#restart = undefined;
+        this.#begin();
+      }, RESTART_MS);
     };
     return thread;
   }
 
   #take(message: FromTokenThread): void {
     if (message.kind === "model") {
-      if (message.error === undefined && this.#models.has(message.model)) this.#loaded.add(message.model);
+      if (message.error === undefined && this.#settings.models.has(message.model)) this.#loaded.add(message.model);
       return this.parts.loaded(message.model, message.error, message.incremental);
     }
     const { id, keys, tokens } = message;
@@ -115,4 +131,8 @@ export class PromptTokens {
   #send(message: ToTokenThread): void {
     this.#thread?.postMessage(message);
   }
+}
+
+function textOf({ models, cacheBytes }: PromptTokensSettings): string {
+  return JSON.stringify([...models, cacheBytes]);
 }
