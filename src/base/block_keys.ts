@@ -16,13 +16,20 @@ export interface KeyState {
 export function rootKey(cluster: number, lora: string): KeyState {
   const state = { lo: 0x2545f491 ^ cluster, hi: 0x9e3779b9 };
   mixText(state, lora);
+  mix(state, END_OF_ROOT);
   return state;
 }
 
-/** Takes what a block depends on beside its tokens into the state before its own key. */
+/** Takes what a block depends on beside its tokens into the state before its own key; nothing where that is empty. */
 export function mixText(state: KeyState, text: string): void {
+  if (text === "") return;
   for (let i = 0; i < text.length; i++) mix(state, text.charCodeAt(i) + 0x10000);
+  mix(state, text.length + END_OF_TEXT);
 }
+
+// Beyond every character: an adapter's name is none of a salt's beginning.
+const END_OF_ROOT = 0x20000;
+const END_OF_TEXT = 0x30000;
 
 function mix(state: KeyState, value: number): void {
   state.lo = lane(state.lo, value, 0xcc9e2d51, 0x1b873593);

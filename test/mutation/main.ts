@@ -3,7 +3,8 @@
 // fail. First they have to pass without it. A survivor is a failure; so is a fault whose place has changed.
 
 import { helpOf } from "../support/task_help.ts";
-import { type Fault, FAULTS } from "./faults.ts";
+import type { Fault } from "./fault.ts";
+import { FAULTS } from "./faults.ts";
 
 helpOf("Usage: deno task mutate [WORDS]\n\nOnly faults whose names have these words, all without.");
 
