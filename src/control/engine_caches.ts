@@ -108,11 +108,12 @@ export class EngineCaches {
   }
 
   // Engines that may tell: of clusters that say where, and of kinds that say it themselves.
-  #wanted({ kv_events, model_mapping_rule, clusters }: Config): Readonly<Member>[] {
+  #wanted({ kv_events, probes, model_mapping_rule, clusters }: Config): Readonly<Member>[] {
     if (!kv_events.enabled) return [];
     const telling = new Set<string>();
     for (const { rules } of Object.values(model_mapping_rule)) {
-      for (const { cluster, backend } of rules) if (TELLING.has(backend)) telling.add(cluster);
+      // Who is not to be probed is not asked where it publishes.
+      for (const { cluster, backend } of rules) if (probes.enabled && TELLING.has(backend)) telling.add(cluster);
     }
     for (const cluster of clusters) {
       if (typeof cluster.kv_events === "object") telling.add(cluster.name);
