@@ -32,7 +32,7 @@ import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, ENTRY_HOLDERS, HOLDERS, matchAt
 import { QUESTION_MATCH } from "../memory/question";
 
 const INSERT: u32 = 0;
-export const PIN: u32 = 1;
+const PIN: u32 = 1;
 const UNPIN: u32 = 2;
 /** Above it an age is that of a slot which another worker, a few ticks ahead, has touched already. */
 const AHEAD: u32 = 0xfff00000;
@@ -69,7 +69,7 @@ function alive(holder: u64): bool {
 
 // Below 0 while it is pinned.
 @inline
-export function ageOf(row: u32, stamp: u32): i32 {
+function ageOf(row: u32, stamp: u32): i32 {
   return <i32>(load<u32>(cell(ENDPOINT_INSERTED, row)) - stamp);
 }
 
@@ -135,7 +135,7 @@ function taken(row: u32, stamp: u32): void {
 
 // Records that an endpoint holds the chunk of this slot: inserted by others now, pinned, or out of use with the count.
 // `pinned` is the count when the request that ends was pinned.
-export function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
+function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
   const entry = entryAt(slot);
   const fields = changetype<PrefixEntry>(entry);
   fields.touched = clock;

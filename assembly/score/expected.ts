@@ -82,6 +82,6 @@ export function predictRequest(row: u32, now: f64): f64 {
   const ahead = <f64>request.ahead + <f64>remote;
   const since = <f64>sinceOf(endpoint, stampOf(now));
   const speed = rate / max<f64>(1e-9, rateOf(model));
-  const own = speed * predictTtft(model, request.prompt, request.cached);
+  const own = speed * predictTtft(model, request.prompt, bytesOf(request.cached));
   return own + (ahead > 0 ? max<f64>(0, rate * ahead - since) : 0);
 }

@@ -24,6 +24,10 @@ export class EngineBlocks {
   blockTokens = 0;
   /** Blocks whose prompt's beginning is not known. */
   orphans = 0;
+  /** Blocks that were taken in. */
+  added = 0;
+  /** How often its blocks became others in size, which ends what was known. */
+  resized = 0;
   #records: BlockRecords | undefined;
   /** Keys of a block, or 1 of which several blocks are part. */
   #keys = 1;
@@ -73,6 +77,7 @@ export class EngineBlocks {
 
   #recordsFor(blockTokens: number): BlockRecords {
     if (this.blockTokens !== blockTokens) {
+      if (this.blockTokens !== 0) this.resized++;
       this.forget();
       this.blockTokens = blockTokens;
       this.#keys = Math.max(1, blockTokens / KEY_TOKENS);
@@ -117,6 +122,7 @@ export class EngineBlocks {
         fresh++;
       }
     }
+    this.added += fresh;
     const lost = this.index.lost;
     this.index.hold(this.row, keys, fresh * this.#keys);
     if (this.index.lost > lost) this.#giveBack(records, places.map((i) => hashes[i]), keys);
@@ -162,6 +168,7 @@ export class EngineBlocks {
         records.retain(known);
         continue;
       }
+      this.added++;
       const words = records.words(records.add(this.#halves[0], this.#halves[1]));
       words[3] = state.lo;
       words[4] = state.hi;

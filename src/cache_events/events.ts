@@ -50,7 +50,9 @@ export class MalformedEvents extends Error {
   override readonly name = "MalformedEvents";
 }
 
-const ATTENTION = /full|mla/;
+const ATTENTION = /^(full|mla|sink_full)_attention$/;
+/** Where a block is that is found without being loaded first. */
+const TIER = "GPU";
 const STORED_FIELDS =
   "type block_hashes parent_block_hash token_ids block_size lora_id medium lora_name extra_keys group_idx kv_cache_spec_kind"
     .split(" ");
@@ -82,10 +84,18 @@ function readEvent(event: unknown): CacheEvent | undefined {
   const tag = Array.isArray(event) ? event[0] : (event as Fields | null)?.type;
   if (tag === "AllBlocksCleared") return { kind: "cleared" };
   if (tag === "BlockRemoved") {
-    const { block_hashes, group_idx } = fieldsOf(event, REMOVED_FIELDS);
+    const { block_hashes, medium, group_idx } = fieldsOf(event, REMOVED_FIELDS);
+    if (elsewhere(medium)) return undefined;
     return { kind: "removed", hashes: hashesOf(block_hashes), group: numberOf(group_idx, 0) };
   }
-  return tag === "BlockStored" ? readStored(fieldsOf(event, STORED_FIELDS)) : undefined;
+  if (tag !== "BlockStored") return undefined;
+  const fields = fieldsOf(event, STORED_FIELDS);
+  return elsewhere(fields.medium) ? undefined : readStored(fields);
+}
+
+// In a lower tier: what is stored there, and dropped, says nothing of the accelerator.
+function elsewhere(medium: unknown): boolean {
+  return typeof medium === "string" && medium !== TIER;
 }
 
 function readStored(fields: Fields): BlocksStored {
@@ -138,8 +148,12 @@ function hashOf(value: unknown): BlockHash {
 }
 
 // Without what is the adapter's name or number, which stand in every block.
-function extrasOf({ extra_keys, lora_name, lora_id, cache_salt }: Fields, blocks: number): string[] | undefined {
-  const salt = typeof cache_salt === "string" ? cache_salt : "";
+function extrasOf(
+  { extra_keys, lora_name, lora_id, cache_salt, parent_block_hash }: Fields,
+  blocks: number,
+): string[] | undefined {
+  // SGLang says it with every event; it is part of a prompt's first block.
+  const salt = typeof cache_salt === "string" && parent_block_hash == null ? cache_salt : "";
   if (!Array.isArray(extra_keys)) return salt === "" ? undefined : [salt];
   let some = false;
   const extras = Array.from({ length: blocks }, (_, i) => {

@@ -16,6 +16,8 @@ interface Told {
   readonly topic?: string;
 }
 
+const MOST_RANKS = 1_024;
+
 /** By rank; empty where the engine tells nothing. `host` stands for an address that is any of the engine's. */
 export async function locate(read: ReadPage, host: string): Promise<ReadonlyMap<number, SourceAddress>> {
   const sources = new Map<number, SourceAddress>();
@@ -36,7 +38,7 @@ export async function locate(read: ReadPage, host: string): Promise<ReadonlyMap<
   const told = typeof config === "string" ? parsed(config) : config;
   if (typeof told !== "object" || told === null) return sources;
   // Each rank publishes at a port of its own.
-  for (let rank = 0; rank < Number(info!.dp_size ?? 1); rank++) {
+  for (let rank = 0; rank < Math.min(MOST_RANKS, Number(info!.dp_size ?? 1)); rank++) {
     const { endpoint, replay_endpoint } = told as Told;
     add(rank, {
       publisher: "zmq",

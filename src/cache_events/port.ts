@@ -45,6 +45,7 @@ export class EventPort {
         await new Promise((resolve) => setTimeout(resolve, 100)); // out of file descriptors, most likely
         continue;
       }
+      stream.setKeepAlive();
       if (this.#open.size >= this.parts.connections) stream.close();
       else this.#serve(stream).catch((error) => this.#closed || this.parts.refused(error));
     }

@@ -45,6 +45,10 @@ export class EventSource {
   #last = -1;
   #lastPayload: Uint8Array | undefined;
   #everything = false;
+  /** Number of the first one that was kept when all were asked for; Infinity where they were not. */
+  #first = Infinity;
+  /** The last one before a connection that could not be gone on with; -1 for none. */
+  #before = -1;
   connected = false;
 
   constructor(
@@ -98,8 +102,11 @@ export class EventSource {
     const sequence = Number(new DataView(message[1].buffer, message[1].byteOffset).getBigUint64(0));
     if (sequence <= this.#last) return;
     const first = this.#last < 0 && sequence <= FIRST;
-    if (first) this.#know(true);
-    else if (sequence > this.#last + 1) await this.#fill(sequence, signal);
+    if (first) {
+      if (this.#before >= 0) this.listener.reset(true); // it counts anew
+      this.#before = -1;
+      this.#know(true);
+    } else if (sequence > this.#last + 1) await this.#fill(sequence, signal);
     if (sequence > this.#last) this.#apply(sequence, message[2]);
   }
 
@@ -114,6 +121,11 @@ export class EventSource {
     this.#know(true);
   }
 
+  /** What it told before is of no use any more. */
+  incomplete(): void {
+    this.#know(false);
+  }
+
   #apply(sequence: number, payload: Uint8Array): void {
     this.#last = sequence;
     this.#lastPayload = payload;
@@ -123,12 +135,14 @@ export class EventSource {
       if (!(error instanceof MalformedEvents)) throw error;
       this.listener.gap(1); // nobody knows what it told
       this.listener.reset(false);
+      this.#first = Infinity;
       this.#know(false);
     }
   }
 
   #forget(mayBeAnother: boolean): void {
     this.#last = -1;
+    this.#first = Infinity; // until all are asked for
     this.#lastPayload = undefined;
     this.listener.reset(mayBeAnother);
     this.#know(false);
@@ -137,17 +151,21 @@ export class EventSource {
   // After a connection: what was published before, of the engine that is known or of one that began anew meanwhile.
   async #catchUp(signal: AbortSignal): Promise<void> {
     const replay = this.address?.replay;
+    if (replay === undefined) {
+      if (this.#last < 0) return;
+      this.#before = this.#last;
+      return this.#forget(false); // whether it is the same, nobody knows
+    }
     if (this.#last >= 0) {
-      if (replay !== undefined && await this.#goOn(signal)) return;
+      if (await this.#goOn(signal)) return this.#know(this.#everything || this.#first <= FIRST);
       this.#forget(true);
     }
-    if (replay === undefined) return;
-    let first = -1;
+    this.#first = -1;
     for await (const [sequence, payload] of this.#replay(0, signal)) {
-      if (first < 0) first = sequence;
+      if (this.#first < 0) this.#first = sequence;
       this.#apply(sequence, payload);
     }
-    this.#know(first <= FIRST); // or it has published nothing yet
+    this.#know(this.#first <= FIRST); // or it has published nothing yet
   }
 
   // Whether the engine is the same: the last batch that is known is among those that it has kept. Takes those after it.

@@ -181,6 +181,11 @@ export function checkRelations(config: Config): ConfigIssue[] {
     if (!INFERENCE_PATHS.has(path) && !/^\/(?:health$|v1\/(?:models|responses)(?:\/|$))/.test(path)) return;
     issues.push({ path: `routes[${i}].path`, message: `${path} is served already` });
   });
+  const discovered = config.clusters.some(({ discover_models }) => discover_models) || config.xds !== undefined;
+  for (const model of Object.keys(config.tokenizers)) {
+    if (discovered || config.model_mapping_rule[model] !== undefined) continue;
+    issues.push({ path: `tokenizers.${model}`, message: "there is no such model in model_mapping_rule" });
+  }
   const clusters = new Map<string, ClusterConfig>();
   let groups = 0;
   config.clusters.forEach((cluster, i) => {

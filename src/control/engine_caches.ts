@@ -16,7 +16,7 @@ const RECONCILE_MS = 250;
 /** Kinds of engines that say where they publish. */
 const TELLING: ReadonlySet<string> = new Set(["vllm", "sglang"]);
 
-export interface EngineCachesParts extends EngineListenerParts {
+export interface EngineCachesParts extends Omit<EngineListenerParts, "taken"> {
   readonly kernel: AttachedKernel;
   members(): readonly Readonly<Member>[];
 }
@@ -28,6 +28,8 @@ export class EngineCaches {
   #cancel: () => void = () => {};
   #port: EventPort | undefined;
   #listens: string | undefined;
+  /** An address that could not be opened. */
+  #refused: string | undefined;
 
   constructor(parts: EngineCachesParts) {
     this.#parts = parts;
@@ -71,7 +73,13 @@ export class EngineCaches {
     }
     for (const [row, member] of wanted) {
       if (this.#listeners.has(row)) continue;
-      const listener = new EngineListener(member, this.index, this.#parts, config);
+      const listener = new EngineListener(member, this.index, {
+        ...this.#parts,
+        taken: ({ hostname, port }, by) =>
+          [...this.#listeners.values()].some((other) =>
+            other !== by && other.address?.port === port && other.address.hostname === hostname
+          ),
+      }, config);
       this.#listeners.set(row, listener);
       listener.start();
     }
@@ -83,7 +91,7 @@ export class EngineCaches {
     if (listen === this.#listens) return;
     this.#port?.close();
     this.#port = undefined;
-    this.#listens = listen;
+    this.#listens = undefined;
     if (listen === undefined) return;
     const { log } = this.#parts;
     try {
@@ -97,7 +105,10 @@ export class EngineCaches {
         },
         refused: (error) => log.warn("an engine's cache events are of no use", { error: error.message }),
       });
+      this.#listens = listen;
     } catch (error) {
+      if (this.#refused === listen) return; // said already; it is tried again
+      this.#refused = listen;
       log.error("kv_events.listen cannot be opened", { listen, error: (error as Error).message });
     }
   }

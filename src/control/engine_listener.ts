@@ -5,9 +5,9 @@
 import { pause } from "../base/pause.ts";
 import type { Clock } from "../base/clock.ts";
 import { EngineBlocks, fitsKeys } from "../cache_events/engine_blocks.ts";
-import type { EventBatch } from "../cache_events/events.ts";
+import type { CacheEvent, EventBatch } from "../cache_events/events.ts";
 import { locate } from "../cache_events/locate.ts";
-import { EventSource, type SourceAddress, type SourceLimits } from "../cache_events/source.ts";
+import { type Address, EventSource, type SourceAddress, type SourceLimits } from "../cache_events/source.ts";
 import { zmqAddress } from "../config/kv_events.ts";
 import type { Config } from "../config/schema.ts";
 import type { BlockIndex } from "../tables/block_index.ts";
@@ -53,6 +53,8 @@ export interface EngineListenerParts {
   readonly tokens: PromptTokens;
   /** An engine's cache is empty: what was presumed does not hold any more. */
   emptied(row: number): void;
+  /** Whether another endpoint is listened to at the same address. */
+  taken(address: Address, by: EngineListener): boolean;
 }
 
 export class EngineListener {
@@ -69,11 +71,13 @@ export class EngineListener {
   #lost = 0;
   #lagMs = 0;
   #quickestMs = Infinity;
-  /** Blocks that were stored since something was lost. */
-  #stored = 0;
+  /** Blocks that had been taken in when something was lost. */
+  #addedBefore = 0;
   /** How its tokens differ from those here. */
   #otherTokens: string | undefined;
   #exact = 0;
+  /** The last connection that it has made. */
+  #connection: ZmtpConnection | undefined;
   /** Connections that it has made. */
   #adopted = 0;
   #running: Promise<void> | undefined;
@@ -105,6 +109,11 @@ export class EngineListener {
     await this.#running;
   }
 
+  /** Where its events are listened to. */
+  get address(): Address | undefined {
+    return this.#source?.address?.events;
+  }
+
   view(): EngineCacheView {
     return {
       exact: this.#exact > 0,
@@ -131,6 +140,8 @@ export class EngineListener {
       ? `its blocks of ${blockTokens} tokens are neither part nor multiple of 16`
       : this.#lagMs > max_lag_ms
       ? "its events come late"
+      : this.#source.address !== undefined && this.parts.taken(this.#source.address.events, this)
+      ? "another endpoint publishes at the same address"
       : this.#otherTokens !== undefined
       ? this.#otherTokens
       : !this.#complete && !this.#renewed
@@ -140,10 +151,11 @@ export class EngineListener {
     this.#say(why === "" && !this.#stop.signal.aborted ? blockTokens || UNKNOWN_BLOCK : 0);
   }
 
-  // As many blocks were stored since something was lost as it has: all that it had before is gone or known.
+  // As many blocks were taken in since something was lost as it has, each behind one that is known: all that it had before is
+  // gone or known.
   get #renewed(): boolean {
     const capacity = this.member.kvTokens;
-    return capacity !== undefined && this.#stored * this.#blocks.blockTokens >= capacity;
+    return capacity !== undefined && (this.#blocks.added - this.#addedBefore) * this.#blocks.blockTokens >= capacity;
   }
 
   #say(blockTokens: number): void {
@@ -211,7 +223,7 @@ export class EngineListener {
       },
       complete: (known) => {
         this.#complete = known;
-        this.#stored = 0;
+        this.#addedBefore = this.#blocks.added;
       },
       gap: (missed) => this.#lost += missed,
     });
@@ -223,9 +235,12 @@ export class EngineListener {
     const { clock } = this.parts;
     const close = () => connection.close();
     signal.addEventListener("abort", close);
+    this.#connection?.close(); // it has connected anew
+    this.#connection = connection;
     this.#adopted++;
     try {
       while (!signal.aborted && !await this.#checkTokens()) await pause(TOKENIZER_MS, clock, signal);
+      if (this.#connection !== connection) return;
       await this.#begin(undefined, this.#limits).adopt(connection, first, signal);
     } finally {
       this.#adopted--;
@@ -247,14 +262,21 @@ export class EngineListener {
     this.#quickestMs = Math.min(this.#quickestMs + CLOCK_DRIFT_MS, lag);
     this.#lagMs += LAG_PACE * (lag - this.#quickestMs - this.#lagMs);
     for (const event of events) {
-      if (event.kind === "stored") this.#stored += event.hashes.length;
       if (event.kind === "cleared") {
         this.#source!.cleared();
         this.parts.emptied(this.member.row);
       }
-      if (this.#indexed) this.#blocks.apply(event);
+      if (this.#indexed) this.#apply(event);
     }
     if (this.#exact !== this.#blocks.blockTokens) this.judge();
+  }
+
+  #apply(event: CacheEvent): void {
+    const { orphans, resized } = this.#blocks;
+    this.#blocks.apply(event);
+    // Something that is not known is before what it tells.
+    if (this.#blocks.orphans > orphans) this.#addedBefore = this.#blocks.added;
+    if (this.#blocks.resized > resized) this.#source!.incomplete();
   }
 
   // Whether it is known if its tokens are those here.

@@ -12,6 +12,13 @@ export function openTokens(log: Log): PromptTokens {
       if (error === undefined) log.info("a model's prompts are tokenised", { model, incremental });
       else log.error("a model's prompts cannot be tokenised: what engines hold of them is presumed", { model, error });
     },
+    disagree: (model, tools, ours, theirs) =>
+      log.warn("engines count other tokens than the tokenizer here: what they hold of such prompts is presumed", {
+        model,
+        tools,
+        ours,
+        theirs,
+      }),
     failed: (error) => log.error("the thread that tokenises prompts ended", { error }),
   });
 }

@@ -92,6 +92,7 @@ function usageOf({ usage, tokens }: Call, outcome: Outcome): Usage | undefined {
 // What was seen teaches the latency models, unless the request was moved on the way.
 function observe(call: Call, { promptTokens, cachedTokens = 0, completionTokens = 0 }: Usage): void {
   const { context, route, tries, firstTokenAt, endpointRow, promptBytes, prefillMs, batch } = call;
+  if (promptTokens !== undefined) call.asked?.counted?.(promptTokens);
   if (promptTokens === undefined || tries !== 1 || !route) return;
   context.samples.write({
     model: route.model,

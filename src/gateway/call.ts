@@ -17,6 +17,7 @@ import type { LlmLog, RequestTexts } from "../telemetry/llm_log.ts";
 import type { Instruments } from "../telemetry/instruments.ts";
 import type { RequestSpan, Tracing } from "../telemetry/tracing.ts";
 import type { IncomingFields, OwnFields } from "../upstream/request_head.ts";
+import type { AskedBlocks } from "../tokens/prompt_tokens.ts";
 import type { Carrier } from "./carrier.ts";
 import { Cancellation } from "./cancellation.ts";
 import type { HeaderReader, Route } from "./routes.ts";
@@ -91,6 +92,8 @@ export class Call {
   matchedBytes = 0;
   /** Prompt tokens that its engine told to hold; undefined where that is presumed. */
   knownTokens: number | undefined;
+  /** Its tokens as they were made here. */
+  asked: AskedBlocks | undefined;
   tries = 0;
   /** Of them, those whose connection was refused. */
   refusals = 0;

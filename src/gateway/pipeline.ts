@@ -23,7 +23,8 @@ import { type PromptOptions, promptText } from "../openai/prompt_text.ts";
 import { decodeForm, decodeRequest, type InferenceRequest } from "../openai/request.ts";
 import type { HashedPrompt } from "../scheduler/cache_knowledge.ts";
 import type { ScannedPrompt } from "../scheduler/body_scan.ts";
-import type { AwaitedBlocks, DecisionMaker } from "../scheduler/decision.ts";
+import type { DecisionMaker } from "../scheduler/decision.ts";
+import type { AwaitedBlocks } from "../scheduler/known_blocks.ts";
 import { withoutCache } from "../scheduler/placement.ts";
 import { presumeFirstToken } from "../scheduler/presumption.ts";
 import type { Grant, QueueLimits, Scheduler } from "../scheduler/scheduler.ts";
@@ -191,7 +192,14 @@ export class Pipeline {
     if (!policy.cacheAware || (request.kind !== "chat" && request.kind !== "completion")) return undefined;
     // Most of it is images, which have no tokens here.
     if (body.length > MOST_BYTES_A_BYTE * promptBytes + SMALL_BODY_BYTES) return undefined;
-    const asked = tokens.ask({ model: modelName, body, cluster, lora, salt: request.cacheSalt ?? "" });
+    const asked = tokens.ask({
+      model: modelName,
+      body,
+      cluster,
+      lora,
+      salt: request.cacheSalt ?? "",
+      tools: !request.plainText && Array.isArray(request.body.tools) && request.body.tools.length > 0,
+    });
     return asked && { asked, waitMs: wait_ms };
   }
 
@@ -218,7 +226,7 @@ export class Pipeline {
    * The part that waits: for an endpoint, and for its answer. Throws GatewayError.
    */
   async answer(call: Call, admitted: AdmittedRequest, watcher: AnswerWatcher): Promise<Answered> {
-    const { request, route, prepared, rest } = admitted;
+    const { request, route, prepared, rest, blocks } = admitted;
     const { config, deadlines, dispatcher, responses, engines, hedging, watch } = this.#parts;
     const seen = watch?.look(admitted);
     let waitsSince: number | undefined;
@@ -270,6 +278,7 @@ export class Pipeline {
       call.matchedBytes = call.endpointRow === won.leg.endpoint.row
         ? Math.min(won.leg.matchedBytes, call.promptBytes)
         : 0;
+      call.asked = blocks?.asked;
       if (won.leg.matchedExactly) call.knownTokens = knownTokens(won.prompt, call.matchedBytes);
       const { row, generation } = won.leg.endpoint;
       const tellsUsage = this.#asksForUsage(call) || engines[route.rule.backend].alwaysTellsUsage;

@@ -21,6 +21,8 @@ export interface HashedPrompt {
   readonly known: boolean;
   /** Its blocks of tokens, as soon as they are known. */
   asked?: AskedBlocks;
+  /** Those that were said to be computed where it was sent. */
+  marked?: PromptBlocks;
 }
 
 export interface CacheKnowledge {
@@ -159,7 +161,8 @@ export class PresumedCaches implements CacheKnowledge {
     this.#restore(prompt);
     const k = this.#kernel.exports;
     const pinned = k.indexPinScratch(prompt.chunks, salt, row);
-    if (prompt.asked?.blocks !== undefined) k.blocksComputed(this.#writeKeys(prompt.asked.blocks), row);
+    prompt.marked = prompt.asked?.blocks;
+    if (prompt.marked !== undefined) k.blocksComputed(this.#writeKeys(prompt.marked), row);
     this.#ring.write(row, salt, prompt.chunks, prompt.hashes);
     return pinned;
   }
@@ -169,7 +172,8 @@ export class PresumedCaches implements CacheKnowledge {
     this.#restore(prompt);
     const k = this.#kernel.exports;
     k.indexUnpinScratch(prompt.chunks, pinned, salt, row);
-    if (prompt.asked?.blocks !== undefined) k.blocksNotComputed(this.#writeKeys(prompt.asked.blocks), row);
+    if (prompt.marked !== undefined) k.blocksNotComputed(this.#writeKeys(prompt.marked), row);
+    prompt.marked = undefined;
   }
 
   get savesDropped(): number {

@@ -2,7 +2,6 @@
 // One scheduling decision on this thread: prompt text into scratch, hashes, index lookup, candidates, score, pick. The
 // kernel does the work; this file carries values in and out of its scratch.
 
-import type { Clock } from "../base/clock.ts";
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { type QuestionFields, questionFields } from "../tables/question.ts";
 import type { RequestRow } from "../tables/request_table.ts";
@@ -20,12 +19,6 @@ export interface FlowPriority {
   readonly tenant: number;
   /** When its first token is due, in shared ms; 0 for no such time. */
   readonly deadlineMs: number;
-}
-
-/** The tokens of a prompt, on their way, and how long they are worth waiting for. */
-export interface AwaitedBlocks {
-  readonly asked: AskedBlocks;
-  readonly waitMs: number;
 }
 
 export const NO_ENDPOINT = -1;
@@ -133,23 +126,6 @@ export class DecisionMaker {
   resume(prompt: HashedPrompt, placement: Placement, tried: readonly number[]): void {
     this.#exclude(tried);
     this.caches.match(prompt, placement);
-  }
-
-  /** Waits a moment for the tokens of the prompt that is up, and puts it up again. Those that come later serve later looks. */
-  async know(
-    prompt: HashedPrompt,
-    { asked, waitMs }: AwaitedBlocks,
-    placement: Placement,
-    clock: Clock,
-  ): Promise<void> {
-    prompt.asked = asked;
-    if (asked.blocks === undefined && waitMs > 0) {
-      const late = Promise.withResolvers<void>();
-      const cancel = clock.after(waitMs, late.resolve);
-      await Promise.race([asked.done, late.promise]);
-      cancel();
-    } else if (asked.blocks === undefined) return;
-    this.resume(prompt, placement, []); // others have been up meanwhile
   }
 
   /** What the endpoint of a request that has waited holds of its prompt by now, if its engine tells it. */

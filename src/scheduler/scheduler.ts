@@ -5,7 +5,8 @@
 
 import type { ScannedPrompt } from "./body_scan.ts";
 import type { HashedPrompt } from "./cache_knowledge.ts";
-import type { AwaitedBlocks, Explanation, FlowPriority } from "./decision.ts";
+import type { Explanation, FlowPriority } from "./decision.ts";
+import type { AwaitedBlocks } from "./known_blocks.ts";
 import type { EndpointRef } from "../tables/endpoint_directory.ts";
 import type { Placement } from "./placement.ts";
 

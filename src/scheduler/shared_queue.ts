@@ -15,7 +15,9 @@ import type { HashedPrompt } from "./cache_knowledge.ts";
 import { type DecisionMaker, HOPELESS, NO_ENDPOINT, QUEUED } from "./decision.ts";
 import { MAX_PRIORITY, PRIORITIES } from "../config/tenants.ts";
 import { type GrantOwner, type GrantParts, QueueGrant } from "./grant.ts";
+import { awaitBlocks } from "./known_blocks.ts";
 import type { Placement } from "./placement.ts";
+import { hopeless, noEndpoint } from "./refusals.ts";
 import type { Ask, Grant, OnCancel, Scheduler } from "./scheduler.ts";
 
 /** The last bands of critical and of standard priority. */
@@ -126,7 +128,10 @@ export class SharedQueue implements Scheduler, GrantOwner {
     const { placement, model, onlyEndpoint, hidden } = ask;
     const began = this.clock.now();
     const prompt = this.decisions.begin(ask.prompt, placement);
-    if (ask.blocks !== undefined) await this.decisions.know(prompt, ask.blocks, placement, this.clock);
+    if (ask.blocks !== undefined) {
+      await awaitBlocks(prompt, ask.blocks, this.clock);
+      this.decisions.resume(prompt, placement, []); // others have been up meanwhile
+    }
     const found = this.clock.now();
     const row = this.requests.tryOpen(placement.cluster, model, prompt.bytes);
     if (!row) {
@@ -388,12 +393,4 @@ export class SharedQueue implements Scheduler, GrantOwner {
   requestsOn(endpoint: number): number {
     return this.endpoints.requests(endpoint);
   }
-}
-
-function hopeless(): GatewayError {
-  return new GatewayError("slo_unreachable", "The objective for the first token cannot be kept now, by prediction");
-}
-
-function noEndpoint(): GatewayError {
-  return new GatewayError("no_endpoint", "No endpoint of the model is available");
 }

@@ -56,7 +56,7 @@ export class PromptRenderer {
         ...this.#tokens,
         ...(typeof body.chat_template_kwargs === "object" ? body.chat_template_kwargs : {}),
         messages: plain,
-        tools: Array.isArray(tools) && tools.length > 0 ? tools : null,
+        tools: Array.isArray(tools) && tools.length > 0 ? tools.map(asDeclared) : null,
         documents: body.documents ?? null,
         add_generation_prompt: body.add_generation_prompt ?? true,
       });
@@ -68,7 +68,9 @@ export class PromptRenderer {
 
   #message(message: unknown): Body | undefined {
     if (typeof message !== "object" || message === null) return undefined;
-    const { content, tool_calls, ...others } = message as Body;
+    const { role, name, content, tool_calls, tool_call_id, reasoning, reasoning_content } = message as Body;
+    // Engines do different things with what a model thought before.
+    if (reasoning != null || reasoning_content != null) return undefined;
     let texts: string[];
     if (content === null || content === undefined) texts = [];
     else if (typeof content === "string") texts = [content];
@@ -77,14 +79,23 @@ export class PromptRenderer {
       if (texts.some((text) => typeof text !== "string")) return undefined;
     } else return undefined;
     const plain: Body = {
-      ...others,
+      role,
+      ...(typeof name === "string" ? { name } : {}),
+      ...(role === "tool" && typeof tool_call_id === "string" ? { tool_call_id } : {}),
       content: this.#takesParts && content !== null && content !== undefined
         ? texts.map((text) => ({ type: "text", text }))
         : texts.join("\n"),
     };
-    if (Array.isArray(tool_calls)) plain.tool_calls = tool_calls.map(withArguments);
+    if (role === "assistant" && Array.isArray(tool_calls)) plain.tool_calls = tool_calls.map(withArguments);
     return plain;
   }
+}
+
+// A tool with the fields and in the order that vLLM declares: templates print it as JSON.
+function asDeclared(tool: unknown): unknown {
+  const { type = "function", function: declared, ...others } = (tool ?? {}) as { type?: string; function?: Body };
+  const { name, description = null, parameters = null, ...more } = declared ?? {};
+  return { type, function: { name, description, parameters, ...more }, ...others };
 }
 
 // Arguments of a tool as the object that the text of them is.

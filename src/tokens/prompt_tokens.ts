@@ -16,12 +16,20 @@ export interface AskedBlocks {
   readonly blocks: PromptBlocks | undefined;
   /** Resolves when they are there, or cannot be told. */
   readonly done: Promise<void>;
+  /** What its engine counted. */
+  counted?(promptTokens: number): void;
 }
 
 class Asked implements AskedBlocks {
   blocks: PromptBlocks | undefined;
   readonly #done = Promise.withResolvers<void>();
   readonly done = this.#done.promise;
+
+  constructor(readonly compare: (ours: number, theirs: number) => void) {}
+
+  counted(promptTokens: number): void {
+    if (this.blocks !== undefined) this.compare(this.blocks.tokens, promptTokens);
+  }
 
   answered(blocks: PromptBlocks | undefined): void {
     this.blocks = blocks;
@@ -32,6 +40,8 @@ class Asked implements AskedBlocks {
 export interface PromptTokensParts {
   /** Is told which model's tokenizer is in use, or why it is not. */
   loaded(model: string, error: string | undefined, incremental: boolean): void;
+  /** Engines count other tokens of a model's prompts, of those with tools or without: they are not tokenised any more. */
+  disagree(model: string, tools: boolean, ours: number, theirs: number): void;
   /** The thread died, and is started again after a while. */
   failed(error: string): void;
 }
@@ -45,6 +55,8 @@ export interface PromptTokensSettings {
 }
 
 const RESTART_MS = 5_000;
+/** So often in a row, and there is something that engines do and the tokenizer here does not. */
+const MOST_DIFFERENT = 3;
 
 export class PromptTokens {
   #thread: Worker | undefined;
@@ -52,6 +64,8 @@ export class PromptTokens {
   #restart: ReturnType<typeof setTimeout> | undefined;
   readonly #loaded = new Set<string>();
   readonly #asked = new Map<number, Asked>();
+  /** By model, for prompts with tools and without: how often in a row engines counted others. */
+  readonly #different = new Map<string, number>();
   #next = 0;
 
   constructor(readonly parts: PromptTokensParts) {}
@@ -62,6 +76,7 @@ export class PromptTokens {
     this.#settings = settings;
     if (textOf(before) === textOf(settings)) return;
     this.#loaded.clear();
+    this.#different.clear();
     if (settings.models.size === 0) return this.close();
     if (this.#restart === undefined) this.#begin();
   }
@@ -72,12 +87,27 @@ export class PromptTokens {
   }
 
   /** undefined where that is of no use: the thread has too much to do. */
-  ask(
-    prompt: { model: string; body: Uint8Array; cluster: number; lora: string; salt: string },
-  ): AskedBlocks | undefined {
-    if (this.#asked.size >= this.#settings.atOnce) return undefined;
+  ask({ tools = false, ...prompt }: {
+    model: string;
+    body: Uint8Array;
+    cluster: number;
+    lora: string;
+    salt: string;
+    /** The prompt has some. */
+    tools?: boolean;
+  }): AskedBlocks | undefined {
+    const kind = `${tools} ${prompt.model}`;
+    if ((this.#different.get(kind) ?? 0) >= MOST_DIFFERENT) return undefined;
+    if (this.#thread === undefined || this.#asked.size >= this.#settings.atOnce) return undefined;
     const id = this.#next++;
-    const asked = new Asked();
+    const asked = new Asked((ours, theirs) => {
+      const before = this.#different.get(kind) ?? 0;
+      const different = ours === theirs ? 0 : before + 1;
+      if (different !== before) this.#different.set(kind, different);
+      if (before < MOST_DIFFERENT && different === MOST_DIFFERENT) {
+        this.parts.disagree(prompt.model, tools, ours, theirs);
+      }
+    });
     this.#asked.set(id, asked);
     this.#send({ kind: "prompt", id, ...prompt });
     return asked;

@@ -60,6 +60,14 @@ Deno.test("decodeBatch: SGLang's signed hashes, long ones, salts, adapters, rank
     [0x18191a1b1c1d1e1fn],
   );
   assertEquals(one({ cache_salt: "s" }).extras, ["s"]);
+  assertEquals(one({ cache_salt: "s", parent_block_hash: 3 }).extras, undefined);
+  // Of lower tiers nothing is taken, in whatever form it comes.
+  assertEquals(
+    read([stored({ medium: "CPU", token_ids: [], block_size: 0 }), { type: "BlockRemoved", medium: "DISK" }]).events,
+    [],
+  );
+  assertEquals(one({ kv_cache_spec_kind: "sliding_window_mla" }).prefix, false);
+  assertEquals(one({ kv_cache_spec_kind: "mla_attention" }).prefix, true);
   assertEquals(one({ lora_name: "ad0", extra_keys: [["ad0"]] }), {
     ...one({}),
     lora: "ad0",

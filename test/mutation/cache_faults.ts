@@ -55,9 +55,9 @@ export const CACHE_FAULTS: readonly Fault[] = [
   },
   {
     name: "tokens that are there at once are not looked up",
-    file: "src/scheduler/decision.ts",
-    was: "    this.resume(prompt, placement, []); // others have been up meanwhile\n",
-    is: "    if (waitMs < 0) this.resume(prompt, placement, []);\n",
+    file: "src/scheduler/shared_queue.ts",
+    was: "      this.decisions.resume(prompt, placement, []); // others have been up meanwhile\n",
+    is: "",
     tests: ["test/scheduler/known_blocks_test.ts"],
   },
   {

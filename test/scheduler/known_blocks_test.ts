@@ -130,3 +130,60 @@ Deno.test("a fleet of which some tell nothing: these are presumed, the others kn
   using grant = await all.acquire();
   assertEquals([grant.leg.endpoint.row, grant.leg.matchedExactly], [all.rows[1], false]);
 });
+
+Deno.test("requests that come at once are each decided by what is known of their own prompt", async () => {
+  using all = parts([640, 0]);
+  const others = TOKENS.map((token) => token + 1);
+  const hashes = Array.from({ length: 40 }, (_, i) => BigInt(1_000 + i));
+  all.engines[1].apply({
+    kind: "stored",
+    hashes,
+    parent: undefined,
+    tokens: others.slice(0, 640),
+    blockTokens: 16,
+    lora: "",
+    extras: undefined,
+    group: 0,
+    prefix: true,
+  });
+  const there = (tokens: readonly number[]) => ({
+    asked: { blocks: blocksOf(tokens), done: Promise.resolve() },
+    waitMs: 5,
+  });
+  const [first, second, third] = await Promise.all([
+    all.acquire(),
+    all.queue.acquire(all.ask("else".repeat(1_000), { blocks: there(others) }), () => {}),
+    all.acquire({ blocks: { asked: { blocks: undefined, done: new Promise<void>(() => {}) }, waitMs: 0 } }),
+  ]);
+  assertEquals([first, second].map(({ leg }) => [leg.endpoint.row, leg.matchedBytes]), [[all.rows[0], 2_560], [
+    all.rows[1],
+    2_560,
+  ]]);
+  assertEquals(third.leg.matchedExactly, false);
+  for (const grant of [first, second, third]) grant[Symbol.dispose]();
+});
+
+Deno.test("two requests compute the same blocks: they count until both are over", async () => {
+  using all = parts([0, 0]);
+  const onlyEndpoint = all.rows[1];
+  const [first, second] = [await all.acquire({ onlyEndpoint }), await all.acquire({ onlyEndpoint })];
+  // Its tokens come when it has been sent.
+  const asked = { blocks: undefined as PromptBlocks | undefined, done: Promise.resolve() };
+  const third = await all.acquire({ onlyEndpoint, blocks: { asked, waitMs: 0 } });
+  asked.blocks = all.asked.blocks;
+  for (const { leg } of [first, second, third]) leg.sent();
+  assertEquals(all.known(), [0, 992]);
+  third[Symbol.dispose]();
+  first[Symbol.dispose]();
+  assertEquals(all.known(), [0, 992]);
+  second[Symbol.dispose]();
+  assertEquals(all.known(), [0, 0]);
+});
+
+Deno.test("the time to the first token is predicted by what is known to be held", async () => {
+  using cold = parts([0]);
+  using warm = parts([992]);
+  const [first, second] = [await cold.acquire(), await warm.acquire()];
+  assert(first.predictedMs > second.predictedMs, `${first.predictedMs} and ${second.predictedMs}`);
+  for (const grant of [first, second]) grant[Symbol.dispose]();
+});

@@ -83,6 +83,14 @@ Deno.test("PromptRenderer: parts, tools and arguments as engines hand them to te
     }),
     "go1",
   );
+  const tool = { function: { strict: true, parameters: { b: 1, a: 2 }, name: "f" } };
+  assertEquals(
+    rendered("{{ tools | tojson }}", { messages: [two], tools: [tool] }),
+    '[{"type": "function", "function": {"name": "f", "description": null, "parameters": {"b": 1, "a": 2}, "strict": true}}]',
+  );
+  const own = { role: "user", content: "x", anything: 1, name: "n" };
+  assertEquals(rendered("{{ messages[0].anything }}{{ messages[0].name }}", { messages: [own] }), "n");
+  assertEquals(rendered("x", { messages: [{ role: "assistant", content: "x", reasoning_content: "y" }] }), undefined);
   assertEquals(rendered("{{ raise_exception('no') }}", { messages: [two] }), undefined);
 });
 

@@ -17,7 +17,11 @@ const prompt = (more = {}) => ({ model: "m", body: encode(BODY), cluster: 3, lor
 
 Deno.test("PromptTokens: keys of a prompt, apart by cluster, adapter and salt; what cannot be told is told as that", async () => {
   const words: [string, boolean][] = [];
-  const tokens = new PromptTokens({ loaded: (model, error) => words.push([model, error === undefined]), failed() {} });
+  const tokens = new PromptTokens({
+    loaded: (model, error) => words.push([model, error === undefined]),
+    disagree() {},
+    failed() {},
+  });
   tokens.configure({ models: new Map([["m", paths(file)], ["n", paths("/nowhere")]]), cacheBytes: 65_536, atOnce: 3 });
   assert(!tokens.knows("m"));
   await until(() => words.length === 2, "both are tried");
@@ -49,7 +53,7 @@ Deno.test("PromptTokens: keys of a prompt, apart by cluster, adapter and salt; w
 
 Deno.test("PromptTokens: another configuration is taken over, none ends the thread", async () => {
   let loads = 0;
-  const tokens = new PromptTokens({ loaded: () => loads++, failed() {} });
+  const tokens = new PromptTokens({ loaded: () => loads++, disagree() {}, failed() {} });
   const settings = { models: new Map([["m", paths(file)]]), cacheBytes: 65_536, atOnce: 8 };
   tokens.configure(settings);
   tokens.configure({ ...settings });
@@ -59,4 +63,22 @@ Deno.test("PromptTokens: another configuration is taken over, none ends the thre
   assertEquals([tokens.knows("m"), loads], [false, 2]);
   tokens.configure({ ...settings, models: new Map() });
   assertEquals(tokens.knows("k"), false);
+});
+
+Deno.test("PromptTokens: of prompts whose tokens engines count otherwise three times in a row, no more are made", async () => {
+  const words: unknown[] = [];
+  const tokens = new PromptTokens({ loaded() {}, disagree: (...told) => words.push(told), failed() {} });
+  tokens.configure({ models: new Map([["m", paths(file)]]), cacheBytes: 65_536, atOnce: 3 });
+  await until(() => tokens.knows("m"), "it is loaded");
+  const answer = async (more: number, tools: boolean) => {
+    const asked = tokens.ask(prompt({ tools }));
+    await asked?.done;
+    asked?.counted!(asked.blocks!.tokens + more);
+    return asked !== undefined;
+  };
+  for (const more of [1, 1, 0, 1, 1]) assert(await answer(more, true));
+  assertEquals(words, []);
+  assert(await answer(1, true));
+  assertEquals([await answer(1, true), await answer(0, false), words.length], [false, true, 1]);
+  tokens.close();
 });
