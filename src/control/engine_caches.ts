@@ -16,7 +16,7 @@ const RECONCILE_MS = 250;
 /** Kinds of engines that say where they publish. */
 const TELLING: ReadonlySet<string> = new Set(["vllm", "sglang"]);
 
-export interface EngineCachesParts extends Omit<EngineListenerParts, "taken"> {
+export interface EngineCachesParts extends Omit<EngineListenerParts, "taken" | "usualBlock"> {
   readonly kernel: AttachedKernel;
   members(): readonly Readonly<Member>[];
 }
@@ -75,6 +75,12 @@ export class EngineCaches {
       if (this.#listeners.has(row)) continue;
       const listener = new EngineListener(member, this.index, {
         ...this.#parts,
+        usualBlock: (cluster) =>
+          Math.max(
+            0,
+            ...[...this.#listeners.values()].filter(({ member }) => member.cluster === cluster)
+              .map(({ blockTokens }) => blockTokens),
+          ),
         taken: ({ hostname, port }, by) =>
           [...this.#listeners.values()].some((other) =>
             other !== by && other.address?.port === port && other.address.hostname === hostname

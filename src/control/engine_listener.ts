@@ -55,6 +55,8 @@ export interface EngineListenerParts {
   emptied(row: number): void;
   /** Whether another endpoint is listened to at the same address. */
   taken(address: Address, by: EngineListener): boolean;
+  /** Tokens a block of the other engines of a cluster; 0 while none has told. */
+  usualBlock(cluster: string): number;
 }
 
 export class EngineListener {
@@ -109,6 +111,11 @@ export class EngineListener {
     await this.#running;
   }
 
+  /** Tokens a block of it; 0 until it has told. */
+  get blockTokens(): number {
+    return this.#blocks.blockTokens;
+  }
+
   /** Where its events are listened to. */
   get address(): Address | undefined {
     return this.#source?.address?.events;
@@ -129,6 +136,8 @@ export class EngineListener {
   /** Says whether all is known that the engine holds. */
   judge(): void {
     const { blockTokens } = this.#blocks;
+    // One that has stored nothing yet will store such as the others.
+    const expected = blockTokens || this.parts.usualBlock(this.member.cluster) || UNKNOWN_BLOCK;
     const { max_lag_ms } = this.parts.config().kv_events;
     const why = this.#source === undefined
       ? this.#why
@@ -136,7 +145,7 @@ export class EngineListener {
       ? "there is no tokenizer of a model of its cluster"
       : !this.#source.connected
       ? "there is no connection to its events"
-      : !fitsKeys(blockTokens || UNKNOWN_BLOCK)
+      : !fitsKeys(expected)
       ? `its blocks of ${blockTokens} tokens are neither part nor multiple of 16`
       : this.#lagMs > max_lag_ms
       ? "its events come late"
@@ -148,7 +157,7 @@ export class EngineListener {
       ? "it held blocks before it was listened to"
       : "";
     this.#why = why;
-    this.#say(why === "" && !this.#stop.signal.aborted ? blockTokens || UNKNOWN_BLOCK : 0);
+    this.#say(why === "" && !this.#stop.signal.aborted ? expected : 0);
   }
 
   // As many blocks were taken in since something was lost as it has, each behind one that is known: all that it had before is
