@@ -3,7 +3,7 @@
 // takes the tokenizer of a model that they serve; of others it is heard when they begin anew or clear their caches.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
-import { parseAddress } from "../base/address.ts";
+import { formatAddress, parseAddress } from "../base/address.ts";
 import { EventPort } from "../cache_events/port.ts";
 import type { Config } from "../config/schema.ts";
 import { BlockIndex } from "../tables/block_index.ts";
@@ -12,7 +12,7 @@ import { type EngineCacheView, EngineListener, type EngineListenerParts } from "
 import type { Member } from "./member.ts";
 import { configureTokens } from "./tokens.ts";
 
-const RECONCILE_MS = 250;
+const RECONCILE_MS = 500;
 /** Kinds of engines that say where they publish. */
 const TELLING: ReadonlySet<string> = new Set(["vllm", "sglang"]);
 
@@ -25,6 +25,10 @@ export class EngineCaches {
   readonly index: BlockIndex;
   readonly #parts: EngineCachesParts;
   readonly #listeners = new Map<number, EngineListener>();
+  /** Tokens a block, by cluster. */
+  readonly #usualBlocks = new Map<string, number>();
+  /** How many endpoints are listened to at an address. */
+  readonly #publishers = new Map<string, number>();
   #cancel: () => void = () => {};
   #port: EventPort | undefined;
   #listens: string | undefined;
@@ -75,21 +79,26 @@ export class EngineCaches {
       if (this.#listeners.has(row)) continue;
       const listener = new EngineListener(member, this.index, {
         ...this.#parts,
-        usualBlock: (cluster) =>
-          Math.max(
-            0,
-            ...[...this.#listeners.values()].filter(({ member }) => member.cluster === cluster)
-              .map(({ blockTokens }) => blockTokens),
-          ),
-        taken: ({ hostname, port }, by) =>
-          [...this.#listeners.values()].some((other) =>
-            other !== by && other.address?.port === port && other.address.hostname === hostname
-          ),
+        usualBlock: (cluster) => this.#usualBlocks.get(cluster) ?? 0,
+        taken: (address) => (this.#publishers.get(formatAddress(address)) ?? 0) > 1,
       }, config);
       this.#listeners.set(row, listener);
       listener.start();
     }
+    this.#survey();
     for (const listener of this.#listeners.values()) listener.judge();
+  }
+
+  // What listeners are told of each other.
+  #survey(): void {
+    this.#usualBlocks.clear();
+    this.#publishers.clear();
+    for (const { member: { cluster }, blockTokens, address } of this.#listeners.values()) {
+      if (blockTokens > 0) this.#usualBlocks.set(cluster, blockTokens);
+      if (address === undefined) continue;
+      const name = formatAddress(address);
+      this.#publishers.set(name, (this.#publishers.get(name) ?? 0) + 1);
+    }
   }
 
   // Opens the port where engines connect to, or another one.

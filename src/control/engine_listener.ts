@@ -54,7 +54,7 @@ export interface EngineListenerParts {
   /** An engine's cache is empty: what was presumed does not hold any more. */
   emptied(row: number): void;
   /** Whether another endpoint is listened to at the same address. */
-  taken(address: Address, by: EngineListener): boolean;
+  taken(address: Address): boolean;
   /** Tokens a block of the other engines of a cluster; 0 while none has told. */
   usualBlock(cluster: string): number;
 }
@@ -149,7 +149,7 @@ export class EngineListener {
       ? `its blocks of ${blockTokens} tokens are neither part nor multiple of 16`
       : this.#lagMs > max_lag_ms
       ? "its events come late"
-      : this.#source.address !== undefined && this.parts.taken(this.#source.address.events, this)
+      : this.#source.address !== undefined && this.parts.taken(this.#source.address.events)
       ? "another endpoint publishes at the same address"
       : this.#otherTokens !== undefined
       ? this.#otherTokens

@@ -262,3 +262,22 @@ Deno.test("engines that connect out are known by their topics; strangers are let
   while (read !== null) read = await silent.read(bytes).catch(() => null);
   silent.close();
 });
+
+Deno.test("two endpoints that publish at one address are both presumed", async () => {
+  await using engines = exactEngines(2);
+  const sources = await (await fetch(`http://127.0.0.1:${engines[0].address.port}/kv_event_sources`)).json();
+  const { endpoint, replay_endpoint } = sources["0"];
+  await using gateway = await startTestGateway([], {
+    tokenizers: { m: { file } },
+    kv_events: { look_ms: 100, retry_ms: 50 },
+    clusters: [{
+      name: "c",
+      kv_events: { endpoint, replay_endpoint },
+      endpoints: engines.map(({ address: { hostname, port } }) => ({ address: hostname, port })),
+    }],
+  });
+  await until(async () => {
+    const views = await gateway.endpoints() as unknown as { kv_events: { why: string } | null }[];
+    return views.every(({ kv_events }) => kv_events?.why === "another endpoint publishes at the same address");
+  }, "both say so");
+});
