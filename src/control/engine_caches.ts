@@ -29,6 +29,7 @@ export class EngineCaches {
   readonly #usualBlocks = new Map<string, number>();
   /** How many endpoints are listened to at an address. */
   readonly #publishers = new Map<string, number>();
+  #lostTold = 0;
   #cancel: () => void = () => {};
   #port: EventPort | undefined;
   #listens: string | undefined;
@@ -86,7 +87,20 @@ export class EngineCaches {
       listener.start();
     }
     this.#survey();
+    this.#warnOfLost();
     for (const listener of this.#listeners.values()) listener.judge();
+  }
+
+  #warnOfLost(): void {
+    const { lost } = this.index;
+    if (lost <= this.#lostTold) return;
+    // Said again when it has become ten times as bad.
+    if (lost >= 10 * this.#lostTold) {
+      this.#lostTold = lost;
+      this.#parts.log.warn("engines hold more different blocks than limits.kv_blocks has a place for", {
+        blocks: lost,
+      });
+    }
   }
 
   // What listeners are told of each other.

@@ -6,6 +6,8 @@ import { denoFromPyPI, run, VERSION } from "../support/pypi_deno.ts";
 import { helpOf } from "../support/task_help.ts";
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { freePort } from "../support/machine.ts";
+import { tinyTokenizer } from "../support/tiny_tokenizer.ts";
+import { until } from "../support/until.ts";
 
 const ROOT = new URL("../../", import.meta.url).pathname;
 
@@ -23,7 +25,11 @@ async function tryProgram(program: string): Promise<void> {
     `listen: 127.0.0.1:${data}\nworkers: 2\nadmin: {listen: "127.0.0.1:${admin}"}\n` +
     `metadata_center: {listen: "127.0.0.1:${center}"}\nreload: {watch: false}\n` +
     `clusters: [{name: c, endpoints: [{address: 127.0.0.1, port: ${engine}}]}]\n` +
-    `model_mapping_rule: {${model}: {rules: [{backend: vllm, cluster: c, target_model: first}]}}\n`;
+    `model_mapping_rule: {${model}: {rules: [{backend: vllm, cluster: c, target_model: first}]}}\n` +
+    `tokenizers: {${model}: {file: tokenizer.json}}\n`;
+  const { tokenizer, config: tokenizerConfig } = tinyTokenizer();
+  await Deno.writeTextFile(`${folder}/tokenizer.json`, JSON.stringify(tokenizer));
+  await Deno.writeTextFile(`${folder}/tokenizer_config.json`, JSON.stringify(tokenizerConfig));
   await Deno.writeTextFile(`${folder}/aigw.yaml`, config("first"));
   const [name, args] = unprivileged(program, ["serve", "--config", "aigw.yaml", "--mock-engines", "1"]);
   const child = new Deno.Command(name, { args, cwd: folder, clearEnv: true, stdout: "piped", stderr: "inherit" })
@@ -68,6 +74,11 @@ async function tryServing(child: Deno.ChildProcess, { folder, data, admin, chang
   const answer = await ask("first");
   assertEquals(answer.status, 200);
   await answer.body?.cancel();
+  await until(async () => {
+    const body = JSON.stringify({ model: "first", messages: [{ role: "user", content: "Hello" }] });
+    const explained = await (await fetch(`http://127.0.0.1:${admin}/explain`, { method: "POST", body })).json();
+    return explained.prompt.tokens > 0;
+  }, "prompts are tokenised in a thread of the program");
   const page = await fetch(`http://127.0.0.1:${admin}/`, { headers: { accept: "text/html" } });
   assertStringIncludes(await page.text(), "<title>AIGW</title>");
   assertEquals((await fetch(`http://127.0.0.1:${admin}/page/uplot.js`)).status, 200);
