@@ -151,3 +151,31 @@ Deno.test("captured streams: what two real engines published is held to the bloc
     }
   }
 });
+
+Deno.test("an engine that has a block twice holds it until it has removed it twice", () => {
+  const kernel = freshKernel();
+  const row = new EndpointTable(kernel).add(CLUSTER, { hostname: "e", port: 1 }, 100, 0);
+  const index = new BlockIndex(kernel);
+  index.setBlockTokens(row, 16);
+  const engine = new EngineBlocks(index, row, CLUSTER);
+  const tokens = Array.from({ length: 40 }, (_, i) => i);
+  const stored = {
+    kind: "stored" as const,
+    hashes: [1n, 2n],
+    parent: undefined,
+    tokens: tokens.slice(0, 32),
+    blockTokens: 16,
+    lora: "",
+    extras: undefined,
+    group: 0,
+    prefix: true,
+  };
+  engine.apply(stored);
+  engine.apply(stored);
+  engine.apply({ kind: "removed", hashes: [1n, 2n], group: 0 });
+  assertEquals([heldTokens(kernel, tokens).of(row), engine.size], [32, 2]);
+  engine.apply({ kind: "removed", hashes: [2n], group: 0 });
+  assertEquals(heldTokens(kernel, tokens).of(row), 16);
+  engine.apply({ kind: "removed", hashes: [1n, 1n], group: 0 });
+  assertEquals([heldTokens(kernel, tokens).of(row), engine.size], [0, 0]);
+});
