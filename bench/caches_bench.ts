@@ -44,6 +44,7 @@ for (const endpoints of [8, 1_000]) {
   const asked = {
     blocks: { keys: keysOfTokens(tokens, rootKey(0, "")), tokens: tokens.length },
     done: Promise.resolve(),
+    soon: Promise.resolve(),
   };
   rows.forEach((row, i) => {
     index.setBlockTokens(row, KEY_TOKENS);

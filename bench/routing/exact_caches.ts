@@ -72,7 +72,11 @@ export function listen(
 
 /** The blocks of a job's prompt as keys. */
 export function blocksOf({ blocks, inputTokens }: Job): AskedBlocks {
-  return { blocks: { keys: keysOf(blocks), tokens: Math.ceil(inputTokens / UNIT) }, done: Promise.resolve() };
+  return {
+    blocks: { keys: keysOf(blocks), tokens: Math.ceil(inputTokens / UNIT) },
+    done: Promise.resolve(),
+    soon: Promise.resolve(),
+  };
 }
 
 function keysOf(ids: readonly BlockKey[]): BlockKeys {

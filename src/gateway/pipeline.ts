@@ -198,6 +198,7 @@ export class Pipeline {
       cluster,
       lora,
       salt: request.cacheSalt ?? "",
+      waitMs: wait_ms,
       tools: !request.plainText && Array.isArray(request.body.tools) && request.body.tools.length > 0,
     });
     return asked && { asked, waitMs: wait_ms };

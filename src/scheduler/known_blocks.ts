@@ -17,6 +17,6 @@ export async function awaitBlocks(prompt: HashedPrompt, { asked, waitMs }: Await
   if (asked.blocks !== undefined || waitMs <= 0) return;
   const late = Promise.withResolvers<void>();
   const cancel = clock.after(waitMs, late.resolve);
-  await Promise.race([asked.done, late.promise]);
+  await Promise.race([asked.soon, late.promise]);
   cancel();
 }

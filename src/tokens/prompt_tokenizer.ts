@@ -54,8 +54,11 @@ export class PromptTokenizer {
     return this.#cut !== undefined;
   }
 
-  /** The tokens of a request's prompt; undefined where they cannot be told, e.g. with images. */
-  tokensOf(body: Record<string, unknown>): Uint32Array | undefined {
+  /**
+   * The tokens of a request's prompt; undefined where they cannot be told, e.g. with images.
+   * @param begins Is told how many characters have to be tokenised, before they are.
+   */
+  tokensOf(body: Record<string, unknown>, begins?: (characters: number) => void): Uint32Array | undefined {
     const { prompt } = body;
     if (Array.isArray(prompt) && prompt.length > 0 && prompt.every((token) => Number.isInteger(token))) {
       return Uint32Array.from(prompt);
@@ -63,16 +66,25 @@ export class PromptTokenizer {
     const rendered = this.#renderer.render(body);
     if (rendered === undefined) return undefined;
     const { text, special } = rendered;
-    if (special || this.#cut === undefined) return Uint32Array.from(this.#encode(text, special));
-    return this.#inPieces(text, this.#cut);
+    if (special || this.#cut === undefined) {
+      begins?.(text.length);
+      return Uint32Array.from(this.#encode(text, special));
+    }
+    // Every other one is a special token.
+    const pieces = text.split(this.#cut);
+    if (begins !== undefined) {
+      let characters = 0;
+      for (let i = 0; i < pieces.length; i += 2) if (!this.cache.has(pieces[i])) characters += pieces[i].length;
+      begins(characters);
+    }
+    return this.#inPieces(pieces);
   }
 
-  #inPieces(text: string, cut: RegExp): Uint32Array {
+  #inPieces(texts: readonly string[]): Uint32Array {
     const pieces: (Uint32Array | number)[] = [];
     let length = 0;
-    text.split(cut).forEach((piece, i) => {
+    texts.forEach((piece, i) => {
       if (piece === "") return;
-      // Every other one is a special token.
       const tokens = i % 2 === 1 ? this.#special.get(piece)! : this.#segment(piece);
       pieces.push(tokens);
       length += typeof tokens === "number" ? 1 : tokens.length;

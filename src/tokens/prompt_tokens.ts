@@ -16,6 +16,8 @@ export interface AskedBlocks {
   readonly blocks: PromptBlocks | undefined;
   /** Resolves when they are there, or cannot be told. */
   readonly done: Promise<void>;
+  /** The same, or when that takes longer than they are waited for. */
+  readonly soon: Promise<void>;
   /** What its engine counted. */
   counted?(promptTokens: number): void;
 }
@@ -24,8 +26,14 @@ class Asked implements AskedBlocks {
   blocks: PromptBlocks | undefined;
   readonly #done = Promise.withResolvers<void>();
   readonly done = this.#done.promise;
+  readonly #soon = Promise.withResolvers<void>();
+  readonly soon = this.#soon.promise;
 
   constructor(readonly compare: (ours: number, theirs: number) => void) {}
+
+  late(): void {
+    this.#soon.resolve();
+  }
 
   counted(promptTokens: number): void {
     if (this.blocks !== undefined) this.compare(this.blocks.tokens, promptTokens);
@@ -34,6 +42,7 @@ class Asked implements AskedBlocks {
   answered(blocks: PromptBlocks | undefined): void {
     this.blocks = blocks;
     this.#done.resolve();
+    this.late();
   }
 }
 
@@ -87,12 +96,14 @@ export class PromptTokens {
   }
 
   /** undefined where that is of no use: the thread has too much to do. */
-  ask({ tools = false, ...prompt }: {
+  ask({ tools = false, waitMs = 0, ...prompt }: {
     model: string;
     body: Uint8Array;
     cluster: number;
     lora: string;
     salt: string;
+    /** How long it is going to be waited for; 0 for as long as it takes. */
+    waitMs?: number;
     /** The prompt has some. */
     tools?: boolean;
   }): AskedBlocks | undefined {
@@ -109,7 +120,7 @@ export class PromptTokens {
       }
     });
     this.#asked.set(id, asked);
-    this.#send({ kind: "prompt", id, ...prompt });
+    this.#send({ kind: "prompt", id, waitMs, ...prompt });
     return asked;
   }
 
@@ -148,6 +159,7 @@ export class PromptTokens {
       if (message.error === undefined && this.#settings.models.has(message.model)) this.#loaded.add(message.model);
       return this.parts.loaded(message.model, message.error, message.incremental);
     }
+    if (message.kind === "late") return this.#asked.get(message.id)?.late();
     const { id, keys, tokens } = message;
     this.#asked.get(id)?.answered(keys === undefined || tokens < KEY_TOKENS ? undefined : { keys, tokens });
     this.#asked.delete(id);

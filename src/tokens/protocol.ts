@@ -21,9 +21,13 @@ export type ToTokenThread =
     cluster: number;
     lora: string;
     salt: string;
+    /** How long it is waited for. */
+    waitMs: number;
   };
 
 export type FromTokenThread =
+  /** Its keys will come, but not as long as they are waited for. */
+  | { kind: "late"; id: number }
   /** A tokenizer is in use, or why it is not. */
   | { kind: "model"; model: string; error: string | undefined; incremental: boolean }
   /** Without keys where they cannot be told. */

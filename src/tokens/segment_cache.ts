@@ -14,6 +14,10 @@ export class SegmentCache {
     return this.#bytes;
   }
 
+  has(text: string): boolean {
+    return this.#entries.has(text);
+  }
+
   get(text: string): Uint32Array | undefined {
     const tokens = this.#entries.get(text);
     if (tokens === undefined) return undefined;

@@ -16,6 +16,12 @@ const scope = self as unknown as {
 const decoder = new TextDecoder();
 let tokenizers = new Map<string, PromptTokenizer>();
 
+/** Characters that are tokenised in a ms, as a moving mean. */
+let pace = 500;
+const PACE_WEIGHT = 0.1;
+/** Less than this says nothing of the pace. */
+const PACED_CHARACTERS = 1_000;
+
 scope.onmessage = ({ data }) => {
   if (data.kind === "models") load(data);
   else {
@@ -44,10 +50,19 @@ function load({ models, cacheBytes }: ToTokenThread & { kind: "models" }): void 
   tokenizers = loaded;
 }
 
-function keysOf({ model, body, cluster, lora, salt }: ToTokenThread & { kind: "prompt" }) {
+function keysOf({ id, model, body, cluster, lora, salt, waitMs }: ToTokenThread & { kind: "prompt" }) {
+  let [characters, began] = [0, 0];
+  const begins = (count: number): void => {
+    characters = count;
+    began = performance.now();
+    if (waitMs > 0 && characters > pace * waitMs) scope.postMessage({ kind: "late", id });
+  };
   try {
-    const tokens = tokenizers.get(model)?.tokensOf(JSON.parse(decoder.decode(body)));
+    const tokens = tokenizers.get(model)?.tokensOf(JSON.parse(decoder.decode(body)), begins);
     if (tokens === undefined) return undefined;
+    if (characters >= PACED_CHARACTERS) {
+      pace += PACE_WEIGHT * (characters / Math.max(0.01, performance.now() - began) - pace);
+    }
     return { keys: keysOfTokens(tokens, rootKey(cluster, lora), salt), tokens: tokens.length };
   } catch {
     return undefined; // e.g. nested too deeply; its engine says what is wrong with it

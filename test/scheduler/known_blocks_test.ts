@@ -29,7 +29,11 @@ function parts(held: readonly number[]) {
     if (held[i] > 0) store(engine, held[i]);
     return engine;
   });
-  const asked = { blocks: blocksOf(TOKENS) as PromptBlocks | undefined, done: Promise.resolve() };
+  const asked = {
+    blocks: blocksOf(TOKENS) as PromptBlocks | undefined,
+    done: Promise.resolve(),
+    soon: Promise.resolve(),
+  };
   const blocks = { asked, waitMs: 5 };
   const acquire = (more = {}) => queue.acquire(scheduler.ask(PROMPT, { blocks, ...more }), () => {});
   /** What each endpoint is known to hold of the prompt, in tokens; undefined where that is presumed. */
@@ -93,7 +97,7 @@ Deno.test("what a request computes counts as held where it is, until it is over"
 Deno.test("tokens that do not come in time: the text decides, and later looks know them", async () => {
   using all = parts([640, 0]);
   const done = Promise.withResolvers<void>();
-  const asked = { blocks: undefined as PromptBlocks | undefined, done: done.promise };
+  const asked = { blocks: undefined as PromptBlocks | undefined, done: done.promise, soon: done.promise };
   const waiting = all.acquire({ blocks: { asked, waitMs: 5 } });
   await settle();
   all.clock.advance(4);
@@ -147,13 +151,18 @@ Deno.test("requests that come at once are each decided by what is known of their
     prefix: true,
   });
   const there = (tokens: readonly number[]) => ({
-    asked: { blocks: blocksOf(tokens), done: Promise.resolve() },
+    asked: { blocks: blocksOf(tokens), done: Promise.resolve(), soon: Promise.resolve() },
     waitMs: 5,
   });
   const [first, second, third] = await Promise.all([
     all.acquire(),
     all.queue.acquire(all.ask("else".repeat(1_000), { blocks: there(others) }), () => {}),
-    all.acquire({ blocks: { asked: { blocks: undefined, done: new Promise<void>(() => {}) }, waitMs: 0 } }),
+    all.acquire({
+      blocks: {
+        asked: { blocks: undefined, done: new Promise<void>(() => {}), soon: new Promise<void>(() => {}) },
+        waitMs: 0,
+      },
+    }),
   ]);
   assertEquals([first, second].map(({ leg }) => [leg.endpoint.row, leg.matchedBytes]), [[all.rows[0], 2_560], [
     all.rows[1],
@@ -168,7 +177,7 @@ Deno.test("two requests compute the same blocks: they count until both are over"
   const onlyEndpoint = all.rows[1];
   const [first, second] = [await all.acquire({ onlyEndpoint }), await all.acquire({ onlyEndpoint })];
   // Its tokens come when it has been sent.
-  const asked = { blocks: undefined as PromptBlocks | undefined, done: Promise.resolve() };
+  const asked = { blocks: undefined as PromptBlocks | undefined, done: Promise.resolve(), soon: Promise.resolve() };
   const third = await all.acquire({ onlyEndpoint, blocks: { asked, waitMs: 0 } });
   asked.blocks = all.asked.blocks;
   for (const { leg } of [first, second, third]) leg.sent();

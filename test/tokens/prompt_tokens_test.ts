@@ -82,3 +82,20 @@ Deno.test("PromptTokens: of prompts whose tokens engines count otherwise three t
   assertEquals([await answer(1, true), await answer(0, false), words.length], [false, true, 1]);
   tokens.close();
 });
+
+Deno.test("PromptTokens: who would wait in vain is told so, and gets the keys all the same", async () => {
+  const tokens = new PromptTokens({ loaded() {}, disagree() {}, failed() {} });
+  tokens.configure({ models: new Map([["m", paths(file)]]), cacheBytes: 8_388_608, atOnce: 3 });
+  await until(() => tokens.knows("m"), "it is loaded");
+  const long = encode({ messages: [{ role: "user", content: "word and other ".repeat(20_000) }] });
+  const asked = tokens.ask(prompt({ body: long, waitMs: 1 }))!;
+  await asked.soon;
+  assertEquals(asked.blocks, undefined);
+  await asked.done;
+  assert(asked.blocks!.tokens > 10_000);
+  // Known by now: there is nothing to wait for.
+  const again = tokens.ask(prompt({ body: long, waitMs: 1 }))!;
+  await again.soon;
+  assertEquals(again.blocks, asked.blocks);
+  tokens.close();
+});
