@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Listens to what the engines of the fleet tell of their caches, and says of each whether all is known that it holds. That
-// takes the tokenizer of a model that they serve; of others it is heard when they begin anew or clear their caches.
+// takes the tokenizer of a model that they serve; of others, whose cluster says where they publish, it is heard when they
+// begin anew or clear their caches.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { formatAddress, parseAddress } from "../base/address.ts";
@@ -147,13 +148,15 @@ export class EngineCaches {
     return this.#port?.port;
   }
 
-  // Engines that may tell: of clusters that say where, and of kinds that say it themselves.
-  #wanted({ kv_events, probes, model_mapping_rule, clusters }: Config): Readonly<Member>[] {
+  // Engines that may tell: of clusters that say where, and, where there is a tokenizer, of kinds that say it themselves.
+  #wanted({ kv_events, probes, tokenizers, model_mapping_rule, clusters }: Config): Readonly<Member>[] {
     if (!kv_events.enabled) return [];
     const telling = new Set<string>();
-    for (const { rules } of Object.values(model_mapping_rule)) {
-      // Who is not to be probed is not asked where it publishes.
-      for (const { cluster, backend } of rules) if (probes.enabled && TELLING.has(backend)) telling.add(cluster);
+    for (const model of Object.keys(tokenizers)) {
+      for (const { cluster, backend } of model_mapping_rule[model]?.rules ?? []) {
+        // Who is not to be probed is not asked where it publishes.
+        if (probes.enabled && TELLING.has(backend)) telling.add(cluster);
+      }
     }
     for (const cluster of clusters) {
       if (typeof cluster.kv_events === "object") telling.add(cluster.name);

@@ -155,13 +155,18 @@ Deno.test("engines that tell nothing, a model without a tokenizer, a file that i
   assertEquals([view.kv_events.exact, view.kv_events.why], [false, "it does not say where it publishes"]);
   await using plain = await startTestGateway(engines);
   assertEquals(await converse(plain, { conversations: 1, turns: 1, atOnce: 1 }), 1);
-  const [other] = await plain.endpoints() as unknown as { kv_events: { exact: boolean } }[];
-  assertEquals(other.kv_events.exact, false);
+  const [other] = await plain.endpoints() as unknown as { kv_events: null }[];
+  assertEquals(other.kv_events, null);
 });
 
 Deno.test("without a tokenizer, a cache that is cleared is presumed empty", async () => {
   await using engines = exactEngines(1);
-  await using gateway = await startTestGateway(engines, { kv_events: { look_ms: 100, retry_ms: 50 } });
+  const { hostname, port } = engines[0].address;
+  const { endpoint } = (await (await fetch(`http://127.0.0.1:${port}/kv_event_sources`)).json())["0"];
+  await using gateway = await startTestGateway([], {
+    kv_events: { retry_ms: 50 },
+    clusters: [{ name: "c", kv_events: { endpoint }, endpoints: [{ address: hostname, port }] }],
+  });
   const view = async () =>
     (await gateway.endpoints() as unknown as { kv_events: { why: string; batches: number } | null }[])[0];
   await until(
@@ -180,7 +185,7 @@ Deno.test("without a tokenizer, a cache that is cleared is presumed empty", asyn
   await (await post(gateway.origin, body)).text();
   await until(async () => await presumed() > 4_000, "it is presumed to hold what it was sent");
   await gateway.settled();
-  const reset = await fetch(`http://127.0.0.1:${engines[0].address.port}/reset_prefix_cache`, { method: "POST" });
+  const reset = await fetch(`http://127.0.0.1:${port}/reset_prefix_cache`, { method: "POST" });
   await reset.body?.cancel();
   await until(async () => await presumed() === 0, "and not what it has cleared");
 });
