@@ -76,6 +76,9 @@ async function renew(listeners: WorkerListeners, certificate: { cert: string; ke
 /** Beats, and samples the event loop's delay; returns what ends both. */
 function beat(serving: Serving): () => void {
   let loopAt = systemClock.now();
+  // The first sample at once, so that the metric is there from the beginning.
+  const began = loopAt;
+  const first = setTimeout(() => serving.vitals.late(systemClock.now() - began));
   const loop = setInterval(() => {
     const now = systemClock.now();
     serving.vitals.late(Math.max(0, now - loopAt - LOOP_SAMPLE_MS));
@@ -84,6 +87,7 @@ function beat(serving: Serving): () => void {
   serving.beat(serving.boundsMemory);
   const heart = setInterval(() => serving.beat(serving.boundsMemory), HEARTBEAT_MS);
   return () => {
+    clearTimeout(first);
     clearInterval(heart);
     clearInterval(loop);
   };
