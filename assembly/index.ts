@@ -43,7 +43,7 @@ export {
   scannedOffset,
 } from "./scan/chat";
 export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix/hash";
-export { blocksComputed, blocksDrop, blocksHold, blocksNotComputed } from "./prefix/blocks";
+export { blocksComputed, blocksDrop, blocksHold, blocksNotComputed, blocksTold } from "./prefix/blocks";
 export { EXACT } from "./prefix/known";
 export { BLOCK_BYTES, BLOCK_HOLDERS, BLOCK_ROWS, KEY_TOKENS } from "./memory/block";
 export { indexForget, indexInsertScratch, indexLookup, indexPinScratch, indexUnpinScratch, indexUsage } from "./prefix/index";

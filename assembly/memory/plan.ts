@@ -20,7 +20,7 @@ import { CLASS_QUEUE_BYTES, CLUSTER_BYTES, CLUSTER_CLASSES, CLUSTER_FIRST_GROUP,
 import { GROUP_ROWS, ENDPOINT_COLUMNS, IDENTITY_BYTES } from "./endpoint";
 import { header, HEADER_BYTES, LAYOUT_VERSION, MAGIC } from "./header";
 import { AVERAGES, PREDICTOR_BYTES } from "./predictor_row";
-import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, HOLDERS, Match, matchAt } from "./prefix";
+import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, HOLDERS, Match, MATCH_BYTES, matchAt } from "./prefix";
 import { HISTOGRAM_BYTES, Question, QUESTION_BYTES, QUESTION_MATCH } from "./question";
 import { REQUEST_BYTES, REQUEST_MATCH, RequestRow } from "./request_row";
 import {
@@ -81,7 +81,8 @@ export let positionGroup: usize = 0; // u32 a group of positions
 export let allowedRows: usize = 0; // a bit for each endpoint row, where a choice is restricted
 export let histogram: usize = 0;
 export let hashes: usize = 0; // u64 a chunk
-export let blockKeys: usize = 0; // u64 a block, behind HOLDERS pairs of what was found
+export let foundMatches: usize = 0; // HOLDERS of Match, while blocks are looked up
+export let blockKeys: usize = 0; // u64 a block
 export let promptText: usize = 0; // UTF-8
 export let bodyText: usize = 0; // a request body, behind what was found in it
 
@@ -133,9 +134,11 @@ function layOut(): u64 {
   s = up(s + HISTOGRAM_BYTES);
   hashes = <usize>s;
   s = up(s + <u64>maxChunks * 8);
-  blockKeys = <usize>s + HOLDERS * 8 + 8;
+  foundMatches = <usize>s;
+  s = up(s + HOLDERS * MATCH_BYTES);
+  blockKeys = <usize>s;
   maxBlocks = maxChunks * KEYS_A_CHUNK;
-  s = up(s + HOLDERS * 8 + 8 + <u64>maxBlocks * 8);
+  s = up(s + <u64>maxBlocks * 8);
   promptText = <usize>s;
   textBytes = maxChunks * CHUNK_BYTES;
   s = up(s + textBytes);

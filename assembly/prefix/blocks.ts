@@ -17,13 +17,17 @@ import {
   blockKeyBase,
   blockKeys,
   cell,
+  enter,
   firstGroupOf,
+  foundMatches,
   groupAfter,
+  leave,
   question,
   questionMatch,
   scratch,
 } from "../memory/plan";
-import { BUCKET_SLOTS, CHUNK_BYTES, HOLDERS } from "../memory/prefix";
+import { BUCKET_SLOTS, CHUNK_BYTES, HOLDERS, matchAt } from "../memory/prefix";
+import { listed, shortest } from "./index";
 import { EXACT, bytesOf } from "./known";
 import { computedAt, computes, computesNot, computingRow } from "./under_way";
 
@@ -128,6 +132,14 @@ export function blocksNotComputed(count: u32, row: u32): void {
   for (let i: u32 = 0; i < count; i++) computesNot(keyAt(i), row);
 }
 
+/** Whether an engine of a cluster tells what it holds. */
+export function blocksTold(cluster: u32): bool {
+  enter(cluster);
+  rowsOf(cluster);
+  leave();
+  return largest != 0;
+}
+
 // Rows of a cluster that are in use, if all of them tell what they hold; else more than there are. Their largest block is
 // left in `largest`.
 let largest: u32 = 0;
@@ -136,7 +148,7 @@ let computing = false;
 function rowsOf(cluster: u32): u32 {
   let rows: u32 = 0;
   let silent: u32 = 0;
-  let most = i32x4.splat(1);
+  let most = i32x4.splat(0);
   let prompts = i32x4.splat(0);
   const zero = i32x4.splat(0);
   let group = firstGroupOf(cluster);
@@ -191,11 +203,11 @@ export function blocksLookup(): void {
     const more = holders > listed;
     let active: u32 = 0;
     for (let m: u32 = 0; m < total; m++) {
-      const at = foundAt(m);
-      const row = load<u32>(at);
-      if (load<u32>(at, 4) != i) continue;
+      const match = matchAt(scratch + foundMatches, m);
+      const row = match.row;
+      if (match.bytes != i) continue;
       if (!more && !(entry != 0 && lists(entry, row)) && !(underWay != 0 && computedOn(underWay, row))) continue;
-      store<u32>(at, i + 1, 4);
+      match.bytes = i + 1;
       active++;
     }
     if (open) {
@@ -214,14 +226,14 @@ export function blocksLookup(): void {
     }
     if (active == 0 && !open) break;
   }
-  const common = wholeBlocks(everywhere, largest);
+  const common = wholeBlocks(everywhere, max<u32>(1, largest));
   if (rows != u32.MAX_VALUE) question().everywhere = common > 0 ? exactBytes(common) : EXACT;
   for (let m: u32 = 0; m < total; m++) {
-    const row = load<u32>(foundAt(m));
-    const tokens = load<u32>(cell(ENDPOINT_BLOCK_TOKENS, row));
+    const match = matchAt(scratch + foundMatches, m);
+    const tokens = load<u32>(cell(ENDPOINT_BLOCK_TOKENS, match.row));
     if (tokens == 0) continue;
-    const held = wholeBlocks(load<u32>(foundAt(m), 4), tokens);
-    if (held > 0) put(row, exactBytes(held));
+    const held = wholeBlocks(match.bytes, tokens);
+    if (held > 0) put(match.row, exactBytes(held));
   }
 }
 
@@ -233,23 +245,19 @@ function wholeBlocks(keys: u32, tokens: u32): u32 {
 
 // Adds a row that holds the first i + 1 blocks to what is found, unless it is there; returns how many that are then.
 function found(total: u32, row: u32, i: u32): u32 {
-  if (isFound(total, row)) return total;
-  const place = total < HOLDERS ? total : leastFound(i);
+  const matches = scratch + foundMatches;
+  if (listed(matches, total, row)) return total;
+  const place = total < HOLDERS ? total : shortest(matches, i);
   if (place == HOLDERS) return total;
-  store<u32>(foundAt(place), row);
-  store<u32>(foundAt(place), i + 1, 4);
+  const match = matchAt(matches, place);
+  match.row = row;
+  match.bytes = i + 1; // blocks, until they are told in bytes
   return max(total, place + 1);
 }
 
 function computedOn(underWay: usize, row: u32): bool {
   for (let k: u32 = 0; k < HOLDERS; k++) if (computingRow(underWay, k) == <i32>row) return true;
   return false;
-}
-
-// Where what is found stands: pairs of row and blocks, behind the keys' place in scratch.
-@inline
-function foundAt(i: u32): usize {
-  return scratch + blockKeys - HOLDERS * 8 + (<usize>i << 3);
 }
 
 @inline
@@ -264,26 +272,6 @@ function lists(entry: usize, row: u32): bool {
     if (load<u32>(entry + (<usize>k << 2), BLOCK_ROWS) == row + 1) return true;
   }
   return false;
-}
-
-@inline
-function isFound(total: u32, row: u32): bool {
-  for (let m: u32 = 0; m < total; m++) if (load<u32>(foundAt(m)) == row) return true;
-  return false;
-}
-
-// The place of what is found with the least blocks, if these are not more than `most`; HOLDERS for none.
-function leastFound(most: u32): u32 {
-  let place: u32 = HOLDERS;
-  let least = most + 1;
-  for (let m: u32 = 0; m < HOLDERS; m++) {
-    const blocks = load<u32>(foundAt(m), 4);
-    if (blocks < least) {
-      least = blocks;
-      place = m;
-    }
-  }
-  return place;
 }
 
 // Puts a match among those of the question, in the place of a smaller one.

@@ -316,7 +316,7 @@ function servingBits(cluster: u32): u32 {
 }
 
 // The place of the match with the least bytes, if that is not beyond `most`; HOLDERS for none.
-function shortest(matches: usize, most: u32): u32 {
+export function shortest(matches: usize, most: u32): u32 {
   let place: u32 = HOLDERS;
   let least = most + 1;
   for (let m: u32 = 0; m < HOLDERS; m++) {
@@ -330,7 +330,7 @@ function shortest(matches: usize, most: u32): u32 {
 }
 
 // A racing writer may have put a row twice into an entry.
-function listed(matches: usize, total: u32, row: u32): bool {
+export function listed(matches: usize, total: u32, row: u32): bool {
   for (let m: u32 = 0; m < total; m++) {
     if (matchAt(matches, m).row == row) return true;
   }

@@ -30,11 +30,13 @@ export class SocketServer {
     address: Address,
     readonly clock: Clock,
     readonly open: (socket: Deno.TcpConn) => ServedConnection | undefined,
+    /** Whether others may listen there, too: workers do. */
+    reusePort = true,
   ) {
     // The runtime knows reusePort here as it does for its own server; its types do not.
     const options: Deno.TcpListenOptions & { reusePort: boolean } = {
       ...address,
-      reusePort: true,
+      reusePort,
       tcpBacklog: BACKLOG,
     };
     this.#listener = Deno.listen(options);

@@ -21,11 +21,6 @@ export class BlockRecords {
     this.#words = new Uint32Array(slots * width);
   }
 
-  /** Bytes that the table takes. */
-  get bytes(): number {
-    return (this.#mask + 1) * (10 + 4 * this.width);
-  }
-
   /** The place of a block; -1 when it is not there. Good until the next change. */
   find(lo: number, hi: number): number {
     for (let i = homeOf(lo, hi) & this.#mask;; i = (i + 1) & this.#mask) {

@@ -45,11 +45,6 @@ export class EngineBlocks {
     return this.#records?.size ?? 0;
   }
 
-  /** Bytes that are remembered for it beside the index. */
-  get bytes(): number {
-    return this.#records?.bytes ?? 0;
-  }
-
   apply(event: CacheEvent): void {
     if (event.kind === "stored") this.#store(event);
     else if (event.kind === "removed") this.#remove(event);

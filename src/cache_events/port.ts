@@ -3,6 +3,8 @@
 // llm-d's convention: kv@HOST:PORT@MODEL.
 
 import type { Address } from "../base/address.ts";
+import type { Clock } from "../base/clock.ts";
+import { type ServedConnection, SocketServer } from "../base/socket_server.ts";
 import { type Message, ZmtpConnection } from "../zmtp/connection.ts";
 import { subscribe } from "./source.ts";
 
@@ -19,73 +21,57 @@ export interface EventPortParts {
 }
 
 export class EventPort {
-  readonly #listener: Deno.TcpListener;
-  readonly #open = new Set<{ close(): void }>();
-  readonly #accepting: Promise<void>;
-  #closed = false;
+  readonly #server: SocketServer;
 
   /** Throws Deno.errors.AddrInUse. */
-  constructor(address: Address, readonly parts: EventPortParts) {
-    this.#listener = Deno.listen(address);
-    this.#accepting = this.#accept();
+  constructor(address: Address, clock: Clock, readonly parts: EventPortParts) {
+    this.#server = new SocketServer(address, clock, (socket) => this.#take(socket), false);
   }
 
-  get port(): number {
-    return this.#listener.addr.port;
+  #take(socket: Deno.TcpConn): ServedConnection | undefined {
+    if (this.#server.size >= this.parts.connections) return undefined;
+    socket.setKeepAlive();
+    let closed = false;
+    return {
+      serve: () =>
+        this.#serve(socket).catch((error) => {
+          if (!closed) this.parts.refused(error);
+        }),
+      finish() {
+        closed = true;
+        try {
+          socket.close();
+        } catch {
+          // it has ended already
+        }
+      },
+    };
   }
 
-  async #accept(): Promise<void> {
-    while (!this.#closed) {
-      let stream: Deno.TcpConn;
-      try {
-        stream = await this.#listener.accept();
-      } catch (error) {
-        if (this.#closed) return;
-        this.parts.refused(error as Error);
-        await new Promise((resolve) => setTimeout(resolve, 100)); // out of file descriptors, most likely
-        continue;
-      }
-      stream.setKeepAlive();
-      if (this.#open.size >= this.parts.connections) stream.close();
-      else this.#serve(stream).catch((error) => this.#closed || this.parts.refused(error));
-    }
-  }
-
-  async #serve(stream: Deno.TcpConn): Promise<void> {
-    this.#open.add(stream);
-    const limit = setTimeout(() => stream.close(), this.parts.connectMs);
-    let connection: ZmtpConnection;
+  async #serve(socket: Deno.TcpConn): Promise<void> {
+    const limit = setTimeout(() => socket.close(), this.parts.connectMs);
+    let greeted: ZmtpConnection;
     try {
-      connection = await ZmtpConnection.open(stream, "SUB", this.parts.messageBytes);
+      greeted = await ZmtpConnection.open(socket, "SUB", this.parts.messageBytes);
     } finally {
       clearTimeout(limit);
-      this.#open.delete(stream);
     }
-    using own = connection;
-    this.#open.add(own);
-    try {
-      await subscribe(own, "");
-      // An engine that has nothing to do has nothing to tell.
-      const first = await own.receive();
-      if (first === undefined) return;
-      const name = nameIn(first);
-      const adopted = name === undefined ? undefined : this.parts.adopt(name, own, first);
-      if (adopted === undefined) {
-        throw new Error(
-          `its topic names no endpoint: expected kv@HOST:PORT@MODEL${name === undefined ? "" : `, found ${name}`}`,
-        );
-      }
-      await adopted;
-    } finally {
-      this.#open.delete(own);
+    using connection = greeted;
+    await subscribe(connection, "");
+    // An engine that has nothing to do has nothing to tell.
+    const first = await connection.receive();
+    if (first === undefined) return;
+    const name = nameIn(first);
+    const adopted = name === undefined ? undefined : this.parts.adopt(name, connection, first);
+    if (adopted === undefined) {
+      const found = name === undefined ? "" : `, found ${name}`;
+      throw new Error(`its topic names no endpoint: expected kv@HOST:PORT@MODEL${found}`);
     }
+    await adopted;
   }
 
   async close(): Promise<void> {
-    this.#closed = true;
-    this.#listener.close();
-    for (const connection of this.#open) connection.close();
-    await this.#accepting;
+    await this.#server.shutdown();
   }
 }
 

@@ -2,14 +2,10 @@
 // The events of one engine, in order and without a gap, or the word that there is one. The engine publishes them (PUB) under
 // numbers that begin anew with it, and keeps the last ones for who asks (ROUTER).
 
+import type { Address } from "../base/address.ts";
 import { TimeLimit } from "../base/time_limit.ts";
 import { type Message, type SocketType, ZmtpConnection } from "../zmtp/connection.ts";
 import { decodeBatch, type EventBatch, MalformedEvents } from "./events.ts";
-
-export interface Address {
-  readonly hostname: string;
-  readonly port: number;
-}
 
 export interface SourceAddress {
   readonly events: Address;

@@ -123,9 +123,9 @@ export class EngineCaches {
     this.#port = undefined;
     this.#listens = undefined;
     if (listen === undefined) return;
-    const { log } = this.#parts;
+    const { clock, log } = this.#parts;
     try {
-      this.#port = new EventPort(parseAddress(listen)!, {
+      this.#port = new EventPort(parseAddress(listen)!, clock, {
         messageBytes: message_bytes,
         connectMs: connect_ms,
         connections: limits.endpoints,
@@ -141,11 +141,6 @@ export class EngineCaches {
       this.#refused = listen;
       log.error("kv_events.listen cannot be opened", { listen, error: (error as Error).message });
     }
-  }
-
-  /** Port where engines connect to; undefined without one. */
-  get port(): number | undefined {
-    return this.#port?.port;
   }
 
   // Engines that may tell: of clusters that say where, and, where there is a tokenizer, of kinds that say it themselves.

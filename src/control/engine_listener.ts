@@ -2,12 +2,13 @@
 // Listens to what one engine tells of its cache, wherever it says that it publishes, or over a connection that it makes, and
 // says whether all is known that it holds.
 
+import type { Address } from "../base/address.ts";
 import { pause } from "../base/pause.ts";
 import type { Clock } from "../base/clock.ts";
 import { EngineBlocks, fitsKeys } from "../cache_events/engine_blocks.ts";
 import type { CacheEvent, EventBatch } from "../cache_events/events.ts";
 import { locate } from "../cache_events/locate.ts";
-import { type Address, EventSource, type SourceAddress, type SourceLimits } from "../cache_events/source.ts";
+import { EventSource, type SourceAddress, type SourceLimits } from "../cache_events/source.ts";
 import { zmqAddress } from "../config/kv_events.ts";
 import type { Config } from "../config/schema.ts";
 import type { BlockIndex } from "../tables/block_index.ts";
@@ -135,29 +136,25 @@ export class EngineListener {
 
   /** Says whether all is known that the engine holds. */
   judge(): void {
-    const { blockTokens } = this.#blocks;
     // One that has stored nothing yet will store such as the others.
-    const expected = blockTokens || this.parts.usualBlock(this.member.cluster) || UNKNOWN_BLOCK;
-    const { max_lag_ms } = this.parts.config().kv_events;
-    const why = this.#source === undefined
-      ? this.#why
-      : !this.#indexed
-      ? "there is no tokenizer of a model of its cluster"
-      : !this.#source.connected
-      ? "there is no connection to its events"
-      : !fitsKeys(expected)
-      ? `its blocks of ${blockTokens} tokens are neither part nor multiple of 16`
-      : this.#lagMs > max_lag_ms
-      ? "its events come late"
-      : this.#source.address !== undefined && this.parts.taken(this.#source.address.events)
-      ? "another endpoint publishes at the same address"
-      : this.#otherTokens !== undefined
-      ? this.#otherTokens
-      : !this.#complete && !this.#renewed
-      ? "it held blocks before it was listened to"
-      : "";
-    this.#why = why;
-    this.#say(why === "" && !this.#stop.signal.aborted ? expected : 0);
+    const blockTokens = this.#blocks.blockTokens || this.parts.usualBlock(this.member.cluster) || UNKNOWN_BLOCK;
+    this.#why = this.#doubt(blockTokens);
+    this.#say(this.#why === "" && !this.#stop.signal.aborted ? blockTokens : 0);
+  }
+
+  // Why not all is known; empty when it is.
+  #doubt(blockTokens: number): string {
+    const source = this.#source;
+    if (source === undefined) return this.#why;
+    if (!this.#indexed) return "there is no tokenizer of a model of its cluster";
+    if (!source.connected) return "there is no connection to its events";
+    if (!fitsKeys(blockTokens)) return `its blocks of ${blockTokens} tokens are neither part nor multiple of 16`;
+    if (this.#lagMs > this.parts.config().kv_events.max_lag_ms) return "its events come late";
+    if (this.address !== undefined && this.parts.taken(this.address)) {
+      return "another endpoint publishes at the same address";
+    }
+    if (this.#otherTokens !== undefined) return this.#otherTokens;
+    return this.#complete || this.#renewed ? "" : "it held blocks before it was listened to";
   }
 
   // As many blocks were taken in since something was lost as it has, each behind one that is known: all that it had before is

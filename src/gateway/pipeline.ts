@@ -186,10 +186,11 @@ export class Pipeline {
 
   // Has the prompt tokenised, beside this thread, where engines may tell that they hold a part of it.
   #blocks(request: InferenceRequest, route: Route, promptBytes: number, body: Uint8Array): AwaitedBlocks | undefined {
-    const { tokens, config: { kv_events: { least_prompt_bytes, wait_ms } } } = this.#parts;
+    const { tokens, decisions, config: { kv_events: { least_prompt_bytes, wait_ms } } } = this.#parts;
     const { placement: { policy, cluster }, modelName, lora } = route;
     if (tokens === undefined || !tokens.knows(modelName) || promptBytes < least_prompt_bytes) return undefined;
     if (!policy.cacheAware || (request.kind !== "chat" && request.kind !== "completion")) return undefined;
+    if (!decisions.tells(cluster)) return undefined;
     // Most of it is images, which have no tokens here.
     if (body.length > MOST_BYTES_A_BYTE * promptBytes + SMALL_BODY_BYTES) return undefined;
     const asked = tokens.ask({

@@ -128,6 +128,11 @@ export class DecisionMaker {
     this.caches.match(prompt, placement);
   }
 
+  /** Whether an engine of a cluster tells what it holds: else nothing comes of a prompt's tokens. */
+  tells(cluster: number): boolean {
+    return Boolean(this.#kernel.exports.blocksTold(cluster));
+  }
+
   /** What the endpoint of a request that has waited holds of its prompt by now, if its engine tells it. */
   renew(row: RequestRow, prompt: HashedPrompt, placement: Placement): void {
     if (prompt.asked?.blocks === undefined) return;

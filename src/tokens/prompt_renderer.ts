@@ -49,8 +49,7 @@ export class PromptRenderer {
       if (one === undefined) return undefined;
       plain.push(one);
     }
-    const continues = body.continue_final_message === true;
-    if (continues) return undefined;
+    if (body.continue_final_message === true) return undefined;
     try {
       const text = this.#template.render({
         ...this.#tokens,

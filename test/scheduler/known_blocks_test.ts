@@ -196,3 +196,12 @@ Deno.test("the time to the first token is predicted by what is known to be held"
   assert(first.predictedMs > second.predictedMs, `${first.predictedMs} and ${second.predictedMs}`);
   for (const grant of [first, second]) grant[Symbol.dispose]();
 });
+
+Deno.test("a prompt is tokenised only for a cluster of which an engine tells what it holds", () => {
+  using all = parts([0, 0]);
+  assertEquals(all.queue.decisions.tells(0), true);
+  all.index.setBlockTokens(all.rows[0], 0);
+  assertEquals(all.queue.decisions.tells(0), true);
+  all.index.setBlockTokens(all.rows[1], 0);
+  assertEquals([all.queue.decisions.tells(0), all.queue.decisions.tells(1)], [false, false]);
+});
