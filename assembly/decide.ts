@@ -60,6 +60,7 @@ export function lookUpNothing(): void {
   question().chunks = 0;
   question().everywhere = 0;
   question().hot = 0;
+  question().shared = 0;
   question().matches = 0;
 }
 

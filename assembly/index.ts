@@ -46,7 +46,8 @@ export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix/hash"
 export { blocksComputed, blocksDrop, blocksHold, blocksNotComputed, blocksTold } from "./prefix/blocks";
 export { EXACT } from "./prefix/known";
 export { BLOCK_BYTES, BLOCK_HOLDERS, BLOCK_ROWS, KEY_TOKENS } from "./memory/block";
-export { indexForget, indexInsertScratch, indexLookup, indexPinScratch, indexUnpinScratch, indexUsage } from "./prefix/index";
+export { indexEvict, indexForget } from "./prefix/ageing";
+export { indexInsertScratch, indexLookup, indexPinScratch, indexUnpinScratch, indexUsage } from "./prefix/index";
 export { admit, limitReserve, limitsAge, limitSettle, limitUsed } from "./limits";
 export { serve } from "./queue/fair_share";
 export { arrive, fill, fillAll, HOPELESS, preempt, QUEUED, refresh } from "./queue/late_binding";
@@ -104,11 +105,13 @@ export {
   HEADER_SLACK,
   HEADER_CHARGE,
   HEADER_MAX_CHARGE,
+  HEADER_STALL,
   HEADER_AGEING,
   HEADER_OVERDUE,
   HEADER_OVERDUE_BASE,
   HEADER_RUN,
-  HEADER_RUN_SQUARE,
+  HEADER_BALANCE,
+  HEADER_PARALLEL,
   HEADER_ADAPTER,
   HEADER_TIE,
   HEADER_BURST,
@@ -159,9 +162,12 @@ export {
   ENDPOINT_ADAPTERS,
   ENDPOINT_RATE,
   ENDPOINT_HEAD_AT,
-  ENDPOINT_TOUCHED,
+  ENDPOINT_FINDABLE,
   ENDPOINT_LIMIT,
   ENDPOINT_IDLE,
+  ENDPOINT_FRONTIER,
+  ENDPOINT_PREFILLS,
+  ENDPOINT_PARALLEL,
   ENDPOINT_HEARD,
   ENDPOINT_TELLS,
   ENDPOINT_LISTED,
@@ -203,6 +209,7 @@ export {
   REQUEST_RESERVED_OUTPUT,
   REQUEST_EVERYWHERE,
   REQUEST_HOT,
+  REQUEST_SHARED,
   REQUEST_MATCHES,
   REQUEST_MATCH,
   REQUEST_BYTES,
@@ -256,6 +263,7 @@ export {
   QUESTION_CHUNKS,
   QUESTION_EVERYWHERE,
   QUESTION_HOT,
+  QUESTION_SHARED,
   QUESTION_MATCHES,
   QUESTION_CANDIDATES,
   QUESTION_POSITIONS,
@@ -275,6 +283,7 @@ export {
   CHUNK_BYTES,
   BUCKET_SLOTS,
   HOLDERS,
+  EPOCHS,
   ENTRY_TOUCHED,
   ENTRY_WIDE,
   ENTRY_HOLDERS,

@@ -20,6 +20,7 @@ import {
   ENDPOINT_ELIGIBILITY,
   ENDPOINT_GENERATION,
   ENDPOINT_HEAD_AT,
+  ENDPOINT_PREFILLS,
   ENDPOINT_PROMPT,
   ENDPOINT_REQUESTS,
   ENDPOINT_UNCACHED,
@@ -68,6 +69,7 @@ function dropPrompt(at: usize, endpoint: u32): bool {
   if (atomic.xchg<u32>(at, 0, REQUEST_COUNTED) == 0) return false;
   atomic.sub<u32>(cell(ENDPOINT_PROMPT, endpoint), request.prompt);
   atomic.sub<u32>(cell(ENDPOINT_UNCACHED, endpoint), request.uncached);
+  atomic.sub<u32>(cell(ENDPOINT_PREFILLS, endpoint), 1);
   return true;
 }
 
@@ -125,6 +127,7 @@ export function requestGrant(row: u32, generation: u32, now: f64): i32 {
   atomic.add<u32>(cell(ENDPOINT_REQUESTS, endpoint), 1);
   atomic.add<u32>(cell(ENDPOINT_PROMPT, endpoint), prompt);
   const ahead = atomic.add<u32>(cell(ENDPOINT_UNCACHED, endpoint), uncached);
+  atomic.add<u32>(cell(ENDPOINT_PREFILLS, endpoint), 1);
   request.ahead = ahead;
   // Nothing is ahead of it: the endpoint is at its prefill from now on.
   if (ahead == 0) store<u32>(cell(ENDPOINT_HEAD_AT, endpoint), stampOf(now));

@@ -38,11 +38,13 @@ export class Header {
   slack: f32; // ms that an endpoint with room may cost more than the best one
   charge: f32; // price of prefill capacity at a busy share of one half
   maxCharge: f32;
+  stall: f32; // what is added to the price for each request in flight on a mean endpoint: its tokens wait for prefills
   ageing: f32; // a wait of 1 / this many ms halves a request's size in the order
   overdue: f32; // of the time that the backlog takes: a request that waits longer goes first
   overdueBase: f32; // ms
-  run: f32; // ms that a request in flight costs the next one
-  runSquare: f32; // ms for the square of the requests that an endpoint has more than the least loaded
+  run: f32; // ms that a request in flight costs the next one, by prediction
+  balance: f32; // ms that as many requests in flight as on a mean endpoint cost the next one
+  parallel: u32; // 1 when there are engines that compute several prompts at once
   adapter: f32; // ms to load a LoRA adapter
   tie: f32; // ms within which candidates are alike
   burst: f32; // bytes that a tenant may be served ahead of its share after it asked for less
@@ -82,11 +84,13 @@ export const HEADER_ROOM_OWN: u32 = offsetof<Header>("roomOwn") / 4;
 export const HEADER_SLACK: u32 = offsetof<Header>("slack") / 4;
 export const HEADER_CHARGE: u32 = offsetof<Header>("charge") / 4;
 export const HEADER_MAX_CHARGE: u32 = offsetof<Header>("maxCharge") / 4;
+export const HEADER_STALL: u32 = offsetof<Header>("stall") / 4;
 export const HEADER_AGEING: u32 = offsetof<Header>("ageing") / 4;
 export const HEADER_OVERDUE: u32 = offsetof<Header>("overdue") / 4;
 export const HEADER_OVERDUE_BASE: u32 = offsetof<Header>("overdueBase") / 4;
 export const HEADER_RUN: u32 = offsetof<Header>("run") / 4;
-export const HEADER_RUN_SQUARE: u32 = offsetof<Header>("runSquare") / 4;
+export const HEADER_BALANCE: u32 = offsetof<Header>("balance") / 4;
+export const HEADER_PARALLEL: u32 = offsetof<Header>("parallel") / 4;
 export const HEADER_ADAPTER: u32 = offsetof<Header>("adapter") / 4;
 export const HEADER_TIE: u32 = offsetof<Header>("tie") / 4;
 export const HEADER_BURST: u32 = offsetof<Header>("burst") / 4;

@@ -20,7 +20,7 @@ import { CLASS_QUEUE_BYTES, CLUSTER_BYTES, CLUSTER_CLASSES, CLUSTER_FIRST_GROUP,
 import { GROUP_ROWS, ENDPOINT_COLUMNS, IDENTITY_BYTES } from "./endpoint";
 import { header, HEADER_BYTES, LAYOUT_VERSION, MAGIC } from "./header";
 import { AVERAGES, PREDICTOR_BYTES } from "./predictor_row";
-import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, HOLDERS, Match, MATCH_BYTES, matchAt } from "./prefix";
+import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, EPOCHS, HOLDERS, Match, MATCH_BYTES, matchAt } from "./prefix";
 import { HISTOGRAM_BYTES, Question, QUESTION_BYTES, QUESTION_MATCH } from "./question";
 import { REQUEST_BYTES, REQUEST_MATCH, RequestRow } from "./request_row";
 import {
@@ -50,6 +50,7 @@ export let tenantBase: usize = 0;
 export let averageBase: usize = 0;
 export let keyBase: usize = 0;
 export let entryBase: usize = 0;
+export let epochBase: usize = 0; // u32 an epoch of each endpoint
 export let blockKeyBase: usize = 0;
 export let blockEntryBase: usize = 0;
 export let scratchBase: usize = 0;
@@ -119,6 +120,8 @@ function layOut(): u64 {
   at = up(at + <u64>buckets * BUCKET_SLOTS * 8);
   entryBase = <usize>at;
   at = up(at + <u64>buckets * BUCKET_SLOTS * ENTRY_BYTES);
+  epochBase = <usize>at;
+  at = up(at + <u64>endpoints * EPOCHS * 4);
   let s: u64 = QUESTION_BYTES;
   positionQueue = <usize>s;
   s = up(s + <u64>endpoints * 4);

@@ -6,10 +6,12 @@
 export const CHUNK_BYTES: u32 = 512;
 export const BUCKET_SLOTS: u32 = 8;
 export const HOLDERS: u32 = 7;
+/** Epochs of an endpoint's stamps that are counted: a power of two. */
+export const EPOCHS: u32 = 512;
 
 @unmanaged
 export class PrefixEntry {
-  touched: u32; // the clock when it was last inserted or held
+  touched: u32; // the clock when it was last inserted or held, 24 bits, and below it how often prompts parted here
   wide: u32; // 0, or when it has more holders than places a bit for each that it has had: row modulo 32
 }
 

@@ -32,6 +32,7 @@ export class Question {
   chunks: u32; // of this prompt that were hashed
   everywhere: u32; // leading bytes that every endpoint is presumed to hold
   hot: u32; // leading bytes that most endpoints have in use: worth to be computed anywhere
+  shared: u32; // leading bytes that many begin with: no reason to go where they are held
   matches: u32; // of QUESTION_MATCH
   // Gathered.
   candidates: u32;
@@ -71,6 +72,7 @@ export const QUESTION_TOKENS: u32 = offsetof<Question>("tokens");
 export const QUESTION_CHUNKS: u32 = offsetof<Question>("chunks");
 export const QUESTION_EVERYWHERE: u32 = offsetof<Question>("everywhere");
 export const QUESTION_HOT: u32 = offsetof<Question>("hot");
+export const QUESTION_SHARED: u32 = offsetof<Question>("shared");
 export const QUESTION_MATCHES: u32 = offsetof<Question>("matches");
 export const QUESTION_CANDIDATES: u32 = offsetof<Question>("candidates");
 export const QUESTION_POSITIONS: u32 = offsetof<Question>("positions");

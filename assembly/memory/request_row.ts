@@ -31,6 +31,7 @@ export class RequestRow {
   reservedOutput: u32;
   everywhere: u32; // leading bytes that every endpoint is presumed to hold
   hot: u32; // leading bytes that most endpoints have in use
+  shared: u32; // leading bytes that many begin with
   matches: u32; // of REQUEST_MATCH
 }
 
@@ -61,6 +62,7 @@ export const REQUEST_RESERVED_INPUT: u32 = offsetof<RequestRow>("reservedInput")
 export const REQUEST_RESERVED_OUTPUT: u32 = offsetof<RequestRow>("reservedOutput");
 export const REQUEST_EVERYWHERE: u32 = offsetof<RequestRow>("everywhere");
 export const REQUEST_HOT: u32 = offsetof<RequestRow>("hot");
+export const REQUEST_SHARED: u32 = offsetof<RequestRow>("shared");
 export const REQUEST_MATCHES: u32 = offsetof<RequestRow>("matches");
 export const REQUEST_MATCH: u32 = (offsetof<RequestRow>() + 7) & ~7;
 export const REQUEST_BYTES: u32 = 192;

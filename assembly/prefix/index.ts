@@ -2,10 +2,8 @@
 // Which endpoints are presumed to hold which prompt prefix. A set-associative table: the key picks a bucket of 8 slots,
 // a slot has up to 7 holders. Bounded: a full bucket gives up its least recently touched slot.
 //
-// Ageing: an engine gives up the chunks first that were in use longest ago, and those in use never. An endpoint counts the
-// chunks that come out of use; a holder is stamped with that count when it does, and is presumed to hold the chunk while
-// count - stamp <= idle, the chunks that its cache holds beside those in use. While a request runs, its chunks are pinned:
-// stamped a whole capacity ahead. A chunk that comes into use again is no longer before those that are older.
+// A holder is stamped with when its chunk came out of use there, or that it is in use: ageing.ts says which stamps are of
+// chunks that are there.
 //
 // A chunk with more holders than places is wide: it keeps those that touched it last, and of all a bit, row modulo 32. Is
 // there a bit for every endpoint of the cluster that serves, it is held everywhere and says nothing about where to go.
@@ -17,11 +15,8 @@
 
 import {
   ENDPOINT_BLOCK_TOKENS,
-  ENDPOINT_CAPACITY,
   ENDPOINT_ELIGIBILITY,
-  ENDPOINT_IDLE,
   ENDPOINT_INSERTED,
-  ENDPOINT_TOUCHED,
   ENDPOINT_UNCACHED,
   GROUP_ROWS,
   SERVING,
@@ -30,13 +25,12 @@ import { HEADER_CLOCK } from "../memory/header";
 import { buckets, cell, entryBase, firstGroupOf, groupAfter, hashes, keyBase, question, scratch } from "../memory/plan";
 import { BUCKET_SLOTS, CHUNK_BYTES, ENTRY_BYTES, ENTRY_HOLDERS, HOLDERS, matchAt, PrefixEntry } from "../memory/prefix";
 import { QUESTION_MATCH } from "../memory/question";
+import { LEAST_PARTINGS, partingsAt, ticksSince, touchedAt } from "./partings";
+import { ageOf, evictBeyondAll, forgotSince, isThere, pinStamp, release, stampNow, takeBack, usersOf } from "./ageing";
 
 const INSERT: u32 = 0;
 const PIN: u32 = 1;
 const UNPIN: u32 = 2;
-/** Above it an age is that of a slot which another worker, a few ticks ahead, has touched already. */
-const AHEAD: u32 = 0xfff00000;
-
 // A salt per cluster and model keeps equal prompts of different models apart; 0 marks an empty slot.
 @inline
 export function keyOf(hash: u64, salt: u32): u64 {
@@ -63,14 +57,7 @@ export function find(key: u64): i32 {
 
 @inline
 function alive(holder: u64): bool {
-  const row = <u32>holder - 1;
-  return ageOf(row, <u32>(holder >> 32)) <= load<i32>(cell(ENDPOINT_IDLE, row));
-}
-
-// Below 0 while it is pinned.
-@inline
-function ageOf(row: u32, stamp: u32): i32 {
-  return <i32>(load<u32>(cell(ENDPOINT_INSERTED, row)) - stamp);
+  return isThere(<u32>holder - 1, <u32>(holder >> 32));
 }
 
 @inline
@@ -91,8 +78,7 @@ export function claim(key: u64, clock: u32): i32 {
       victim = slot;
       break;
     }
-    const passed = clock - changetype<PrefixEntry>(entryAt(slot)).touched;
-    const age: u32 = passed > AHEAD ? 0 : passed;
+    const age = ticksSince(changetype<PrefixEntry>(entryAt(slot)).touched, clock);
     if (age >= oldest) {
       oldest = age;
       victim = slot;
@@ -105,7 +91,7 @@ export function claim(key: u64, clock: u32): i32 {
   const entry = entryAt(victim);
   const fields = changetype<PrefixEntry>(entry);
   fields.wide = 0;
-  fields.touched = clock;
+  fields.touched = touchedAt(clock, 0);
   for (let i: u32 = 0; i < HOLDERS; i++) atomic.store<u64>(entry + (<usize>i << 3), 0, ENTRY_HOLDERS);
   return atomic.cmpxchg<u64>(at, 0, key) == 0 ? <i32>victim : -1;
 }
@@ -122,23 +108,14 @@ export function indexUsage(sampled: u32): u32 {
   return <u32>(<u64>used * 1000 / (looked * BUCKET_SLOTS));
 }
 
-// An idle chunk is in use again: it is no longer before the older ones, to the newer ones nothing happened. For a chunk of
-// any age the count goes back by the share of idle that is older than this one, whole chunks at a time.
-function taken(row: u32, stamp: u32): void {
-  const age = ageOf(row, stamp);
-  if (age < 0) return; // in use already
-  const whole = load<u32>(cell(ENDPOINT_IDLE, row)) + 1;
-  const older = whole - min(whole, <u32>age);
-  const before = atomic.add<u32>(cell(ENDPOINT_TOUCHED, row), older) % whole;
-  if (before + older >= whole) atomic.sub<u32>(cell(ENDPOINT_INSERTED, row), 1);
-}
-
 // Records that an endpoint holds the chunk of this slot: inserted by others now, pinned, or out of use with the count.
 // `pinned` is the count when the request that ends was pinned.
-function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
+function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32, partings: u32): void {
   const entry = entryAt(slot);
   const fields = changetype<PrefixEntry>(entry);
-  fields.touched = clock;
+  fields.touched = touchedAt(clock, partingsAt(fields.touched, clock) + partings);
+  // Holders of a wide one come and go in its places: counted they would be counted again and again.
+  const narrow = fields.wide == 0;
   let place: i32 = -1;
   let recorded: u32 = bitOf(row);
   let gone: u32 = 0;
@@ -153,12 +130,25 @@ function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
     const lives = alive(holder);
     if (<u32>holder == row + 1) {
       const stamp = <u32>(holder >> 32);
-      if (how == UNPIN) {
-        // Another request took it later, and has it in use.
-        if (<i32>(stamp - load<u32>(cell(ENDPOINT_CAPACITY, row)) - pinned) > 0) return;
-      } else if (lives) taken(row, stamp);
-      const comesOut = how == UNPIN ? ageOf(row, stamp) < 0 : true;
-      atomic.store<u64>(entry + (<usize>i << 3), (<u64>stampFor(row, how, comesOut) << 32) | (row + 1), ENTRY_HOLDERS);
+      const inUse = ageOf(row, stamp) < 0;
+      if (inUse) {
+        // Other requests have it in use too, or those that do are of another time.
+        if (how == INSERT || (how == UNPIN && forgotSince(row, pinned))) return;
+        const users = usersOf(stamp);
+        if (how == PIN || users > 1) {
+          const next = how == PIN ? pinStamp(row, users + 1) : stamp - 1;
+          const before = atomic.cmpxchg<u64>(
+            entry + (<usize>i << 3),
+            holder,
+            (<u64>next << 32) | (row + 1),
+            ENTRY_HOLDERS,
+          );
+          if (before != holder) i--; // another worker was faster
+          else return;
+          continue;
+        }
+      } else if (lives && narrow) takeBack(row, stamp);
+      atomic.store<u64>(entry + (<usize>i << 3), (<u64>stampFor(row, how, narrow) << 32) | (row + 1), ENTRY_HOLDERS);
       return;
     }
     if (!lives) {
@@ -184,15 +174,13 @@ function hold(slot: u32, row: u32, clock: u32, how: u32, pinned: u32): void {
     wide |= recorded;
   }
   fields.wide = wide;
-  atomic.store<u64>(entry + (<usize>place << 3), (<u64>stampFor(row, how, true) << 32) | (row + 1), ENTRY_HOLDERS);
+  atomic.store<u64>(entry + (<usize>place << 3), (<u64>stampFor(row, how, narrow) << 32) | (row + 1), ENTRY_HOLDERS);
 }
 
-// The count goes on by one for a chunk that comes out of use.
 @inline
-function stampFor(row: u32, how: u32, comesOut: bool): u32 {
-  const inserted = cell(ENDPOINT_INSERTED, row);
-  if (how == PIN) return load<u32>(inserted) + load<u32>(cell(ENDPOINT_CAPACITY, row));
-  return comesOut ? atomic.add<u32>(inserted, 1) + 1 : load<u32>(inserted);
+function stampFor(row: u32, how: u32, counts: bool): u32 {
+  if (how == PIN) return pinStamp(row, 1);
+  return counts ? release(row) : stampNow(row);
 }
 
 /** A request with the prompt in scratch is sent to `row`: its chunks are in use there. Returns what `indexUnpinScratch` takes. */
@@ -209,10 +197,15 @@ export function indexUnpinScratch(count: u32, pinned: u32, salt: u32, row: u32):
 
 function holdAll(count: u32, salt: u32, row: u32, how: u32, pinned: u32): void {
   const clock = atomic.add<u32>(HEADER_CLOCK * 4, 1) + 1;
+  let newBehind = false;
   for (let i = <i32>count - 1; i >= 0; i--) {
-    const slot = claim(keyOf(load<u64>(scratch + hashes + (<usize>i << 3)), salt), clock);
-    if (slot >= 0) hold(<u32>slot, row, clock, how, pinned);
+    const key = keyOf(load<u64>(scratch + hashes + (<usize>i << 3)), salt);
+    const found = find(key);
+    const slot = found >= 0 ? found : claim(key, clock);
+    if (slot >= 0) hold(<u32>slot, row, clock, how, pinned, <u32>(newBehind && found >= 0));
+    newBehind = found < 0;
   }
+  evictBeyondAll(row);
 }
 
 /**
@@ -225,7 +218,7 @@ export function indexInsertScratch(count: u32, salt: u32, row: u32): void {
 
 /**
  * Looks the first `count` scratch hashes up, for the question's cluster. Writes the question's EVERYWHERE (leading bytes
- * held everywhere), HOT (leading bytes in use on most endpoints), MATCHES and MATCH pairs (row, bytes): rows that hold a
+ * held everywhere), HOT (leading bytes in use on most endpoints), SHARED (leading bytes behind which many part), MATCHES and MATCH pairs (row, bytes): rows that hold a
  * longer unbroken prefix than that, at most 7.
  * Once a chunk is not wide the set of rows only shrinks, so the cost is O(chunks), whatever the fleet's size. Where the
  * question has blocks too, nothing is presumed of engines that tell what they hold.
@@ -238,13 +231,20 @@ export function indexLookup(count: u32, salt: u32): void {
   let open = true;
   let serving: u32 = 0;
   let hot: u32 = 0;
+  let shared: u32 = 0;
+  const clock = atomic.load<u32>(HEADER_CLOCK * 4);
   for (let i: u32 = 0; i < count; i++) {
     const slot = find(keyOf(load<u64>(scratch + hashes + (<usize>i << 3)), salt));
     if (slot < 0) break;
     const entry = entryAt(<u32>slot);
     const wide = changetype<PrefixEntry>(entry).wide;
+    const partings = partingsAt(changetype<PrefixEntry>(entry).touched, clock);
+    if (partings >= LEAST_PARTINGS) {
+      if (serving == 0) serving = servingBits(question().cluster);
+      if (partings >= popcnt<u32>(serving)) shared = (i + 1) * CHUNK_BYTES;
+    }
     if (hot == i * CHUNK_BYTES) {
-      const users = usersOf(entry);
+      const users = usedAt(entry);
       if (users >= 2) {
         if (serving == 0) serving = servingBits(question().cluster);
         if (users >= min(HOLDERS, (popcnt<u32>(serving) >> 1) + 1)) hot += CHUNK_BYTES;
@@ -276,6 +276,7 @@ export function indexLookup(count: u32, salt: u32): void {
   }
   question().everywhere = everywhere;
   question().hot = hot;
+  question().shared = shared;
   question().matches = total;
 }
 
@@ -287,7 +288,7 @@ function presumed(holder: u64): bool {
 }
 
 // Endpoints that have the chunk in use, as far as they are recorded.
-function usersOf(entry: usize): u32 {
+function usedAt(entry: usize): u32 {
   let users: u32 = 0;
   for (let k: u32 = 0; k < HOLDERS; k++) {
     const holder = atomic.load<u64>(entry + (<usize>k << 3), ENTRY_HOLDERS);
@@ -364,9 +365,4 @@ function holds(entry: usize, wide: u32, row: u32): bool {
     if (<u32>holder == row + 1) return presumed(holder);
   }
   return (wide & bitOf(row)) != 0;
-}
-
-/** Forgets what an endpoint held, pinned or not: it restarted, or its row changed hands. */
-export function indexForget(row: u32): void {
-  atomic.add<u32>(cell(ENDPOINT_INSERTED, row), 2 * load<u32>(cell(ENDPOINT_CAPACITY, row)) + 1);
 }

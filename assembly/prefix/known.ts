@@ -26,6 +26,12 @@ export function pricedOf(work: u32, promptBytes: u32, hot: u32): u32 {
   return min(work, max(promptBytes - min(promptBytes, hot), header().minWork));
 }
 
+/** What a match counts for where a prompt goes: what is shared by many draws nobody. */
+@inline
+export function drawOf(matched: u32, shared: u32): u32 {
+  return bytesOf(matched) >= shared ? matched : shared;
+}
+
 @inline
 export function uncachedOf(promptBytes: u32, matched: u32): u32 {
   return max(promptBytes - knownOf(promptBytes, matched), header().minWork);

@@ -52,6 +52,7 @@ function carry(request: RequestRow): void {
   const matches = question().matches;
   request.everywhere = question().everywhere;
   request.hot = question().hot;
+  request.shared = question().shared;
   request.matches = matches;
   memory.copy(changetype<usize>(request) + REQUEST_MATCH, scratch + QUESTION_MATCH, <usize>matches << 3);
 }

@@ -29,13 +29,15 @@ import {
 } from "../memory/plan";
 import { PHASE_WAITING, REQUEST_GENERATION, RequestRow } from "../memory/request_row";
 import { TENANT_VIRTUAL, TenantRow } from "../memory/tenant";
-import { pricedOf, uncachedOf } from "../prefix/known";
+import { drawOf, pricedOf, uncachedOf } from "../prefix/known";
 import { adapterMs, lists } from "../score/adapter";
 import { compareFlights, compareRates, flightMs, flightOf, meanRate } from "../score/flight";
-import { aheadOf, baseOf, chargeOf, hasRoom, observeBusy, takes } from "../score/late";
+import { aheadOf, baseOf, chargeOf, easeMs, hasRoom, observeBusy, takes } from "../score/late";
 import { packOf } from "../score/pack";
 import { serviceRate, virtualOf } from "./fair_share";
 
+/** Share of the time that it has waited by which a request's slack grows: the worse places there are, it takes. */
+const IMPATIENCE: f64 = 0.5;
 /** Share of the time that a request is overdue by which its slack grows. */
 const LATE_SLACK: f64 = 0.1;
 /** A deadline is near when less than this is left beyond the prefill, ms. */
@@ -53,6 +55,12 @@ export function matchedOn(request: RequestRow, endpoint: u32): u32 {
     if (match.row == endpoint) return match.bytes;
   }
   return request.everywhere;
+}
+
+// Bytes that a request counts for on an endpoint where it is decided whether it goes there.
+@inline
+function drawnWork(request: RequestRow, matched: u32): u32 {
+  return uncachedOf(request.prompt, drawOf(matched, request.shared));
 }
 
 // Whether an endpoint may be granted a request of this mask and adapter.
@@ -80,12 +88,13 @@ export let fleetRate: f64 = 0;
 // Looks at all endpoints once: the shortest queue, and the cheapest bases.
 export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
   let minFlight = f32.MAX_VALUE;
+  let flights: f32 = 0;
   fleetRate = 0;
   let serving: u32 = 0;
   let busy: u32 = 0;
   for (let pass: u32 = 0; pass < 3; pass++) {
     if (pass == 1) compareRates(serving, <f32>fleetRate);
-    if (pass == 2) compareFlights(minFlight);
+    if (pass == 2) compareFlights(minFlight, flights / <f32>max<u32>(1, serving));
     alternatives = 0;
     let group = firstGroupOf(cluster);
     while (group != 0) {
@@ -97,8 +106,11 @@ export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
           serving++;
           fleetRate += 1 / max<f64>(1e-9, <f64>rate);
           if (aheadOf(row, share) > 0) busy++;
-        } else if (pass == 1) minFlight = min(minFlight, flightOf(row));
-        else keepCheapest(row, baseOf(row, share, stampOf(now)));
+        } else if (pass == 1) {
+          const flight = flightOf(row);
+          minFlight = min(minFlight, flight);
+          flights += flight;
+        } else keepCheapest(row, baseOf(row, share, stampOf(now)));
       }
       group = groupAfter(group);
     }
@@ -123,14 +135,18 @@ function keepCheapest(row: u32, base: f32): void {
 @inline
 function costOn(request: RequestRow, endpoint: u32, base: f32, work: u32, price: f32): f32 {
   const capacity = price * <f32>pricedOf(work, request.prompt, request.hot);
-  return base + load<f32>(cell(ENDPOINT_RATE, endpoint)) * <f32>work + capacity + adapterMs(endpoint, request.adapter);
+  const eased = easeMs(endpoint, work, remote, stamp);
+  return base - eased + load<f32>(cell(ENDPOINT_RATE, endpoint)) * <f32>work + capacity +
+    adapterMs(endpoint, request.adapter);
 }
 
 /**
  * After `survey`: the least cost of a row's request, on the endpoints that hold it and the cheapest others, when it has
  * `left` of their rate until its turn; 0 when none of these is for it.
  */
-export function minCost(request: RequestRow, left: f32, share: f32, stamp: u32): f32 {
+export function minCost(request: RequestRow, left: f32, share: f32, at: u32): f32 {
+  remote = share;
+  stamp = at;
   const mask = request.mask;
   const prompt = request.prompt;
   const adapter = request.adapter;
@@ -141,7 +157,7 @@ export function minCost(request: RequestRow, left: f32, share: f32, stamp: u32):
     const endpoint = match.row;
     if (!eligible(endpoint, mask, adapter)) continue;
     const work = uncachedOf(prompt, match.bytes);
-    cost = min(cost, costOn(request, endpoint, baseOf(endpoint, share, stamp) / left, work, 0));
+    cost = min(cost, costOn(request, endpoint, baseOf(endpoint, share, at) / left, work, 0));
   }
   for (let i: u32 = 0; i < alternatives; i++) {
     const endpoint = alternative(i).endpoint;
@@ -203,7 +219,8 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
         least = 0;
         continue;
       }
-      const work = uncachedOf(request.prompt, matchedOn(request, endpoint));
+      const matched = matchedOn(request, endpoint);
+      const work = uncachedOf(request.prompt, matched);
       least = min(least, work);
       const ms = <f64>load<f32>(cell(ENDPOINT_RATE, endpoint)) * <f64>work;
       const waited = now - request.queued;
@@ -216,8 +233,9 @@ export function next(cluster: u32, endpoint: u32, share: f32, now: f64): i32 {
       if (urgent) itsTurn = -1e12 - max(waited, NEAR_MS - left);
       else if (!itFits) itsTurn += UNFIT_MS;
       if (itsBand == band && itsVirtual == virtual && itsTurn >= turn) continue;
-      const slack = <f64>header().slack + LATE_SLACK * max<f64>(0, late) + max<f64>(0, NEAR_MS - left);
-      if (!wants(request, work, slack, late > 0)) continue;
+      const slack = <f64>header().slack + IMPATIENCE * waited + LATE_SLACK * max<f64>(0, late) +
+        max<f64>(0, NEAR_MS - left);
+      if (!wants(request, matched, slack, late > 0)) continue;
       if ((atomic.load<u32>(waitingBase + (<usize>word << 2)) & (1 << (row & 31))) == 0) continue;
       chosen = <i32>row;
       nextGeneration = generation;
@@ -238,22 +256,21 @@ function overdueAfter(account: TenantRow): f64 {
   return <f64>header().overdue * backlog + <f64>header().overdueBase;
 }
 
-// Whether the offered endpoint suits a request, of which `work` bytes are uncached there: no other would do it sooner by
+// Whether the offered endpoint suits a request, of which `matched` bytes are held there: no other would do it sooner by
 // more than the slack. To one that is overdue only the prefill counts that it would cost more here than there, no longer
 // what is ahead.
-function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool {
+function wants(request: RequestRow, matched: u32, slack: f64, overdue: bool): bool {
   const adapter = request.adapter;
   const base: f32 = overdue ? 0 : offeredBase - flightMs(offered);
-  const maxCost = <f32>(<f64>costOn(request, offered, base, work, price) - slack);
+  const maxCost = <f32>(<f64>costOn(request, offered, base, drawnWork(request, matched), price) - slack);
   if (maxCost <= 0) return true;
-  const prompt = request.prompt;
   const mask = request.mask;
   const matches = request.matches;
   for (let m: u32 = 0; m < matches; m++) {
     const match = requestMatch(request, m);
     const other = match.row;
     if (other == offered || !eligible(other, mask, adapter)) continue;
-    const its = uncachedOf(prompt, match.bytes);
+    const its = drawnWork(request, match.bytes);
     const otherBase: f32 = overdue ? 0 : baseOf(other, remote, stamp);
     if (costOn(request, other, otherBase, its, price) < maxCost) return false;
   }
@@ -261,7 +278,7 @@ function wants(request: RequestRow, work: u32, slack: f64, overdue: bool): bool 
   for (let i: u32 = 0; i < alternatives; i++) {
     const other = alternative(i).endpoint;
     if (other == offered || !eligible(other, mask, adapter)) continue;
-    const its = uncachedOf(prompt, matchedOn(request, other));
+    const its = drawnWork(request, matchedOn(request, other));
     if (costOn(request, other, alternative(i).base, its, price) < maxCost) return false;
   }
   return true;

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the requests in flight on an endpoint cost the next one, in ms: run · flight_i + square · (flight_i − min(flight))²,
-// where flight_i = queue_i · speed_i, and speed_i = rate_i / mean(rate) to the nearest power of two, 1 between 0.6 and 1.7.
+// What the requests in flight on an endpoint cost the next one, in ms:
+//
+//   balance · (flight_i − min(flight)) / max(8, mean(flight))
+//
+// It waits for their tokens with each of its own, and they for its; by as much of a step as they are more than elsewhere.
+// flight_i = queue_i · speed_i, and speed_i = rate_i / mean(rate) to the nearest power of two, 1 between 0.6 and 1.7.
 // The mean is the harmonic one, ms a byte at the mean speed: an endpoint that crawls does not make the others fast ones.
 
 import {
@@ -33,6 +37,13 @@ const ALIKE_TO: f32 = 2.4;
 // below; and their least flight.
 let rateScale: f32 = 0;
 export let minFlight: f32 = 0;
+/** And the mean of it. */
+export let meanFlight: f32 = 0;
+/** Ms that one more in flight costs. */
+export let balanceMs: f32 = 0;
+
+/** Requests in flight on a mean endpoint below which one more is not felt more: a step takes its time for one, too. */
+const FEW: f32 = 8;
 
 /** Ms that a prompt byte takes at the mean speed of the endpoints looked at last. */
 export let meanRate: f32 = 0;
@@ -43,9 +54,11 @@ export function compareRates(endpoints: u32, speeds: f32): void {
   rateScale = meanRate > 0 ? <f32>Math.SQRT2 / meanRate : 0;
 }
 
-/** After `compareRates`: the least flight of these endpoints. */
-export function compareFlights(flight: f32): void {
-  minFlight = flight;
+/** After `compareRates`: the least and the mean flight of these endpoints. */
+export function compareFlights(least: f32, mean: f32): void {
+  minFlight = least;
+  meanFlight = mean;
+  balanceMs = header().balance / max(FEW, mean);
 }
 
 /** flight_i of the formula. */
@@ -64,12 +77,10 @@ export function weightOfFour(rate: v128): v128 {
   return v128.bitselect(f32x4.splat(1), v128.and(scaled, i32x4.splat(EXPONENT)), alike);
 }
 
-/** What the requests in flight on an endpoint cost: the last two terms of base_i. */
+/** What the requests in flight on an endpoint cost: the last term of base_i. */
 @inline
 export function flightMs(row: u32): f32 {
-  const flight = flightOf(row);
-  const more = flight - minFlight;
-  return header().run * flight + header().runSquare * more * more;
+  return balanceMs * (flightOf(row) - minFlight);
 }
 
 /** `compareRates` and `compareFlights` of the gathered candidates. */
@@ -90,13 +101,18 @@ export function compareGathered(): void {
     f32x4.extract_lane(speeds, 3);
   compareRates(question().candidates, sum);
   let minimum = infinity;
+  let flights = f32x4.splat(0);
   for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
     const first = load<u32>(scratch + positionGroup + (<usize>ordinal << 2)) * GROUP_ROWS;
     for (let lane: u32 = 0; lane < GROUP_ROWS; lane += 4) {
       const q = v128.load(scratch + positionQueue + (<usize>(ordinal * GROUP_ROWS + lane) << 2));
       const flight = f32x4.mul(q, weightOfFour(v128.load(cell(ENDPOINT_RATE, first + lane))));
-      minimum = f32x4.pmin(minimum, v128.bitselect(infinity, flight, f32x4.eq(q, infinity)));
+      const none = f32x4.eq(q, infinity);
+      minimum = f32x4.pmin(minimum, v128.bitselect(infinity, flight, none));
+      flights = f32x4.add(flights, v128.andnot(flight, none));
     }
   }
-  compareFlights(horizontalMin(minimum));
+  const total = f32x4.extract_lane(flights, 0) + f32x4.extract_lane(flights, 1) + f32x4.extract_lane(flights, 2) +
+    f32x4.extract_lane(flights, 3);
+  compareFlights(horizontalMin(minimum), total / max<f32>(1, <f32>question().candidates));
 }

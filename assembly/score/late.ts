@@ -3,25 +3,30 @@
 //
 //   left_i = rate_i · ahead_i − since_i
 //   ahead_ms_i = max(left_i, rate_i · min(ahead_i, room)) + max(−left_i, 0)   if ahead_i > 0, else 0
-//   base_i = ahead_ms_i + run · flight_i + square · (flight_i − min(flight))²
+//   base_i = ahead_ms_i + balance · (flight_i − min(flight)) / max(8, mean(flight))
 //   flight_i = queue_i · speed_i, speed_i = rate_i / mean(rate) to the nearest power of two, 1 between 0.6 and 1.7
 //   cost_i = base_i + rate_i · uncached_i + charge · mean(rate) · min(uncached_i, cold) + adapter_i
 //
 // ahead_i are the uncached prompt bytes sent there and not yet prefilled, those of other gateways by their usual share of
 // hits; rate_i is learned; since_i is how long the endpoint is at the prefill that it is at. One that is late, because it
 // had forgotten a prefix or hangs, is taken to be late by as much again, and has no room once that is `room`. `charge` is
-// the price of prefill capacity that a recomputation takes from others, charge = k · busy / (1 − busy), as in a queue with
-// that share of busy servers; a byte costs the fleet the same wherever it is computed. A
+// the price of prefill capacity that a recomputation takes from others, charge = k · busy / (1 − busy) + stall · flight:
+// from those that wait, as in a queue with that share of busy servers, and from those that generate, of which there are
+// mean(flight) on an engine, and whose next tokens a prefill keeps waiting; a byte costs the fleet the same wherever it is
+// computed. A
 // prompt's first bytes that most endpoints have in use anyway are not charged, only what is behind them, its `cold` ones:
-// who has such a beginning would draw all that share it. flight_i are the requests in
+// who has such a beginning would draw all that share it. A beginning behind which many prompts part (index.ts) draws
+// nobody at all: where it is decided where a prompt goes, every endpoint is taken to hold it. flight_i are the requests in
 // flight as they weigh on that hardware; rates learned of equal engines differ by what they happened to compute, so small
-// differences do not count. The square keeps a prompt that everybody shares from filling the batch of one endpoint. It is
+// differences do not count. That is
 // no reason to wait: an endpoint with room is compared with the best one without its own terms of the requests in flight.
 
 import {
   GROUP_ROWS,
   ENDPOINT_HEAD_AT,
   ENDPOINT_LIMIT,
+  ENDPOINT_PARALLEL,
+  ENDPOINT_PREFILLS,
   ENDPOINT_RATE,
   ENDPOINT_REMOTE_PROMPT,
   ENDPOINT_REQUESTS,
@@ -40,9 +45,9 @@ import {
   questionMatch,
   scratch,
 } from "../memory/plan";
-import { pricedOf, uncachedOf } from "../prefix/known";
+import { drawOf, pricedOf, uncachedOf } from "../prefix/known";
 import { adapterMs } from "./adapter";
-import { compareGathered, flightMs, minFlight, meanRate, weightOfFour } from "./flight";
+import { balanceMs, compareGathered, flightMs, meanFlight, meanRate, minFlight, weightOfFour } from "./flight";
 import { isGathered, positionOf } from "./gather";
 import { packOf } from "./pack";
 import { drawAbove } from "./pick";
@@ -107,7 +112,8 @@ export function aheadMsOfFour(ahead: v128, rate: v128, since: v128, room: v128):
 
 /**
  * Whether an endpoint takes a request of so many uncached bytes: it has room, which is less than `room` ahead, or the
- * request is small enough for what is ahead with its own to be no more than `pack`; and it is not late by as much as `room`. Gateways that look
+ * request is small enough for what is ahead with its own to be no more than `pack`, or to be computed beside it; and it is
+ * not late by as much as `room`. Gateways that look
  * only at all that is ahead would keep each other out: who has something there sees first that it is over. So each may
  * have one request there, up to a larger bound, and more only while its own are few.
  */
@@ -120,7 +126,22 @@ export function takes(row: u32, work: u32, pack: f32, share: f32, stamp: u32): b
   if (ahead > <f32>own && <f32>own >= header().roomOwn) return false;
   const rate = load<f32>(cell(ENDPOINT_RATE, row));
   const late = sinceOf(row, stamp) - rate * ahead;
-  return (ahead < header().room || ahead + <f32>work <= pack) && late < rate * header().room;
+  const fits = ahead < header().room || ahead + <f32>work <= pack || (pack >= 0 && besideOf(row, work));
+  return fits && late < rate * header().room;
+}
+
+// Whether an engine that computes several prompts at once takes a short one beside those that it is at.
+@inline
+function besideOf(row: u32, work: u32): bool {
+  if (header().parallel == 0 || <f32>work > header().room) return false;
+  return load<u32>(cell(ENDPOINT_PREFILLS, row)) < load<u32>(cell(ENDPOINT_PARALLEL, row));
+}
+
+/** Ms that a request of so many uncached bytes waits less there than base_i says: it is computed beside what is ahead. */
+export function easeMs(row: u32, work: u32, share: f32, stamp: u32): f32 {
+  if (!besideOf(row, work)) return 0;
+  const beside = load<f32>(cell(ENDPOINT_RATE, row)) * <f32>(work * load<u32>(cell(ENDPOINT_PREFILLS, row)));
+  return max<f32>(0, aheadMs(row, share, stamp) - beside);
 }
 
 /** Whether it takes any request. */
@@ -148,10 +169,11 @@ export function observeBusy(cluster: u32, busy: f64, now: f64): void {
   row.busyNow = busy;
 }
 
-/** The price of prefill capacity. */
+/** The price of prefill capacity, when the flights of the endpoints have been compared. */
 export function chargeOf(cluster: u32): f32 {
   const busy = <f32>clusterRow(cluster).busy;
-  return min(header().maxCharge, header().charge * busy / max<f32>(1e-6, 1 - busy));
+  const waits = header().charge * busy / max<f32>(1e-6, 1 - busy);
+  return min(header().maxCharge, waits + header().stall * meanFlight);
 }
 
 /**
@@ -175,14 +197,18 @@ export function scoreLate(): u32 {
   const most = packOf(cluster, question().now);
   const pack = f32x4.splat(most);
   compareGathered();
-  const run = f32x4.splat(header().run);
-  const square = f32x4.splat(header().runSquare);
+  const balance = f32x4.splat(balanceMs);
   const minimum = f32x4.splat(minFlight);
   const everywhere = question().everywhere;
-  const work = f32x4.splat(<f32>uncachedOf(promptBytes, everywhere));
+  const unmatched = uncachedOf(promptBytes, everywhere);
+  const work = f32x4.splat(<f32>unmatched);
+  const unmatchedIsShort = header().parallel != 0 && <f32>unmatched <= header().room;
+  const shared = question().shared;
+  const drawn = uncachedOf(promptBytes, drawOf(everywhere, shared));
+  const drawnWork = f32x4.splat(<f32>drawn);
   const price = chargeOf(cluster) * meanRate;
   const hot = question().hot;
-  const priced = price * <f32>pricedOf(uncachedOf(promptBytes, everywhere), promptBytes, hot);
+  const priced = price * <f32>pricedOf(drawn, promptBytes, hot);
   const zero = f32x4.splat(0);
   const groups = question().positions / GROUP_ROWS;
   let busy: u32 = 0;
@@ -197,15 +223,17 @@ export function scoreLate(): u32 {
       const flight = f32x4.mul(q, weightOfFour(rate));
       const more = f32x4.sub(flight, minimum);
       const since = sinceOfFour(row, stamp);
-      let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(rate, work));
-      cost = f32x4.add(cost, f32x4.add(f32x4.add(f32x4.splat(priced), f32x4.mul(run, flight)), f32x4.mul(square, f32x4.mul(more, more))));
+      let cost = f32x4.add(aheadMsOfFour(ahead, rate, since, room), f32x4.mul(rate, drawnWork));
+      cost = f32x4.add(cost, f32x4.add(f32x4.splat(priced), f32x4.mul(balance, more)));
+      if (header().parallel != 0) cost = f32x4.sub(cost, easeOfFour(row, unmatched, remote, stamp));
       const none = f32x4.eq(q, infinity);
       const score = v128.bitselect(nothing, f32x4.neg(cost), none);
       v128.store(scores + at, score);
       const late = f32x4.sub(since, f32x4.mul(rate, ahead));
       const own = f32x4.convert_i32x4_u(v128.load(cell(ENDPOINT_UNCACHED, row)));
       const few = v128.or(f32x4.le(ahead, own), f32x4.lt(own, ownRoom));
-      const fits = v128.or(f32x4.lt(ahead, room), f32x4.le(f32x4.add(ahead, work), pack));
+      let fits = v128.or(f32x4.lt(ahead, room), f32x4.le(f32x4.add(ahead, work), pack));
+      if (unmatchedIsShort) fits = v128.or(fits, placesOfFour(row));
       const another = v128.and(v128.and(fits, f32x4.lt(late, f32x4.mul(rate, room))), few);
       const roomLeft = v128.and(
         v128.bitselect(f32x4.lt(ahead, sharedRoom), another, f32x4.eq(own, zero)),
@@ -220,16 +248,33 @@ export function scoreLate(): u32 {
     const match = questionMatch(m);
     const row = match.row;
     if (!isGathered(row)) continue;
-    const left = uncachedOf(promptBytes, match.bytes);
-    const saved = <f32>uncachedOf(promptBytes, everywhere) - <f32>left;
+    const left = uncachedOf(promptBytes, drawOf(match.bytes, shared));
+    const saved = <f32>drawn - <f32>left;
     const notCharged = priced - price * <f32>pricedOf(left, promptBytes, hot);
     const at = <usize>positionOf(row) << 2;
     // What does not fit whole may fit without what is cached.
-    if (takes(row, left, most, remote, stamp)) store<f32>(roomy + at, load<f32>(scores + at));
-    add(at, load<f32>(cell(ENDPOINT_RATE, row)) * saved + notCharged);
+    const itsWork = uncachedOf(promptBytes, match.bytes);
+    if (takes(row, itsWork, most, remote, stamp)) store<f32>(roomy + at, load<f32>(scores + at));
+    const eased = easeMs(row, itsWork, remote, stamp) - easeMs(row, unmatched, remote, stamp);
+    add(at, load<f32>(cell(ENDPOINT_RATE, row)) * saved + notCharged + eased);
   }
   if (question().adapter != 0) addAdapter(question().adapter);
   return busy;
+}
+
+// easeMs of four rows.
+function easeOfFour(row: u32, work: u32, share: f32, stamp: u32): v128 {
+  let four = f32x4.splat(0);
+  four = f32x4.replace_lane(four, 0, easeMs(row, work, share, stamp));
+  four = f32x4.replace_lane(four, 1, easeMs(row + 1, work, share, stamp));
+  four = f32x4.replace_lane(four, 2, easeMs(row + 2, work, share, stamp));
+  return f32x4.replace_lane(four, 3, easeMs(row + 3, work, share, stamp));
+}
+
+// Which of four rows compute less prompts than their engines can at once.
+@inline
+function placesOfFour(row: u32): v128 {
+  return i32x4.lt_s(v128.load(cell(ENDPOINT_PREFILLS, row)), v128.load(cell(ENDPOINT_PARALLEL, row)));
 }
 
 // Adds to both scores of a position; what is -Inf stays so.

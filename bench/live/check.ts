@@ -7,6 +7,7 @@ import { HARDWARE } from "../routing/hardware.ts";
 import { Simulator, UNDISTURBED } from "../routing/simulator.ts";
 import { BLOCK_TOKENS, readTrace, type TraceRequest } from "../routing/trace.ts";
 import { Random } from "../../src/base/random.ts";
+import { startRelay } from "./relay.ts";
 import { type Answer, ask, mean, sleep, startEngine, startGateway, textOf } from "./fleet.ts";
 
 const SPEED = 10;
@@ -50,11 +51,14 @@ async function untilIdle(admin: string): Promise<number> {
   }
 }
 
-export async function check(file: string, count: number, scale: number): Promise<void> {
+/** @param delayMs Of the network between gateway and engines, each way; in the engines' time it is SPEED times as long. */
+export async function check(file: string, count: number, scale: number, delayMs: number): Promise<void> {
   const trace = await readTrace(file);
   const requests = trace.requests.slice(0, count);
   const engines = await Promise.all(Array.from({ length: ENGINES }, () => startEngine(SPEED)));
-  const gateway = await startGateway(engines.map(({ port }) => port), {
+  const relays = delayMs > 0 ? engines.map(({ port }) => startRelay(port, delayMs)) : [];
+  const ports = delayMs > 0 ? relays : engines;
+  const gateway = await startGateway(ports.map(({ port }) => port), {
     workers: 2,
     limits: { prompt_chunks: 4_096, prefixes: 1_048_576 },
     probes: { metrics_interval_ms: 100 },
@@ -62,8 +66,7 @@ export async function check(file: string, count: number, scale: number): Promise
     queue: {
       slack_ms: 300 / SPEED,
       overdue_base_ms: 1_000 / SPEED,
-      request_ms: 5 / SPEED,
-      imbalance_ms: 2 / SPEED,
+      balance_ms: 300 / SPEED,
       tie_ms: 2 / SPEED,
     },
   });
@@ -73,11 +76,12 @@ export async function check(file: string, count: number, scale: number): Promise
     const good = answers.filter(({ status }) => status === 200);
     const hits = (list: readonly { promptTokens: number; cachedTokens: number }[]) =>
       list.reduce((sum, one) => sum + one.cachedTokens, 0) / list.reduce((sum, one) => sum + one.promptTokens, 0);
-    const simulator = new Simulator(Array(ENGINES).fill(HARDWARE.standard), UNDISTURBED);
+    const conditions = { ...UNDISTURBED, networkMs: delayMs * SPEED };
+    const simulator = new Simulator(Array(ENGINES).fill(HARDWARE.standard), conditions);
     const jobs = await simulator.run(
       requests,
       scale,
-      (fleet) => new GatewayPolicy(fleet, { algorithm: "late_binding", seed: 1, disturbance: UNDISTURBED }),
+      (fleet) => new GatewayPolicy(fleet, { algorithm: "late_binding", seed: 1, disturbance: conditions }),
     );
     const live = { ttft: mean(good.map(({ ttftMs }) => ttftMs)) * SPEED / 1_000, hits: hits(good) };
     const simulated = {
@@ -127,5 +131,6 @@ export async function check(file: string, count: number, scale: number): Promise
   } finally {
     await gateway.kill("SIGTERM");
     for (const engine of engines) await engine.kill();
+    for (const relay of relays) relay[Symbol.dispose]();
   }
 }

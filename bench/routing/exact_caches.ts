@@ -6,11 +6,9 @@ import type { BlockKey, CacheListener } from "../../src/mock/kv_cache.ts";
 import type { AskedBlocks } from "../../src/tokens/prompt_tokens.ts";
 import type { BlockIndex, BlockKeys } from "../../src/tables/block_index.ts";
 import type { Fleet, Job } from "./simulator.ts";
-import { BLOCK_TOKENS } from "./trace.ts";
 
-/** A key stands for a whole block of the trace: its tokens are counted in units of so many. */
+/** A key stands for a whole block of an engine: tokens are counted in units, so many a block. */
 const KEY_TOKENS = 16;
-const UNIT = BLOCK_TOKENS / KEY_TOKENS;
 /** A batch that was lost comes with what is asked for when the next one comes. */
 const REPLAY_MS = 100;
 
@@ -70,10 +68,11 @@ export function listen(
   });
 }
 
-/** The blocks of a job's prompt as keys. */
-export function blocksOf({ blocks, inputTokens }: Job): AskedBlocks {
+/** A job's prompt as keys, in the blocks that all engines have. */
+export function blocksOf({ keys, inputTokens }: Job, blockTokens: number): AskedBlocks {
+  const tokens = Math.ceil(inputTokens * KEY_TOKENS / blockTokens);
   return {
-    blocks: { keys: keysOf(blocks), tokens: Math.ceil(inputTokens / UNIT) },
+    blocks: { keys: keysOf(keys.of(blockTokens)), tokens },
     done: Promise.resolve(),
     soon: Promise.resolve(),
   };

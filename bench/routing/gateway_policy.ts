@@ -9,6 +9,7 @@ import { Random } from "../../src/base/random.ts";
 import { parseConfig } from "../../src/config/load.ts";
 import type { Config } from "../../src/config/schema.ts";
 import type { PolicyName } from "../../src/config/sections.ts";
+import { SlotLimit } from "../../src/control/slots.ts";
 import { Trainer } from "../../src/control/trainer.ts";
 import { TrainerState } from "../../src/control/trainer_state.ts";
 import { type HashedPrompt, PresumedCaches } from "../../src/scheduler/cache_knowledge.ts";
@@ -33,11 +34,13 @@ import { Log } from "../../src/telemetry/log.ts";
 import { freshKernels } from "../../test/support/kernel.ts";
 import { blocksOf, type EventDelay, listen } from "./exact_caches.ts";
 import { GOOD_TPOT_MS, GOOD_TTFT_MS } from "./report.ts";
+import type { EngineProfile } from "../../src/mock/engine_model.ts";
 import type { Disturbance, Fleet, Job, RoutingPolicy } from "./simulator.ts";
 import { BLOCK_TOKENS } from "./trace.ts";
 
 const BYTES_PER_TOKEN = 4;
 const CHUNK_BYTES = 512;
+/** Of a block of the trace. */
 const CHUNKS_A_BLOCK = BLOCK_TOKENS * BYTES_PER_TOKEN / CHUNK_BYTES;
 /** How often the trainer looks at its rings, and metrics are scraped. */
 const TRAIN_MS = 100;
@@ -59,7 +62,7 @@ export interface GatewayOptions {
   /** Weights by tenant of the trace; one tenant without them. */
   readonly weights?: readonly number[];
   /** Overrides of the config's queue section. */
-  readonly queue?: Record<string, number>;
+  readonly queue?: Record<string, unknown>;
 }
 
 /** Time as the simulation has it. */
@@ -79,14 +82,15 @@ class FleetClock implements Clock {
 
 /** Knows prompts by the names of their jobs. */
 class JobCaches extends PresumedCaches {
-  constructor(kernel: AttachedKernel, readonly jobs: ReadonlyMap<string, Job>, readonly exact: boolean) {
+  /** `blockTokens` of engines that tell what they hold; 0 when they do not. */
+  constructor(kernel: AttachedKernel, readonly jobs: ReadonlyMap<string, Job>, readonly blockTokens: number) {
     super(kernel);
   }
 
   override keysOf(text: string, placement: Placement): HashedPrompt {
     const job = this.jobs.get(text)!;
     const prompt = promptOf(job, placement.policy.cacheAware);
-    if (this.exact) prompt.asked = blocksOf(job);
+    if (this.blockTokens > 0) prompt.asked = blocksOf(job, this.blockTokens);
     this.match(prompt, placement);
     return prompt;
   }
@@ -110,6 +114,7 @@ export class GatewayPolicy implements RoutingPolicy {
   readonly #samples: SampleWriter;
   readonly #trainer: Trainer | undefined;
   readonly #hidden: HiddenPrefills;
+  readonly #slots: SlotLimit[];
   readonly #tenants: boolean;
   readonly #kernel: AttachedKernel;
 
@@ -138,12 +143,19 @@ export class GatewayPolicy implements RoutingPolicy {
     this.#kernel = kernel;
     this.#endpoints = new EndpointTable(control);
     this.#rows = engines.map(({ profile }, i) =>
-      this.#endpoints.add(0, { hostname: "engine", port: 1 + i }, profile.kvBlocks * CHUNKS_A_BLOCK, 0)
+      this.#endpoints.add(0, { hostname: "engine", port: 1 + i }, chunksOf(profile), 0)
     );
-    this.#rows.forEach((row, engine) => this.#engineOf.set(row, engine));
+    this.#rows.forEach((row, engine) => {
+      this.#engineOf.set(row, engine);
+      const { prefillChunkTokens, longPrefillTokens = prefillChunkTokens } = engines[engine].profile;
+      this.#endpoints.limits.setParallel(row, Math.max(1, Math.floor(prefillChunkTokens / longPrefillTokens)));
+    });
     if (exact !== undefined) listen(fleet, new BlockIndex(control), this.#rows, exact, new Random(seed));
     const clock = new FleetClock(fleet);
-    this.#decisions = new DecisionMaker(kernel, new JobCaches(kernel, this.#jobs, exact !== undefined));
+    this.#decisions = new DecisionMaker(
+      kernel,
+      new JobCaches(kernel, this.#jobs, exact ? engines[0].profile.blockTokens : 0),
+    );
     this.#deadlines = new Deadlines(clock);
     this.#scheduler = new SharedQueue({
       pulse: new EndpointPulse(kernel),
@@ -156,6 +168,7 @@ export class GatewayPolicy implements RoutingPolicy {
     });
     this.#samples = new SampleWriter(kernel);
     this.#hidden = new HiddenPrefills(control);
+    this.#slots = engines.map(() => new SlotLimit(undefined));
     this.#placement = {
       cluster: 0,
       eligibility: 1,
@@ -230,12 +243,32 @@ export class GatewayPolicy implements RoutingPolicy {
     this.fleet.send(job, engine);
   }
 
-  // The engines' waiting counts tell which prefills are over whose first token was not seen.
+  // The engines' waiting counts tell which prefills are over whose first token was not seen, and how many they run at once.
   #scrape(ageMs: number): void {
-    this.fleet.gauges.forEach(({ waiting, kvUsage }, engine) => {
+    const table = this.#endpoints;
+    const step = this.#config.queue.room_tokens * BYTES_PER_TOKEN;
+    this.fleet.gauges.forEach(({ waiting, running, generated, kvUsage }, engine) => {
       const row = this.#rows[engine];
-      this.#endpoints.setGauges(row, { waiting, running: NaN, kvUsage });
-      if (this.#hidden.observe(row, waiting, this.fleet.now - ageMs, this.fleet.now) > 0) {
+      table.setGauges(row, { waiting, running, kvUsage });
+      const { now } = this.fleet;
+      const done = this.#hidden.observe(row, waiting, now - ageMs, now);
+      const oldestMs = this.#hidden.oldestMs(row, now - ageMs, now);
+      const prefilling = table.uncachedBytes(row) + table.remotePromptBytes(row) >= step;
+      const remote = table.remoteRequests(row);
+      table.limits.set(
+        row,
+        "slots",
+        this.#slots[engine].observe({
+          waiting,
+          running,
+          generated,
+          remote,
+          prefilling,
+          oldestMs,
+          atMs: now,
+        }),
+      );
+      if (done > 0 || waiting === 0) {
         this.#scheduler.roomAt(this.#placement.cluster, row);
       }
     });
@@ -286,6 +319,11 @@ export class GatewayPolicy implements RoutingPolicy {
       this.#endpoints.setRemote(row, inFlight[engine], promptTokens[engine] * BYTES_PER_TOKEN)
     );
   }
+}
+
+// Chunks that a cache of this size holds.
+function chunksOf({ kvBlocks, blockTokens }: EngineProfile): number {
+  return Math.floor(kvBlocks * blockTokens * BYTES_PER_TOKEN / CHUNK_BYTES);
 }
 
 // Hashes of chunks of 512 bytes, made of the ids of the blocks that they are in.

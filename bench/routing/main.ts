@@ -10,9 +10,10 @@ import { GatewayPolicy } from "./gateway_policy.ts";
 import { PUBLISHED } from "./published.ts";
 import { SCENARIOS } from "./disturbances.ts";
 import { HARDWARE, parseFleet } from "./hardware.ts";
-import { measure, plot, type Point, table, versus } from "./report.ts";
+import { boundTtft } from "./bound.ts";
+import { measure, merge, plot, type Point, table, versus } from "./report.ts";
 import { type Disturbance, type Fleet, type RoutingPolicy, Simulator, UNDISTURBED } from "./simulator.ts";
-import { idealHitRatio, makeTrace, readTrace, type Trace, WORKLOADS } from "./trace.ts";
+import { idealHitRatio, makeTrace, readTrace, shaken, type Trace, WORKLOADS } from "./trace.ts";
 
 const USAGE = `Usage: deno task bench:routing [options]
 
@@ -24,7 +25,8 @@ const USAGE = `Usage: deno task bench:routing [options]
   --disturb NAMES     What goes wrong (none): ${Object.keys(SCENARIOS).join(" ")}
   --queue JSON        Settings of the gateway's own queue, for example {"room_tokens":2048}
   --scale S           The saturating rate as a multiple of the trace's own, where it is known already
-  --seed N (1), --requests N of a workload (1000 an engine), --json OUT, --svg OUT`;
+  --seeds N           Runs from so many seeds, and their mean (1); a trace's requests come a little sooner or later in each
+  --requests N of a workload (1000 an engine), --json OUT, --svg OUT`;
 
 /** Wrong usage or a wrong input file: told without a stack. */
 function stop(message: string): never {
@@ -41,14 +43,14 @@ const options = parseArgs(Deno.args, {
     "policies",
     "disturb",
     "scale",
-    "seed",
+    "seeds",
     "requests",
     "queue",
     "json",
     "svg",
   ],
   boolean: ["help"],
-  default: { engines: "8", load: "0.5,0.7,0.85,1,1.2", policies: "all", disturb: "none", seed: "1", requests: "" },
+  default: { engines: "8", load: "0.5,0.7,0.85,1,1.2", policies: "all", disturb: "none", seeds: "1", requests: "" },
   unknown: (option: string) => stop(`Unknown option ${option}\n\n${USAGE}`),
 });
 if (options.help) {
@@ -56,7 +58,7 @@ if (options.help) {
   Deno.exit(0);
 }
 
-function wholeNumber(name: "seed" | "requests", standard?: number): number {
+function wholeNumber(name: "seeds" | "requests", standard?: number): number {
   if (options[name] === "" && standard !== undefined) return standard;
   const value = Number(options[name]);
   if (Number.isSafeInteger(value) && value >= 1) return value;
@@ -67,13 +69,13 @@ const hardware = parseFleet(options.engines) ??
   stop(`--engines: expected a number or counts like small:4,large:2, found "${options.engines}"`);
 const engines = hardware.length;
 const fleet = options.engines.replaceAll(",", " ");
-const seed = wholeNumber("seed");
+const seeds = Array.from({ length: wholeNumber("seeds") }, (_, i) => 1 + i);
 
-type Make = (fleet: Fleet, disturbance: Disturbance) => RoutingPolicy;
+type Make = (fleet: Fleet, disturbance: Disturbance, seed: number) => RoutingPolicy;
 
 const queue = readQueue(options.queue);
 
-function readQueue(text: string | undefined): Record<string, number> | undefined {
+function readQueue(text: string | undefined): Record<string, unknown> | undefined {
   if (text === undefined) return undefined;
   try {
     const queue = JSON.parse(text);
@@ -85,7 +87,7 @@ function readQueue(text: string | undefined): Record<string, number> | undefined
 }
 
 function own(algorithm: PolicyName, exact?: EventDelay): Make {
-  return (fleet, disturbance) => new GatewayPolicy(fleet, { algorithm, seed, disturbance, queue, exact });
+  return (fleet, disturbance, seed) => new GatewayPolicy(fleet, { algorithm, seed, disturbance, queue, exact });
 }
 
 /** The rules that others publish; the best of them is the yardstick. */
@@ -93,7 +95,7 @@ const published: Record<string, Make> = {
   ...Object.fromEntries(
     Object.entries(PUBLISHED).map((
       [name, Rule],
-    ): [string, Make] => [name, (fleet) => new Rule(fleet, new Random(seed))]),
+    ): [string, Make] => [name, (fleet, _, seed) => new Rule(fleet, new Random(seed))]),
   ),
   inference_lb: own("inference_lb"),
 };
@@ -113,9 +115,10 @@ for (const name of chosen) {
   }
 }
 
-/** Rules that can be the best at saturation: the others are never near it. */
+/** Rules without a queue that can be the best at saturation: the others are never near it. */
 const CONTENDERS = [
   "least_request",
+  "sglang_cache_aware",
   "smg_cache_aware",
   "llmd_blend",
   "llmd_sticky",
@@ -125,13 +128,14 @@ const CONTENDERS = [
 ];
 const SATURATED_MS = 10_000;
 
-async function simulate(trace: Trace, scale: number, make: Make, disturbance = UNDISTURBED) {
+async function simulate(trace: Trace, scale: number, make: Make, disturbance = UNDISTURBED, seed = 1) {
   const simulator = new Simulator(hardware, disturbance);
-  return { simulator, jobs: await simulator.run(trace.requests, scale, (fleet) => make(fleet, disturbance)) };
+  return { simulator, jobs: await simulator.run(trace.requests, scale, (fleet) => make(fleet, disturbance, seed)) };
 }
 
-// Asked first: the rule that was not saturated last.
-let order = CONTENDERS;
+// Asked first: the rule that was not saturated last. Only those that are chosen, where any is.
+const contenders = CONTENDERS.filter((name) => chosen.includes(name));
+let order = contenders.length > 0 ? contenders : CONTENDERS;
 
 async function saturated(trace: Trace, scale: number): Promise<boolean> {
   for (const name of order) {
@@ -165,17 +169,29 @@ async function saturatingScale(trace: Trace): Promise<number> {
   return low;
 }
 
-function named(name: string): Trace {
+/** The same trace from each seed. */
+interface Seeded {
+  readonly name: string;
+  from(seed: number): Trace;
+}
+
+function named(name: string): Seeded {
   if (!(name in WORKLOADS)) stop(`--workload: there is no "${name}"; there are: ${Object.keys(WORKLOADS).join(" ")}`);
-  return makeTrace(name, seed, wholeNumber("requests", 1_000 * engines));
+  const requests = wholeNumber("requests", 1_000 * engines);
+  return { name, from: (seed) => makeTrace(name, seed, requests) };
 }
 
 const progress = Deno.stderr.isTerminal()
   ? (text: string) => Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${text}`))
   : () => {};
 
-const traces: Trace[] = options.trace !== undefined
-  ? [await readTrace(options.trace).catch((error: Error) => stop(error.message))]
+async function recorded(path: string): Promise<Seeded> {
+  const trace = await readTrace(path).catch((error: Error) => stop(error.message));
+  return { name: trace.name, from: (seed) => seed === 1 ? trace : shaken(trace, seed) };
+}
+
+const traces: Seeded[] = options.trace !== undefined
+  ? [await recorded(options.trace)]
   : (options.workload ? options.workload.split(",") : Object.keys(WORKLOADS)).map((name: string) => named(name));
 const loads: number[] = options.load.split(",").map(Number);
 if (!loads.every((load: number) => load > 0 && load <= 10)) {
@@ -190,30 +206,45 @@ for (const name of scenarios) {
 }
 
 const points: Point[] = [];
+/** Of each trace and load. */
+const bounds = new Map<string, readonly number[]>();
+const keyOf = ({ trace, disturbance, load }: Pick<Point, "trace" | "disturbance" | "load">) =>
+  `${trace} ${disturbance} ${load}`;
+const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const total = traces.length * scenarios.length * loads.length * chosen.length;
-for (const trace of traces) {
-  progress(`${trace.name}: looking for the saturating rate`);
-  const scale = options.scale === undefined ? await saturatingScale(trace) : Number(options.scale);
+for (const seeded of traces) {
+  progress(`${seeded.name}: looking for the saturating rate`);
+  const first = seeded.from(1);
+  const scale = options.scale === undefined ? await saturatingScale(first) : Number(options.scale);
   if (!(scale > 0)) stop(`--scale: expected a number above 0, found "${options.scale}"`);
-  if (!Deno.stderr.isTerminal()) console.error(`${trace.name}: saturates at ${scale.toFixed(3)} times its own rate`);
+  if (!Deno.stderr.isTerminal()) console.error(`${first.name}: saturates at ${scale.toFixed(3)} times its own rate`);
   for (const disturbance of scenarios) {
     const { fleet: conditions, trace: disturb } = SCENARIOS[disturbance];
-    const disturbed = disturb ? disturb(trace) : trace;
-    const ideal = idealHitRatio(disturbed.requests);
+    const disturbed = seeds.map((seed) => disturb ? disturb(seeded.from(seed)) : seeded.from(seed));
+    const ideal = idealHitRatio(disturbed[0].requests);
     for (const load of loads) {
+      const at = disturbed[0].requests.map((request) => ({ ...request, at: request.at / (scale * load) }));
+      bounds.set(
+        keyOf({ trace: first.name, disturbance, load }),
+        [1, Infinity].map((share) => mean(boundTtft(hardware, at, share))),
+      );
       for (const policy of chosen) {
         const bar = "#".repeat(Math.round(30 * points.length / total)).padEnd(30, ".");
-        progress(`${bar} ${trace.name} ${disturbance} ${load} ${policy}`);
-        const { jobs, simulator } = await simulate(disturbed, scale * load, policies[policy], conditions);
-        const about = { trace: trace.name, disturbance, engines, fleet, load, policy, ideal_hit_ratio: ideal };
-        points.push(measure(jobs, simulator, about));
+        progress(`${bar} ${first.name} ${disturbance} ${load} ${policy}`);
+        const about = { trace: first.name, disturbance, engines, fleet, load, policy, ideal_hit_ratio: ideal };
+        const runs: Point[] = [];
+        for (const [i, seed] of seeds.entries()) {
+          const { jobs, simulator } = await simulate(disturbed[i], scale * load, policies[policy], conditions, seed);
+          runs.push(measure(jobs, simulator, about));
+        }
+        points.push(merge(runs));
       }
     }
   }
 }
 progress("");
 console.log(table(points));
-console.log(`\n${versus(points, "late_binding", Object.keys(published))}`);
+console.log(`\n${versus(points, "late_binding", Object.keys(published), (point) => bounds.get(keyOf(point))!)}`);
 if (options.json) await Deno.writeTextFile(options.json, `${JSON.stringify({ points }, null, 2)}\n`);
 if (options.svg) {
   await Deno.writeTextFile(

@@ -33,12 +33,14 @@ export interface Point {
   imbalance: number;
   /** Requests that the gateway refused: the other figures are of the rest, but for goodput. */
   refused: number;
-  /** Share of the requests within 2 s to the first token and 100 ms a token. */
+  /** Share of the requests within 2 s to the first token and 50 ms a token. */
   goodput: number;
+  /** Mean TTFT of the runs from different seeds whose mean this is, ms. */
+  seed_means_ms: number[];
 }
 
 export const GOOD_TTFT_MS = 2_000;
-export const GOOD_TPOT_MS = 100;
+export const GOOD_TPOT_MS = 50;
 
 function distribution(values: number[]): Distribution {
   const sorted = Float64Array.from(values).sort();
@@ -71,47 +73,81 @@ export function measure(
     imbalance: Math.max(...sentTokens) * sentTokens.length / prompt,
     goodput: jobs.filter((_, i) => ttft[i] <= GOOD_TTFT_MS && tpot[i] <= GOOD_TPOT_MS).length / all.length,
     refused: all.length - jobs.length,
+    seed_means_ms: [ttft.reduce((sum, ms) => sum + ms, 0) / jobs.length],
   };
+}
+
+/** The mean of the same point's runs from several seeds. */
+export function merge(runs: readonly Point[]): Point {
+  const mean = (of: (point: Point) => number) => runs.reduce((sum, point) => sum + of(point), 0) / runs.length;
+  const merged: Point = { ...runs[0], seed_means_ms: runs.map(({ ttft_ms }) => ttft_ms.mean) };
+  for (const key of ["ttft_ms", "tpot_ms", "e2e_ms"] as const) {
+    merged[key] = { ...runs[0][key] };
+    for (const part of Object.keys(merged[key]) as (keyof Distribution)[]) {
+      merged[key][part] = mean((point) => point[key][part]);
+    }
+  }
+  for (
+    const key of [
+      "longest_wait_ms",
+      "requests_per_second",
+      "prefix_hit_ratio",
+      "imbalance",
+      "refused",
+      "goodput",
+    ] as const
+  ) merged[key] = mean((point) => point[key]);
+  return merged;
 }
 
 const seconds = (ms: number) => ms < 1_000_000 ? (ms / 1_000).toFixed(2) : (ms / 1_000).toFixed(0);
 
+/** A table in Markdown. */
+export function rows(heads: readonly string[], cells: readonly (readonly string[])[]): string {
+  return [heads, heads.map(() => "---"), ...cells].map((row) => `| ${row.join(" | ")} |`).join("\n");
+}
+
 /** A table of points, one row each. */
 export function table(points: readonly Point[]): string {
-  const lines = [
-    "| trace | disturbance | engines | load | policy | TTFT mean s | p50 | p90 | p99 | max | TPOT mean ms | hits | ideal | imbalance | longest wait s | goodput |",
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-  ];
-  for (const point of points) {
-    const { ttft_ms: ttft } = point;
-    const cells = [
+  const heads =
+    "trace,disturbance,engines,load,policy,TTFT mean s,p50,p90,p99,max,TPOT mean ms,p99,whole answer s,hits," +
+    "ideal,imbalance,longest wait s,goodput";
+  const cells = points.map((point) => {
+    const { ttft_ms: ttft, tpot_ms: tpot } = point;
+    return [
       point.trace,
       point.disturbance,
       point.fleet,
       `${Math.round(point.load * 100)} %`,
       point.policy,
       ...[ttft.mean, ttft.p50, ttft.p90, ttft.p99, ttft.max].map(seconds),
-      point.tpot_ms.mean.toFixed(1),
+      ...[tpot.mean, tpot.p99].map((ms) => ms.toFixed(1)),
+      seconds(point.e2e_ms.mean),
       point.prefix_hit_ratio.toFixed(3),
       point.ideal_hit_ratio.toFixed(3),
       point.imbalance.toFixed(2),
       seconds(point.longest_wait_ms),
       point.goodput.toFixed(3),
     ];
-    lines.push(`| ${cells.join(" | ")} |`);
-  }
-  return lines.join("\n");
+  });
+  return rows(heads.split(","), cells);
+}
+
+/** A ratio in bold; a tie where some seed says the opposite. */
+function ratio(mine: Point, best: Point): string {
+  const better = mine.seed_means_ms.map((ms, i) => ms < best.seed_means_ms[i]);
+  const tie = new Set(better).size > 1 ? " (tie)" : "";
+  return `**${(mine.ttft_ms.mean / best.ttft_ms.mean).toFixed(2)}**${tie}`;
 }
 
 /**
- * One policy beside the best of others at each point: the mean beside the best mean, the p99 beside that rule's and the
- * best p99 of all, the hit ratio beside that rule's.
+ * One policy beside others at each point: its mean TTFT beside that of the rule with the least, which is the best one; its
+ * p99, TPOT and whole answers beside that rule's; its goodput beside the most of any; and the bounds' means.
  */
-export function versus(points: readonly Point[], policy: string, others: readonly string[]): string {
-  const lines = [
-    "| trace | disturbance | engines | load | mean TTFT s | best rule | its mean | ratio | p99 s | over its p99 | over the best p99 | hits | its hits | longest wait s |",
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-  ];
+export function versus(points: readonly Point[], policy: string, others: readonly string[], bounds: Bounds): string {
+  const heads = "trace,disturbance,engines,load,TTFT mean s,best rule,its mean,ratio,p99 s,its p99,TPOT p99 ms,its," +
+    "whole answer s,its,hits,its,goodput,the rules' best,bounds s";
+  const cells: string[][] = [];
   for (const mine of points.filter((point) => point.policy === policy)) {
     const same = points.filter((point) =>
       others.includes(point.policy) && point.trace === mine.trace && point.load === mine.load &&
@@ -119,8 +155,8 @@ export function versus(points: readonly Point[], policy: string, others: readonl
     );
     if (same.length === 0) continue;
     const best = same.reduce((a, b) => b.ttft_ms.mean < a.ttft_ms.mean ? b : a);
-    const p99 = Math.min(...same.map(({ ttft_ms }) => ttft_ms.p99));
-    const cells = [
+    const both = (of: (point: Point) => string) => [of(mine), of(best)];
+    cells.push([
       mine.trace,
       mine.disturbance,
       mine.fleet,
@@ -128,18 +164,21 @@ export function versus(points: readonly Point[], policy: string, others: readonl
       seconds(mine.ttft_ms.mean),
       best.policy,
       seconds(best.ttft_ms.mean),
-      `**${(mine.ttft_ms.mean / best.ttft_ms.mean).toFixed(2)}**`,
-      seconds(mine.ttft_ms.p99),
-      (mine.ttft_ms.p99 / best.ttft_ms.p99).toFixed(2),
-      (mine.ttft_ms.p99 / p99).toFixed(2),
-      mine.prefix_hit_ratio.toFixed(3),
-      best.prefix_hit_ratio.toFixed(3),
-      seconds(mine.longest_wait_ms),
-    ];
-    lines.push(`| ${cells.join(" | ")} |`);
+      ratio(mine, best),
+      ...both(({ ttft_ms }) => seconds(ttft_ms.p99)),
+      ...both(({ tpot_ms }) => tpot_ms.p99.toFixed(0)),
+      ...both(({ e2e_ms }) => seconds(e2e_ms.mean)),
+      ...both(({ prefix_hit_ratio }) => prefix_hit_ratio.toFixed(3)),
+      mine.goodput.toFixed(3),
+      Math.max(...same.map(({ goodput }) => goodput)).toFixed(3),
+      bounds(mine).map(seconds).join(", "),
+    ]);
   }
-  return lines.join("\n");
+  return rows(heads.split(","), cells);
 }
+
+/** Mean TTFT, ms, that a point's fleet cannot go below by much. */
+export type Bounds = (point: Point) => readonly number[];
 
 /** Mean TTFT against load, one line a policy, as SVG. The vertical axis is logarithmic. */
 export function plot(points: readonly Point[], title: string): string {

@@ -5,11 +5,15 @@
 import { setImmediate } from "node:timers";
 import { EngineModel, type EngineProfile, type Sequence } from "../../src/mock/engine_model.ts";
 import { Random } from "../../src/base/random.ts";
+import { type CacheKeys, cacheKeys } from "./cache_keys.ts";
+import { EventHeap } from "./event_heap.ts";
 import type { TraceRequest } from "./trace.ts";
 
 /** A request in the simulation and what became of it. */
 export interface Job extends TraceRequest {
   readonly index: number;
+  /** Its prompt in the blocks of each size that the engines have. */
+  readonly keys: CacheKeys;
   /** Its first token is not seen by the gateway. */
   readonly hidden: boolean;
   /** The gateway refused it. */
@@ -26,6 +30,8 @@ export interface Job extends TraceRequest {
 /** What an engine's metrics say. */
 export interface EngineGauges {
   waiting: number;
+  running: number;
+  generated: number;
   kvUsage: number;
   blocksInUse: number;
 }
@@ -42,6 +48,8 @@ export interface Fleet {
   /** As they were when the engines were last asked. */
   readonly gauges: readonly EngineGauges[];
   send(job: Job, engine: number): void;
+  /** Prompt tokens of a job that an engine's cache holds at this moment. */
+  heldTokens(job: Job, engine: number): number;
   /** A request is not sent at all. */
   refuse(job: Job): void;
   /** Tells the policies of the other gateways something, when they are told next. */
@@ -96,7 +104,7 @@ export const UNDISTURBED: Disturbance = {
   resetMs: Infinity,
 };
 
-const NO_GAUGES: EngineGauges = { waiting: 0, kvUsage: 0, blocksInUse: 0 };
+const NO_GAUGES: EngineGauges = { waiting: 0, running: 0, generated: 0, kvUsage: 0, blocksInUse: 0 };
 
 /** One gateway's view of the fleet: its own accounting, and the others' as last heard. */
 class View implements Fleet {
@@ -165,6 +173,11 @@ class View implements Fleet {
     else this.after(networkMs, arrive);
   }
 
+  heldTokens(job: Job, engine: number): number {
+    const { cache, profile } = this.engines[engine];
+    return Math.min(job.inputTokens, cache.match(job.keys.of(profile.blockTokens)) * profile.blockTokens);
+  }
+
   refuse(job: Job): void {
     job.refused = true;
     this.simulator.ended();
@@ -209,9 +222,8 @@ class View implements Fleet {
 export class Simulator {
   now = 0;
   readonly engines: EngineModel[];
-  readonly #heap: { at: number; order: number; run: () => void }[] = [];
+  readonly #events = new EventHeap();
   readonly #stepping: boolean[];
-  #order = 0;
   #gauges: readonly EngineGauges[] = [];
   #gaugesAt = -Infinity;
   #open = 0;
@@ -236,8 +248,10 @@ export class Simulator {
     if (metricsAgeMs === Infinity) return this.#gauges.length > 0 ? this.#gauges : this.engines.map(() => NO_GAUGES);
     if (this.now - this.#gaugesAt >= metricsAgeMs) {
       this.#gaugesAt = this.now;
-      this.#gauges = this.engines.map(({ waiting, kvUsage, cache }) => ({
+      this.#gauges = this.engines.map(({ waiting, running, generatedTokensTotal: generated, kvUsage, cache }) => ({
         waiting,
+        running,
+        generated,
         kvUsage,
         blocksInUse: cache.inUse,
       }));
@@ -246,7 +260,7 @@ export class Simulator {
   }
 
   after(ms: number, run: () => void): void {
-    this.#push(this.now + ms, run);
+    this.#events.push(this.now + ms, run);
   }
 
   /** One request less to wait for. */
@@ -261,7 +275,7 @@ export class Simulator {
     const sequence: Sequence = {
       promptTokens: job.inputTokens,
       outputTokens: job.outputTokens,
-      blocks: job.blocks,
+      blocks: job.keys.of(model.profile.blockTokens),
       onToken: (generated) => {
         if (generated === 1) {
           job.cachedTokens = model.cachedTokens(sequence);
@@ -278,7 +292,7 @@ export class Simulator {
     const duration = this.engines[engine].beginStep();
     this.#stepping[engine] = duration !== undefined;
     if (duration === undefined) return;
-    this.#push(this.now + duration / (this.disturbance.speeds[engine] ?? 1), () => {
+    this.#events.push(this.now + duration / (this.disturbance.speeds[engine] ?? 1), () => {
       this.engines[engine].endStep();
       this.#step(engine);
     });
@@ -299,6 +313,7 @@ export class Simulator {
     const jobs = requests.map((request, index): Job => ({
       ...request,
       index,
+      keys: cacheKeys(request),
       hidden: random.next() < hidden,
       at: request.at / scale,
       refused: false,
@@ -334,14 +349,14 @@ export class Simulator {
         this.unsettled = false;
         await new Promise((resolve) => setImmediate(resolve));
       }
-      const event = this.#heap[0];
+      const event = this.#events.first;
       const job = jobs[next];
       if (job !== undefined && (event === undefined || job.at <= event.at)) {
         this.now = Math.max(this.now, job.at);
         next++;
         views[gateways === 1 ? 0 : random.below(gateways)].policy.arrive(job);
       } else if (event !== undefined) {
-        this.#pop();
+        this.#events.pop();
         this.now = event.at;
         event.run();
       } else break;
@@ -349,37 +364,4 @@ export class Simulator {
     for (const { policy } of views) policy.close?.();
     return jobs;
   }
-
-  #push(at: number, run: () => void): void {
-    const heap = this.#heap;
-    const item = { at, order: this.#order++, run };
-    let i = heap.push(item) - 1;
-    while (i > 0) {
-      const parent = (i - 1) >> 1;
-      if (before(heap[parent], item)) break;
-      heap[i] = heap[parent];
-      i = parent;
-    }
-    heap[i] = item;
-  }
-
-  #pop(): void {
-    const heap = this.#heap;
-    const last = heap.pop()!;
-    if (heap.length === 0) return;
-    let i = 0;
-    for (;;) {
-      let child = 2 * i + 1;
-      if (child >= heap.length) break;
-      if (child + 1 < heap.length && before(heap[child + 1], heap[child])) child++;
-      if (before(last, heap[child])) break;
-      heap[i] = heap[child];
-      i = child;
-    }
-    heap[i] = last;
-  }
-}
-
-function before(a: { at: number; order: number }, b: { at: number; order: number }): boolean {
-  return a.at < b.at || (a.at === b.at && a.order < b.order);
 }

@@ -43,6 +43,19 @@ export const WORKLOADS: Record<string, (random: Random, count: number) => TraceR
   /** Agents of one kind: long sessions that all begin with the same prompt of 8,192 tokens. */
   agent_sessions: (random, count) =>
     growing(random, count, { turns: 20, first: 20_000, more: 3_000, output: 200, pauseMs: 5_000, shared: 8_192 }),
+  /** Chat and autocompletion: many short prompts, of which nothing is shared. */
+  short_prompts(random, count) {
+    const prompts = new Prompts();
+    let at = 0;
+    return Array.from({ length: count }, () => {
+      at += exponential(random, 100);
+      const inputTokens = Math.min(16_000, lengths(random, 500, 1.3));
+      return { at, inputTokens, outputTokens: lengths(random, 60, 0.8), blocks: prompts.fresh(inputTokens), tenant: 0 };
+    });
+  },
+  /** Chats that come nearly one after the other, and all begin with the same prompt of 4,096 tokens. */
+  shared_chats: (random, count) =>
+    growing(random, count, { turns: 6, first: 400, more: 300, output: 200, pauseMs: 15_000, shared: 4_096 }),
   /** One tenant in ten sends half of the requests, with one long prompt. */
   hot_tenant(random, count) {
     const prompts = new Prompts();
@@ -132,6 +145,13 @@ function growing(
     }
   }
   return requests.sort((a, b) => a.at - b.at);
+}
+
+/** Each request comes up to half a second sooner or later: what differs less than such traces is not to be trusted. */
+export function shaken({ name, requests }: Trace, seed: number): Trace {
+  const random = new Random(seed);
+  const moved = requests.map((request) => ({ ...request, at: Math.max(0, request.at + 1_000 * random.next() - 500) }));
+  return { name, requests: moved.sort((a, b) => a.at - b.at) };
 }
 
 /** A workload by name. Throws Error for a name that there is not. */

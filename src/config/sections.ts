@@ -170,6 +170,9 @@ export const hedgeSchema = z.strictObject({
   least_ms: positive(600_000).default(100).describe("And at least as late as this"),
 }).prefault({});
 
+/** Objectives of the order in which requests wait. */
+export const FAIRNESS = ["mean", "balanced", "tail"] as const;
+
 export const queueSchema = z.strictObject({
   head_after_ms: z.int().min(0).max(600_000).default(1_000).describe(
     "A stream that waits longer gets its head: only then the runtime notices that its client left, and errors are events",
@@ -192,15 +195,25 @@ export const queueSchema = z.strictObject({
     .describe("How much later the first token may come on an endpoint with room than on the best one"),
   charge: z.number().min(0).max(100).default(2)
     .describe("Price of prefill work that another endpoint would not have, where half of the endpoints are busy"),
+  stall_charge: z.number().min(0).max(100).default(0.1).describe(
+    "Added to that price for each request that an endpoint has in flight in the mean: prefills keep its next token waiting",
+  ),
   max_charge: z.number().min(0).max(1_000).default(8),
-  ageing_per_s: z.number().min(0).max(1_000).default(0.2)
-    .describe("Order of the waiting: prefill time / (1 + this · seconds waited)"),
-  overdue_factor: z.number().min(0).max(1_000).default(0.9)
-    .describe("Who has waited longer than this multiple of the time that the backlog takes goes first"),
+  fairness: z.enum(FAIRNESS).default("balanced").describe(
+    "For whom the order of the waiting is: the mean wait (what is shortest to compute first, however long others wait), the longest waits (nearly the order of arrival), or both",
+  ),
+  ageing_per_s: z.number().min(0).max(1_000).optional().describe(
+    "Order of the waiting: prefill time / (1 + this · seconds waited); by fairness: mean 0, balanced 0.05, tail 0.2",
+  ),
+  overdue_factor: z.number().min(0).max(1_000).optional().describe(
+    "Who has waited longer than this multiple of the time that the backlog takes goes first; by fairness: mean 1,000, balanced 3, tail 0.9",
+  ),
   overdue_base_ms: z.number().min(0).max(600_000).default(1_000).describe("Added to that time"),
-  request_ms: z.number().min(0).max(10_000).default(5).describe("What a request in flight costs the next one"),
-  imbalance_ms: z.number().min(0).max(10_000).default(2)
-    .describe("Cost of the square of the requests that an endpoint has more than the least loaded"),
+  request_ms: z.number().min(0).max(10_000).default(5)
+    .describe("expected_ttft: what a request in flight costs the next one"),
+  balance_ms: z.number().min(0).max(60_000).default(600).describe(
+    "late_binding: what it costs a request that an endpoint has twice as many in flight as the mean one",
+  ),
   adapter_ms: z.number().min(0).max(600_000).default(200).describe("What it costs an engine to load a LoRA adapter"),
   tie_ms: z.number().min(0).max(10_000).default(2).describe("Endpoints whose costs differ by less are alike"),
   burst_tokens: z.int().min(0).max(1_000_000_000).default(16_384)

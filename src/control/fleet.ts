@@ -203,6 +203,7 @@ export class Fleet {
     });
     state.members.set(name, member);
     this.#byRow.set(row, member);
+    this.table.limits.setParallel(row, state.config.parallel_prefills);
     // Those that are there when the gateway starts share what there is to do from the first request on.
     this.health.add(member, this.#started);
     if (this.#config.probes.enabled) this.#probe(member);
@@ -211,13 +212,11 @@ export class Fleet {
 
   // Lists that nothing waits for are asked for when the start is over.
   #probe(member: Member): void {
-    const { config } = this.#clusters.get(member.cluster)!;
-    this.#prober.add(member, config.discover_models ? 0 : FIRST_MODELS_MS);
+    this.#prober.add(member, this.#clusters.get(member.cluster)!.config.discover_models ? 0 : FIRST_MODELS_MS);
   }
 
   #rowFor(state: ClusterState, { host, port, labels }: EndpointSpec): number | undefined {
-    const capacity = this.#chunks(state.config.kv_capacity_tokens);
-    const bits = memberships(state.labelBits, labels);
+    const [capacity, bits] = [this.#chunks(state.config.kv_capacity_tokens), memberships(state.labelBits, labels)];
     for (const again of [false, true]) {
       try {
         return this.table.add(state.row, { hostname: host, port }, capacity, bits);
@@ -241,6 +240,7 @@ export class Fleet {
     this.table.setLabels(member.row, memberships(state.labelBits, member.labels));
     member.engine = state.rule && PROBED[state.rule.backend];
     member.slots.configured = state.config.max_running_requests;
+    this.table.limits.setParallel(member.row, state.config.parallel_prefills);
     member.pages = this.#pagesOf(spec, state);
     if (member.reader.transport === state.transport) return;
     member.reader.close();

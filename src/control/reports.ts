@@ -125,7 +125,7 @@ export class Reports {
     }
     // The count is of a moment while the probe was under way: who was sent after its beginning is not in it.
     const done = this.#hidden.observe(member.row, waiting ?? NaN, nowMs - probeMs, nowMs);
-    this.#limitSlots(member, signals);
+    this.#limitSlots(member, signals, nowMs - probeMs, nowMs);
     if (done > 0 || waiting === 0) kernel.exports.fill(member.clusterRow, member.row, nowMs);
     if (signals.kvCapacityTokens !== undefined) {
       member.kvTokens = signals.kvCapacityTokens;
@@ -141,7 +141,8 @@ export class Reports {
     member.prefixTokens = signals.prefixTokens ?? member.prefixTokens;
   }
 
-  #limitSlots({ row, slots }: Member, { waiting, running }: EngineSignals): void {
+  #limitSlots({ row, slots }: Member, signals: EngineSignals, atMs: number, nowMs: number): void {
+    const { waiting, running, generatedTokens: generated } = signals;
     const { table } = this.#parts;
     const { queue, prediction } = this.#parts.config();
     const step = queue.room_tokens * prediction.bytes_per_token;
@@ -150,6 +151,9 @@ export class Reports {
       running,
       remote: table.remoteRequests(row),
       prefilling: table.uncachedBytes(row) + table.remotePromptBytes(row) >= step,
+      oldestMs: this.#hidden.oldestMs(row, atMs, nowMs),
+      generated,
+      atMs: nowMs,
     });
     table.limits.set(row, "slots", limit);
   }

@@ -57,6 +57,24 @@ export class KvCache {
       this.#used.set(key, (this.#used.get(key) ?? 0) + 1);
     }
     this.#anonymous += anonymous;
+    this.#evict();
+    for (const [from, to] of missing ?? []) this.listener!.stored(keys, from, to);
+    this.queries += keys.length;
+    this.hits += hits;
+    return { keys, anonymous, hits };
+  }
+
+  /** Takes one more block for an allocation; false when all are in use. */
+  grow(allocation: Allocation): boolean {
+    if (this.inUse >= this.capacity) return false;
+    allocation.anonymous++;
+    this.#anonymous++;
+    this.#evict();
+    return true;
+  }
+
+  // Of the blocks out of use, those released longest ago go until all there are fit.
+  #evict(): void {
     const removed: BlockKey[] = [];
     while (this.inUse + this.#idle.size > this.capacity) {
       const oldest = this.#idle.keys().next();
@@ -65,10 +83,6 @@ export class KvCache {
       removed.push(oldest.value);
     }
     if (removed.length > 0) this.listener?.removed(removed);
-    for (const [from, to] of missing ?? []) this.listener!.stored(keys, from, to);
-    this.queries += keys.length;
-    this.hits += hits;
-    return { keys, anonymous, hits };
   }
 
   // Runs of blocks that are not there.

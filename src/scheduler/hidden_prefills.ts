@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// First tokens that nobody sees, those of answers that are not streamed. Engines serve first come, first served: when one
+// Requests on an engine before their first token, and first tokens that nobody sees, those of answers that are not streamed. Engines serve first come, first served: when one
 // says that w requests wait in it, all of ours there but the last w, and the one being prefilled, have had theirs.
 
 import type { AttachedKernel } from "../../wasm/kernel.ts";
@@ -58,6 +58,12 @@ export class HiddenPrefills {
   /** Whether there are first tokens on an endpoint that nobody will see. */
   any(endpoint: number, nowMs: number): boolean {
     return this.#prefillsOf(endpoint, Infinity, nowMs).some(({ hidden }) => hidden);
+  }
+
+  /** Ms for which the first of the requests on an endpoint that were sent before a time waits for its first token; 0: none. */
+  oldestMs(endpoint: number, atMs: number, nowMs: number): number {
+    const [oldest] = this.#prefillsOf(endpoint, atMs, nowMs);
+    return oldest === undefined ? 0 : nowMs - oldest.sentAt;
   }
 
   #mostly(endpoint: number, row: number, nowMs: number): boolean {

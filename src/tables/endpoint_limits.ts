@@ -13,7 +13,10 @@ export class EndpointLimits {
   readonly #column: number;
   readonly #limits = new Map<number, Partial<Record<LimitReason, number>>>();
 
-  constructor({ exports: k, buffer }: AttachedKernel) {
+  readonly #kernel: AttachedKernel;
+
+  constructor(kernel: AttachedKernel) {
+    const { exports: k, buffer } = this.#kernel = kernel;
     this.#words = new Int32Array(buffer);
     this.#column = k.columnOffset(k.ENDPOINT_LIMIT) >>> 2;
   }
@@ -38,9 +41,17 @@ export class EndpointLimits {
     return limit === NO_LIMIT ? undefined : limit;
   }
 
+  /** Prompts that an endpoint's engine computes at once. */
+  setParallel(row: number, prompts: number): void {
+    const k = this.#kernel.exports;
+    Atomics.store(this.#words, (k.columnOffset(k.ENDPOINT_PARALLEL) >>> 2) + row, prompts);
+    if (prompts > 1) Atomics.store(this.#words, k.HEADER_PARALLEL, 1);
+  }
+
   /** The row is another endpoint's now. */
   reset(row: number): void {
     this.#limits.delete(row);
+    this.setParallel(row, 1);
     Atomics.store(this.#words, this.#column + row, NO_LIMIT);
   }
 }

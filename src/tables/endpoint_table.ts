@@ -79,7 +79,6 @@ export class EndpointTable {
     this.#writeIdentity(row, formatAddress(address));
     const counters = [
       k.ENDPOINT_HEAD_AT,
-      k.ENDPOINT_TOUCHED,
       k.ENDPOINT_FAILURES,
       k.ENDPOINT_SUCCESSES,
       k.ENDPOINT_DISPATCHED,
@@ -105,8 +104,8 @@ export class EndpointTable {
     }
     this.setRate(row, this.firstRate);
     this.limits.reset(row);
-    k.indexForget(row);
     this.setCapacity(row, capacityChunks);
+    k.indexForget(row);
     this.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
     Atomics.store(this.#words, this.#cell(k.ENDPOINT_STATE, row), EndpointState.available);
     const labels = labelSets & (-1 << k.LABEL_BITS);
@@ -355,7 +354,9 @@ export class EndpointTable {
   }
 
   setCapacity(row: number, chunks: number): void {
-    Atomics.store(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_CAPACITY, row), chunks);
+    const before = Atomics.exchange(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_CAPACITY, row), chunks);
+    // What it was presumed to hold was counted in parts of the capacity, a power of two of chunks each.
+    if (Math.clz32(before >>> 5) !== Math.clz32(chunks >>> 5)) this.#kernel.exports.indexForget(row);
     this.#setIdle(row);
   }
 
@@ -364,6 +365,7 @@ export class EndpointTable {
     const { kvUsage } = this.gauges(row);
     const idle = this.capacityChunks(row) * (1 - (Number.isNaN(kvUsage) ? 0 : Math.max(0, Math.min(1, kvUsage))));
     Atomics.store(this.#words, this.#cell(this.#kernel.exports.ENDPOINT_IDLE, row), Math.floor(idle));
+    this.#kernel.exports.indexEvict(row);
   }
 
   gauges(row: number): Gauges {

@@ -5,6 +5,13 @@
 import type { AttachedKernel } from "../../wasm/kernel.ts";
 import type { QueueConfig } from "../config/sections.ts";
 
+/** By what fairness is for: how waits shorten a request, and after what multiple of the backlog's time one is overdue. */
+const FAIRNESS = {
+  mean: { ageing_per_s: 0, overdue_factor: 1_000 },
+  balanced: { ageing_per_s: 0.05, overdue_factor: 3 },
+  tail: { ageing_per_s: 0.2, overdue_factor: 0.9 },
+} as const;
+
 /** Predicts prefill times by moving averages instead of least squares. Once, before any worker starts. */
 export function predictByAverages(kernel: AttachedKernel): void {
   new Uint32Array(kernel.buffer)[kernel.exports.HEADER_AVERAGES] = 1;
@@ -22,11 +29,13 @@ export function writeQueueParameters(kernel: AttachedKernel, queue: QueueConfig,
   floats[k.HEADER_SLACK] = queue.slack_ms;
   floats[k.HEADER_CHARGE] = queue.charge;
   floats[k.HEADER_MAX_CHARGE] = queue.max_charge;
-  floats[k.HEADER_AGEING] = queue.ageing_per_s / 1_000;
-  floats[k.HEADER_OVERDUE] = queue.overdue_factor;
+  floats[k.HEADER_STALL] = queue.stall_charge;
+  const fairness = FAIRNESS[queue.fairness];
+  floats[k.HEADER_AGEING] = (queue.ageing_per_s ?? fairness.ageing_per_s) / 1_000;
+  floats[k.HEADER_OVERDUE] = queue.overdue_factor ?? fairness.overdue_factor;
   floats[k.HEADER_OVERDUE_BASE] = queue.overdue_base_ms;
   floats[k.HEADER_RUN] = queue.request_ms;
-  floats[k.HEADER_RUN_SQUARE] = queue.imbalance_ms;
+  floats[k.HEADER_BALANCE] = queue.balance_ms;
   floats[k.HEADER_ADAPTER] = queue.adapter_ms;
   floats[k.HEADER_BURST] = queue.burst_tokens * bytesPerToken;
   floats[k.HEADER_TIE] = queue.tie_ms;

@@ -7,6 +7,9 @@ const reading = (more: Partial<SlotReading>): SlotReading => ({
   running: 0,
   remote: 0,
   prefilling: false,
+  oldestMs: 5_000,
+  generated: undefined,
+  atMs: 0,
   ...more,
 });
 
@@ -29,6 +32,19 @@ Deno.test("SlotLimit: requests that wait beside little prefill work tell how man
   assertEquals(slots.observe(reading({ remote: 20, running: 8, waiting: 4 })), 1);
   slots.forget();
   assertEquals(slots.observe(reading({})), 32);
+});
+
+Deno.test("SlotLimit: who came during a step waits for the next one; beyond some of them it is for a slot", () => {
+  const slots = new SlotLimit(undefined);
+  // 40 sequences, 40 tokens each 250 ms.
+  const at = (step: number, more: Partial<SlotReading>) =>
+    slots.observe(reading({ running: 40, generated: 40 * step, atMs: 250 * step, ...more }));
+  assertEquals(at(0, { waiting: 3, oldestMs: 900 }), 32, "nothing is known of steps, and a second is not over");
+  assertEquals(at(1, { waiting: 3, oldestMs: 900 }), 32);
+  assertEquals(at(2, { waiting: 3, oldestMs: 1_001 }), 40);
+  const silent = new SlotLimit(undefined);
+  assertEquals([990, 1_010].map((oldestMs) => silent.observe(reading({ running: 9, waiting: 1, oldestMs }))), [32, 9]);
+  assertEquals(new SlotLimit(undefined).observe(reading({ running: 9, waiting: 1, oldestMs: 0 })), 32, "none of ours");
 });
 
 Deno.test("SlotLimit: requests that wait for a long prefill say nothing of slots", () => {

@@ -119,7 +119,10 @@ Deno.test("late_binding scores by work ahead, flight and recomputation; it takes
     const cluster = new Float64Array(kernel.buffer, k.clusterOffset(1), 16);
     cluster[k.CLUSTER_BUSY >>> 3] = busy;
     cluster[k.CLUSTER_BUSY_AT >>> 3] = NOW;
-    const charge = Math.min(queue.max_charge, queue.charge * busy / (1 - busy));
+    // So much of the beginning draws nobody, as many share it.
+    const shared = random.chance(0.5) ? 0 : random.below(40);
+    new Int32Array(kernel.buffer)[(k.decisionOffset() + k.QUESTION_SHARED) >>> 2] = 512 * shared;
+    const drawn = ({ matched }: Endpoint) => uncached(Math.max(matched, shared));
     // The mean speed, as ms a byte.
     const mean = endpoints.length / endpoints.reduce((sum, { rate }) => sum + 1 / rate, 0);
     const weight = ({ rate }: Endpoint) => {
@@ -128,12 +131,17 @@ Deno.test("late_binding scores by work ahead, flight and recomputation; it takes
     };
     const inFlight = (one: Endpoint) => one.requests * weight(one);
     const minFlight = Math.min(...endpoints.map(inFlight));
+    const meanFlight = endpoints.reduce((sum, one) => sum + inFlight(one), 0) / endpoints.length;
+    const waits = queue.charge * busy / (1 - busy);
+    const charge = Math.min(queue.max_charge, waits + queue.stall_charge * meanFlight);
     const chosen = choose(k.POLICY_LATE_BINDING);
     const uncached = (matched: number) =>
       Math.max(400, bytes - Math.min(bytes, matched === 0 ? 0 : (matched + 1) * 512));
-    const flight = (one: Endpoint) =>
-      queue.request_ms * inFlight(one) + queue.imbalance_ms * (inFlight(one) - minFlight) ** 2;
-    const cost = (one: Endpoint) => aheadMs(one) + flight(one) + (one.rate + charge * mean) * uncached(one.matched);
+    const flight = (one: Endpoint) => {
+      const more = inFlight(one) - minFlight;
+      return queue.balance_ms * more / Math.max(8, meanFlight);
+    };
+    const cost = (one: Endpoint) => aheadMs(one) + flight(one) + (one.rate + charge * mean) * drawn(one);
     for (const one of endpoints) close(-score(one.row), cost(one), `row ${one.row} of round ${round}`);
     const best = Math.min(...endpoints.map(cost));
     const free = endpoints.filter((one) => takes(one, uncached(one.matched))).toSorted((a, b) => cost(a) - cost(b))[0];

@@ -35,9 +35,16 @@ Deno.test("prefix index agrees with its twin on random conversations, ageing and
     const twin = new TwinIndex(rows, (row) => table.capacityChunks(row), (row) => idle[row]);
     const running: { prompt: bigint[]; salt: number; row: number; pinned: number }[] = [];
     // `add` forgets what a row held before, which moves its clock.
-    const clock = new Int32Array(kernel.buffer, kernel.exports.columnOffset(kernel.exports.ENDPOINT_INSERTED), 64);
-    for (const row of rows) twin.inserted.set(row, clock[row]);
-    for (let step = 0; step < 400; step++) {
+    const { exports: k } = kernel;
+    const column = (number: number) => new Int32Array(kernel.buffer, k.columnOffset(number), 64);
+    const clock = column(k.ENDPOINT_INSERTED);
+    const frontier = column(k.ENDPOINT_FRONTIER);
+    const findable = column(k.ENDPOINT_FINDABLE);
+    for (const row of rows) {
+      twin.inserted.set(row, clock[row]);
+      twin.frontier.set(row, frontier[row]);
+    }
+    for (let step = 0; step < (round === 0 ? 8_000 : 400); step++) {
       // A tree of prefixes: branch b at depth d is the same for all prompts that share the way there.
       let path = 0n;
       const prompt = Array.from({ length: random.below(20) }, () => {
@@ -46,7 +53,7 @@ Deno.test("prefix index agrees with its twin on random conversations, ageing and
       });
       const salt = random.below(2);
       const row = random.pick(rows);
-      const action = random.below(6);
+      const action = random.below(7);
       if (action === 0) {
         insert(kernel, prompt, salt, row);
         twin.insert(prompt, salt, row);
@@ -60,10 +67,67 @@ Deno.test("prefix index agrees with its twin on random conversations, ageing and
         writeHashes(kernel, one.prompt);
         kernel.exports.indexUnpinScratch(one.prompt.length, one.pinned, one.salt, one.row);
         twin.unpin(one.prompt, one.pinned, one.salt, one.row);
+      } else if (action === 6) {
+        table.setGauges(row, { waiting: 0, running: 0, kvUsage: random.next() * 0.8 });
+        twin.evict(row);
       }
       assertEquals(lookUp(kernel, prompt, salt), twin.lookUp(prompt, salt));
     }
-    for (const row of rows) assertEquals(clock[row], twin.inserted.get(row));
+    for (const row of rows) {
+      assertEquals([clock[row], frontier[row]], [twin.inserted.get(row), twin.frontier.get(row)]);
+      assertEquals(findable[row], twin.findable(row));
+    }
+  }
+});
+
+Deno.test("prefix index: a conversation is held however often others come again, until new ones need its room", () => {
+  const kernel = freshKernel();
+  const [row] = fleet(kernel, 1, () => 200);
+  const { exports: k } = kernel;
+  const turn = (prompt: bigint[]) => {
+    writeHashes(kernel, prompt);
+    const pinned = k.indexPinScratch(prompt.length, 0, row);
+    writeHashes(kernel, prompt);
+    k.indexUnpinScratch(prompt.length, pinned, 0, row);
+  };
+  const chunks = (from: number, count: number) => Array.from({ length: count }, (_, i) => BigInt(from + i));
+  const quiet = chunks(1, 60);
+  turn(quiet);
+  for (let i = 0; i < 200; i++) turn(chunks(1_000, 100));
+  assertEquals(lookUp(kernel, quiet, 0).matches.get(row), 60 * CHUNK_BYTES, "160 of 200, and nobody needs more");
+  turn(chunks(2_000, 36));
+  assertEquals(lookUp(kernel, quiet, 0).matches.get(row), 60 * CHUNK_BYTES);
+  turn(chunks(3_000, 60));
+  assertEquals(lookUp(kernel, quiet, 0).matches.size, 0);
+  assertEquals(lookUp(kernel, chunks(1_000, 100), 0).matches.get(row), 100 * CHUNK_BYTES, "it came again later");
+});
+
+Deno.test("prefix index: a beginning behind which as many prompts part as there are endpoints is shared", () => {
+  for (const endpoints of [1, 3, 8]) {
+    const kernel = freshKernel();
+    const k = kernel.exports;
+    const rows = fleet(kernel, endpoints, () => 10_000);
+    const shared = (prompt: bigint[]) => {
+      lookUp(kernel, prompt, 0);
+      return decisionWord(kernel, k.QUESTION_SHARED) / CHUNK_BYTES;
+    };
+    // One conversation goes on and on: nobody parts from it.
+    const conversation = [1n, 2n];
+    for (let turn = 0; turn < 30; turn++) {
+      conversation.push(BigInt(100 + turn));
+      insert(kernel, conversation, 0, rows[0]);
+      insert(kernel, conversation, 0, rows[0]);
+    }
+    assertEquals(shared(conversation), 0);
+    const least = Math.max(2, endpoints);
+    for (let i = 0; i < least; i++) {
+      assertEquals(shared([1n, 2n, 7n]), 0, `${i} of ${least}`);
+      insert(kernel, [1n, 2n, BigInt(1_000 + i)], 0, rows[0]);
+    }
+    assertEquals([shared([1n, 2n, 7n]), shared([1n, 2n]), shared([1n, 3n])], [2, 2, 0]);
+    // It is forgotten when that was thousands of requests ago.
+    for (let i = 0; i < 8 * 1_024; i++) insert(kernel, [BigInt(1_000_000 + i)], 0, rows[0]);
+    assertEquals(shared([1n, 2n, 7n]), 0);
   }
 });
 
@@ -76,21 +140,27 @@ Deno.test("prefix index: what is in use is held whatever comes, and ages from wh
   assertEquals(lookUp(kernel, [1n, 2n], 0).matches.get(row), 2 * CHUNK_BYTES, "in use");
   writeHashes(kernel, [1n, 2n]);
   kernel.exports.indexUnpinScratch(2, pinned, 0, row);
-  for (let i = 0; i < 9; i++) insert(kernel, [200n + BigInt(i)], 0, row);
+  for (let i = 0; i < 8; i++) insert(kernel, [200n + BigInt(i)], 0, row);
   assertEquals(lookUp(kernel, [1n, 2n], 0).matches.get(row), 2 * CHUNK_BYTES, "the newest out of use");
   for (let i = 0; i < 9; i++) insert(kernel, [300n + BigInt(i)], 0, row);
   assertEquals(lookUp(kernel, [1n, 2n], 0).matches.size, 0);
 });
 
-Deno.test("prefix index: a cache full of running requests holds nothing else", () => {
+Deno.test("prefix index: what an engine needs for running requests it has given up", () => {
   const kernel = freshKernel();
   const [row] = fleet(kernel, 1, () => 10);
   const table = new EndpointTable(kernel);
   insert(kernel, [1n, 2n, 3n, 4n], 0, row);
-  table.setGauges(row, { waiting: 0, running: 9, kvUsage: 0.75 });
-  assertEquals(lookUp(kernel, [1n, 2n, 3n, 4n], 0).matches.get(row), 3 * CHUNK_BYTES);
   table.setGauges(row, { waiting: NaN, running: NaN, kvUsage: NaN });
   assertEquals(lookUp(kernel, [1n, 2n, 3n, 4n], 0).matches.get(row), 4 * CHUNK_BYTES, "not known is not full");
+  table.setGauges(row, { waiting: 0, running: 9, kvUsage: 0.75 });
+  assertEquals(lookUp(kernel, [1n, 2n, 3n, 4n], 0).matches.get(row), 2 * CHUNK_BYTES);
+  table.setGauges(row, { waiting: 0, running: 0, kvUsage: 0 });
+  assertEquals(
+    lookUp(kernel, [1n, 2n, 3n, 4n], 0).matches.get(row),
+    2 * CHUNK_BYTES,
+    "what is gone does not come back",
+  );
 });
 
 Deno.test("prefix index forgets what an engine can no longer hold", () => {
@@ -99,7 +169,7 @@ Deno.test("prefix index forgets what an engine can no longer hold", () => {
   const first = [1n, 2n, 3n];
   insert(kernel, first, 0, row);
   assertEquals(lookUp(kernel, first, 0).matches.get(row), 3 * CHUNK_BYTES);
-  for (let i = 0; i < 9; i++) insert(kernel, [400n + BigInt(i)], 0, row);
+  for (let i = 0; i < 8; i++) insert(kernel, [400n + BigInt(i)], 0, row);
   assertEquals(lookUp(kernel, first, 0).matches.get(row), 2 * CHUNK_BYTES, "the tail goes first");
   for (let i = 0; i < 8; i++) insert(kernel, [200n + BigInt(i)], 0, row);
   assertEquals(lookUp(kernel, first, 0).matches.size, 0);

@@ -92,7 +92,9 @@ interface Entry {
 export class TwinIndex {
   /** Chunks that came out of use, by row. */
   readonly inserted = new Map<number, number>();
-  readonly #ages = new Map<number, number>();
+  /** Of each row, the chunks out of use by the epoch of their stamps, and the oldest epoch that is there. */
+  readonly #counts = new Map<number, Map<number, number>>();
+  readonly frontier = new Map<number, number>();
   readonly #entries = new Map<string, Entry>();
 
   /**
@@ -109,25 +111,55 @@ export class TwinIndex {
     return (this.inserted.get(row) ?? 0) - stamp;
   }
 
+  #epoch(row: number, stamp: number): number {
+    return Math.floor(stamp / 2 ** Math.max(0, Math.floor(Math.log2(Math.floor(this.capacity(row) / 32) || 1))));
+  }
+
   #alive(holder: Holder): boolean {
-    return this.#age(holder) <= this.idle(holder.row);
+    return this.#age(holder) < 0 || this.#epoch(holder.row, holder.stamp) >= (this.frontier.get(holder.row) ?? 0);
   }
 
-  #next(row: number): number {
-    const count = (this.inserted.get(row) ?? 0) + 1;
-    this.inserted.set(row, count);
-    return count;
+  #countsOf(row: number): Map<number, number> {
+    const counts = this.#counts.get(row) ?? new Map<number, number>();
+    this.#counts.set(row, counts);
+    return counts;
   }
 
-  // In use again: the clock goes back by the share of what is idle that is older.
-  #taken(holder: Holder): void {
-    const { row } = holder;
-    if (this.#age(holder) < 0) return;
-    const whole = this.idle(row) + 1;
-    const older = whole - Math.min(whole, this.#age(holder));
-    const before = (this.#ages.get(row) ?? 0) % whole;
-    this.#ages.set(row, (this.#ages.get(row) ?? 0) + older);
-    if (before + older >= whole) this.inserted.set(row, this.inserted.get(row)! - 1);
+  findable(row: number): number {
+    return this.#countsOf(row).values().reduce((sum, count) => sum + count, 0);
+  }
+
+  #release(row: number): number {
+    const stamp = (this.inserted.get(row) ?? 0) + 1;
+    this.inserted.set(row, stamp);
+    const epoch = this.#epoch(row, stamp);
+    const counts = this.#countsOf(row);
+    const merged = counts.get(epoch - 512) ?? 0;
+    counts.delete(epoch - 512);
+    if (merged > 0) counts.set(epoch - 511, (counts.get(epoch - 511) ?? 0) + merged);
+    counts.set(epoch, (counts.get(epoch) ?? 0) + 1);
+    return stamp;
+  }
+
+  // The epoch with which one is counted: the last 512 each for themselves.
+  #countedWith(row: number, epoch: number): number {
+    return Math.max(epoch, this.#epoch(row, this.inserted.get(row) ?? 0) - 511);
+  }
+
+  #evictTo(row: number, most: number): void {
+    const now = this.#epoch(row, this.inserted.get(row) ?? 0);
+    for (;;) {
+      const oldest = this.#countedWith(row, this.frontier.get(row) ?? 0);
+      const over = this.findable(row) - most;
+      if (over <= 0 || oldest >= now || (this.#countsOf(row).get(oldest) ?? 0) > 2 * over) return;
+      this.#countsOf(row).delete(oldest);
+      this.frontier.set(row, oldest + 1);
+    }
+  }
+
+  /** The engine has just told how much of its cache is in use. */
+  evict(row: number): void {
+    this.#evictTo(row, this.idle(row));
   }
 
   insert(hashes: bigint[], salt: number, row: number): void {
@@ -144,9 +176,14 @@ export class TwinIndex {
     this.#hold(hashes, salt, row, "unpin", pinned);
   }
 
-  #stamp(row: number, how: string, comesOut: boolean): number {
-    if (how === "pin") return (this.inserted.get(row) ?? 0) + this.capacity(row);
-    return comesOut ? this.#next(row) : this.inserted.get(row) ?? 0;
+  #stamp(row: number, how: string, counts: boolean): number {
+    if (how === "pin") return this.#pin(row, 1);
+    return counts ? this.#release(row) : this.inserted.get(row) ?? 0;
+  }
+
+  #pin(row: number, users: number): number {
+    const base = (this.inserted.get(row) ?? 0) + 16 * this.capacity(row) + 126;
+    return base - base % 64 + Math.min(63, users);
   }
 
   #hold(hashes: bigint[], salt: number, row: number, how: "insert" | "pin" | "unpin", pinned = 0): void {
@@ -154,13 +191,23 @@ export class TwinIndex {
       const key = `${salt}:${hash}`;
       const entry = this.#entries.get(key) ?? { wide: 0, holders: Array(7).fill(undefined) };
       this.#entries.set(key, entry);
+      const narrow = entry.wide === 0;
       const mine = entry.holders.find((holder) => holder?.row === row);
       if (mine) {
-        const lives = this.#alive(mine);
-        if (how === "unpin") {
-          if (mine.stamp - this.capacity(row) - pinned > 0) continue;
-        } else if (lives) this.#taken(mine);
-        mine.stamp = this.#stamp(row, how, how === "unpin" ? this.#age(mine) < 0 : true);
+        const inUse = this.#age(mine) < 0;
+        if (inUse && how === "insert") continue;
+        if (inUse && how === "unpin" && (this.inserted.get(row) ?? 0) - pinned > 32 * this.capacity(row)) continue;
+        if (inUse && (how === "pin" || mine.stamp % 64 > 1)) {
+          mine.stamp = how === "pin" ? this.#pin(row, mine.stamp % 64 + 1) : mine.stamp - 1;
+          continue;
+        }
+        if (this.#alive(mine) && !inUse && narrow) {
+          const counts = this.#countsOf(row);
+          const epoch = this.#countedWith(row, this.#epoch(row, mine.stamp));
+          const count = counts.get(epoch) ?? 0;
+          if (count > 0) counts.set(epoch, count - 1);
+        }
+        mine.stamp = this.#stamp(row, how, narrow);
         continue;
       }
       let recorded = bitOf(row);
@@ -185,8 +232,9 @@ export class TwinIndex {
         });
         entry.wide |= recorded;
       }
-      entry.holders[place] = { row, stamp: this.#stamp(row, how, true) };
+      entry.holders[place] = { row, stamp: this.#stamp(row, how, narrow) };
     }
+    this.#evictTo(row, this.capacity(row));
   }
 
   lookUp(hashes: bigint[], salt: number): { everywhere: number; matches: Map<number, number> } {

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals } from "@std/assert";
-import { DEFAULT_PROFILE, EngineModel, type EngineProfile, type Sequence } from "../../src/mock/engine_model.ts";
+import {
+  DEFAULT_PROFILE,
+  EngineModel,
+  type EngineProfile,
+  prefillMs,
+  type Sequence,
+} from "../../src/mock/engine_model.ts";
 import { KvCache } from "../../src/mock/kv_cache.ts";
 import { Random, seed } from "../support/seed.ts";
 
@@ -57,19 +63,27 @@ Deno.test("prefill is first come first served and the batch is bounded", () => {
 
 Deno.test("random lives: all finish, nothing is left in the cache's use", () => {
   const random = new Random(seed);
-  for (let round = 0; round < 30; round++) {
-    const model = new EngineModel({ ...DEFAULT_PROFILE, kvBlocks: 200, maxRunning: 1 + random.below(8) });
+  let preempted = 0;
+  for (let round = 0; round < 60; round++) {
+    const growing = random.chance(0.5);
+    const prefillChunkTokens = random.chance(0.5) ? 8 + random.below(64) : 2_048;
+    const kvBlocks = growing ? 60 : 200;
+    const maxRunning = 1 + random.below(8);
+    const model = new EngineModel({ ...DEFAULT_PROFILE, kvBlocks, maxRunning, growing, prefillChunkTokens });
     const open = new Set<Sequence>();
     let finished = 0;
     let submitted = 0;
     for (let step = 0; step < 400; step++) {
       if (random.chance(0.3)) {
         const outputTokens = 1 + random.below(30);
+        const promptTokens = 1 + random.below(600);
+        let told = 0;
         const sequence: Sequence = {
-          promptTokens: 1 + random.below(600),
+          promptTokens,
           outputTokens,
-          blocks: Array.from({ length: random.below(38) }, (_, i) => `${random.below(3)}-${i}`),
+          blocks: Array.from({ length: Math.floor(promptTokens / 16) }, (_, i) => `${random.below(3)}-${i}`),
           onToken(generated) {
+            assertEquals(generated, ++told);
             if (generated === outputTokens) {
               open.delete(sequence);
               finished++;
@@ -86,7 +100,7 @@ Deno.test("random lives: all finish, nothing is left in the cache's use", () => 
         open.delete(victim);
         submitted--;
       }
-      assert(model.cache.inUse <= 200);
+      assert(model.cache.inUse <= kvBlocks);
       if (model.beginStep() !== undefined) {
         if (open.size > 0 && random.chance(0.1)) {
           const victim = random.pick([...open]);
@@ -99,7 +113,55 @@ Deno.test("random lives: all finish, nothing is left in the cache's use", () => 
     }
     while (model.beginStep() !== undefined) model.endStep();
     assertEquals([model.idle, finished, model.cache.inUse], [true, submitted, 0]);
+    preempted += model.preemptionsTotal;
   }
+  assert(preempted > 0, "some were preempted");
+});
+
+Deno.test("attention costs with the square of what is behind a chunk, generation with the contexts", () => {
+  const profile = { attentionMs: 4, stepPerContextMs: 0.5, stepBaseMs: 10, stepPerRunningMs: 0 };
+  const { times } = run(profile, [{ tokens: 4_096, output: 2, blocks: [] }]);
+  assertEquals(times[0].first.toFixed(6), (2 * 10 + 512 + 4 * 4.096 ** 2).toFixed(6));
+  assertEquals((times[0].last - times[0].first).toFixed(6), (10 + 0.5 * 4.097).toFixed(6));
+  assertEquals(prefillMs({ ...DEFAULT_PROFILE, ...profile }, 4_096, 4_096), times[0].first);
+  const half = prefillMs({ ...DEFAULT_PROFILE, ...profile }, 4_096, 2_048);
+  assertEquals(half.toFixed(6), (10 + 256 + 4 * (4.096 ** 2 - 2.048 ** 2)).toFixed(6), "the second half");
+});
+
+Deno.test("several prompts are computed at once where one may not take all of a step", () => {
+  const prompts = [8_192, 512, 512].map((tokens) => ({ tokens, output: 1, blocks: [] }));
+  const firsts = (longPrefillTokens?: number) =>
+    run({ ...(longPrefillTokens && { longPrefillTokens }) }, prompts).times.map(({ first }) => first);
+  const [long, short] = firsts(512);
+  assert(short < long / 4);
+  assert(firsts()[0] < firsts()[1]);
+});
+
+Deno.test("growing: generated tokens take from the budget of prefills", () => {
+  const prompts = [{ tokens: 10, output: 40, blocks: [] }, { tokens: 320, output: 1, blocks: [] }];
+  const steps = (growing: boolean) => {
+    const { times } = run({
+      growing,
+      prefillChunkTokens: 33,
+      stepBaseMs: 1,
+      stepPerRunningMs: 0,
+      prefillTokensPerSecond: 1e9,
+    }, prompts);
+    return Math.round(times[1].first);
+  };
+  // 23 of the first step's 33 are left to the second prompt; then 33, or 32 beside the token of the first one.
+  assertEquals([steps(false), steps(true)], [10, 11]);
+});
+
+Deno.test("growing: the last to come gives up its blocks, waits in front, and goes on where it was", () => {
+  const prompt = (at: number) => Array.from({ length: 4 }, (_, i) => at + i);
+  const both = [0, 10].map((at) => ({ tokens: 64, output: 64, blocks: prompt(at) }));
+  const { model, times } = run({ growing: true, kvBlocks: 12 }, both);
+  assertEquals(model.preemptionsTotal, 1);
+  assertEquals(times.map(({ tokens }) => tokens), [64, 64]);
+  assert(times[0].last < times[1].last);
+  const { model: roomy } = run({ growing: true, kvBlocks: 64 }, both);
+  assertEquals(roomy.preemptionsTotal, 0);
 });
 
 Deno.test("KvCache evicts what was released longest ago, the end of a prefix first", () => {

@@ -3,12 +3,14 @@
 // seed, and what the bench is there to show holds on a loaded fleet.
 
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
+import { prefillMs } from "../../src/mock/engine_model.ts";
+import { boundTtft } from "../../bench/routing/bound.ts";
 import { GatewayPolicy } from "../../bench/routing/gateway_policy.ts";
 import { PUBLISHED } from "../../bench/routing/published.ts";
-import { measure, plot, type Point, table } from "../../bench/routing/report.ts";
+import { measure, merge, plot, type Point, table, versus } from "../../bench/routing/report.ts";
 import { parseFleet } from "../../bench/routing/hardware.ts";
 import { type Fleet, type RoutingPolicy, Simulator, UNDISTURBED } from "../../bench/routing/simulator.ts";
-import { idealHitRatio, makeTrace, readTrace, type Trace, WORKLOADS } from "../../bench/routing/trace.ts";
+import { idealHitRatio, makeTrace, readTrace, shaken, type Trace, WORKLOADS } from "../../bench/routing/trace.ts";
 import { Random } from "../support/seed.ts";
 import { sharedText } from "../support/shared.ts";
 
@@ -84,13 +86,73 @@ Deno.test("one engine alone answers as its profile says", async () => {
 
 Deno.test("beyond saturation late binding answers sooner than the best rule that sends at once", async () => {
   const trace = makeTrace("multi_turn", 1, 1_500);
-  const scale = 3;
+  const scale = 4;
   const late = (await run(trace, "late_binding", { load: scale })).point;
   const others: number[] = [];
   for (const policy of ["smg_cache_aware", "llmd_blend", "llmd_sticky", "inference_lb", "expected_ttft"]) {
     others.push((await run(trace, policy, { load: scale })).point.ttft_ms.mean);
   }
   assert(late.ttft_ms.mean < Math.min(...others), `${late.ttft_ms.mean} beside ${others}`);
+});
+
+Deno.test("engines as in vLLM: every policy answers every request; none is sooner than the bound", async () => {
+  const fleet = "vllm:1,vllm_large:1";
+  for (const name of ["short_prompts", "agents"]) {
+    const trace = makeTrace(name, 5, 150);
+    const scaled = trace.requests.map((request) => ({ ...request, at: request.at / 2 }));
+    const bound = boundTtft(parseFleet(fleet)!, scaled, Infinity);
+    assertEquals(bound.length, 150);
+    const least = bound.reduce((sum, ms) => sum + ms, 0) / 150;
+    for (const policy of ["smg_cache_aware", "dynamo_queue", "late_binding"]) {
+      const { jobs, simulator, point } = await run(trace, policy, { fleet, load: 2 });
+      assert(jobs.every(({ sentAt, firstTokenAt, endAt }) => sentAt < firstTokenAt && firstTokenAt <= endAt));
+      assertEquals(simulator.engines.map(({ idle }) => idle), [true, true]);
+      assert(point.ttft_ms.mean > least, `${name} ${policy}: ${point.ttft_ms.mean} beside ${least}`);
+    }
+  }
+});
+
+Deno.test("bound: the shortest prompt of those that wait goes first; what was computed is computed no more", () => {
+  const [engine] = parseFleet("standard:1")!;
+  const one = (at: number, inputTokens: number, first: number) => ({
+    at,
+    inputTokens,
+    outputTokens: 1,
+    blocks: Array.from({ length: Math.ceil(inputTokens / 512) }, (_, i) => first + i),
+    tenant: 0,
+  });
+  const long = prefillMs(engine, 8_192, 8_192);
+  const short = prefillMs(engine, 1_024, 1_024);
+  const again = prefillMs(engine, 8_192, 1);
+  const ttft = boundTtft([engine], [one(0, 8_192, 0), one(1, 16_384, 100), one(2, 1_024, 200), one(3, 8_192, 0)]);
+  const expected = [long, long - 3 + again, long - 2 + again + short];
+  expected.forEach((ms, i) => assertAlmostEquals(ttft[i], ms, 1e-6));
+  const both = boundTtft([engine, engine], [one(0, 8_192, 0), one(1, 1_024, 200)]);
+  both.forEach((ms, i) => assertAlmostEquals(ms, [long, short][i], 1e-6));
+});
+
+Deno.test("seeds: a shaken trace has the same requests a little sooner or later; points are merged by their means", () => {
+  const trace = makeTrace("bursts", 1, 200);
+  const moved = shaken(trace, 2);
+  assertEquals(
+    moved.requests.map(({ blocks }) => blocks[0]).sort(),
+    trace.requests.map(({ blocks }) => blocks[0]).sort(),
+  );
+  const at = new Map(trace.requests.map(({ blocks, at }) => [blocks[0], at]));
+  assert(moved.requests.every((request, i, all) => {
+    return Math.abs(request.at - at.get(request.blocks[0])!) <= 500 && (i === 0 || all[i - 1].at <= request.at);
+  }));
+  assert(moved.requests.some((request) => request.at !== at.get(request.blocks[0])));
+  const distribution = (mean: number) => ({ mean, p50: 1, p90: 2, p99: 3, max: 4 });
+  const point = (mean: number, goodput: number) =>
+    ({ trace: "t", ttft_ms: distribution(mean), tpot_ms: distribution(1), e2e_ms: distribution(2), goodput }) as Point;
+  const merged = merge([point(10, 0.5), point(16, 0.7)]);
+  assertEquals([merged.ttft_ms.mean, merged.goodput, merged.seed_means_ms], [13, 0.6, [10, 16]]);
+  const rule = (means: number[]) => merge(means.map((mean) => ({ ...point(mean, 0.5), policy: "rule" })));
+  const own = { ...merged, policy: "own" };
+  const ratioTo = (means: number[]) =>
+    versus([own, rule(means)], "own", ["rule"], () => []).split("\n")[2].split("|")[8].trim();
+  assertEquals([ratioTo([9, 14]), ratioTo([9, 17]), ratioTo([20, 32])], ["**1.13**", "**1.00** (tie)", "**0.50**"]);
 });
 
 Deno.test("the trace formats are read; reports hold every policy", async () => {
