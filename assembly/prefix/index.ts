@@ -218,8 +218,8 @@ export function indexInsertScratch(count: u32, salt: u32, row: u32): void {
 
 /**
  * Looks the first `count` scratch hashes up, for the question's cluster. Writes the question's EVERYWHERE (leading bytes
- * held everywhere), HOT (leading bytes in use on most endpoints), SHARED (leading bytes behind which many part), MATCHES and MATCH pairs (row, bytes): rows that hold a
- * longer unbroken prefix than that, at most 7.
+ * held everywhere), HOT (leading bytes in use on most endpoints), SHARED (leading bytes behind which many part), MATCHES
+ * and MATCH pairs (row, bytes): rows that hold a longer unbroken prefix than that, at most 7.
  * Once a chunk is not wide the set of rows only shrinks, so the cost is O(chunks), whatever the fleet's size. Where the
  * question has blocks too, nothing is presumed of engines that tell what they hold.
  */

@@ -6,9 +6,9 @@
 //   3. its turn: who is overdue, or has little time left until its deadline, before the others, the longest wait first;
 //      the others by uncached time / (1 + ageing · waited), the least first
 //
-// and only if no other endpoint would do it sooner by more than the slack. Overdue is who has waited longer than the
-// tenant's whole backlog takes at the rate at which it was served lately: about as long as first come, first served
-// would have let it wait. From there on its slack grows with time, so that every wait ends.
+// and only if no other endpoint would do it sooner by more than the slack. Overdue is who has waited longer than so
+// many times what the tenant's whole backlog takes at the rate at which it was served lately; once is about as long as
+// first come, first served would have let it wait. From there on its slack grows with time, so that every wait ends.
 
 import { GROUP_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_RATE, stampOf } from "../memory/endpoint";
 import { header } from "../memory/header";
@@ -135,18 +135,14 @@ function keepCheapest(row: u32, base: f32): void {
 @inline
 function costOn(request: RequestRow, endpoint: u32, base: f32, work: u32, price: f32): f32 {
   const capacity = price * <f32>pricedOf(work, request.prompt, request.hot);
-  const eased = easeMs(endpoint, work, remote, stamp);
-  return base - eased + load<f32>(cell(ENDPOINT_RATE, endpoint)) * <f32>work + capacity +
-    adapterMs(endpoint, request.adapter);
+  return base + load<f32>(cell(ENDPOINT_RATE, endpoint)) * <f32>work + capacity + adapterMs(endpoint, request.adapter);
 }
 
 /**
  * After `survey`: the least cost of a row's request, on the endpoints that hold it and the cheapest others, when it has
  * `left` of their rate until its turn; 0 when none of these is for it.
  */
-export function minCost(request: RequestRow, left: f32, share: f32, at: u32): f32 {
-  remote = share;
-  stamp = at;
+export function minCost(request: RequestRow, left: f32, share: f32, stamp: u32): f32 {
   const mask = request.mask;
   const prompt = request.prompt;
   const adapter = request.adapter;
@@ -157,13 +153,15 @@ export function minCost(request: RequestRow, left: f32, share: f32, at: u32): f3
     const endpoint = match.row;
     if (!eligible(endpoint, mask, adapter)) continue;
     const work = uncachedOf(prompt, match.bytes);
-    cost = min(cost, costOn(request, endpoint, baseOf(endpoint, share, at) / left, work, 0));
+    const base = baseOf(endpoint, share, stamp) - easeMs(endpoint, work, share, stamp);
+    cost = min(cost, costOn(request, endpoint, base / left, work, 0));
   }
   for (let i: u32 = 0; i < alternatives; i++) {
     const endpoint = alternative(i).endpoint;
     if (!eligible(endpoint, mask, adapter)) continue;
     const work = uncachedOf(prompt, matchedOn(request, endpoint));
-    cost = min(cost, costOn(request, endpoint, alternative(i).base / left, work, 0));
+    const base = alternative(i).base - easeMs(endpoint, work, share, stamp);
+    cost = min(cost, costOn(request, endpoint, base / left, work, 0));
   }
   return cost == f32.MAX_VALUE ? 0 : cost;
 }
@@ -256,12 +254,18 @@ function overdueAfter(account: TenantRow): f64 {
   return <f64>header().overdue * backlog + <f64>header().overdueBase;
 }
 
+// What a request waits less on an endpoint that computes it beside others: by what it has to compute, drawn or not.
+@inline
+function easeOn(request: RequestRow, endpoint: u32, matched: u32): f32 {
+  return easeMs(endpoint, uncachedOf(request.prompt, matched), remote, stamp);
+}
+
 // Whether the offered endpoint suits a request, of which `matched` bytes are held there: no other would do it sooner by
 // more than the slack. To one that is overdue only the prefill counts that it would cost more here than there, no longer
 // what is ahead.
 function wants(request: RequestRow, matched: u32, slack: f64, overdue: bool): bool {
   const adapter = request.adapter;
-  const base: f32 = overdue ? 0 : offeredBase - flightMs(offered);
+  const base: f32 = overdue ? 0 : offeredBase - flightMs(offered) - easeOn(request, offered, matched);
   const maxCost = <f32>(<f64>costOn(request, offered, base, drawnWork(request, matched), price) - slack);
   if (maxCost <= 0) return true;
   const mask = request.mask;
@@ -271,15 +275,16 @@ function wants(request: RequestRow, matched: u32, slack: f64, overdue: bool): bo
     const other = match.row;
     if (other == offered || !eligible(other, mask, adapter)) continue;
     const its = drawnWork(request, match.bytes);
-    const otherBase: f32 = overdue ? 0 : baseOf(other, remote, stamp);
+    const otherBase: f32 = overdue ? 0 : baseOf(other, remote, stamp) - easeOn(request, other, match.bytes);
     if (costOn(request, other, otherBase, its, price) < maxCost) return false;
   }
   if (overdue) return true;
   for (let i: u32 = 0; i < alternatives; i++) {
     const other = alternative(i).endpoint;
     if (other == offered || !eligible(other, mask, adapter)) continue;
-    const its = drawnWork(request, matchedOn(request, other));
-    if (costOn(request, other, alternative(i).base, its, price) < maxCost) return false;
+    const held = matchedOn(request, other);
+    const otherBase = alternative(i).base - easeOn(request, other, held);
+    if (costOn(request, other, otherBase, drawnWork(request, held), price) < maxCost) return false;
   }
   return true;
 }

@@ -9,17 +9,18 @@
 //
 // ahead_i are the uncached prompt bytes sent there and not yet prefilled, those of other gateways by their usual share of
 // hits; rate_i is learned; since_i is how long the endpoint is at the prefill that it is at. One that is late, because it
-// had forgotten a prefix or hangs, is taken to be late by as much again, and has no room once that is `room`. `charge` is
-// the price of prefill capacity that a recomputation takes from others, charge = k · busy / (1 − busy) + stall · flight:
-// from those that wait, as in a queue with that share of busy servers, and from those that generate, of which there are
-// mean(flight) on an engine, and whose next tokens a prefill keeps waiting; a byte costs the fleet the same wherever it is
-// computed. A
-// prompt's first bytes that most endpoints have in use anyway are not charged, only what is behind them, its `cold` ones:
-// who has such a beginning would draw all that share it. A beginning behind which many prompts part (index.ts) draws
-// nobody at all: where it is decided where a prompt goes, every endpoint is taken to hold it. flight_i are the requests in
-// flight as they weigh on that hardware; rates learned of equal engines differ by what they happened to compute, so small
-// differences do not count. That is
-// no reason to wait: an endpoint with room is compared with the best one without its own terms of the requests in flight.
+// had forgotten a prefix or hangs, is taken to be late by as much again, and has no room once that is `room`.
+//
+// `charge` is the price of prefill capacity that a recomputation takes from others, k · busy / (1 − busy) + stall ·
+// mean(flight): from those that wait, as in a queue with that share of busy servers, and from those that generate, whose
+// next tokens a prefill keeps waiting; a byte costs the fleet the same wherever it is computed. A prompt's first bytes
+// that most endpoints have in use anyway are not charged, only what is behind them, its `cold` ones: who has such a
+// beginning would draw all that share it. A beginning behind which many prompts part (prefix/partings.ts) draws nobody at
+// all: where it is decided where a prompt goes, every endpoint is taken to hold it.
+//
+// flight_i are the requests in flight as they weigh on that hardware; rates learned of equal engines differ by what they
+// happened to compute, so small differences do not count. They are no reason to wait: an endpoint with room is compared
+// with the best one without its own term of the requests in flight.
 
 import {
   GROUP_ROWS,
@@ -113,9 +114,9 @@ export function aheadMsOfFour(ahead: v128, rate: v128, since: v128, room: v128):
 /**
  * Whether an endpoint takes a request of so many uncached bytes: it has room, which is less than `room` ahead, or the
  * request is small enough for what is ahead with its own to be no more than `pack`, or to be computed beside it; and it is
- * not late by as much as `room`. Gateways that look
- * only at all that is ahead would keep each other out: who has something there sees first that it is over. So each may
- * have one request there, up to a larger bound, and more only while its own are few.
+ * not late by as much as `room`. Gateways that look only at all that is ahead would keep each other out: who has something
+ * there sees first that it is over. So each may have one request there, up to a larger bound, and more only while its own
+ * are few.
  */
 @inline
 export function takes(row: u32, work: u32, pack: f32, share: f32, stamp: u32): bool {

@@ -4,6 +4,19 @@
 import type { EngineProfile } from "../../src/mock/engine_model.ts";
 import { BLOCK_TOKENS } from "./trace.ts";
 
+const VLLM = {
+  prefillTokensPerSecond: 17_544,
+  prefillChunkTokens: 2_048,
+  stepBaseMs: 10.6,
+  stepPerRunningMs: 0.42,
+  stepPerContextMs: 0.142,
+  attentionMs: 4.4,
+  maxRunning: 256,
+  blockTokens: 64,
+  kvBlocks: 8_192,
+  growing: true,
+} as const satisfies EngineProfile;
+
 /** By name. `standard` is that of the reference figures: blocks of 512 tokens, 1,024 of them. */
 export const HARDWARE = {
   small: {
@@ -39,45 +52,11 @@ export const HARDWARE = {
    * (The measurement has 66 ms more before any first token.) Blocks of 64 tokens, not 16, to save time: what prompts
    * share comes in pieces of 512.
    */
-  vllm: {
-    prefillTokensPerSecond: 17_544,
-    prefillChunkTokens: 2_048,
-    stepBaseMs: 10.6,
-    stepPerRunningMs: 0.42,
-    stepPerContextMs: 0.142,
-    attentionMs: 4.4,
-    maxRunning: 256,
-    blockTokens: 64,
-    kvBlocks: 8_192,
-    growing: true,
-  },
+  vllm: VLLM,
   /** The same with --long-prefill-token-threshold 512: four prompts at once. */
-  vllm_sharing: {
-    prefillTokensPerSecond: 17_544,
-    prefillChunkTokens: 2_048,
-    longPrefillTokens: 512,
-    stepBaseMs: 10.6,
-    stepPerRunningMs: 0.42,
-    stepPerContextMs: 0.142,
-    attentionMs: 4.4,
-    maxRunning: 256,
-    blockTokens: 64,
-    kvBlocks: 8_192,
-    growing: true,
-  },
+  vllm_sharing: { ...VLLM, longPrefillTokens: 512 },
   /** The same with a large model over several GPUs: 125 ms · k, steps of 28 ms, and a budget of 8,192 tokens. */
-  vllm_large: {
-    prefillTokensPerSecond: 8_000,
-    prefillChunkTokens: 8_192,
-    stepBaseMs: 28,
-    stepPerRunningMs: 0.42,
-    stepPerContextMs: 0.142,
-    attentionMs: 4.4,
-    maxRunning: 256,
-    blockTokens: 64,
-    kvBlocks: 8_192,
-    growing: true,
-  },
+  vllm_large: { ...VLLM, prefillTokensPerSecond: 8_000, prefillChunkTokens: 8_192, stepBaseMs: 28 },
 } as const satisfies Record<string, EngineProfile>;
 
 /** `8` for as many standard engines, `small:4,large:2` for some of each; undefined for anything else. */

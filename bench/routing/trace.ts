@@ -44,16 +44,8 @@ export const WORKLOADS: Record<string, (random: Random, count: number) => TraceR
   agent_sessions: (random, count) =>
     growing(random, count, { turns: 20, first: 20_000, more: 3_000, output: 200, pauseMs: 5_000, shared: 8_192 }),
   /** Chat and autocompletion: many short prompts, of which nothing is shared. */
-  short_prompts(random, count) {
-    const prompts = new Prompts();
-    let at = 0;
-    return Array.from({ length: count }, () => {
-      at += exponential(random, 100);
-      const inputTokens = Math.min(16_000, lengths(random, 500, 1.3));
-      return { at, inputTokens, outputTokens: lengths(random, 60, 0.8), blocks: prompts.fresh(inputTokens), tenant: 0 };
-    });
-  },
-  /** Chats that come nearly one after the other, and all begin with the same prompt of 4,096 tokens. */
+  short_prompts: (random, count) => apart(random, count, { most: 16_000, input: [500, 1.3], output: [60, 0.8] }),
+  /** Short chats that all begin with the same prompt of 4,096 tokens. */
   shared_chats: (random, count) =>
     growing(random, count, { turns: 6, first: 400, more: 300, output: 200, pauseMs: 15_000, shared: 4_096 }),
   /** One tenant in ten sends half of the requests, with one long prompt. */
@@ -101,16 +93,23 @@ export const WORKLOADS: Record<string, (random: Random, count: number) => TraceR
     });
   },
   /** Nothing shared, a few very long prompts. */
-  heavy_tail(random, count) {
-    const prompts = new Prompts();
-    let at = 0;
-    return Array.from({ length: count }, () => {
-      at += exponential(random, 100);
-      const inputTokens = Math.min(120_000, lengths(random, 1_500, 1.6));
-      return { at, inputTokens, outputTokens: lengths(random, 200, 1), blocks: prompts.fresh(inputTokens), tenant: 0 };
-    });
-  },
+  heavy_tail: (random, count) => apart(random, count, { most: 120_000, input: [1_500, 1.6], output: [200, 1] }),
 };
+
+// Prompts that share nothing; their lengths by median and shape.
+function apart(
+  random: Random,
+  count: number,
+  { most, input, output }: { most: number; input: [number, number]; output: [number, number] },
+): TraceRequest[] {
+  const prompts = new Prompts();
+  let at = 0;
+  return Array.from({ length: count }, () => {
+    at += exponential(random, 100);
+    const inputTokens = Math.min(most, lengths(random, ...input));
+    return { at, inputTokens, outputTokens: lengths(random, ...output), blocks: prompts.fresh(inputTokens), tenant: 0 };
+  });
+}
 
 function growing(
   random: Random,

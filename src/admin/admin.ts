@@ -240,7 +240,7 @@ async function explain(
     payloadCharacters: config().limits.payload_characters,
     goChats: config().metadata_center.go_prefixes,
   });
-  const { chosen, chunks, everywhereBytes, candidates } = decisions.explain(
+  const { chosen, chunks, everywhereBytes, sharedBytes, candidates } = decisions.explain(
     text,
     route.placement,
     route.model,
@@ -268,6 +268,7 @@ async function explain(
       tokens: asked?.blocks?.tokens ?? null,
       chunks,
       bytes_held_everywhere: everywhereBytes,
+      bytes_shared_by_many: sharedBytes,
     },
     candidates: candidates.sort((a, b) => b.score - a.score).map((
       { row, requests, cachedBytes, cachedExactly, score, room },

@@ -44,6 +44,8 @@ export interface Explanation {
   chunks: number;
   /** Leading bytes that every endpoint is presumed to hold. */
   everywhereBytes: number;
+  /** Leading bytes that many prompts begin with: they draw it nowhere. */
+  sharedBytes: number;
   candidates: Candidate[];
 }
 
@@ -306,6 +308,7 @@ export class DecisionMaker {
       chosen,
       chunks: this.#words[this.#question.chunks],
       everywhereBytes: this.#words[this.#question.everywhere] & (k.EXACT - 1),
+      sharedBytes: this.#words[this.#question.shared],
       candidates,
     };
   }

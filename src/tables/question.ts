@@ -35,6 +35,8 @@ export interface QuestionFields {
   readonly tokens: number;
   readonly chunks: number;
   readonly everywhere: number;
+  /** Leading bytes that many prompts begin with. */
+  readonly shared: number;
   /** How many endpoints are known to hold a beginning of the prompt. */
   readonly matches: number;
   readonly positions: number;
@@ -74,6 +76,7 @@ export function questionFields({ exports: k }: AttachedKernel): QuestionFields {
     tokens: word(k.QUESTION_TOKENS),
     chunks: word(k.QUESTION_CHUNKS),
     everywhere: word(k.QUESTION_EVERYWHERE),
+    shared: word(k.QUESTION_SHARED),
     matches: word(k.QUESTION_MATCHES),
     positions: word(k.QUESTION_POSITIONS),
     sloMet: word(k.QUESTION_SLO_MET),

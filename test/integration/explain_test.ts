@@ -61,3 +61,21 @@ Deno.test("explain tells why: candidates, scores and the choice, and dispatches 
   const wrong = await fetch(`${gateway.admin}/explain`, { method: "POST", body: '{"model":"x","messages":[{}]}' });
   assertEquals([wrong.status, (await wrong.json()).error.code], [404, "model_not_found"]);
 });
+
+Deno.test("explain says how much of a prompt many share, which draws it nowhere", async () => {
+  await using engines = startEngines(2, { instant: true });
+  await using gateway = await startTestGateway(engines);
+  const conversation = (own: string) => chat("rules ".repeat(400) + own.repeat(400));
+  const shared = async () => {
+    const body = conversation("mine ");
+    const { prompt } = await (await fetch(`${gateway.admin}/explain`, { method: "POST", body })).json();
+    return prompt.bytes_shared_by_many;
+  };
+  for (const own of ["one ", "two ", "three "]) {
+    assertEquals(await shared(), 0, own);
+    await (await post(gateway.origin, conversation(own))).text();
+  }
+  // The first began it, two more parted from it: as many as there are engines.
+  const bytes = await shared();
+  assert(bytes >= 1_536 && bytes <= 2_560, String(bytes));
+});
