@@ -74,16 +74,16 @@ export class ChunkedDecoder {
         } else if (this.#digits === 0) throw bad("a chunk has no size");
         else if (byte === CR) this.#state = State.SizeEnd;
         else if (byte === SEMICOLON) this.#state = State.Extension;
-        else if (byte === SPACE || byte === TAB) this.#state = State.SizeSpace;
+        else if (byte === SPACE) this.#state = State.SizeSpace;
         else throw bad("a chunk size is no hexadecimal number");
         break;
       }
       case State.SizeSpace:
-        // Some pad the size; what follows is an extension or the end of the line.
+        // Some pad the size with spaces, none with tabs, which readers differ on; what follows is an extension or the end of the line.
         this.#countLine();
         if (byte === SEMICOLON) this.#state = State.Extension;
         else if (byte === CR) this.#state = State.SizeEnd;
-        else if (byte !== SPACE && byte !== TAB) throw bad("a chunk size is no hexadecimal number");
+        else if (byte !== SPACE) throw bad("a chunk size is no hexadecimal number");
         break;
       case State.Extension:
         this.#countLine();

@@ -72,6 +72,7 @@ Deno.test("direct: what two readers could take for two requests is refused, with
     const chunks of [
       "x\r\n",
       "0\t0\r\n\r\n",
+      "0\t\r\n\r\n",
       "-1\r\n",
       "5\r\nhelloX\r\n0\r\n\r\n",
       "1\nx\r\n0\r\n\r\n",
