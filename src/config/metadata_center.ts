@@ -30,6 +30,9 @@ export const metadataCenterSchema = z.strictObject({
   host: z.string().min(1).optional().describe("A remote center, an IP or a DNS name, instead of the embedded one"),
   port: z.int().min(1).max(65_535).default(80),
   cache_enable: z.boolean().default(true).describe("Share which engine holds which prefix"),
+  share_metrics: z.boolean().default(true).describe(
+    "One gateway of those that know each other asks an engine for its metrics and tells the others",
+  ),
   go_prefixes: z.boolean().default(false).describe(
     "Hash chats as the Go gateway does, to share prefixes with it; tools and reasoning then count for nothing",
   ),

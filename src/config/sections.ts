@@ -123,7 +123,7 @@ export const probesSchema = z.strictObject({
       "At least: of an engine that is at work five times as long, of an idle one 25 times, unless first tokens that nobody sees or unknown slots make it worth while",
     ),
   metrics_budget_percent: z.number().min(0.01).max(100).default(0.25).describe(
-    "Metrics cost an engine time: they are asked for so seldom that this gateway takes no more of it",
+    "Metrics cost an engine time: they are asked for so seldom that this gateway, and those that share what it reads, take no more of it",
   ),
   timeout_ms: positive(600_000).default(1_000),
   unhealthy_after: positive(1_000).default(2).describe("Failures in a row that take an endpoint out"),

@@ -89,6 +89,7 @@ export class ControlPlane {
         parts.sync()?.membersChanged(cluster);
         this.#gather();
       },
+      measured: (member, signals, ageMs) => parts.sync()?.measured(member, signals, ageMs),
       freeing: () => this.#drainRings(),
       freed: (row) => clearCells(parts.kernel, ...this.layout.cellsOf("endpoint", row)),
     });

@@ -16,7 +16,8 @@ import type { KnownAdapter, Snapshot } from "../config/snapshot.ts";
 import { endpointKey, type EndpointSpec } from "../discovery/discovery.ts";
 import { PROBED } from "../engines/backends.ts";
 import type { ProbePages } from "../engines/engine.ts";
-import { Prober } from "../engines/prober.ts";
+import type { EngineSignals } from "../engines/signals.ts";
+import type { EngineReport } from "../metadata/engine_report.ts";
 import { memberships } from "../scheduler/eligibility.ts";
 import { EndpointAdapters } from "../tables/endpoint_adapters.ts";
 import { EndpointState, EndpointTable } from "../tables/endpoint_table.ts";
@@ -28,8 +29,8 @@ import { ruleOfEach } from "./effective.ts";
 import { FleetHealth } from "./fleet_health.ts";
 import { adaptersOf } from "./known_adapters.ts";
 import { Member } from "./member.ts";
+import { Probing } from "./probing.ts";
 import { UnknownModels } from "./unknown_models.ts";
-import { Reports } from "./reports.ts";
 
 const CHUNK_BYTES = 512;
 /** How often rows that rest are looked at. */
@@ -50,6 +51,8 @@ export interface FleetListener {
   /** Rows are about to become others': what still names them has to be read first. */
   freeing(): void;
   freed(row: number): void;
+  /** This gateway has read an endpoint's metrics: `ageMs` ago they were asked for. */
+  measured(member: Member, signals: EngineSignals, ageMs: number): void;
 }
 
 interface ClusterState {
@@ -68,13 +71,12 @@ export class Fleet {
   readonly health: FleetHealth<Member>;
   readonly #clusters = new Map<string, ClusterState>();
   readonly #byRow = new Map<number, Member>();
-  readonly #prober: Prober<Member>;
+  readonly #probing: Probing;
   readonly #adapters: EndpointAdapters;
   readonly #deadlines: Deadlines;
-  readonly #reports: Reports;
   readonly #saturation: Saturation;
   #config: Config;
-  #listener: FleetListener = { changed() {}, members() {}, freeing() {}, freed() {} };
+  #listener: FleetListener = { changed() {}, members() {}, freeing() {}, freed() {}, measured() {} };
   readonly #cancels = new Map<string, () => void>();
   readonly #unknownModels: UnknownModels;
   /** Endpoints that found no row. */
@@ -94,12 +96,12 @@ export class Fleet {
       config,
       clock,
       log,
-      returned: (member) => this.#reports.returned(member),
+      returned: (member) => this.#probing.returned(member),
       looked: (member) => {
-        if (this.#adapters.takeAsked(member.row)) this.#prober.list(member);
+        if (this.#adapters.takeAsked(member.row)) this.#probing.list(member);
       },
     });
-    this.#reports = new Reports({
+    this.#probing = new Probing({
       kernel,
       table: this.table,
       health: this.health,
@@ -107,11 +109,11 @@ export class Fleet {
       log,
       config: () => this.#config,
       changed: () => this.#listener.changed(),
+      measured: (member, signals, ageMs) => this.#listener.measured(member, signals, ageMs),
       chunks: (tokens) => this.#chunks(tokens),
-    });
+    }, clock);
     this.#adapters = new EndpointAdapters(kernel);
     this.#unknownModels = new UnknownModels(kernel);
-    this.#prober = new Prober<Member>(this.#proberOptions(), clock, this.#reports.probed);
   }
 
   listen(listener: FleetListener): void {
@@ -131,7 +133,7 @@ export class Fleet {
     this.#config = config;
     this.health.configure(config);
     this.#saturation.config = config.saturation;
-    this.#prober.options = this.#proberOptions();
+    this.#probing.configure();
     const rules = ruleOfEach(config);
     for (const cluster of config.clusters) {
       const { name } = cluster;
@@ -153,7 +155,7 @@ export class Fleet {
     if (config.probes.enabled === probed) return;
     for (const member of this.#byRow.values()) {
       if (config.probes.enabled) this.#probe(member);
-      else this.#prober.remove(member);
+      else this.#probing.remove(member);
     }
   }
 
@@ -212,7 +214,7 @@ export class Fleet {
 
   // Lists that nothing waits for are asked for when the start is over.
   #probe(member: Member): void {
-    this.#prober.add(member, this.#clusters.get(member.cluster)!.config.discover_models ? 0 : FIRST_MODELS_MS);
+    this.#probing.add(member, this.#clusters.get(member.cluster)!.config.discover_models ? 0 : FIRST_MODELS_MS);
   }
 
   #rowFor(state: ClusterState, { host, port, labels }: EndpointSpec): number | undefined {
@@ -261,24 +263,12 @@ export class Fleet {
     return Math.max(1, Math.min(2 ** 28, Math.floor(tokens * this.#config.prediction.bytes_per_token / CHUNK_BYTES)));
   }
 
-  #proberOptions() {
-    const { probes } = this.#config;
-    return {
-      healthIntervalMs: probes.health_interval_ms,
-      metricsIntervalMs: probes.metrics_interval_ms,
-      metricsPaceMs: this.#reports.paceMs,
-      modelsIntervalMs: probes.models_interval_ms,
-      timeoutMs: probes.timeout_ms,
-      concurrency: probes.concurrency,
-    };
-  }
-
   start(): void {
     this.#started = true;
-    this.#prober.start();
+    this.#probing.start();
     this.health.start();
     this.#every("saturation", () => this.#config.saturation.interval_ms, () => this.#watchSaturation());
-    this.#every("list", () => LIST_MS, () => this.#unknownModels.wanted && this.#prober.list());
+    this.#every("list", () => LIST_MS, () => this.#unknownModels.wanted && this.#probing.list());
     this.#every("collect", () => COLLECT_MS, () => {
       this.#collect(false);
       this.#placeWanted();
@@ -313,7 +303,7 @@ export class Fleet {
     for (const member of over) {
       if (!this.table.remove(member.clusterRow, member.row)) continue;
       this.#listener.freed(member.row);
-      this.#prober.remove(member);
+      this.#probing.remove(member);
       this.health.remove(member);
       member.reader.close();
       this.#byRow.delete(member.row);
@@ -347,10 +337,16 @@ export class Fleet {
   async stop(): Promise<void> {
     for (const cancel of this.#cancels.values()) cancel();
     this.health.stop();
-    const asked = this.#prober.stop();
+    const asked = this.#probing.stop();
     for (const { reader } of this.#byRow.values()) reader.close();
     await asked;
     this.#deadlines.close();
+  }
+
+  /** Another gateway has read the metrics of the endpoint on a row. */
+  heard(row: number, report: EngineReport): void {
+    const member = this.#byRow.get(row);
+    if (member !== undefined) this.#probing.heard(member, report);
   }
 
   /** Adapters that engines list or hold. */

@@ -6,9 +6,11 @@ import type { AttachedKernel } from "../../wasm/kernel.ts";
 import type { Clock } from "../base/clock.ts";
 import type { MetadataCenterConfig } from "../config/metadata_center.ts";
 import type { Snapshot } from "../config/snapshot.ts";
+import type { EngineSignals } from "../engines/signals.ts";
 import type { EngineLoad } from "../metadata/engine_load.ts";
 import { type EngineAddress, engineKey } from "../metadata/engine_address.ts";
-import { printEngine } from "../metadata/wire.ts";
+import type { EngineReport } from "../metadata/engine_report.ts";
+import { printEngine, printReport } from "../metadata/wire.ts";
 import type { CenterLink, LinkListener } from "../metadata/link.ts";
 import type { CenterEvent } from "../metadata/server.ts";
 import { placementSalt } from "../scheduler/placement.ts";
@@ -39,6 +41,8 @@ export interface SyncView {
 }
 
 const FADE_TICK_MS = 100;
+/** A reading of another gateway is taken to be this much older than it was when it was sent. */
+const ON_ITS_WAY_MS = 100;
 /** While nobody wants to know what this gateway does, it is looked as often whether somebody does. */
 const ALONE_TICK_MS = 50;
 
@@ -234,12 +238,32 @@ export class LoadSync implements LinkListener {
       new Int32Array(this.kernel.buffer)[k.HEADER_CHUNKS],
     );
     const count = Math.min(hashes.length, scratch.length);
-    for (const { row, address: { hostname, port } } of this.fleet.membersOf(cluster)) {
-      const named = hostname === engine.host || this.#resolved.of(hostname) === engine.host;
-      if (!named || (engine.port !== undefined && engine.port !== port)) continue;
+    for (const { row } of this.#membersAt(cluster, engine)) {
       for (let i = 0; i < count; i++) scratch[i] = hashes[i];
       k.indexInsertScratch(count, state.salt, row);
     }
+  }
+
+  #membersAt(cluster: string, engine: EngineAddress): Readonly<Member>[] {
+    return this.fleet.membersOf(cluster).filter(({ address: { hostname, port } }) => {
+      const named = hostname === engine.host || this.#resolved.of(hostname) === engine.host;
+      return named && (engine.port === undefined || engine.port === port);
+    });
+  }
+
+  /** This gateway has read an engine's metrics: the others need not. */
+  measured(member: Readonly<Member>, signals: EngineSignals, ageMs: number): void {
+    if (!this.config.share_metrics || this.link.alone()) return;
+    const { cluster, cost } = member;
+    const report = { signals: { ...signals }, ageMs, costMs: cost.metricsMs };
+    const body = { cluster, ...this.#named(member), ...printReport(report), gateway: this.gateway };
+    this.link.send(cluster, [{ type: "engine.report", body }]);
+  }
+
+  reported(cluster: string, engine: EngineAddress, report: EngineReport): void {
+    if (!this.config.share_metrics || engine.port === undefined) return;
+    const ageMs = report.ageMs + ON_ITS_WAY_MS;
+    for (const { row } of this.#membersAt(cluster, engine)) this.fleet.heard(row, { ...report, ageMs });
   }
 
   fresh(cluster: string): void {

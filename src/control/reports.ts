@@ -10,6 +10,7 @@ import type { EngineSignals } from "../engines/signals.ts";
 import { readModels } from "../engines/models.ts";
 import { CellLayout } from "../telemetry/cells.ts";
 import type { ProbeResult } from "../engines/prober.ts";
+import type { EngineReport } from "../metadata/engine_report.ts";
 import { HiddenPrefills } from "../scheduler/hidden_prefills.ts";
 import { adapterNumber } from "../scheduler/placement.ts";
 import { EndpointAdapters } from "../tables/endpoint_adapters.ts";
@@ -35,6 +36,8 @@ export interface ReportsParts {
   config(): Config;
   /** Engines hold other adapters, or list other models, than before. */
   changed(): void;
+  /** Metrics were read: of what was asked for `ageMs` ago. */
+  measured(member: Member, signals: EngineSignals, ageMs: number): void;
   /** Chunks that so many tokens are. */
   chunks(tokens: number): number;
 }
@@ -58,7 +61,7 @@ export class Reports {
     const { healthy, healthMs, metrics, models, paused, ms } = result;
     if (healthMs !== undefined) member.cost.healthMs += COST_PACE * (healthMs - member.cost.healthMs);
     if (healthy !== undefined) this.#parts.health.probed(member, { ...result, healthy });
-    if (metrics !== undefined) this.#measured(member, metrics, ms);
+    if (metrics !== undefined) this.#asked(member, metrics, ms);
     if (models !== undefined) this.#listed(member, models);
     if (paused !== undefined) {
       member.paused = paused;
@@ -112,26 +115,37 @@ export class Reports {
     this.#parts.health.rest(member, why);
   }
 
-  #measured(member: Member, text: string | null, probeMs: number): void {
+  #asked(member: Member, text: string | null, probeMs: number): void {
+    if (text === null) return this.#measured(member, {}, probeMs);
+    const { cost } = member;
+    cost.metricsMs += COST_PACE * (Math.max(0, probeMs - cost.healthMs) - cost.metricsMs);
+    member.metricsAt = this.#parts.clock.now();
+    const signals = member.engine?.signals(text) ?? {};
+    this.#measured(member, signals, probeMs);
+    this.#parts.measured(member, signals, probeMs);
+  }
+
+  /** Another gateway has asked for its metrics. */
+  heard(member: Member, signals: EngineSignals, { ageMs, costMs }: Omit<EngineReport, "signals">): void {
+    member.cost.metricsMs = costMs;
+    member.metricsAt = this.#parts.clock.now() - ageMs;
+    this.#measured(member, signals, ageMs);
+  }
+
+  #measured(member: Member, signals: EngineSignals, ageMs: number): void {
     const { clock, table, kernel } = this.#parts;
     const nowMs = clock.shared();
-    const signals = text === null || member.engine === undefined ? {} : member.engine.signals(text);
     const { waiting, running, kvUsage } = signals;
     table.setGauges(member.row, { waiting: waiting ?? NaN, running: running ?? NaN, kvUsage: kvUsage ?? NaN });
-    if (text !== null) {
-      member.metricsAt = clock.now();
-      const { cost } = member;
-      cost.metricsMs += COST_PACE * (Math.max(0, probeMs - cost.healthMs) - cost.metricsMs);
-    }
-    // The count is of a moment while the probe was under way: who was sent after its beginning is not in it.
-    const done = this.#hidden.observe(member.row, waiting ?? NaN, nowMs - probeMs, nowMs);
-    this.#limitSlots(member, signals, nowMs - probeMs, nowMs);
+    // The count is of a moment since the engine was asked: who was sent after that is not in it.
+    const done = this.#hidden.observe(member.row, waiting ?? NaN, nowMs - ageMs, nowMs);
+    this.#limitSlots(member, signals, nowMs - ageMs, nowMs);
     if (done > 0 || waiting === 0) kernel.exports.fill(member.clusterRow, member.row, nowMs);
     if (signals.kvCapacityTokens !== undefined) {
       member.kvTokens = signals.kvCapacityTokens;
       table.setCapacity(member.row, this.#parts.chunks(signals.kvCapacityTokens));
     }
-    this.#progressed(member, signals, nowMs - probeMs);
+    this.#progressed(member, signals, nowMs - ageMs);
     if (signals.adapters && member.adapters.seen(signals.adapters)) this.#adaptersChanged(member);
     if (signals.asleep !== undefined) {
       member.asleep = signals.asleep;

@@ -53,14 +53,19 @@ export interface ProberOptions<T> {
 /** How long a list of models may take at least. */
 const LIST_MS = 10_000;
 
+/** Least factor by which a gateway that hears from others is more patient than they are. */
+const PATIENCE = 1.25;
+
 /** Share of the interval after which a refusal is looked at again. */
 const SOON_SHARE = 0.25;
 
 interface Schedule<T> {
   target: T;
   healthDue: number;
-  /** When its metrics were asked for. */
+  /** When its metrics were asked for, here or by another gateway. */
   metricsAt: number;
+  /** How much longer than the pace it is waited before they are asked for here, as a share. */
+  patience: number;
   modelsDue: number;
   busy: boolean;
   /** Its port accepted nothing when it was asked last. */
@@ -88,7 +93,7 @@ export class Prober<T extends ProbeTarget> {
     const now = this.clock.now();
     const modelsDue = now + modelsAfterMs;
     const idle = { busy: false, refused: false, listing: false, neverPaused: false };
-    this.#schedules.set(target, { target, healthDue: now, metricsAt: -Infinity, modelsDue, ...idle });
+    this.#schedules.set(target, { target, healthDue: now, metricsAt: -Infinity, patience: 1, modelsDue, ...idle });
   }
 
   /** Its list of models is asked for at once; of all without a target. */
@@ -97,6 +102,17 @@ export class Prober<T extends ProbeTarget> {
     for (const schedule of this.#schedules.values()) {
       if (target === undefined || schedule.target === target) schedule.modelsDue = now;
     }
+  }
+
+  /**
+   * Its metrics have been asked for by another gateway: that one goes on, unless it falls silent. Who takes its place is
+   * left to chance, so that it is one of them.
+   */
+  heard(target: T): void {
+    const schedule = this.#schedules.get(target);
+    if (schedule === undefined) return;
+    schedule.metricsAt = this.clock.now();
+    schedule.patience = PATIENCE + Math.random();
   }
 
   remove(target: T): void {
@@ -132,9 +148,9 @@ export class Prober<T extends ProbeTarget> {
     this.#cancel = this.clock.after(Math.max(5, Math.min(50, interval / 4)), this.#tick);
   };
 
-  #measures({ target, metricsAt }: Schedule<T>, now: number): boolean {
+  #measures({ target, metricsAt, patience }: Schedule<T>, now: number): boolean {
     const { metricsIntervalMs, metricsPaceMs } = this.options;
-    const passed = now - metricsAt;
+    const passed = (now - metricsAt) / patience;
     return passed >= metricsIntervalMs && (metricsPaceMs === undefined || passed >= metricsPaceMs(target));
   }
 
@@ -202,7 +218,10 @@ export class Prober<T extends ProbeTarget> {
       schedule.refused = refused;
     }
     const measure = this.#measures(schedule, now);
-    if (measure) schedule.metricsAt = now;
+    if (measure) {
+      schedule.metricsAt = now;
+      schedule.patience = 1;
+    }
     if (measure && result.healthy !== false) {
       const began = this.clock.now();
       result.metrics = metrics === undefined ? null : await textOf(reader, metrics, timeoutMs) ?? null;

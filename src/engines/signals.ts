@@ -2,6 +2,8 @@
 // How engines tell their load: signals out of Prometheus text. Under which names, each engine's own file says. A page of
 // vLLM has some 700 lines, of which a dozen matter: those are searched for, the others are never made strings of.
 
+import { z } from "zod";
+
 /** What an engine reported; undefined where it said nothing. */
 export interface EngineSignals {
   /** Requests in its queue. */
@@ -24,6 +26,25 @@ export interface EngineSignals {
   asleep?: boolean;
   /** Prompt tokens that it looked up in its prefix cache, and found there, since it started. */
   prefixTokens?: { queried: number; hit: number };
+}
+
+const count = z.number().min(0).optional();
+const toldSchema: z.ZodType<EngineSignals> = z.object({
+  waiting: count,
+  running: count,
+  kvUsage: count,
+  kvCapacityTokens: count,
+  promptTokens: count,
+  generatedTokens: count,
+  startTime: count,
+  adapters: z.object({ names: z.array(z.string().max(512)).max(4_096), max: z.number().min(0) }).optional(),
+  asleep: z.boolean().optional(),
+  prefixTokens: z.object({ queried: z.number().min(0), hit: z.number().min(0) }).optional(),
+});
+
+/** What another gateway read; undefined where it is none of that. */
+export function readTold(signals: unknown): EngineSignals | undefined {
+  return toldSchema.safeParse(signals).data;
 }
 
 /** A metric, or one series of it. */

@@ -10,6 +10,7 @@ import type { Clock } from "../base/clock.ts";
 import { type EngineAddress, engineKey, plainKey } from "./engine_address.ts";
 import { byHost, type Engine, type EngineLoad, figures, newEngine } from "./engine_load.ts";
 import { type CacheLocation, PrefixHolders } from "./prefix_holders.ts";
+import type { EngineReportTold } from "./wire.ts";
 
 export interface LoadRequest extends EngineAddress {
   cluster: string;
@@ -28,7 +29,10 @@ export interface CacheSave extends EngineAddress {
 }
 
 /** What changed, for those who watch a cluster. `load` says which engine; its figures are read with `loadOf`. */
-export type Change = { kind: "load"; engine: EngineAddress } | { kind: "cache"; save: CacheSave };
+export type Change =
+  | { kind: "load"; engine: EngineAddress }
+  | { kind: "cache"; save: CacheSave }
+  | { kind: "report"; told: EngineReportTold };
 
 export type Watcher = (change: Change) => void;
 
@@ -267,6 +271,11 @@ export class Center {
     const { watchers } = this.#cluster(save.cluster);
     this.#prefixes.save(save.cluster, save, save.hashes);
     for (const watcher of watchers) watcher({ kind: "cache", save });
+  }
+
+  /** Passes on what a gateway has read of an engine; nothing of it is kept. */
+  reported(told: EngineReportTold): void {
+    for (const watcher of this.#clusters.get(told.cluster)?.watchers ?? []) watcher({ kind: "report", told });
   }
 
   /** The engines that hold the longest beginnings of a prompt, longest first; those of one IPv4 address as one, if `plain`. */

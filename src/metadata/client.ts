@@ -16,7 +16,7 @@ import type { Host, HostList } from "./hosts.ts";
 import type { CenterLink, LinkListener } from "./link.ts";
 import { type Asks, type CenterRequest, PlainLedger } from "./plain_ledger.ts";
 import type { CenterEvent } from "./server.ts";
-import { addressOf, parseExact, printExact } from "./wire.ts";
+import { addressOf, parseExact, printExact, readEngineReport } from "./wire.ts";
 
 export interface ClientOptions {
   gateway: string;
@@ -276,6 +276,9 @@ export class CenterClient implements CenterLink {
     } else if (event === "cache") {
       const { prompt_hash, ...engine } = parseExact(data) as EngineRow & { prompt_hash: (number | bigint)[] };
       this.#listener?.saved(cluster, addressOf(engine), prompt_hash.map(BigInt));
+    } else if (event === "report") {
+      const told = readEngineReport({ ...parseExact(data) as EngineRow, cluster });
+      this.#listener?.reported(cluster, told, told.report);
     }
   }
 

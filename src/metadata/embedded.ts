@@ -74,6 +74,8 @@ export class EmbeddedLink implements CenterLink {
       const changed = (change: Change): void => {
         if (change.kind === "load") {
           listener.loads(cluster, [center.loadOf(cluster, change.engine, this.#gateway)], false);
+        } else if (change.kind === "report") {
+          if (change.told.gateway !== this.#gateway) listener.reported(cluster, change.told, change.told.report);
         } else if (change.save.gateway !== this.#gateway) listener.saved(cluster, change.save, change.save.hashes);
       };
       this.#watched.set(cluster, center.watch(cluster, changed));

@@ -5,6 +5,7 @@
 import type { CallStats } from "./call_stats.ts";
 import type { EngineLoad } from "./engine_load.ts";
 import type { EngineAddress } from "./engine_address.ts";
+import type { EngineReport } from "./engine_report.ts";
 import type { CenterEvent } from "./server.ts";
 
 /** What a link tells its gateway. */
@@ -13,6 +14,8 @@ export interface LinkListener {
   loads(cluster: string, loads: EngineLoad[], whole: boolean): void;
   /** Another gateway's engine holds these prefixes. */
   saved(cluster: string, engine: EngineAddress, hashes: bigint[]): void;
+  /** Another gateway has read an engine's metrics. */
+  reported(cluster: string, engine: EngineAddress, report: EngineReport): void;
   /** The center was heard of: its figures for the cluster are of now. */
   fresh(cluster: string): void;
   /** Somebody asks the center: what it has not been told, as nobody wanted to know, it is to be told now. */

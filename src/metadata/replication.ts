@@ -36,7 +36,7 @@ interface Peer {
 const PLAIN_MS = 60_000;
 
 /** Events that the documented protocol does not have. */
-const OWN_EVENTS = new Set(["cache.save", "lease.renew", "lease.reset"]);
+const OWN_EVENTS = new Set(["cache.save", "engine.report", "lease.renew", "lease.reset"]);
 
 export class Replication {
   readonly #peers = new Map<string, Peer>();

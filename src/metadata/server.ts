@@ -23,6 +23,7 @@ import {
   printLocations,
   readCacheQuery,
   readCacheSave,
+  readEngineReport,
   readGateway,
   readLoadSet,
   readRequestId,
@@ -36,6 +37,7 @@ export const EVENT_TYPES = [
   "load.stats.delete",
   "load.prompt.delete",
   "cache.save",
+  "engine.report",
   "lease.renew",
   "lease.reset",
 ] as const;
@@ -254,6 +256,9 @@ export class CenterServer {
         this.center.saveCache(save);
         break;
       }
+      case "engine.report":
+        this.center.reported(readEngineReport(body));
+        break;
       case "lease.renew":
         this.center.renew(readGateway(body).gateway);
         break;

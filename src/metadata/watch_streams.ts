@@ -5,7 +5,7 @@
 
 import { type Center, CenterFull, type Change } from "./center.ts";
 import { type EngineAddress, engineKey } from "./engine_address.ts";
-import { printEngine, printExact, printLoads } from "./wire.ts";
+import { printEngine, printExact, printLoads, printReport } from "./wire.ts";
 
 export interface WatchOptions {
   /** Changes of a watched cluster are sent together after this long. */
@@ -73,6 +73,11 @@ export class WatchStreams {
           if (change.kind === "load") {
             dirty.set(engineKey(change.engine), change.engine);
             timer ??= setTimeout(flush, this.options.coalesceMs ?? 1);
+          } else if (change.kind === "report") {
+            const { told } = change;
+            if (told.gateway !== without || without === undefined) {
+              send("report", { ...printEngine(told), ...printReport(told.report) });
+            }
           } else if (change.save.gateway !== without || without === undefined) send("cache", printSave(change.save));
         });
         const ping = setInterval(() => write(": ping\n\n"), this.options.pingMs ?? 1_000);

@@ -6,6 +6,7 @@ import { z } from "zod";
 import type { LoadRequest } from "./center.ts";
 import type { EngineLoad } from "./engine_load.ts";
 import type { EngineAddress } from "./engine_address.ts";
+import type { EngineReport } from "./engine_report.ts";
 import type { CacheLocation } from "./prefix_holders.ts";
 
 /** Invalid input, answered with 400. */
@@ -81,6 +82,14 @@ const cacheSaveSchema = named(z.object({
   prompt_hash: z.array(hash).min(1).max(65_536),
   gateway: name.nullish(),
 }));
+const engineReportSchema = named(z.object({
+  cluster: name,
+  ...engine,
+  signals: z.record(z.string().max(64), z.unknown()),
+  age_ms: z.number().min(0).max(60_000),
+  cost_ms: z.number().min(0).max(60_000),
+  gateway: name.nullish(),
+}));
 /** Engines that a query is answered with when it does not say how many. */
 const DEFAULT_TOPK = 10;
 const cacheQuerySchema = z.object({
@@ -120,11 +129,28 @@ export const readCacheSave = (value: unknown) => {
   const body = read(cacheSaveSchema, value);
   return { cluster: body.cluster, ...addressOf(body), hashes: body.prompt_hash, gateway: body.gateway ?? undefined };
 };
+export const readEngineReport = (value: unknown): EngineReportTold => {
+  const { cluster, signals, age_ms, cost_ms, gateway, ...rest } = read(engineReportSchema, value);
+  const report = { signals, ageMs: age_ms, costMs: cost_ms };
+  return { cluster, ...addressOf(rest), report, gateway: gateway ?? undefined };
+};
 export const readGateway = (value: unknown) => read(gatewaySchema, value);
 export const readCacheQuery = (value: unknown) => {
   const { cluster, prompt_hash, topk, ports } = read(cacheQuerySchema, value);
   return { cluster, hashes: prompt_hash, topk, ports: ports === true };
 };
+
+/** A reading of an engine, and who told it. */
+export interface EngineReportTold extends EngineAddress {
+  cluster: string;
+  report: EngineReport;
+  gateway?: string;
+}
+
+/** A reading as bodies have it. */
+export function printReport({ signals, ageMs, costMs }: EngineReport) {
+  return { signals, age_ms: ageMs, cost_ms: costMs };
+}
 
 interface NamedEngine {
   readonly ip?: string | null;

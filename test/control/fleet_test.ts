@@ -35,6 +35,7 @@ function parts(changes: Record<string, unknown> = {}, endpoints = 64) {
     members: (cluster) => told.push(`members ${cluster}`),
     freeing: () => told.push("freeing"),
     freed: (row) => told.push(`freed ${row}`),
+    measured: ({ name }) => told.push(`measured ${name}`),
   });
   const rows = { clusters: new Map([["c", 0]]), models: new Map(), tenants: new Map(), labels: new Map() };
   const configure = (clusters = rows.clusters) =>

@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { settle } from "../support/parts.ts";
 import { UpstreamError } from "../../src/upstream/errors.ts";
 import { ManualClock } from "../../src/base/clock.ts";
+import { readTold } from "../../src/engines/signals.ts";
 import { Prober, type ProbeResult } from "../../src/engines/prober.ts";
 import { PROBED } from "../../src/engines/backends.ts";
 import type { Backend } from "../../src/engines/backends.ts";
@@ -234,4 +235,62 @@ Deno.test("Prober: one that accepts no connection is asked once more soon, and t
   refuses = true;
   assertEquals(await pass(2_000), [5_250, 5_500]);
   prober.stop();
+});
+
+Deno.test("Prober: of gateways that hear from each other one asks for metrics, and when it is gone another one does", async () => {
+  const clock = new ManualClock();
+  const options = {
+    healthIntervalMs: 1e6,
+    metricsIntervalMs: 1_000,
+    modelsIntervalMs: 1e6,
+    timeoutMs: 50,
+    concurrency: 4,
+  };
+  const asked: number[][] = [[], [], [], []];
+  const at = (path: string) => ({ port: 1, path });
+  const pages = { health: at("/health"), metrics: at("/metrics"), models: at("/models") };
+  const gone = new Set<number>();
+  const gateways = asked.map((times, i) => {
+    const reader = {
+      get(_: number, path: string) {
+        if (path === "/metrics") times.push(clock.now());
+        return Promise.resolve({ status: 200, text: "" });
+      },
+      connects: () => Promise.resolve(true),
+    };
+    const target = { pages, port: 1, reader };
+    const prober = new Prober(options, clock, (_, { metrics }) => {
+      if (metrics === undefined || gone.has(i)) return;
+      for (const [j, other] of gateways.entries()) if (j !== i) other.prober.heard(other.target);
+    });
+    return { prober, target };
+  });
+  for (const { prober, target } of gateways) {
+    prober.add(target);
+    prober.start();
+  }
+  const pass = async (ms: number) => {
+    const before = asked.flat().length;
+    for (let passed = 0; passed < ms; passed += 50) {
+      await settle();
+      clock.advance(50);
+    }
+    return asked.flat().length - before;
+  };
+  const count = await pass(60_000);
+  assert(count >= 26 && count <= 90, `${count} times in 60 s, as one gateway alone would`);
+  const leader = asked.findIndex((times) => times.at(-1) === Math.max(...asked.flat()));
+  gone.add(leader);
+  gateways[leader].prober.stop();
+  const later = await pass(60_000);
+  assert(later >= 26 && later <= 90, `${later} times in the next 60 s`);
+  for (const { prober } of gateways) prober.stop();
+});
+
+Deno.test("readTold takes what a gateway read, and nothing else", () => {
+  const signals = { waiting: 3, running: 8, kvUsage: 0.5, adapters: { names: ["a"], max: 4 }, asleep: false };
+  assertEquals(readTold(JSON.parse(JSON.stringify(signals))), signals);
+  for (const bad of [null, 1, [], { waiting: "3" }, { kvUsage: -1 }, { adapters: { names: [1], max: 4 } }]) {
+    assertEquals(readTold(bad), undefined, JSON.stringify(bad));
+  }
 });

@@ -29,19 +29,19 @@ const completions = (requests: readonly string[]) => requests.filter((text) => t
 const UNPROBED = { probes: { enabled: false } };
 
 /** Two gateways whose embedded centers replicate to each other. */
-async function peers(engines: Engines): Promise<[TestGateway, TestGateway]> {
+async function peers(engines: Engines, changes = [UNPROBED, UNPROBED] as Record<string, unknown>[]) {
   const ports = [0, 1].map(() => {
     const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     const { port } = listener.addr as Deno.NetAddr;
     listener.close();
     return port;
   });
-  const start = (own: number, other: number) =>
+  const start = (own: number, other: number, more: Record<string, unknown>) =>
     startTestGateway(engines, {
-      ...UNPROBED,
+      ...more,
       metadata_center: { listen: `127.0.0.1:${own}`, peers: [`127.0.0.1:${other}`], ...PATIENT },
     });
-  return [await start(ports[0], ports[1]), await start(ports[1], ports[0])];
+  return [await start(ports[0], ports[1], changes[0]), await start(ports[1], ports[0], changes[1])];
 }
 
 async function remoteLoad(gateway: TestGateway): Promise<{ requests: number; promptBytes: number }> {
@@ -99,6 +99,28 @@ const TOGETHER: Record<string, (engines: Engines, centerPort: number) => Promise
     Promise.all([0, 1].map(() => startTestGateway(engines, { ...UNPROBED, ...remote(port, PATIENT) }))),
   "replicating embedded centers": (engines) => peers(engines),
 };
+
+const waiting = async (gateway: TestGateway) => (await gateway.endpoints())[0].waiting;
+
+Deno.test("what one gateway reads of an engine the others know without asking it, if they share it", async () => {
+  await using engines = startEngines(1);
+  await using center = await startCenterProcess(LONG_LEASE);
+  const start = (more: Record<string, unknown>, sharing = {}) =>
+    startTestGateway(engines, { ...remote(center.port, { ...PATIENT, ...sharing }), ...more });
+  await using asks = await start({});
+  await using hears = await start(UNPROBED);
+  await using alone = await start(UNPROBED, { share_metrics: false });
+  await eventually("it hears", async () => await waiting(hears) === 0);
+  assertEquals([await waiting(asks), await waiting(alone)], [0, null]);
+});
+
+Deno.test("what one gateway reads of an engine goes from embedded center to embedded center", async () => {
+  await using engines = startEngines(1);
+  const [asks, hears] = await peers(engines, [{}, UNPROBED]);
+  await using _asks = asks;
+  await using _hears = hears;
+  await eventually("it hears", async () => await waiting(hears) === 0);
+});
 
 for (const [kind, start] of Object.entries(TOGETHER)) {
   Deno.test(`two gateways balance like one: the second takes the engines that the first left (${kind})`, async () => {

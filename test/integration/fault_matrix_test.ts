@@ -145,7 +145,10 @@ async function scenario(fault: string, stream: boolean, allBad: boolean, state: 
   if (fault === SILENT_HEALTH) await settled();
   const seen = await Promise.all(
     Array.from({ length: REQUESTS }, async (_, i) => {
-      return await outcomeOf(await post(gateway.origin, chat(`x${i}.`, { stream })), stream);
+      const answer = await post(gateway.origin, chat(`x${i}.`, { stream })).catch((error) => {
+        throw new Error(`${[fault, stream, allBad]}: ${error}\n${Deno.readTextFileSync(log)}`, { cause: error });
+      });
+      return await outcomeOf(answer, stream);
     }),
   );
   await gateway.settled();

@@ -35,7 +35,7 @@ Deno.test("CenterClient: after its lease has run out while it lives, it tells wh
     type: "load.stats.set",
     body: { cluster: "c", request_id: "r", prompt_length: 7, ip: "10.0.0.1", port: 1, gateway: "g" },
   };
-  client.start(["c"], { fresh() {}, loads() {}, saved() {}, asked() {} }, () => [open]);
+  client.start(["c"], { fresh() {}, loads() {}, saved() {}, reported() {}, asked() {} }, () => [open]);
   client.send("c", [open]);
   const prompt = () => (center.loads("c") ?? []).reduce((sum, { promptLength }) => sum + promptLength, 0);
   await until(() => prompt() === 7, "the center knows the request");

@@ -39,6 +39,8 @@ export interface EndpointStatus {
   in_flight: number;
   prompt_bytes: number;
   dispatched: number;
+  /** As its engine tells; null while it is not known. */
+  waiting: number | null;
 }
 
 /** What serves the gateway's clients in tests: `deno task test:direct` says direct. */

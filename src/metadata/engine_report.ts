@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a gateway read of an engine's metrics, told to the others: a page of metrics costs an engine milliseconds, and is
+// the same for all of them. Nobody keeps it: it is of a moment.
+
+/** One reading, as it goes over the wire. */
+export interface EngineReport {
+  /** What the engine told, by the names of `EngineSignals`. */
+  signals: Record<string, unknown>;
+  /** Ms that have passed since the engine was asked, at least. */
+  ageMs: number;
+  /** What its metrics cost an engine, ms a time, in the mean. */
+  costMs: number;
+}
