@@ -17,8 +17,14 @@ export interface Patient {
   readonly row: number;
 }
 
-interface Chart {
+interface Chart<P extends Patient> {
+  readonly patient: P;
   readonly health: EndpointHealth;
+  readonly ward: Ward<P>;
+  /** As its ward counts it. */
+  state: Health;
+  /** It serves as all do, and nothing about it changes with time: it is looked at when a worker tells of it. */
+  steady: boolean;
   /** Requests that it had answered at the last probe. */
   answered: number;
   /** Whether nobody listened at the last probe, and at one since it was last healthy. */
@@ -51,8 +57,8 @@ export class FleetHealth<P extends Patient> {
   readonly table: EndpointTable;
   config: Config;
   readonly clock: Clock;
-  readonly #charts = new Map<P, Chart>();
-  readonly #clusters = new Map<string, P[]>();
+  readonly #charts = new Map<P, Chart<P>>();
+  readonly #wards = new Map<string, Ward<P>>();
   #cancel: () => void = () => {};
 
   constructor(readonly parts: FleetHealthParts<P>) {
@@ -63,28 +69,43 @@ export class FleetHealth<P extends Patient> {
 
   /** Takes a patient up; one that `joins` the others is scored with their mean load at first. */
   add(patient: P, joins: boolean): void {
-    this.#charts.set(patient, {
-      health: new EndpointHealth(limitsOf(this.config), joins ? this.clock.now() : undefined),
+    const { cluster } = patient;
+    const ward: Ward<P> = this.#wards.get(cluster) ?? { charts: [], available: 0, out: 0 };
+    this.#wards.set(cluster, ward);
+    const health = new EndpointHealth(limitsOf(this.config), joins ? this.clock.now() : undefined);
+    const chart: Chart<P> = {
+      patient,
+      health,
+      ward,
+      state: health.state,
+      steady: false,
       answered: 0,
       refused: false,
       wasRefused: false,
       backedOffUntil: 0,
       why: "",
-    });
-    this.#clusters.set(patient.cluster, [...this.#clusters.get(patient.cluster) ?? [], patient]);
+    };
+    this.#charts.set(patient, chart);
+    ward.charts.push(chart);
+    tally(ward, chart.state, 1);
   }
 
   remove(patient: P): void {
+    const chart = this.#charts.get(patient)!;
+    const { ward } = chart;
     this.#charts.delete(patient);
-    const others = this.#clusters.get(patient.cluster)!.filter((other) => other !== patient);
-    if (others.length > 0) this.#clusters.set(patient.cluster, others);
-    else this.#clusters.delete(patient.cluster);
+    tally(ward, chart.state, -1);
+    ward.charts.splice(ward.charts.indexOf(chart), 1);
+    if (ward.charts.length === 0) this.#wards.delete(patient.cluster);
   }
 
   /** Other limits hold from now on. */
   configure(config: Config): void {
     this.config = config;
-    for (const { health } of this.#charts.values()) health.limits = limitsOf(config);
+    for (const chart of this.#charts.values()) {
+      chart.health.limits = limitsOf(config);
+      chart.steady = false;
+    }
   }
 
   /** It is in the fleet no more: it finishes what it has. */
@@ -149,47 +170,40 @@ export class FleetHealth<P extends Patient> {
 
   readonly #watch = (): void => {
     const now = this.clock.now();
-    for (const patients of this.#clusters.values()) {
-      const ward = this.#count(patients);
-      for (const patient of patients) this.#look(patient, ward, now);
-      this.#panic(patients, ward);
-      this.#slowStart(patients, now);
+    for (const ward of this.#wards.values()) {
+      for (const chart of ward.charts) {
+        if (!chart.steady || !this.table.quiet(chart.patient.row)) this.#look(chart, now);
+      }
+      if (ward.available < ward.charts.length) this.#panic(ward);
+      this.#slowStart(ward, now);
     }
     this.#cancel = this.clock.after(WATCH_MS, this.#watch);
   };
 
   // When so few are left, those are asked too whose probes fail, but who listen: refusing all is no better.
-  #panic(patients: P[], ward: Ward): void {
+  #panic(ward: Ward<P>): void {
     const panics = this.#panics(ward);
-    for (const patient of patients) {
-      if (this.of(patient).state !== "unhealthy") continue;
-      const serves = panics && this.#listens(patient);
-      if (!this.table.setPanic(patient.row, serves)) continue;
-      const { cluster, name } = patient;
-      if (serves) {
+    for (const chart of ward.charts) {
+      if (chart.state !== "unhealthy") continue;
+      const serves = panics && this.#listens(chart);
+      const { cluster, name, row } = chart.patient;
+      if (this.table.setPanic(row, serves) && serves) {
         this.parts.log.warn("unhealthy endpoint serves: too few others are left", { cluster, endpoint: name });
       }
     }
   }
 
   // Somebody is there who may answer.
-  #listens(patient: P): boolean {
-    const { refused, health } = this.#charts.get(patient)!;
+  #listens({ refused, health }: Chart<P>): boolean {
     return !refused && !health.resting;
   }
 
-  #panics({ available, size }: Ward): boolean {
-    return available * 100 < this.config.outliers.panic_percent * size;
+  #panics({ available, charts }: Ward<P>): boolean {
+    return available * 100 < this.config.outliers.panic_percent * charts.length;
   }
 
-  #count(patients: P[]): Ward {
-    const ward: Ward = { size: patients.length, available: 0, out: 0 };
-    for (const patient of patients) tally(ward, this.of(patient).state, 1);
-    return ward;
-  }
-
-  #look(patient: P, ward: Ward, now: number): void {
-    const chart = this.#charts.get(patient)!;
+  #look(chart: Chart<P>, now: number): void {
+    const { patient, health, ward } = chart;
     const { row } = patient;
     const counts = {
       failures: this.table.failures(row),
@@ -197,55 +211,61 @@ export class FleetHealth<P extends Patient> {
       requests: this.table.requests(row),
     };
     // One more may go when enough others are left: never the last.
-    const maxOut = Math.floor(ward.size * this.config.outliers.max_ejected_percent / 100);
+    const maxOut = Math.floor(ward.charts.length * this.config.outliers.max_ejected_percent / 100);
     const maySpare = ward.out < maxOut && ward.available > 1;
-    const before = chart.health.state;
-    const offer = chart.health.counted(counts, now, maySpare, ward.available === 0);
-    if (chart.health.state !== before) {
-      tally(ward, before, -1);
-      tally(ward, chart.health.state, 1);
-    }
-    if (offer && chart.health.state === "trial") this.table.clearFailures(row);
+    const offer = health.counted(counts, now, maySpare, ward.available === 0);
+    if (offer && health.state === "trial") this.table.clearFailures(row);
     this.#apply(patient, `${counts.failures} failures in a row`);
-    if (offer && chart.health.state === "trial") this.table.setState(row, EndpointState.trial);
+    if (offer && health.state === "trial") this.table.setState(row, EndpointState.trial);
     this.parts.looked(patient);
     const ms = this.table.takeBackOff(row);
     if (ms > 0) chart.backedOffUntil = Math.max(chart.backedOffUntil, now + ms);
     else if (chart.backedOffUntil <= now && this.table.backedOff(row)) this.table.endBackOff(row);
+    chart.steady = health.state === "available" && health.ejections === 0 && counts.failures === 0 &&
+      !this.table.backedOff(row) && now - health.availableSince >= this.config.outliers.slow_start_ms &&
+      this.table.penalty(row) === 0;
   }
 
   #apply(patient: P, why: string): void {
     const { cluster, name, row } = patient;
-    const state = this.of(patient).state;
+    const chart = this.#charts.get(patient)!;
+    const { ward, health: { state } } = chart;
+    // Whatever was told of it may have begun something that goes on with time.
+    chart.steady = false;
+    if (chart.state !== state) {
+      tally(ward, chart.state, -1);
+      tally(ward, state, 1);
+      chart.state = state;
+    }
     const before = this.table.state(row);
     const after = STATES[state];
     if (before === after) return;
-    this.#charts.get(patient)!.why = why;
+    chart.why = why;
     if (after === EndpointState.available) {
       this.table.clearFailures(row);
-      if (before === EndpointState.unhealthy && this.#charts.get(patient)!.wasRefused) this.parts.returned(patient);
+      if (before === EndpointState.unhealthy && chart.wasRefused) this.parts.returned(patient);
     }
     // The last one does not stop serving for a moment.
-    const panic = after === EndpointState.unhealthy && this.#listens(patient) &&
-      this.#panics(this.#count(this.#clusters.get(cluster)!));
+    const panic = after === EndpointState.unhealthy && this.#listens(chart) && this.#panics(ward);
     this.table.setState(row, after, panic);
     const level = state === "available" || state === "trial" ? "info" : "warn";
     this.parts.log[level](`endpoint is ${state}`, { cluster, endpoint: name, why });
   }
 
   // A newcomer with an empty queue would get every request until it is as loaded as the others.
-  #slowStart(patients: P[], now: number): void {
+  #slowStart({ charts }: Ward<P>, now: number): void {
     const { slow_start_ms } = this.config.outliers;
     let sum: number | undefined;
     let count = 0;
-    for (const patient of patients) {
-      const progress = slow_start_ms === 0 ? 1 : (now - this.of(patient).availableSince) / slow_start_ms;
+    for (const { steady, state, health, patient } of charts) {
+      if (steady) continue;
+      const progress = slow_start_ms === 0 ? 1 : (now - health.availableSince) / slow_start_ms;
       if (progress < 1 && sum === undefined) {
-        const others = patients.filter((other) => this.of(other).state === "available");
+        const others = charts.filter((other) => other.state === "available");
         count = others.length;
-        sum = others.reduce((total, other) => total + this.#requests(other), 0);
+        sum = others.reduce((total, other) => total + this.#requests(other.patient), 0);
       }
-      const own = this.of(patient).state === "available" ? 1 : 0;
+      const own = state === "available" ? 1 : 0;
       const mean = progress >= 1 || count <= own ? 0 : (sum! - own * this.#requests(patient)) / (count - own);
       const penalty = progress < 1 ? Math.ceil(mean * (1 - progress)) : 0;
       if (this.table.penalty(patient.row) !== penalty) this.table.setPenalty(patient.row, penalty);
@@ -267,15 +287,15 @@ function limitsOf({ outliers, probes }: Config): HealthLimits {
   };
 }
 
-/** A cluster's states, counted. */
-interface Ward {
-  readonly size: number;
+/** A cluster's endpoints, and their states counted. */
+interface Ward<P extends Patient> {
+  readonly charts: Chart<P>[];
   available: number;
   /** Ejected or on trial. */
   out: number;
 }
 
-function tally(ward: Ward, state: Health, by: number): void {
+function tally(ward: Pick<Ward<Patient>, "available" | "out">, state: Health, by: number): void {
   if (state === "available") ward.available += by;
   else if (state === "ejected" || state === "trial") ward.out += by;
 }

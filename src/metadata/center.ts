@@ -10,7 +10,7 @@ import type { Clock } from "../base/clock.ts";
 import { type EngineAddress, engineKey, plainKey } from "./engine_address.ts";
 import { byHost, type Engine, type EngineLoad, figures, newEngine } from "./engine_load.ts";
 import { type CacheLocation, PrefixHolders } from "./prefix_holders.ts";
-import type { EngineReportTold } from "./wire.ts";
+import type { EngineReportTold } from "./engine_report.ts";
 
 export interface LoadRequest extends EngineAddress {
   cluster: string;

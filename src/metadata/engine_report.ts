@@ -2,6 +2,8 @@
 // What a gateway read of an engine's metrics, told to the others: a page of metrics costs an engine milliseconds, and is
 // the same for all of them. Nobody keeps it: it is of a moment.
 
+import type { EngineAddress } from "./engine_address.ts";
+
 /** One reading, as it goes over the wire. */
 export interface EngineReport {
   /** What the engine told, by the names of `EngineSignals`. */
@@ -10,4 +12,11 @@ export interface EngineReport {
   ageMs: number;
   /** What its metrics cost an engine, ms a time, in the mean. */
   costMs: number;
+}
+
+/** A reading of an engine, and who told it. */
+export interface EngineReportTold extends EngineAddress {
+  cluster: string;
+  report: EngineReport;
+  gateway?: string;
 }

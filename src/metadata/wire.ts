@@ -6,7 +6,7 @@ import { z } from "zod";
 import type { LoadRequest } from "./center.ts";
 import type { EngineLoad } from "./engine_load.ts";
 import type { EngineAddress } from "./engine_address.ts";
-import type { EngineReport } from "./engine_report.ts";
+import type { EngineReport, EngineReportTold } from "./engine_report.ts";
 import type { CacheLocation } from "./prefix_holders.ts";
 
 /** Invalid input, answered with 400. */
@@ -139,13 +139,6 @@ export const readCacheQuery = (value: unknown) => {
   const { cluster, prompt_hash, topk, ports } = read(cacheQuerySchema, value);
   return { cluster, hashes: prompt_hash, topk, ports: ports === true };
 };
-
-/** A reading of an engine, and who told it. */
-export interface EngineReportTold extends EngineAddress {
-  cluster: string;
-  report: EngineReport;
-  gateway?: string;
-}
 
 /** A reading as bodies have it. */
 export function printReport({ signals, ageMs, costMs }: EngineReport) {

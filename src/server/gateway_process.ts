@@ -11,6 +11,7 @@ import { TrafficHistory } from "../admin/traffic_history.ts";
 import type { ShownDecision } from "../gateway/decision_watch.ts";
 import { type Address, formatAddress, isLoopback, parseAddress } from "../base/address.ts";
 import { systemClock } from "../base/clock.ts";
+import { coarse } from "../base/coarse_clock.ts";
 import { Visitors } from "../base/visitors.ts";
 import { readAccess, readToken } from "../config/access.ts";
 import { environmentNotes } from "../config/metadata_center.ts";
@@ -42,6 +43,9 @@ import { checkDistinct, readCertificate } from "./listen_checks.ts";
 import { reserve, serveOn } from "./listeners.ts";
 import { hostname } from "./hostname.ts";
 import { SPARE_AREAS, Supervisor } from "./supervisor.ts";
+
+/** The control plane is woken for its recurring work this often at most. */
+const clock = coarse(systemClock, 50);
 
 /** How long a start waits for engines to list their models, where these are to be served. */
 const FIRST_MODELS_MS = 3_000;
@@ -97,7 +101,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
   writeOwnShare(kernel, 1);
   if (config.prediction.method === "moving_average") predictByAverages(kernel);
 
-  const fleet = new Fleet(kernel, config, systemClock, log);
+  const fleet = new Fleet(kernel, config, clock, log);
   const trainer = trainerOf(kernel, config, fleet, log);
   const certificate = config.tls && await readCertificate(config.tls);
   const gatewayId = `${hostname()}-${crypto.randomUUID().slice(0, 8)}`;
@@ -113,7 +117,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
   };
   const lost = new LostRequests({
     kernel,
-    clock: systemClock,
+    clock,
     log,
     layout: new CellLayout(config.limits),
     nameOf: (row) => fleet.nameOf(row),
@@ -124,7 +128,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
   let sync: LoadSync | undefined;
   const control = new ControlPlane({
     kernel,
-    clock: systemClock,
+    clock,
     log,
     fleet,
     trainer,
@@ -134,18 +138,18 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
   }, config);
   const caches = new EngineCaches({
     kernel,
-    clock: systemClock,
+    clock,
     log,
     config: () => control.snapshot.config,
     members: () => fleet.members,
     tokens: openTokens(log),
     emptied: (row) => kernel.exports.indexForget(row),
   });
-  const routes = new XdsConfiguration(systemClock, log, () => reloader.reload("the mesh's routes changed"));
+  const routes = new XdsConfiguration(clock, log, () => reloader.reload("the mesh's routes changed"));
   const reloader: Reloader = new Reloader({
     source: routes.beside(options.source ?? fixedConfig(config)),
     control,
-    clock: systemClock,
+    clock,
     log,
     async prepare({ tls, log: { level } }) {
       const renew = await certificateChange(supervisor, tls);
@@ -171,7 +175,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
     status,
     center: () => center && sync && { gatewayId, link: center.link, sync },
   };
-  const traffic = new TrafficHistory(systemClock, () => trafficTotals(sources));
+  const traffic = new TrafficHistory(clock, () => trafficTotals(sources));
   const live = new LiveEvents(liveParts(sources, traffic));
   const parts: AdminParts = adminParts(sources, live);
   if (exportsTelemetry()) exportMetrics(Object.values(FAMILIES), (sink) => writeMetrics(sink, metricsOf(sources)));
@@ -204,7 +208,7 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
         fleet,
         link: center.link,
         config: config.metadata_center,
-        clock: systemClock,
+        clock,
         gateway: gatewayId,
       });
       sync.configure(control.snapshot, [...control.snapshot.rows.clusters.keys()]);
@@ -284,7 +288,7 @@ function trainerOf(kernel: AttachedKernel, config: Config, fleet: Fleet, log: Lo
     reader: new SampleReader(kernel),
     config,
     endpoints,
-    clock: systemClock,
+    clock,
     state: new TrainerState(config.prediction.state_file, log),
   });
 }

@@ -7,6 +7,7 @@ import { Admission } from "../admission/admission.ts";
 import { Limits } from "../admission/limits.ts";
 import { Tenants } from "../admission/tenants.ts";
 import { systemClock } from "../base/clock.ts";
+import { coarse } from "../base/coarse_clock.ts";
 import { Deadlines } from "../base/deadlines.ts";
 import { GatewayError } from "../base/errors.ts";
 import type { Config } from "../config/schema.ts";
@@ -57,7 +58,7 @@ import { WorkerLogs } from "./logs.ts";
 import type { WorkerSetup } from "./protocol.ts";
 import { silenceParts } from "./silence_parts.ts";
 import { configureTokens, openTokens } from "../control/tokens.ts";
-import { Vitals } from "./vitals.ts";
+import { TICK_MS, Vitals } from "./vitals.ts";
 
 const clock = systemClock;
 
@@ -77,7 +78,8 @@ export class Serving {
   readonly instruments: Instruments;
   readonly watch: DecisionWatch;
   readonly vitals: Vitals;
-  readonly #deadlines = new Deadlines(clock);
+  readonly ticks = coarse(clock, TICK_MS, (ms) => this.vitals.late(ms));
+  readonly #deadlines = new Deadlines(this.ticks, TICK_MS);
   readonly #endpoints: EndpointTable;
   readonly #readings: ModelReadings;
   readonly #pulse: EndpointPulse;

@@ -8,6 +8,9 @@ import type { Instruments } from "../telemetry/instruments.ts";
 /** Counts that others keep, by the cell in which they are told; they only grow while the worker lasts. */
 export type KeptCounts = ReadonlyMap<number, number>;
 
+/** Recurring work wakes a worker this often at most; how late it is then is its event loop's delay. */
+export const TICK_MS = 50;
+
 export class Vitals {
   readonly #instruments: Instruments;
   readonly #told = new Map<number, number>();

@@ -7,10 +7,9 @@ import { GatewayError } from "../base/errors.ts";
 import { WorkerListeners } from "./worker_listeners.ts";
 import type { FromWorker, StartWorker, ToWorker } from "./protocol.ts";
 import { Serving } from "./serving.ts";
+import { TICK_MS } from "./vitals.ts";
 
-const HEARTBEAT_MS = 500;
-/** How often the event loop's delay is sampled. */
-const LOOP_SAMPLE_MS = 50;
+const TICKS_A_BEAT = 10;
 /** For the error events of streams that the drain deadline cuts, and for the last lines of logs. */
 const LAST_WORDS_MS = 500;
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -73,23 +72,22 @@ async function renew(listeners: WorkerListeners, certificate: { cert: string; ke
   }
 }
 
-/** Beats, and samples the event loop's delay; returns what ends both. */
+/** Beats, and lets the event loop's delay be sampled at every tick; returns what ends both. */
 function beat(serving: Serving): () => void {
-  let loopAt = systemClock.now();
+  const { ticks } = serving;
   // The first sample at once, so that the metric is there from the beginning.
-  const began = loopAt;
+  const began = systemClock.now();
   const first = setTimeout(() => serving.vitals.late(systemClock.now() - began));
-  const loop = setInterval(() => {
-    const now = systemClock.now();
-    serving.vitals.late(Math.max(0, now - loopAt - LOOP_SAMPLE_MS));
-    loopAt = now;
-  }, LOOP_SAMPLE_MS);
-  serving.beat(serving.boundsMemory);
-  const heart = setInterval(() => serving.beat(serving.boundsMemory), HEARTBEAT_MS);
+  let cancel = (): void => {};
+  let count = 0;
+  const tick = (): void => {
+    if (count++ % TICKS_A_BEAT === 0) serving.beat(serving.boundsMemory);
+    cancel = ticks.after(TICK_MS, tick);
+  };
+  tick();
   return () => {
     clearTimeout(first);
-    clearInterval(heart);
-    clearInterval(loop);
+    cancel();
   };
 }
 

@@ -267,6 +267,14 @@ export class EndpointTable {
     if (this.failureBackoffMs > 0) this.backOff(row, this.failureBackoffMs);
   }
 
+  /** Whether workers have told nothing of it that the control plane has to see to. */
+  quiet(row: number): boolean {
+    const k = this.#kernel.exports;
+    return this.#words[this.#cell(k.ENDPOINT_FAILURES, row)] === 0 &&
+      this.#words[this.#cell(k.ENDPOINT_BACK_OFF, row)] === 0 &&
+      this.#words[this.#cell(k.ENDPOINT_ASKED, row)] === 0;
+  }
+
   clearFailures(row: number): void {
     const cell = this.#cell(this.#kernel.exports.ENDPOINT_FAILURES, row);
     if (this.#words[cell] !== 0) Atomics.store(this.#words, cell, 0);
