@@ -20,14 +20,19 @@ import { loadedFleet, PLACEMENT } from "./fixtures.ts";
 
 const WAITING = 1_000;
 const ENDPOINTS = 1_000;
+const MANY = 10_000;
 
 /** A cluster whose endpoints are all full, and requests that wait. */
-function crowd() {
-  const kernel = freshKernel({ endpoints: ENDPOINTS + 16, requestsPerWorker: 4_096, workers: 1 });
+function crowd(endpoints = ENDPOINTS) {
+  const kernel = freshKernel({
+    endpoints: endpoints + 16,
+    requestsPerWorker: endpoints + WAITING + 1_024,
+    workers: 1,
+  });
   writeQueueParameters(kernel, parseConfig({}).queue, 4);
   writeTenant(kernel, 0, { weight: 1 });
   const table = new EndpointTable(kernel);
-  const rows = Array.from({ length: ENDPOINTS }, (_, i) => table.add(0, { hostname: "e", port: 1 + i }, 1_000, 0));
+  const rows = Array.from({ length: endpoints }, (_, i) => table.add(0, { hostname: "e", port: 1 + i }, 1_000, 0));
   const requests = new RequestTable(kernel);
   const k = kernel.exports;
   let now = 1e12;
@@ -50,37 +55,39 @@ function crowd() {
   return { k, arrive, busy, waiting, tick: () => now += 1 };
 }
 
-const arriving = crowd();
-Deno.bench(`arrival, ${WAITING} waiting, ${ENDPOINTS} endpoints`, { group: "queue" }, (bench) => {
-  arriving.tick();
-  bench.start();
-  const row = arriving.arrive(20_000);
-  bench.end();
-  row.release();
-});
+for (const endpoints of [ENDPOINTS, MANY]) {
+  const arriving = crowd(endpoints);
+  Deno.bench(`arrival, ${WAITING} waiting, ${endpoints} endpoints`, { group: `queue ${endpoints}` }, (bench) => {
+    arriving.tick();
+    bench.start();
+    const row = arriving.arrive(20_000);
+    bench.end();
+    row.release();
+  });
 
-// An endpoint has its first token; the one that is granted its room fills it, and another one comes and waits.
-const granting = crowd();
-let turn = 0;
-Deno.bench(`grant, ${WAITING} waiting, ${ENDPOINTS} endpoints`, { group: "queue" }, (bench) => {
-  const now = granting.tick();
-  const slot = turn++ % ENDPOINTS;
-  const { endpoint } = granting.busy[slot];
-  granting.busy[slot].firstToken(now);
-  granting.busy[slot].release();
-  bench.start();
-  const granted = granting.k.fill(0, endpoint, now);
-  bench.end();
-  assertEquals(granted, 1);
-  for (const row of granting.waiting) {
-    if (row.phase !== RequestPhase.granted) continue;
-    row.dispatch(now, false);
-    granting.busy[slot] = row;
-    granting.waiting.delete(row);
-    break;
-  }
-  granting.waiting.add(granting.arrive(20_000 + turn % 7_000));
-});
+  // An endpoint has its first token; the one that is granted its room fills it, and another one comes and waits.
+  const granting = crowd(endpoints);
+  let turn = 0;
+  Deno.bench(`grant, ${WAITING} waiting, ${endpoints} endpoints`, { group: `queue ${endpoints}` }, (bench) => {
+    const now = granting.tick();
+    const slot = turn++ % endpoints;
+    const { endpoint } = granting.busy[slot];
+    granting.busy[slot].firstToken(now);
+    granting.busy[slot].release();
+    bench.start();
+    const granted = granting.k.fill(0, endpoint, now);
+    bench.end();
+    assertEquals(granted, 1);
+    for (const row of granting.waiting) {
+      if (row.phase !== RequestPhase.granted) continue;
+      row.dispatch(now, false);
+      granting.busy[slot] = row;
+      granting.waiting.delete(row);
+      break;
+    }
+    granting.waiting.add(granting.arrive(20_000 + turn % 7_000));
+  });
+}
 
 for (const policy of ["inference_lb", "expected_ttft", "slo", "late_binding"]) {
   const { kernel } = loadedFleet(ENDPOINTS);

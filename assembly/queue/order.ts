@@ -31,8 +31,9 @@ import { PHASE_WAITING, REQUEST_GENERATION, RequestRow } from "../memory/request
 import { TENANT_VIRTUAL, TenantRow } from "../memory/tenant";
 import { drawOf, pricedOf, uncachedOf } from "../prefix/known";
 import { adapterMs, lists } from "../score/adapter";
-import { compareFlights, compareRates, flightMs, flightOf, meanRate } from "../score/flight";
-import { aheadOf, baseOf, chargeOf, easeMs, hasRoom, observeBusy, takes } from "../score/late";
+import { compareFlights, compareRates, flightMs, flightOfFour, meanRate } from "../score/flight";
+import { horizontalMin, horizontalSum } from "../score/gather";
+import { aheadOfFour, baseOf, baseOfFour, chargeOf, easeMs, hasRoom, observeBusy, takes } from "../score/late";
 import { packOf } from "../score/pack";
 import { serviceRate, virtualOf } from "./fair_share";
 
@@ -85,37 +86,85 @@ let alternatives: u32 = 0;
 /** Prompt bytes that all endpoints together prefill in a ms. */
 export let fleetRate: f64 = 0;
 
-// Looks at all endpoints once: the shortest queue, and the cheapest bases.
+// Looks at all endpoints, four at a time: their speeds, the shortest queue, and the cheapest bases.
 export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
-  let minFlight = f32.MAX_VALUE;
-  let flights: f32 = 0;
-  fleetRate = 0;
-  let serving: u32 = 0;
+  surveySpeeds(cluster, wanted, share, now);
+  surveyFlights(cluster, wanted);
+  surveyBases(cluster, wanted, share, stampOf(now));
+}
+
+// Which of four rows are eligible.
+@inline
+function wantedOfFour(row: u32, wanted: v128): v128 {
+  return i32x4.eq(v128.and(v128.load(cell(ENDPOINT_ELIGIBILITY, row)), wanted), wanted);
+}
+
+let serving: u32 = 0;
+
+function surveySpeeds(cluster: u32, wanted: u32, share: f32, now: f64): void {
+  const mask = i32x4.splat(wanted);
+  const shares = f32x4.splat(share);
+  const zero = f32x4.splat(0);
+  let speeds = zero;
   let busy: u32 = 0;
-  for (let pass: u32 = 0; pass < 3; pass++) {
-    if (pass == 1) compareRates(serving, <f32>fleetRate);
-    if (pass == 2) compareFlights(minFlight, flights / <f32>max<u32>(1, serving));
-    alternatives = 0;
-    let group = firstGroupOf(cluster);
-    while (group != 0) {
-      group--;
-      for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row++) {
-        if ((load<u32>(cell(ENDPOINT_ELIGIBILITY, row)) & wanted) != wanted) continue;
-        if (pass == 0) {
-          const rate = load<f32>(cell(ENDPOINT_RATE, row));
-          serving++;
-          fleetRate += 1 / max<f64>(1e-9, <f64>rate);
-          if (aheadOf(row, share) > 0) busy++;
-        } else if (pass == 1) {
-          const flight = flightOf(row);
-          minFlight = min(minFlight, flight);
-          flights += flight;
-        } else keepCheapest(row, baseOf(row, share, stampOf(now)));
-      }
-      group = groupAfter(group);
+  serving = 0;
+  let group = firstGroupOf(cluster);
+  while (group != 0) {
+    group--;
+    for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row += 4) {
+      const fits = wantedOfFour(row, mask);
+      if (!v128.any_true(fits)) continue;
+      const rate = f32x4.pmax(v128.load(cell(ENDPOINT_RATE, row)), f32x4.splat(1e-9));
+      speeds = f32x4.add(speeds, v128.and(f32x4.div(f32x4.splat(1), rate), fits));
+      serving += popcnt<u32>(i32x4.bitmask(fits));
+      busy += popcnt<u32>(i32x4.bitmask(v128.and(fits, f32x4.gt(aheadOfFour(row, shares), zero))));
     }
+    group = groupAfter(group);
   }
+  fleetRate = <f64>horizontalSum(speeds);
+  compareRates(serving, <f32>fleetRate);
   if (serving > 0) observeBusy(cluster, <f64>busy / <f64>serving, now);
+}
+
+function surveyFlights(cluster: u32, wanted: u32): void {
+  const mask = i32x4.splat(wanted);
+  const infinity = f32x4.splat(f32.MAX_VALUE);
+  let least = infinity;
+  let flights = f32x4.splat(0);
+  let group = firstGroupOf(cluster);
+  while (group != 0) {
+    group--;
+    for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row += 4) {
+      const fits = wantedOfFour(row, mask);
+      const flight = flightOfFour(row);
+      least = f32x4.pmin(least, v128.bitselect(flight, infinity, fits));
+      flights = f32x4.add(flights, v128.and(flight, fits));
+    }
+    group = groupAfter(group);
+  }
+  compareFlights(horizontalMin(least), horizontalSum(flights) / <f32>max<u32>(1, serving));
+}
+
+function surveyBases(cluster: u32, wanted: u32, share: f32, stamp: u32): void {
+  const mask = i32x4.splat(wanted);
+  const shares = f32x4.splat(share);
+  const room = f32x4.splat(header().room);
+  alternatives = 0;
+  let group = firstGroupOf(cluster);
+  while (group != 0) {
+    group--;
+    for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row += 4) {
+      const fits = wantedOfFour(row, mask);
+      const bases = baseOfFour(row, shares, stamp, room);
+      const worst = alternatives == ALTERNATIVES ? alternative(ALTERNATIVES - 1).base : f32.MAX_VALUE;
+      let cheap = i32x4.bitmask(v128.and(fits, f32x4.lt(bases, f32x4.splat(worst))));
+      for (; cheap != 0; cheap &= cheap - 1) {
+        const cheaper = row + ctz<u32>(cheap);
+        keepCheapest(cheaper, baseOf(cheaper, share, stamp));
+      }
+    }
+    group = groupAfter(group);
+  }
 }
 
 function keepCheapest(row: u32, base: f32): void {

@@ -16,7 +16,7 @@ import {
 } from "../memory/endpoint";
 import { header } from "../memory/header";
 import { cell, positionGroup, positionQueue, question, scratch } from "../memory/plan";
-import { horizontalMin } from "./gather";
+import { horizontalMin, horizontalSum } from "./gather";
 
 // Requests in flight on an endpoint through any gateway, and its slow start.
 @inline
@@ -77,6 +77,17 @@ export function weightOfFour(rate: v128): v128 {
   return v128.bitselect(f32x4.splat(1), v128.and(scaled, i32x4.splat(EXPONENT)), alike);
 }
 
+/** flight_i of four endpoints. */
+@inline
+export function flightOfFour(row: u32): v128 {
+  const requests = i32x4.add(
+    v128.load(cell(ENDPOINT_REQUESTS, row)),
+    i32x4.add(v128.load(cell(ENDPOINT_REMOTE_REQUESTS, row)), v128.load(cell(ENDPOINT_PENALTY, row))),
+  );
+  const queue = f32x4.convert_i32x4_s(i32x4.max_s(requests, i32x4.splat(0)));
+  return f32x4.mul(queue, weightOfFour(v128.load(cell(ENDPOINT_RATE, row))));
+}
+
 /** What the requests in flight on an endpoint cost: the last term of base_i. */
 @inline
 export function flightMs(row: u32): f32 {
@@ -97,9 +108,7 @@ export function compareGathered(): void {
       speeds = f32x4.add(speeds, v128.andnot(speed, f32x4.eq(q, infinity)));
     }
   }
-  const sum = f32x4.extract_lane(speeds, 0) + f32x4.extract_lane(speeds, 1) + f32x4.extract_lane(speeds, 2) +
-    f32x4.extract_lane(speeds, 3);
-  compareRates(question().candidates, sum);
+  compareRates(question().candidates, horizontalSum(speeds));
   let minimum = infinity;
   let flights = f32x4.splat(0);
   for (let ordinal: u32 = 0; ordinal < groups; ordinal++) {
@@ -112,7 +121,5 @@ export function compareGathered(): void {
       flights = f32x4.add(flights, v128.andnot(flight, none));
     }
   }
-  const total = f32x4.extract_lane(flights, 0) + f32x4.extract_lane(flights, 1) + f32x4.extract_lane(flights, 2) +
-    f32x4.extract_lane(flights, 3);
-  compareFlights(horizontalMin(minimum), total / max<f32>(1, <f32>question().candidates));
+  compareFlights(horizontalMin(minimum), horizontalSum(flights) / max<f32>(1, <f32>question().candidates));
 }

@@ -48,7 +48,7 @@ import {
 } from "../memory/plan";
 import { drawOf, pricedOf, uncachedOf } from "../prefix/known";
 import { adapterMs } from "./adapter";
-import { balanceMs, compareGathered, flightMs, meanFlight, meanRate, minFlight, weightOfFour } from "./flight";
+import { balanceMs, compareGathered, flightMs, flightOfFour, meanFlight, meanRate, minFlight, weightOfFour } from "./flight";
 import { isGathered, positionOf } from "./gather";
 import { packOf } from "./pack";
 import { drawAbove } from "./pick";
@@ -155,6 +155,15 @@ export function hasRoom(row: u32, share: f32, stamp: u32): bool {
 @inline
 export function baseOf(row: u32, share: f32, stamp: u32): f32 {
   return aheadMs(row, share, stamp) + flightMs(row);
+}
+
+/** base_i of four endpoints. */
+@inline
+export function baseOfFour(row: u32, share: v128, stamp: u32, room: v128): v128 {
+  const rate = v128.load(cell(ENDPOINT_RATE, row));
+  const ahead = aheadMsOfFour(aheadOfFour(row, share), rate, sinceOfFour(row, stamp), room);
+  const more = f32x4.sub(flightOfFour(row), f32x4.splat(minFlight));
+  return f32x4.add(ahead, f32x4.mul(f32x4.splat(balanceMs), more));
 }
 
 /** Takes the share of busy endpoints into its moving mean. */

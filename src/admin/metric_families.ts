@@ -111,6 +111,11 @@ export const FAMILIES = {
     ["cluster"],
     "How full a cluster is; from 1 on, low priorities are refused",
   ),
+  queueLockWaits: counter(
+    "aigw_queue_lock_waits_total",
+    ["cluster"],
+    "Decisions that found the lock of the cluster's queue taken by another worker's",
+  ),
 
   // Prediction
   ttftSamples: counter(

@@ -51,7 +51,7 @@ export interface MetricsSource {
   models: { model: string; row: number }[];
   /** Rows that share a name, those of tenants that are not configured, are one. */
   tenants: { name: string; row: number; counts: ReturnType<typeof readTenant>; concurrency: number; waiting: number }[];
-  saturation: { cluster: string; value: number }[];
+  clusterQueues: { cluster: string; saturation: number; lockWaits: number }[];
   /** What the latency models have learned. */
   predictions: { model: string; samples: number; error: number; bytesPerToken: number }[];
   ruleCount: number;
@@ -174,7 +174,7 @@ function tryMetrics(text: MetricsSink, { cells }: MetricsSource): void {
     .add(FAMILIES.connectFailures, {}, cells[WORKER_CELLS.connectFailures]);
 }
 
-function tenantMetrics(text: MetricsSink, { tenants, saturation }: MetricsSource): void {
+function tenantMetrics(text: MetricsSink, { tenants, clusterQueues }: MetricsSource): void {
   for (const tenant of new Set(tenants.map(({ name }) => name))) {
     const rows = tenants.filter(({ name }) => name === tenant);
     const sum = (value: (one: typeof rows[number]) => number) => rows.reduce((total, one) => total + value(one), 0);
@@ -188,7 +188,9 @@ function tenantMetrics(text: MetricsSink, { tenants, saturation }: MetricsSource
       .add(FAMILIES.tenantConcurrency, { tenant }, sum((one) => one.concurrency))
       .add(FAMILIES.tenantWaiting, { tenant }, sum((one) => one.waiting));
   }
-  for (const { cluster, value } of saturation) text.add(FAMILIES.saturation, { cluster }, value);
+  for (const { cluster, saturation, lockWaits } of clusterQueues) {
+    text.add(FAMILIES.saturation, { cluster }, saturation).add(FAMILIES.queueLockWaits, { cluster }, lockWaits);
+  }
 }
 
 function predictionMetrics(text: MetricsSink, { predictions }: MetricsSource): void {

@@ -17,7 +17,7 @@ import type { Trainer } from "../control/trainer.ts";
 import { RouteTable } from "../gateway/routes.ts";
 import type { CenterLink } from "../metadata/link.ts";
 import { DecisionMaker } from "../scheduler/decision.ts";
-import { waitingIn } from "../tables/cluster_queue.ts";
+import { lockWaitsIn, waitingIn } from "../tables/cluster_queue.ts";
 import { readCell, sumCells } from "../tables/metric_cells.ts";
 import { tenantLoad } from "../tables/tenant_table.ts";
 import { WORKER_CELLS } from "../telemetry/cells.ts";
@@ -135,9 +135,10 @@ export function metricsOf(sources: AdminSources): MetricsSource {
       counts: readTenant(cells, layout, row),
       ...tenantLoad(kernel, row),
     })),
-    saturation: [...control.snapshot.rows.clusters].map(([cluster, row]) => ({
+    clusterQueues: [...control.snapshot.rows.clusters].map(([cluster, row]) => ({
       cluster,
-      value: fleet.saturationOf(row),
+      saturation: fleet.saturationOf(row),
+      lockWaits: lockWaitsIn(kernel, row),
     })),
     ruleCount: Object.values(config.model_mapping_rule).reduce((sum, { rules }) => sum + rules.length, 0),
     loadBalancingRules: Object.keys(config.lb_mapping_rule).length,

@@ -88,8 +88,8 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "the lock of a queue is not opened",
     file: "assembly/queue/lock.ts",
-    was: "  atomic.cmpxchg<u32>(at, <u32>scratch, 0);\n",
-    is: "  atomic.cmpxchg<u32>(at, 0xffffffff, 0);\n",
+    was: "  if (atomic.cmpxchg<u32>(at, <u32>scratch, 0) != <u32>scratch) {\n",
+    is: "  if (atomic.cmpxchg<u32>(at, 0xffffffff, 0) != <u32>scratch) {\n",
     tests: ["test/kernel/late_binding_test.ts"],
   },
   {
