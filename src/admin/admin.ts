@@ -14,6 +14,7 @@ import { targetOf } from "../front/http/served.ts";
 import type { RouteTable } from "../gateway/routes.ts";
 import { errorBody } from "../openai/errors.ts";
 import { promptText } from "../openai/prompt_text.ts";
+import { shortened } from "../openai/payloads.ts";
 import { decodeRequest } from "../openai/request.ts";
 import type { PromptTokens } from "../tokens/prompt_tokens.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
@@ -228,7 +229,7 @@ async function explain(
   headers: Headers,
   body: Uint8Array,
 ): Promise<unknown> {
-  const request = decodeRequest(undefined, body);
+  const request = decodeRequest(undefined, shortened(body));
   const route = routes().resolve(request, headers);
   const { policy, cluster } = route.placement;
   const asked = tokens.knows(route.modelName)

@@ -54,6 +54,8 @@ export interface OutgoingRequest {
   readonly target: string;
   /** End-to-end header fields as text. */
   readonly fields: string;
+  /** What of the body stands before `body`, in ASCII. */
+  readonly opening?: string;
   readonly body: Uint8Array<ArrayBuffer>;
   /** For engines of another protocol. */
   readonly transcoder?: Transcoder;
@@ -114,4 +116,6 @@ export interface Engine {
   prepare(call: EngineCall, rule: RuleConfig): PreparedRequest;
   /** Whether the usage of a stream is always told in a chunk of its own. */
   readonly alwaysTellsUsage: boolean;
+  /** Whether what it is sent is made of the parsed body. */
+  readonly rewrites: boolean;
 }

@@ -5,17 +5,24 @@
 import { concat } from "../base/bytes.ts";
 import type { InferenceRequest } from "../openai/request.ts";
 import { isTrue } from "../openai/lenient.ts";
-import { type Change, prependKey, spliceBody } from "../openai/splice.ts";
+import { type Change, spliceBody } from "../openai/splice.ts";
 
 /** Kinds whose streams tell their usage only when asked. */
 const ASKED = new Set(["chat", "completion"]);
+const OPEN_BRACE = 123;
 const encoder = new TextEncoder();
-const WISH = encoder.encode('"stream_options":{"include_usage":true},');
+const WISH = '{"stream_options":{"include_usage":true},';
 
 /** Whether the client itself wants the usage of its stream. */
 export function asksForUsage({ kind, streamOptions }: InferenceRequest): boolean {
   const options = streamOptions as { include_usage?: unknown } | null | undefined;
   return !ASKED.has(kind) || (typeof options === "object" && isTrue(options?.include_usage));
+}
+
+/** A body, and what stands before it in ASCII. */
+export interface OutgoingBody {
+  readonly opening?: string;
+  readonly body: Uint8Array<ArrayBuffer>;
 }
 
 /** @param targetModel The name to send; empty for the client's. */
@@ -24,19 +31,22 @@ export function outgoingBody(
   bytes: Uint8Array<ArrayBuffer>,
   targetModel: string,
   usageAccounting: boolean,
-): Uint8Array<ArrayBuffer> {
+): OutgoingBody {
   const wish = usageAccounting && call.stream && !asksForUsage(call);
-  // Fast paths: nothing changes, or one key goes in front.
-  if (targetModel === "" && !wish) return bytes;
+  // Fast paths: nothing changes, or one key goes in front, without a copy.
+  if (targetModel === "" && !wish) return { body: bytes };
   if (call.modelAt) {
-    return concat([
+    const body = concat([
       bytes.subarray(0, call.modelAt.start),
       encoder.encode(targetModel),
       bytes.subarray(call.modelAt.end),
     ]);
+    return { body };
   }
-  if (call.kind === "form") return bytes;
-  if (targetModel === "" && call.streamOptions === undefined) return prependKey(bytes, WISH);
+  if (call.kind === "form") return { body: bytes };
+  if (targetModel === "" && call.streamOptions === undefined) {
+    return { opening: WISH, body: bytes.subarray(bytes.indexOf(OPEN_BRACE) + 1) };
+  }
   const changes: Change[] = [];
   if (targetModel !== "") changes.push({ key: "model", value: targetModel });
   if (wish) {
@@ -44,5 +54,5 @@ export function outgoingBody(
     const given = typeof options === "object" && options !== null ? options : {};
     changes.push({ key: "stream_options", value: { ...given, include_usage: true } });
   }
-  return spliceBody(bytes, changes);
+  return { body: spliceBody(bytes, changes) };
 }

@@ -9,6 +9,7 @@ import { readSignals, type SignalNames } from "./signals.ts";
 export function openAiEngine(names: SignalNames | undefined, pages: { paused?: string } = {}): Engine {
   return {
     alwaysTellsUsage: false,
+    rewrites: false,
     probes({ port, healthPort, metricsPort, healthPath, metricsPath }) {
       return {
         health: { port: healthPort ?? port, path: healthPath },
@@ -19,8 +20,8 @@ export function openAiEngine(names: SignalNames | undefined, pages: { paused?: s
     },
     signals: (text) => names === undefined ? {} : readSignals(names, text),
     prepare({ request, bytes, target, targetModel, usageAccounting }) {
-      const body = outgoingBody(request, bytes, targetModel, usageAccounting);
-      return { encode: (_leg, fields) => ({ method: "POST", target, fields, body }) };
+      const { opening, body } = outgoingBody(request, bytes, targetModel, usageAccounting);
+      return { encode: (_leg, fields) => ({ method: "POST", target, fields, opening, body }) };
     },
   };
 }

@@ -4,6 +4,7 @@
 // What an endpoint does is noted on its row: failures in a row, successes, and how long it is left alone. A refused
 // connection costs neither a try nor the budget: nothing has been executed.
 
+import { concat } from "../base/bytes.ts";
 import { GatewayError } from "../base/errors.ts";
 import type { Opened, OutgoingRequest, PreparedRequest } from "../engines/engine.ts";
 import type { Grant } from "../scheduler/scheduler.ts";
@@ -224,7 +225,7 @@ export class Dispatcher {
 
   async #send(endpoint: EndpointRef, call: Call, sent: Sent): Promise<Opened> {
     const { outgoing, rest, transport, fresh, others = [] } = sent;
-    const { transcoder, method, target, body } = outgoing;
+    const { transcoder, method, target, opening = "", body } = outgoing;
     const path = transport.basePath + target;
     const fields = outgoing.fields + credentialsOf(call, transport);
     const { carrier } = call.incoming;
@@ -235,19 +236,21 @@ export class Dispatcher {
           "This model's engines are spoken to in a protocol that cannot be carried",
         );
       }
-      const opened = await carrier.send({ endpoint, others, path, fields, body, rest }, call.waitsFor);
+      const whole = opening === "" ? body : concat([new TextEncoder().encode(opening), body]);
+      const opened = await carrier.send({ endpoint, others, path, fields, body: whole, rest }, call.waitsFor);
       return transcoder?.wrap ? { ...opened, ...transcoder.wrap(opened) } : opened;
     }
     if (transcoder?.send) return await transcoder.send(endpoint.name, call);
+    const bytes = opening.length + body.length;
     const head = requestHead({
       method,
       path,
       host: hostOf(endpoint, transport),
       fields,
-      bodyBytes: rest === undefined ? body.length : rest.length === undefined ? undefined : body.length + rest.length,
+      bodyBytes: rest === undefined ? bytes : rest.length === undefined ? undefined : bytes + rest.length,
     });
     const { head: answered, connection } = await this.pools.of(endpoint, transport).send(
-      { head, body, rest },
+      { head: head + opening, body, rest },
       call.waitsFor,
       fresh,
     );

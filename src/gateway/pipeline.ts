@@ -72,6 +72,8 @@ export interface ReceivedRequest {
   /** Its path and query. */
   readonly target: string;
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** The same for being parsed, large payloads replaced by digests; undefined where there are none. */
+  readonly short?: Uint8Array<ArrayBuffer>;
   /** Of a form: its model, and what of its body is still to come. */
   readonly model?: FormField;
   readonly rest?: BodyRest;
@@ -143,19 +145,21 @@ export class Pipeline {
   }
 
   /** Everything that needs no waiting. Throws GatewayError. */
-  admit(call: Call, { kind, tenant, target, bytes, model, rest }: ReceivedRequest): AdmittedRequest {
+  admit(call: Call, { kind, tenant, target, bytes, short = bytes, model, rest }: ReceivedRequest): AdmittedRequest {
     const { engines, decisions, admission, usageEstimate } = this.#parts;
     const { fields } = call.incoming;
 
     if (kind !== "form") call.texts?.asked(bytes);
 
     // Decode: what is decided by is taken from the bytes, or from what they are parsed to; the engine gets them as they came.
-    const scanned = kind === "chat" && !this.#prompts.goChats ? decisions.scan(bytes, this.#textOf) : undefined;
-    const request = call.request = scanned?.request ??
-      (kind === "form" ? decodeForm(model) : decodeRequest(kind, bytes));
+    const scanned = kind === "chat" && !this.#prompts.goChats ? decisions.scan(short, this.#textOf) : undefined;
+    let request = call.request = scanned?.request ??
+      (kind === "form" ? decodeForm(model) : decodeRequest(kind, short));
 
     // Route: model and headers to a cluster, its eligible endpoints and a policy.
     const route = call.route = this.#route(call, request);
+    // An engine that is sent something else than the body wants all of it.
+    if (short !== bytes && engines[route.rule.backend].rewrites) request = call.request = decodeRequest(kind, bytes);
 
     // Prompt: the canonical text that prefixes are hashes of.
     const prompt = scanned?.prompt ?? this.#textOf(request);

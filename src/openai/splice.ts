@@ -53,16 +53,6 @@ export function spliceBody(body: Uint8Array<ArrayBuffer>, changes: readonly Chan
   return result;
 }
 
-/** Puts a key that the body does not have in front of the others, of which there is one at least, without a look at the rest. */
-export function prependKey(body: Uint8Array<ArrayBuffer>, field: Uint8Array): Uint8Array<ArrayBuffer> {
-  const at = body.indexOf(OPEN_BRACE) + 1;
-  const result = new Uint8Array(body.length + field.length);
-  result.set(body.subarray(0, at));
-  result.set(field, at);
-  result.set(body.subarray(at), at + field.length);
-  return result;
-}
-
 interface Place {
   key: string;
   /** Byte range of the value, without white space. */

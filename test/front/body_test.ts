@@ -40,7 +40,7 @@ Deno.test("readBody: whole, with an announced length or without", async () => {
     await settle();
     controller.enqueue(half);
     controller.close();
-    assertEquals(await reading, new Uint8Array(2 * half.length).fill(7));
+    assertEquals((await reading).bytes, new Uint8Array(2 * half.length).fill(7));
     end(call, "ok");
     assertEquals(deadlines.size, 0);
   }

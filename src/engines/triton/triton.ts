@@ -32,6 +32,7 @@ export function tritonEngine(options: TritonOptions): Engine {
 /** What the control plane asks of a Triton: everything but requests. */
 export const tritonProbes: Omit<Engine, "prepare"> = {
   alwaysTellsUsage: true,
+  rewrites: true,
   signals: (text) => readSignals(NAMES, text),
   probes({ port, healthPort, metricsPort, metricsPath }, rule: RuleConfig | undefined) {
     const http = healthPort ?? (rule?.triton?.protocol === "http" ? port : undefined);

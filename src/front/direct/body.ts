@@ -28,6 +28,7 @@ export class DirectBody implements BodyReader {
   /** Bytes that are still to come; -1 when it comes in chunks. */
   #left: number;
   readonly #chunked: ChunkedDecoder | undefined;
+  #kept = EMPTY;
   #expects: boolean;
   #cancelled = false;
   #done: boolean;
@@ -89,6 +90,29 @@ export class DirectBody implements BodyReader {
     const pieces: Uint8Array[] = [];
     for (let next = await this.read(); next.value !== undefined; next = await this.read()) pieces.push(next.value);
     return concat(pieces);
+  }
+
+  async readInto(target: Uint8Array): Promise<number> {
+    if (this.#chunked) {
+      // What is not taken of a piece is kept.
+      if (this.#kept.length === 0) this.#kept = (await this.read()).value ?? EMPTY;
+      const taken = this.#kept.subarray(0, target.length);
+      target.set(taken);
+      this.#kept = this.#kept.subarray(taken.length);
+      return taken.length;
+    }
+    if (this.#done || this.#cancelled) return 0;
+    await this.#ready();
+    const { connection } = this;
+    const wanted = target.subarray(0, this.#left);
+    let taken = Math.min(connection.arrived.length, wanted.length);
+    if (taken > 0) {
+      wanted.set(connection.arrived.subarray(0, taken));
+      connection.consume(taken);
+    } else taken = await connection.into(wanted);
+    this.#left -= taken;
+    if (this.#left === 0) this.#finished();
+    return taken;
   }
 
   async read(): Promise<{ done: boolean; value?: Uint8Array<ArrayBuffer> }> {

@@ -11,6 +11,8 @@ export type Fields = RequestFields;
 export interface BodyReader {
   /** The next piece, which is the reader's to keep. Rejects when the client is gone. */
   read(): Promise<{ readonly done: boolean; readonly value?: Uint8Array }>;
+  /** Reads into memory of the caller's, which saves a copy; resolves with how much, 0 at the end. */
+  readInto?(target: Uint8Array): Promise<number>;
   /** Gives up what is still to come. */
   cancel(): Promise<void>;
 }

@@ -27,7 +27,7 @@ export async function readForm(request: HttpRequest, call: Call, limits: BodyLim
   const announced = contentLength === null ? undefined : Number(contentLength);
   const reader = contentEncoding !== undefined || announced! <= SMALL_BYTES ? undefined : request.reader();
   if (reader === undefined) {
-    const bytes = await readBody(request, call, limits);
+    const { bytes } = await readBody(request, call, limits);
     call.cancellation.unlimit();
     return { bytes, model: found(search, bytes), rest: undefined };
   }

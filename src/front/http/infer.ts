@@ -75,9 +75,9 @@ function arrived(request: HttpRequest, call: Call, limits: BodyLimits) {
 }
 
 async function readWhole(request: HttpRequest, call: Call, limits: BodyLimits) {
-  const bytes = await readBody(request, call, limits);
+  const body = await readBody(request, call, limits);
   call.cancellation.unlimit();
-  return { bytes };
+  return body;
 }
 
 /** Of an answer that is no stream: its status is not known before it has come. */

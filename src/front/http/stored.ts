@@ -39,7 +39,7 @@ export async function passStored(parts: StoredParts, request: HttpRequest, id: s
       throw new GatewayError("response_not_found", `The response ${JSON.stringify(id)} is not known here`);
     }
     const reading = { bytes: limits.body_bytes, ms: timeouts.request_body_ms };
-    const body = request.method === "POST" ? await readBody(request, call, reading) : EMPTY;
+    const body = request.method === "POST" ? (await readBody(request, call, reading)).bytes : EMPTY;
     call.cancellation.unlimit();
     const { fields } = call.incoming.fields;
     const outgoing = { method: request.method, target, fields, body };
