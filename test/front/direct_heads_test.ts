@@ -3,7 +3,8 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { targetOf } from "../../src/front/http/served.ts";
-import { exchange, post, serve, statuses } from "../support/direct_server.ts";
+import { exchange, serve, statuses } from "../support/direct_server.ts";
+import { oddRequests } from "../support/odd_requests.ts";
 import { bytes } from "../support/raw_server.ts";
 import { Random, seed } from "../support/seed.ts";
 
@@ -121,40 +122,9 @@ Deno.test("direct: of random bytes it sees the requests that the runtime's serve
     if (body !== undefined) other.push(`${request.method} ${targetOf(request.url)} ${body}`);
     return new Response("ok");
   });
-  const good = [
-    post("hello"),
-    "GET /g HTTP/1.1\r\nhost: x\r\n\r\n",
-    "POST /c HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-    post("GET /inner HTTP/1.1\r\nhost: x\r\n\r\n"),
-    "POST /n HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
-  ];
-  const inserted = [
-    "\r",
-    "\n",
-    "\r\n",
-    " ",
-    "\t",
-    "\0",
-    ":",
-    ",",
-    "0",
-    "1",
-    "chunked",
-    "content-length: 3\r\n",
-    "\x0b",
-    "transfer-encoding: chunked\r\n",
-    "Content-Length: 0\r\n",
-    "x\r\n",
-    "HTTP/1.0",
-    ";",
-  ];
   let [same, fewer] = [0, 0];
   for (let round = 0; round < 400; round++) {
-    let raw = Array.from({ length: 1 + random.below(3) }, () => random.pick(good)).join("");
-    for (let i = random.below(4); i > 0; i--) {
-      const at = random.below(raw.length);
-      raw = raw.slice(0, at) + (random.chance(0.3) ? "" : random.pick(inserted)) + raw.slice(at + random.below(3));
-    }
+    const raw = oddRequests(random);
     front.seen.length = other.length = 0;
     const sent = bytes(raw);
     await Promise.all([exchange(front.port, [sent]), exchange(served.addr.port, [sent])]);
