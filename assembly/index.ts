@@ -38,9 +38,15 @@ export {
   SCANNED_MODEL_START,
   SCANNED_OPTIONS_END,
   SCANNED_OPTIONS_START,
+  SCANNED_SKIPPED,
   SCANNED_STREAM,
   SCANNED_TEXT_BYTES,
+  SCANNED_TOOLS_DIGEST,
+  SCANNED_TOOLS_END,
+  SCANNED_TOOLS_START,
   scannedOffset,
+  SKIPPED_BYTES,
+  skippedOffset,
 } from "./scan/chat";
 export { digestAbsorb, digestEnd, digestStart, hashPrompt } from "./prefix/hash";
 export { blocksComputed, blocksDrop, blocksHold, blocksNotComputed, blocksTold } from "./prefix/blocks";

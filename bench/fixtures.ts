@@ -67,3 +67,36 @@ export const PLACEMENT: Placement = {
     prefillFloorBytes: 8_192,
   },
 };
+
+/** A conversation of so many turns of an agent: tools, calls of them, and what they gave. */
+export function agentBody(turns: number): string {
+  const tools = Array.from({ length: 20 }, (_, i) => ({
+    type: "function",
+    function: {
+      name: `tool_${i}`,
+      description: "Reads a file of the workspace and returns what is in it, a part of its lines at a time. ".repeat(4),
+      parameters: {
+        type: "object",
+        properties: {
+          path: { type: "string", description: "Where it is" },
+          from: { type: "integer" },
+          to: { type: "integer" },
+        },
+        required: ["path"],
+      },
+    },
+  }));
+  const messages: unknown[] = [{ role: "system", content: "You are an agent. ".repeat(200) }];
+  for (let i = 0; i < turns; i++) {
+    const call = {
+      name: `tool_${i % 20}`,
+      arguments: JSON.stringify({ path: `/src/file_${i}.ts`, from: i, to: i + 40 }),
+    };
+    messages.push(
+      { role: "assistant", content: null, tool_calls: [{ id: `call_${i}`, type: "function", function: call }] },
+      { role: "tool", tool_call_id: `call_${i}`, content: `export function f${i}(): void {}\n`.repeat(40) },
+    );
+  }
+  messages.push({ role: "user", content: "Go on." });
+  return JSON.stringify({ model: "m", messages, tools, stream: true });
+}

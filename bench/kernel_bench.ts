@@ -8,7 +8,7 @@ import { decodeRequest } from "../src/openai/request.ts";
 import { DecisionMaker } from "../src/scheduler/decision.ts";
 import { pickBest, prefixHashes, scoreInferenceLb, TwinIndex, TwinRandom } from "../test/kernel/twin.ts";
 import { ask, freshKernel, readHashes, writePrompt } from "../test/support/kernel.ts";
-import { ENDPOINTS, loadedFleet, PLACEMENT, PROMPT_KIB, requestBody } from "./fixtures.ts";
+import { agentBody, ENDPOINTS, loadedFleet, PLACEMENT, PROMPT_KIB, requestBody } from "./fixtures.ts";
 
 const OPTIONS = { digest: () => "", payloadCharacters: 4_194_304 };
 const prompts = new Map(PROMPT_KIB.map((kib) => {
@@ -95,19 +95,19 @@ for (const kib of PROMPT_KIB) {
 }
 
 // From a body to the hashes of its prompt: read in the kernel, or decoded, parsed, printed canonically and encoded.
-for (const kib of [0.2, 2, 16, 200, 1_024]) {
-  const bytes = new TextEncoder().encode(requestBody(kib));
+for (const kib of [0.2, 2, 16, 200, 1_024, "an agent's"]) {
+  const bytes = new TextEncoder().encode(typeof kib === "string" ? agentBody(60) : requestBody(kib));
   const kernel = freshKernel({ promptChunks: 4_096 });
   const k = kernel.exports;
   const scanner = new BodyScanner(kernel);
   const scratch = new Uint8Array(kernel.buffer, k.textOffset(), 4_096 * k.CHUNK_BYTES);
   const encoder = new TextEncoder();
-  const group = `scan ${kib} KiB`;
-  Deno.bench(`parse, print, hash ${kib} KiB`, { group, baseline: true }, () => {
+  const group = typeof kib === "string" ? `scan ${kib} ${Math.round(bytes.length / 1_024)} KiB` : `scan ${kib} KiB`;
+  Deno.bench(`parse, print, hash: ${group}`, { group, baseline: true }, () => {
     const { written } = encoder.encodeInto(promptText(decodeRequest("chat", bytes), OPTIONS), scratch);
     k.hashPrompt(written, 512);
   });
-  Deno.bench(`scan, hash ${kib} KiB`, { group }, () => {
+  Deno.bench(`scan, hash: ${group}`, { group }, () => {
     k.hashPrompt(scanner.scan(bytes)!.promptBytes, 512);
   });
 }

@@ -26,6 +26,14 @@ export function hashPrompt(length: u32, chunkBytes: u32): u32 {
   return count;
 }
 
+/** The first half of the digest of so many bytes at an address. */
+export function digestAt(at: usize, length: u32): u64 {
+  reset();
+  const blocks = length >> 4;
+  absorb(at, blocks);
+  return peek(at + (<usize>blocks << 4), length & 15, length);
+}
+
 /** Starts a digest of any length over pieces put into the prompt text; every piece but the last is a multiple of 16. */
 export function digestStart(): void {
   reset();

@@ -3,10 +3,29 @@
 // which is written where prompts are hashed. What it takes it reads as JSON.parse and promptText do, to the byte; whatever
 // it does not take, valid or not, is left to them: then it returns 0.
 //
-// Taken are messages of a role and a content that is a text, null, or parts of text, in that order, beside fields that are
-// null or that no chat template sees; no tools, no salt; names without escapes. The body stands in this worker's scratch.
+// Read are messages of a role and a content that is a text, null, or parts of text, in that order, beside fields that are
+// null or that no chat template sees; no salt; names without escapes. Other messages, and tools, are skipped: where they
+// stand in the body, where their text is missing in the prompt, and digests by which they are known again, are told, so that
+// only what is new among them is read elsewhere. The body stands in this worker's scratch.
 
-import { bodyBytes, scratch, bodyText, promptText, textBytes } from "../memory/plan";
+import { bodyBytes, hashes, maxChunks, scratch, bodyText, promptText, textBytes } from "../memory/plan";
+import { digestAt } from "../prefix/hash";
+import {
+  CHOICES,
+  fieldOf,
+  IGNORED,
+  isTextType,
+  isUnseen,
+  isWord,
+  MAX_COMPLETION,
+  MAX_TOKENS,
+  MESSAGES,
+  MODEL,
+  OPTIONS,
+  OTHER,
+  STREAM,
+  TOOLS,
+} from "./names";
 import { begin, copyString, hasRoom, out, put, setOut } from "./text";
 import { isFalseAt, isNullAt, isTrueAt, skipSpace, skipValue } from "./value";
 
@@ -21,6 +40,30 @@ export class Scanned {
   choices: i32; // 1 unless it says
   optionsStart: u32; // of stream_options; both 0 for none
   optionsEnd: u32;
+  toolsStart: u32; // both 0 for none
+  toolsEnd: u32;
+  skipped: u32; // messages that were not read
+  reserved: u32;
+  toolsDigest: u64;
+}
+
+/** A message that was not read: its bytes in the body, with the space behind them, and where its text is missing. */
+@unmanaged
+export class Skipped {
+  start: u32;
+  end: u32;
+  textAt: u32;
+  reserved: u32;
+  digest: u64;
+}
+
+export const SKIPPED_BYTES: u32 = offsetof<Skipped>();
+/** Most of them in one body. */
+const MOST_SKIPPED: u32 = 1_024;
+
+/** Where they are told: where the hashes of prompts will be. */
+export function skippedOffset(): usize {
+  return scratch + hashes;
 }
 
 export const SCANNED_TEXT_BYTES: u32 = offsetof<Scanned>("textBytes");
@@ -31,6 +74,10 @@ export const SCANNED_MAX_TOKENS: u32 = offsetof<Scanned>("maxTokens");
 export const SCANNED_CHOICES: u32 = offsetof<Scanned>("choices");
 export const SCANNED_OPTIONS_START: u32 = offsetof<Scanned>("optionsStart");
 export const SCANNED_OPTIONS_END: u32 = offsetof<Scanned>("optionsEnd");
+export const SCANNED_TOOLS_START: u32 = offsetof<Scanned>("toolsStart");
+export const SCANNED_TOOLS_END: u32 = offsetof<Scanned>("toolsEnd");
+export const SCANNED_SKIPPED: u32 = offsetof<Scanned>("skipped");
+export const SCANNED_TOOLS_DIGEST: u32 = offsetof<Scanned>("toolsDigest");
 
 /** Where the result stands: in front of the body. */
 export const SCANNED_BYTES: u32 = 64;
@@ -48,53 +95,6 @@ export function scannedOffset(): usize {
 
 /** Zeros behind a body: no value goes on over them. */
 const PADDING: u32 = 64;
-
-// Bits of the fields that have been seen.
-const MODEL: u32 = 1;
-const MESSAGES: u32 = 2;
-const STREAM: u32 = 4;
-const MAX_TOKENS: u32 = 8;
-const MAX_COMPLETION: u32 = 16;
-const CHOICES: u32 = 32;
-const OPTIONS: u32 = 64;
-const OTHER: u32 = 128; // one that is not taken unless it is null
-const IGNORED: u32 = 0;
-
-// Whether a name is a word of `size` bytes, which stand in eights, the first byte lowest. Texts cannot be written here: they
-// would be data in a memory that is everybody's.
-@inline
-function isWord(at: usize, length: usize, size: usize, first: u64, second: u64 = 0, third: u64 = 0): bool {
-  if (length != size) return false;
-  if (size <= 8) return (load<u64>(at) & maskOf(size)) == first;
-  if (load<u64>(at) != first) return false;
-  if (size <= 16) return (load<u64>(at, 8) & maskOf(size - 8)) == second;
-  return load<u64>(at, 8) == second && (load<u64>(at, 16) & maskOf(size - 16)) == third;
-}
-
-// The lowest bytes of eight.
-@inline
-function maskOf(bytes: usize): u64 {
-  return bytes == 8 ? u64.MAX_VALUE : (<u64>1 << (<u64>bytes << 3)) - 1;
-}
-
-// Which field of a request a name is.
-function fieldOf(at: usize, length: usize): u32 {
-  const first = load<u8>(at);
-  if (first == 109) { // m
-    if (/* model */ isWord(at, length, 5, 0x6c65646f6d)) return MODEL;
-    if (/* messages */ isWord(at, length, 8, 0x736567617373656d)) return MESSAGES;
-    if (/* max_tokens */ isWord(at, length, 10, 0x656b6f745f78616d, 0x736e)) return MAX_TOKENS;
-    if (/* max_completion_tokens */ isWord(at, length, 21, 0x706d6f635f78616d, 0x745f6e6f6974656c, 0x736e656b6f)) return MAX_COMPLETION;
-    return /* max_output_tokens */ isWord(at, length, 17, 0x7074756f5f78616d, 0x6e656b6f745f7475, 0x73) ? OTHER : IGNORED;
-  }
-  if (first == 115) { // s
-    if (/* stream */ isWord(at, length, 6, 0x6d6165727473)) return STREAM;
-    return /* stream_options */ isWord(at, length, 14, 0x6f5f6d6165727473, 0x736e6f697470) ? OPTIONS : IGNORED;
-  }
-  if (first == 110) return /* n */ isWord(at, length, 1, 0x6e) ? CHOICES : IGNORED;
-  if (first == 116) return /* tools */ isWord(at, length, 5, 0x736c6f6f74) ? OTHER : IGNORED;
-  return first == 99 && /* cache_salt */ isWord(at, length, 10, 0x61735f6568636163, 0x746c) ? OTHER : IGNORED;
-}
 
 let nameEnd: usize = 0;
 
@@ -156,11 +156,18 @@ export function scanChat(length: u32): u32 {
       seen |= field;
     }
     const value = at;
-    if (field == MESSAGES) at = scanMessages(at);
+    if (field == MESSAGES) at = scanMessages(found, at, start);
     else if (field == IGNORED || isNullAt(at)) {
       if (field == MODEL || field == OPTIONS) return 0;
       at = skipValue(at);
     } else if (field == OTHER) return 0;
+    else if (field == TOOLS) {
+      if (load<u8>(at) != 91) return 0;
+      at = skipValue(at);
+      found.toolsStart = <u32>(value - start);
+      found.toolsEnd = <u32>(at - start);
+      if (at != 0) found.toolsDigest = digestAt(value, <u32>(at - value));
+    }
     else if (field == MODEL) {
       at = readModel(found, at, start);
     } else if (field == STREAM) {
@@ -204,12 +211,18 @@ function readModel(found: Scanned, at: usize, start: usize): usize {
 }
 
 // Writes `[{"role":…,"content":…},…]`.
-function scanMessages(at: usize): usize {
+function scanMessages(found: Scanned, at: usize, start: usize): usize {
   if (load<u8>(at) != 91) return 0;
   at = skipSpace(at + 1);
   put(91);
   while (true) {
+    const message = at;
+    const text = out;
     at = scanMessage(at);
+    if (at == 0) {
+      setOut(text);
+      at = skipMessage(found, message, start);
+    }
     if (at == 0) return 0;
     at = skipSpace(at);
     const next = load<u8>(at);
@@ -222,6 +235,20 @@ function scanMessages(at: usize): usize {
     put(93);
     return at;
   }
+}
+
+function skipMessage(found: Scanned, from: usize, start: usize): usize {
+  const most = min(MOST_SKIPPED, (maxChunks << 3) / SKIPPED_BYTES);
+  if (load<u8>(from) != 123 || found.skipped == most || !hasRoom()) return 0;
+  const at = skipValue(from);
+  if (at == 0) return 0;
+  const skipped = changetype<Skipped>(skippedOffset() + <usize>found.skipped * SKIPPED_BYTES);
+  skipped.start = <u32>(from - start);
+  skipped.end = <u32>(at - start);
+  skipped.textAt = <u32>(out - (scratch + promptText));
+  skipped.digest = digestAt(from, <u32>(at - from));
+  found.skipped++;
+  return at;
 }
 
 const ROLE: u32 = 1;
@@ -271,12 +298,6 @@ function scanMessage(at: usize): usize {
     put(125);
     return at;
   }
-}
-
-// Fields of a message that no chat template sees.
-function isUnseen(name: usize, length: usize): bool {
-  return /* cache_control */ isWord(name, length, 13, 0x6f635f6568636163, 0x6c6f72746e) || /* annotations */ isWord(name, length, 11, 0x697461746f6e6e61, 0x736e6f) ||
-    /* refusal */ isWord(name, length, 7, 0x6c617375666572) || /* logprobs */ isWord(name, length, 8, 0x73626f7270676f6c);
 }
 
 @inline
@@ -370,9 +391,4 @@ function scanPart(at: usize): usize {
     }
     return next == 125 && texts == 1 ? at : 0;
   }
-}
-
-// "text", "input_text" or "output_text".
-function isTextType(at: usize): bool {
-  return /* text */ isWord(at, 6, 6, 0x227478657422) || /* input_text */ isWord(at, 12, 12, 0x745f7475706e6922, 0x22747865) || /* output_text */ isWord(at, 13, 13, 0x5f74757074756f22, 0x2274786574);
 }

@@ -49,8 +49,7 @@ export function promptText({ kind, body, cacheSalt }: InferenceRequest, options:
       const text = goPromptText(body.messages as unknown[]);
       if (text !== undefined) return text;
     }
-    const tools = Array.isArray(body.tools) && body.tools.length > 0 ? canonical(body.tools) : "";
-    const text = tools + textOf(kind, body, options);
+    const text = toolsText(body.tools) + textOf(kind, body, options);
     return cacheSalt === undefined ? text : `${cacheSalt}\n${text}`;
   } catch (error) {
     if (error instanceof RangeError) {
@@ -58,6 +57,18 @@ export function promptText({ kind, body, cacheSalt }: InferenceRequest, options:
     }
     throw error;
   }
+}
+
+/** The text of tools, which stands before that of the messages. */
+export function toolsText(tools: unknown): string {
+  return Array.isArray(tools) && tools.length > 0 ? canonical(tools) : "";
+}
+
+/** The text of one message among others; undefined for one with payloads, of which it matters what is before it. */
+export function messageText(message: unknown): string | undefined {
+  const texts = new MessageText({ digest: () => "", payloadCharacters: 0 });
+  const text = texts.messages([message]).slice(1, -1);
+  return texts.hasPayload ? undefined : text;
 }
 
 function textOf(kind: Kind, body: Readonly<Record<string, unknown>>, options: PromptOptions): string {
@@ -145,6 +156,8 @@ function canonicalObject(object: Record<string, unknown>, field: (value: unknown
 /** The text of one prompt whose messages are not all of plain text. */
 class MessageText {
   #stretched = 0;
+  /** Whether a payload was among the parts. */
+  hasPayload = false;
 
   constructor(readonly options: PromptOptions) {}
 
@@ -181,6 +194,7 @@ class MessageText {
     const { type, cache_control: _, ...payload } = (part ?? {}) as Record<string, unknown>;
     const characters = typeof type === "string" ? PAYLOAD_CHARACTERS.get(type) : undefined;
     if (characters === undefined) return canonical(part);
+    this.hasPayload = true;
     // Everything of the part but its type goes into the digest.
     let hex = this.options.digest(canonical(payload));
     if (this.#stretched + characters <= this.options.payloadCharacters) {

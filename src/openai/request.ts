@@ -113,11 +113,13 @@ function maxTokens(kind: Kind, body: Record<string, unknown>): number | undefine
 export function hasMedia(request: InferenceRequest): boolean {
   if (request.plainText) return false;
   const { messages } = request.body;
-  return Array.isArray(messages) &&
-    messages.some(({ role, content }) =>
-      role === "user" && Array.isArray(content) &&
-      content.some((part) => part?.type !== undefined && typeof part.text !== "string")
-    );
+  return Array.isArray(messages) && messages.some(isMedia);
+}
+
+/** Whether a message is a user's and has parts that are no text. */
+export function isMedia({ role, content }: { readonly role?: unknown; readonly content?: unknown }): boolean {
+  return role === "user" && Array.isArray(content) &&
+    content.some((part) => part?.type !== undefined && typeof part.text !== "string");
 }
 
 // What an engine could not do without, so that the error names the field; the rest is the engine's to judge.

@@ -86,14 +86,14 @@ export async function startGateway(config: Config, options: GatewayOptions = {})
   for (const note of [...configNotes(config), ...environmentNotes(Deno.env.toObject())]) log.warn(note);
   checkDistinct(config);
   const { shareAddresses = false } = options;
-  await using listen = reserve(config.listen, "listen", shareAddresses);
-  await using further = new AsyncDisposableStack();
+  using listen = reserve(config.listen, "listen", shareAddresses);
+  using further = new DisposableStack();
   const listeners = config.listeners.map(({ address, server }, i) => ({
     address: further.use(reserve(address, `listeners[${i}].address`, shareAddresses)).address,
     server,
   }));
-  await using tls = config.tls && reserve(config.tls.listen, "tls.listen", shareAddresses);
-  await using extProc = config.ext_proc && reserve(config.ext_proc.listen, "ext_proc.listen", shareAddresses);
+  using tls = config.tls && reserve(config.tls.listen, "tls.listen", shareAddresses);
+  using extProc = config.ext_proc && reserve(config.ext_proc.listen, "ext_proc.listen", shareAddresses);
   const access = await readAccess(config);
   const workers = config.workers === "auto" ? Math.max(1, navigator.hardwareConcurrency - 1) : config.workers;
   const shared = createSharedKernel(await compileKernel(), memoryLimits(config, workers));

@@ -25,7 +25,7 @@ export function serveOn(
 }
 
 /** An address that was free, kept until it is disposed of. */
-export interface Reservation extends AsyncDisposable {
+export interface Reservation extends Disposable {
   readonly address: Address;
 }
 
@@ -37,22 +37,21 @@ export interface Reservation extends AsyncDisposable {
  */
 export function reserve(text: string, what: string, share = false): Reservation {
   const address = parseAddress(text)!;
-  if (share && address.port !== 0) return { address, [Symbol.asyncDispose]: () => Promise.resolve() };
+  if (share && address.port !== 0) return { address, [Symbol.dispose]() {} };
   try {
     const listener = Deno.listen(address);
     const { port } = listener.addr as Deno.NetAddr;
     listener.close();
     const found = { hostname: address.hostname, port };
-    const placeholder = address.port === 0
-      ? Deno.serve({ ...found, reusePort: true, onListen() {} }, tooEarly)
-      : undefined;
-    return { address: found, [Symbol.asyncDispose]: async () => await placeholder?.shutdown() };
+    // One that accepts nothing is closed at once; a server may still take, and reset, connections after its shutdown.
+    // The runtime knows reusePort here as it does for its own server; its types do not.
+    const shared: Deno.TcpListenOptions & { reusePort: boolean } = { ...found, reusePort: true };
+    const placeholder = address.port === 0 ? Deno.listen(shared) : undefined;
+    return { address: found, [Symbol.dispose]: () => placeholder?.close() };
   } catch (error) {
     throw cannotListen(what, address, error);
   }
 }
-
-const tooEarly = (): Response => new Response(null, { status: 503 });
 
 /** Whether nobody listens on HOST:PORT. */
 export function isFree(text: string): boolean {

@@ -124,6 +124,24 @@ function part(random: Random, odd: boolean): string {
   return object(random, fields);
 }
 
+/** Of messages that call tools, and of those that bring what they gave. */
+const TOOL_FIELDS: Field[] = [
+  [
+    "tool_calls",
+    '[{"id":"call_1","type":"function","index":0,"function":{"name":"f","arguments":"{\\"b\\": 1, \\"a\\":[1.0]}"}}]',
+  ],
+  ["tool_calls", '[ {"function" : {"arguments":"no json","name":"\\u0067"}, "id":null} ]'],
+  ["tool_call_id", '"call_1"'],
+  ["name", '"é"'],
+  ["reasoning_content", '"hm"'],
+];
+const TOOLS = [
+  '[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":{"z":{},"a":{"enum":[1,null]}}}}}]',
+  '[{"function":{"name":"f"},"type":"function"} , {"type":"x"}]',
+  "[null]",
+  "[ ]",
+];
+
 function message(random: Random, odd: boolean): string {
   const fields: Field[] = [];
   const often = (share: number) => !odd || random.chance(share);
@@ -142,6 +160,7 @@ function message(random: Random, odd: boolean): string {
     ]);
   }
   if (random.chance(0.1)) fields.push([random.pick(["name", "tool_calls", "function_call"]), "null"]);
+  if (random.chance(0.15)) fields.push(random.pick(TOOL_FIELDS));
   if (odd && random.chance(0.1)) {
     fields.push([random.pick(["name", "tool_calls", "id", "type", "__proto__", "content"]), value(random)]);
   }
@@ -157,7 +176,7 @@ const MORE: [name: string, usual: readonly string[], odd: readonly string[]][] =
   ["max_output_tokens", ["null"], ["7"]],
   ["n", ["1", "2", "0", "null"], ["1.0", "true"]],
   ["stream_options", ['{"include_usage":true}', "{}", '{"include_usage":"on"}', "5"], ["null", "{]"]],
-  ["tools", ["null"], ["[]", '[{"type":"function"}]']],
+  ["tools", ["null", ...TOOLS], ["[]", '[{"type":"function"}]', '"x"', "{}", "[,]"]],
   ["cache_salt", ["null"], ['""', '"salt"']],
   ["previous_response_id", ['"resp_1"'], ["5"]],
   ["temperature", ["0.7", "1"], ["01"]],

@@ -41,6 +41,10 @@ Deno.test("scan: what is taken, and what is not", () => {
     chat('[{"role":"user","content":["a","b","c"]}]'),
     chat('[{"role":"user","content":[]}]'),
     chat("[{}]"),
+    chat('[{"content":"x","role":"user"}]'),
+    chat('[{"role":"user","content":"x","name":"n"},{"role":"user","content":"y"}]'),
+    chat('[{"role":"user","content":"x"}]', ',"tools":[{"type":"function"}]'),
+    chat('[{"role":"assistant","content":null,"tool_calls":[{"id":"a","function":{"name":"f","arguments":"{}"}}]}]'),
     chat('[{"role":"user","content":"x"}]', ',"tools":null,"deep":[[[[{"a":[{}]}]]]]'),
     bytes(` { "messages" : [ { "role" : "user" , "content" : "x" } ] } `),
     chat(`[{"role":"user","content":"${"x".repeat(100_000)}"}]`),
@@ -48,11 +52,10 @@ Deno.test("scan: what is taken, and what is not", () => {
   const left = [
     chat("[]"),
     chat('"x"'),
-    chat('[{"content":"x","role":"user"}]'),
-    chat('[{"role":"user","content":"x","name":"n"}]'),
     chat('[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]'),
+    chat('["x"]'),
+    chat('[{"role":"user","content":"x"}]', ',"tools":{"type":"function"}'),
     chat('[{"role":"user","content":"x"}]', ',"model":"n"'),
-    chat('[{"role":"user","content":"x"}]', ',"tools":[{"type":"function"}]'),
     chat('[{"role":"user","content":"x"}]', ',"cache_salt":"s"'),
     chat('[{"role":"user","content":"x"}]', `,"deep":${"[".repeat(65)}${"]".repeat(65)}`),
     bytes('\ufeff{"model":"m","messages":[{"role":"user","content":"x"}]}'),
@@ -66,4 +69,24 @@ Deno.test("scan: what is taken, and what is not", () => {
 Deno.test("scan: bodies that clients have sent", () => {
   const files = sharedFiles("data/sse", ".request.json");
   for (const { text } of files) compare(bytes(text));
+});
+
+Deno.test("scan: a conversation with tools, again and again: what was skipped is read once, and its order is kept", () => {
+  const random = new Random(seed);
+  const call = (i: number) =>
+    `{"role":"assistant","content":null,"tool_calls":[{"id":"c${i}","type":"function","function":{"name":"f","arguments":"{\\"z\\": ${i}, \\"a\\": 0}"}}]}`;
+  const messages: string[] = [];
+  const tools = '"tools":[{"type":"function","function":{"name":"f","description":"d","parameters":{}}}]';
+  for (let turn = 0; turn < 80; turn++) {
+    const i = random.below(20);
+    messages.push(
+      random.pick([
+        call(i),
+        `{"role":"tool","tool_call_id":"c${i}","content":"${i}"}`,
+        `{"role":"user","content":"${i}"}`,
+      ]),
+    );
+    const fields = [`"messages":[${messages.join(",")}]`, tools, '"model":"m"'];
+    assert(compare(bytes(`{${random.chance(0.5) ? fields.join(",") : fields.reverse().join(", ")}}`)), `${turn}`);
+  }
 });
