@@ -40,6 +40,7 @@ export async function readAccess(
       basePath: base_path,
       authorization: key === undefined ? undefined : `Bearer ${key}`,
       forwardCredentials: forward_credentials,
+      ranks: cluster.data_parallel_ranks,
     });
   }
   return access;

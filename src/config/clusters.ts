@@ -60,6 +60,9 @@ export const clusterSchema = z.strictObject({
     .describe("Tokens that the KV cache of one engine holds, until its metrics tell"),
   max_running_requests: z.int().min(1).max(1_000_000).optional()
     .describe("Requests that one engine runs at once; learned from its metrics when not set"),
+  data_parallel_ranks: z.int().min(1).max(256).default(1).describe(
+    "Ranks behind each address: each is chosen like an endpoint of its own, by the field X-data-parallel-rank (vLLM and SGLang with --data-parallel-size, or --dp, and one port)",
+  ),
   parallel_prefills: z.int().min(1).max(1_024).default(1).describe(
     "Prompts that one engine computes at once (vLLM with --long-prefill-token-threshold): short ones go beside a long one",
   ),

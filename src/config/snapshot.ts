@@ -24,6 +24,8 @@ export interface ClusterAccess {
   /** Value of the Authorization field; a secret. */
   readonly authorization: string | undefined;
   readonly forwardCredentials: boolean;
+  /** Data-parallel ranks behind each address. */
+  readonly ranks: number;
 }
 
 /** What engines say of a model that they list. */

@@ -308,12 +308,15 @@ export class EngineListener {
 
   async #locate(): Promise<SourceAddress | undefined> {
     const { cluster, spec: { host, port, rank }, reader } = this.member;
-    const own = this.parts.config().clusters.find(({ name }) => name === cluster)?.kv_events;
+    const config = this.parts.config().clusters.find(({ name }) => name === cluster);
+    const own = config?.kv_events;
     if (typeof own === "object") {
       const { endpoint, replay_endpoint, topic } = own;
+      // Each rank is behind the one before it.
+      const of = (one: string) => ofRank(zmqAddress(one, host)!, rank);
       return {
-        events: zmqAddress(endpoint, host)!,
-        replay: replay_endpoint === undefined ? undefined : zmqAddress(replay_endpoint, host),
+        events: of(endpoint),
+        replay: replay_endpoint === undefined ? undefined : of(replay_endpoint),
         topic,
       };
     }
@@ -322,8 +325,8 @@ export class EngineListener {
         const { status, text } = await reader.get(port, path, PAGE_MS);
         return status === 200 ? text : undefined;
       }, host);
-      if (sources.size > 1 && rank === 0) {
-        this.#why = `it has ${sources.size} data-parallel ranks behind one address`;
+      if (sources.size > 1 && (config?.data_parallel_ranks ?? 1) === 1) {
+        this.#why = `it has ${sources.size} ranks behind one address, which data_parallel_ranks of its cluster says`;
         return undefined;
       }
       this.#why = "it does not say where it publishes";
@@ -333,6 +336,10 @@ export class EngineListener {
       return undefined;
     }
   }
+}
+
+function ofRank({ hostname, port }: Address, rank: number): Address {
+  return { hostname, port: port + rank };
 }
 
 function settingsOf(config: Config, cluster: string): string {

@@ -13,7 +13,7 @@ import type { ClusterConfig } from "../config/clusters.ts";
 import type { RuleConfig } from "../config/models.ts";
 import type { Config } from "../config/schema.ts";
 import type { KnownAdapter, Snapshot } from "../config/snapshot.ts";
-import { endpointKey, type EndpointSpec } from "../discovery/discovery.ts";
+import { type EndpointSpec, everyRank } from "../discovery/discovery.ts";
 import { PROBED } from "../engines/backends.ts";
 import type { ProbePages } from "../engines/engine.ts";
 import type { EngineSignals } from "../engines/signals.ts";
@@ -61,7 +61,8 @@ interface ClusterState {
   rule: RuleConfig | undefined;
   labelBits: ReadonlyMap<string, number>;
   transport: Transport;
-  /** What its sources want. */
+  /** What its sources told, and what is wanted of that: each of the ranks. */
+  told: readonly EndpointSpec[];
   wanted: Map<string, EndpointSpec>;
   readonly members: Map<string, Member>;
 }
@@ -138,7 +139,8 @@ export class Fleet {
     for (const cluster of config.clusters) {
       const { name } = cluster;
       const known = this.#clusters.get(name);
-      const state = known ?? { row: rows.clusters.get(name)!, wanted: new Map(), members: new Map() } as ClusterState;
+      const state = known ??
+        { row: rows.clusters.get(name)!, told: [], wanted: new Map(), members: new Map() } as unknown as ClusterState;
       Object.assign(state, {
         row: rows.clusters.get(name)!,
         config: cluster,
@@ -148,6 +150,7 @@ export class Fleet {
       });
       this.#clusters.set(name, state);
       for (const member of state.members.values()) this.#equip(member, state);
+      if (known) this.#settle(name, state, everyRank(state.told, cluster.data_parallel_ranks));
     }
     for (const [name, state] of this.#clusters) {
       if (!rows.clusters.has(name)) this.#settle(name, state, new Map());
@@ -163,7 +166,8 @@ export class Fleet {
   setEndpoints(cluster: string, endpoints: readonly EndpointSpec[]): void {
     const state = this.#clusters.get(cluster);
     if (!state || !this.#config.clusters.some(({ name }) => name === cluster)) return;
-    this.#settle(cluster, state, new Map(endpoints.map((spec) => [endpointKey(spec), spec])));
+    state.told = endpoints;
+    this.#settle(cluster, state, everyRank(state.told, state.config.data_parallel_ranks));
   }
 
   #settle(cluster: string, state: ClusterState, wanted: Map<string, EndpointSpec>): void {
@@ -217,11 +221,11 @@ export class Fleet {
     this.#probing.add(member, this.#clusters.get(member.cluster)!.config.discover_models ? 0 : FIRST_MODELS_MS);
   }
 
-  #rowFor(state: ClusterState, { host, port, labels }: EndpointSpec): number | undefined {
+  #rowFor(state: ClusterState, { host, port, rank, labels }: EndpointSpec): number | undefined {
     const [capacity, bits] = [this.#chunks(state.config.kv_capacity_tokens), memberships(state.labelBits, labels)];
     for (const again of [false, true]) {
       try {
-        return this.table.add(state.row, { hostname: host, port }, capacity, bits);
+        return this.table.add(state.row, { hostname: host, port, rank }, capacity, bits);
       } catch (error) {
         if (!(error instanceof RangeError)) throw error;
         if (!again) this.#collect(true);
@@ -269,10 +273,8 @@ export class Fleet {
     this.health.start();
     this.#every("saturation", () => this.#config.saturation.interval_ms, () => this.#watchSaturation());
     this.#every("list", () => LIST_MS, () => this.#unknownModels.wanted && this.#probing.list());
-    this.#every("collect", () => COLLECT_MS, () => {
-      this.#collect(false);
-      this.#placeWanted();
-    });
+    this.#every("collect", () => COLLECT_MS, () => this.#collect(false));
+    this.#every("place", () => COLLECT_MS, () => this.#placeWanted());
   }
 
   #every(what: string, ms: () => number, run: () => void): void {
@@ -354,9 +356,9 @@ export class Fleet {
     return adaptersOf([...this.#byRow.values()], config);
   }
 
-  /** Drains the endpoint HOST:PORT in every cluster that has it, or lets it serve again; false when there is none. */
+  /** Drains the endpoint HOST:PORT, or one rank of it, in every cluster that has it, or lets it serve again; false when there is none. */
   setDraining(name: string, draining: boolean): boolean {
-    const members = this.members.filter((member) => member.name === name && member.leftAt === undefined);
+    const members = this.members.filter((member) => member.isCalled(name) && member.leftAt === undefined);
     for (const member of members) {
       if (draining) this.health.drain(member);
       else this.health.resume(member);

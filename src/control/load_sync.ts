@@ -10,7 +10,7 @@ import type { EngineSignals } from "../engines/signals.ts";
 import type { EngineLoad } from "../metadata/engine_load.ts";
 import { type EngineAddress, engineKey } from "../metadata/engine_address.ts";
 import type { EngineReport } from "../metadata/engine_report.ts";
-import { printEngine, printReport } from "../metadata/wire.ts";
+import { isIpv4, printEngine, printReport } from "../metadata/wire.ts";
 import type { CenterLink, LinkListener } from "../metadata/link.ts";
 import type { CenterEvent } from "../metadata/server.ts";
 import { placementSalt } from "../scheduler/placement.ts";
@@ -45,6 +45,11 @@ const FADE_TICK_MS = 100;
 const ON_ITS_WAY_MS = 100;
 /** While nobody wants to know what this gateway does, it is looked as often whether somebody does. */
 const ALONE_TICK_MS = 50;
+
+/** What an engine is called at the center: by its host, and each further rank of it by a name of its own. */
+function hostOf({ address: { hostname }, spec }: Pick<Member, "address" | "spec">): string {
+  return spec.rank === 0 ? hostname : `${hostname}#${spec.rank}`;
+}
 
 export interface LoadSyncParts {
   readonly kernel: AttachedKernel;
@@ -177,8 +182,10 @@ export class LoadSync implements LinkListener {
     }
   }
 
-  #named({ address: { hostname: host, port } }: Pick<Member, "address">) {
-    return printEngine({ host, ip: this.#resolved.of(host), port });
+  #named(member: Pick<Member, "address" | "spec">) {
+    const { hostname, port } = member.address;
+    const ip = this.#resolved.of(hostname) ?? (isIpv4(hostname) ? hostname : undefined);
+    return printEngine({ host: hostOf(member), ip, port });
   }
 
   #events(changes: RequestChange[]): Map<string, CenterEvent[]> {
@@ -245,8 +252,10 @@ export class LoadSync implements LinkListener {
   }
 
   #membersAt(cluster: string, engine: EngineAddress): Readonly<Member>[] {
-    return this.fleet.membersOf(cluster).filter(({ address: { hostname, port } }) => {
-      const named = hostname === engine.host || this.#resolved.of(hostname) === engine.host;
+    return this.fleet.membersOf(cluster).filter((member) => {
+      const { hostname, port } = member.address;
+      const host = hostOf(member);
+      const named = host === engine.host || (host === hostname && this.#resolved.of(hostname) === engine.host);
       return named && (engine.port === undefined || engine.port === port);
     });
   }
@@ -289,8 +298,9 @@ export class LoadSync implements LinkListener {
   // Writes the others' load into the rows. A figure without a port is of all endpoints at that IP together.
   #apply({ name, remote, weight }: ClusterState): void {
     const members = this.fleet.membersOf(name);
-    for (const { row, address: { hostname, port } } of members) {
-      const own = remote.get(engineKey({ host: hostname, port }));
+    for (const member of members) {
+      const { row, address: { hostname, port } } = member;
+      const own = remote.get(engineKey({ host: hostOf(member), port }));
       const ip = this.#resolved.of(hostname) ?? hostname;
       const shared = remote.get(hostname) ?? remote.get(ip);
       const sharers = shared ? members.filter(({ address }) => this.#plain(address.hostname) === ip).length : 1;

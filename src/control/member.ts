@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One endpoint of the fleet, as the control plane knows it.
 
-import type { Address } from "../base/address.ts";
+import { type Address, formatAddress } from "../base/address.ts";
 import type { EndpointSpec } from "../discovery/discovery.ts";
 import type { EngineSignals } from "../engines/signals.ts";
 import type { Engine, ProbePages } from "../engines/engine.ts";
@@ -80,6 +80,11 @@ export class Member implements ProbeTarget, Patient {
   get labels(): Readonly<Record<string, string>> {
     if (this.models === undefined) return this.spec.labels;
     return { ...this.spec.labels, ...Object.fromEntries(this.models.map(({ id }) => [modelLabel(id), "listed"])) };
+  }
+
+  /** Whether a name is its own, or that of its address with all ranks. */
+  isCalled(name: string): boolean {
+    return name === this.name || name === formatAddress(this.address);
   }
 
   get port(): number {

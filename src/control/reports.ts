@@ -79,13 +79,18 @@ export class Reports {
     const pressed = slots.pressed(requests);
     const eager = requests > 0 && (pressed || this.#hidden.any(row, this.#parts.clock.shared()));
     const pace = eager ? 1 : requests > 0 ? BUSY_PACE : IDLE_PACE;
-    const leastMs = pressed ? 0 : 100 * cost.metricsMs / probes.metrics_budget_percent;
+    // The ranks of one engine share its time.
+    const leastMs = pressed ? 0 : 100 * cost.metricsMs * this.#ranksOf(member) / probes.metrics_budget_percent;
     return Math.max(pace * probes.metrics_interval_ms, leastMs);
   };
 
   /** It serves again after nobody had listened: a restart, unless its metrics tell better. */
   returned(member: Member): void {
     if (Number.isNaN(member.startTime) && Number.isNaN(member.promptTokens)) this.#restarted(member);
+  }
+
+  #ranksOf({ cluster }: Member): number {
+    return this.#parts.config().clusters.find(({ name }) => name === cluster)?.data_parallel_ranks ?? 1;
   }
 
   // What it held is not known any more.
@@ -120,7 +125,8 @@ export class Reports {
     const { cost } = member;
     cost.metricsMs += COST_PACE * (Math.max(0, probeMs - cost.healthMs) - cost.metricsMs);
     member.metricsAt = this.#parts.clock.now();
-    const signals = member.engine?.signals(text) ?? {};
+    const ranks = this.#ranksOf(member);
+    const signals = member.engine?.signals(text, ranks > 1 ? member.spec.rank : undefined) ?? {};
     this.#measured(member, signals, probeMs);
     this.#parts.measured(member, signals, probeMs);
   }

@@ -44,6 +44,12 @@ export interface Discovery {
   watch(signal: AbortSignal): AsyncIterable<Update>;
 }
 
+/** Each endpoint with every one of so many ranks, by their keys. */
+export function everyRank(told: readonly EndpointSpec[], ranks: number): Map<string, EndpointSpec> {
+  const all = told.flatMap((spec) => Array.from({ length: ranks }, (_, rank) => ({ ...spec, rank })));
+  return new Map(all.map((spec) => [endpointKey(spec), spec]));
+}
+
 /** One string for an endpoint within its cluster: HOST:PORT, and the rank where there are several. */
 export function endpointKey({ host, port, rank }: Pick<EndpointId, "host" | "port" | "rank">): string {
   const address = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;

@@ -110,8 +110,8 @@ export interface ProbeSettings {
 /** A kind of engine. */
 export interface Engine {
   probes(settings: ProbeSettings, rule: RuleConfig | undefined): ProbePages;
-  /** Reads the metrics of an engine of this kind; what it does not tell is undefined. */
-  signals(metricsText: string): EngineSignals;
+  /** Reads the metrics of an engine of this kind, or of one rank of it; what it does not tell is undefined. */
+  signals(metricsText: string, rank?: number): EngineSignals;
   /** Throws GatewayError (invalid_request) for what such an engine cannot do. */
   prepare(call: EngineCall, rule: RuleConfig): PreparedRequest;
   /** Whether the usage of a stream is always told in a chunk of its own. */

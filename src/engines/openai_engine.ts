@@ -18,7 +18,7 @@ export function openAiEngine(names: SignalNames | undefined, pages: { paused?: s
         paused: pages.paused === undefined ? undefined : { port, path: pages.paused },
       };
     },
-    signals: (text) => names === undefined ? {} : readSignals(names, text),
+    signals: (text, rank) => names === undefined ? {} : readSignals(names, text, rank),
     prepare({ request, bytes, target, targetModel, usageAccounting }) {
       const { opening, body } = outgoingBody(request, bytes, targetModel, usageAccounting);
       return { encode: (_leg, fields) => ({ method: "POST", target, fields, opening, body }) };

@@ -77,9 +77,12 @@ interface Sample {
   value: number;
 }
 
-/** Reads an engine's signals. Counts of several ranks are added up, usage is that of the fullest. */
-export function readSignals(names: SignalNames, text: string): EngineSignals {
-  const page = new Page(text);
+/**
+ * Reads an engine's signals: of one of its data-parallel ranks where that is named. Else counts of several are added up,
+ * usage is that of the fullest.
+ */
+export function readSignals(names: SignalNames, text: string, rank?: number): EngineSignals {
+  const page = new Page(text, rank);
   const usage = page.select(names.kvUsage).map(({ value }) => value);
   const awake = page.select(names.awake);
   const queried = names.prefix && page.sum(names.prefix.queried);
@@ -108,7 +111,7 @@ const LINE_FEED = "\n";
 class Page {
   readonly #samples = new Map<string, Sample[]>();
 
-  constructor(readonly text: string) {}
+  constructor(readonly text: string, readonly rank: number | undefined) {}
 
   /** Samples of a metric, or of one series of it. */
   select(selector: Selector | undefined): Sample[] {
@@ -145,7 +148,12 @@ class Page {
       const value = Number(line.slice(close + 1).trim().split(/\s+/)[0]);
       if (!Number.isNaN(value)) samples.push({ labels: line.slice(0, close + 1), value });
     }
-    return samples;
+    if (this.rank === undefined) return samples;
+    // What has no rank is of all of them.
+    return samples.filter(({ labels }) => {
+      const its = labelOf(labels, "engine") ?? labelOf(labels, "dp_rank");
+      return its === undefined || its === String(this.rank);
+    });
   }
 }
 

@@ -227,7 +227,7 @@ export class Dispatcher {
     const { outgoing, rest, transport, fresh, others = [] } = sent;
     const { transcoder, method, target, opening = "", body } = outgoing;
     const path = transport.basePath + target;
-    const fields = outgoing.fields + credentialsOf(call, transport);
+    const fields = rankedFields(outgoing.fields, endpoint, transport) + credentialsOf(call, transport);
     const { carrier } = call.incoming;
     if (carrier !== undefined) {
       if (transcoder?.send || (transcoder?.wrap && !carrier.rewrites)) {
@@ -314,12 +314,22 @@ function standing({ endpoint, answer }: Rejection, call: Call): Answer {
   return answer;
 }
 
+/** By which vLLM and SGLang are told. */
+const RANK_FIELD = "x-data-parallel-rank";
+
 /** An answer of which nothing is known before. */
 const NO_TOKENS: Expected = { kind: "chat", tokens: false, choices: 1, opened() {}, heard() {} };
 
 function credentialsOf({ incoming: { fields } }: Call, { authorization, forwardCredentials }: Transport): string {
   if (authorization !== undefined) return `authorization: ${authorization}\r\n`;
   return forwardCredentials ? fields.credentials : "";
+}
+
+// The endpoint's rank is the gateway's to say, where there are several.
+function rankedFields(fields: string, { rank }: EndpointRef, { ranks }: Transport): string {
+  if (ranks === 1) return fields;
+  const others = fields.includes(RANK_FIELD) ? fields.replaceAll(/^x-data-parallel-rank:.*\r\n/gim, "") : fields;
+  return `${others}${RANK_FIELD}: ${rank}\r\n`;
 }
 
 function hostOf({ name }: EndpointRef, { tls }: Transport): string {

@@ -53,8 +53,9 @@ export function printExact(value: unknown): string {
 
 const OCTET = "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
 const IPV4 = new RegExp(`^${OCTET}(?:\\.${OCTET}){3}$`);
+export const isIpv4 = (text: string): boolean => IPV4.test(text);
 const ipv4 = z.string().regex(IPV4, { error: "expected an IPv4 address" });
-const host = z.string().max(253).regex(/^[0-9A-Za-z._:%-]+$/, { error: "expected a name or an address" });
+const host = z.string().max(257).regex(/^[0-9A-Za-z._:%-]+(#\d{1,3})?$/, { error: "expected a name or an address" });
 const port = z.int().min(1).max(65_535).optional();
 /** How an engine is named: by `ip` as ever, or by a `host` that is none, with its `ip` for those who know nothing else. */
 const engine = { ip: ipv4.nullish(), host: host.nullish(), port };
@@ -164,7 +165,7 @@ export function addressOf({ ip, host, port }: NamedEngine): EngineAddress {
 /** An engine as bodies and rows name it. */
 export function printEngine({ host, ip, port }: EngineAddress): NamedEngine {
   return {
-    ...(IPV4.test(host) ? { ip: host } : { host, ...(ip === undefined ? {} : { ip }) }),
+    ...(isIpv4(host) ? { ip: host } : { host, ...(ip === undefined ? {} : { ip }) }),
     ...(port === undefined ? {} : { port }),
   };
 }

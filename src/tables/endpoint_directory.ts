@@ -2,7 +2,7 @@
 // A worker's names of endpoints: each row's identity is read out of the shared memory once for each generation that the
 // row has.
 
-import { type Address, formatAddress } from "../base/address.ts";
+import { type Address, formatAddress, rankedName } from "../base/address.ts";
 import type { EndpointTable } from "./endpoint_table.ts";
 
 /** An endpoint as it was when a request was granted it. */
@@ -11,7 +11,9 @@ export interface EndpointRef {
   /** Identity generation of the row. */
   readonly generation: number;
   readonly address: Address;
-  /** HOST:PORT */
+  /** Which of the data-parallel ranks behind that address. */
+  readonly rank: number;
+  /** HOST:PORT, and #RANK of all but the first. */
   readonly name: string;
 }
 
@@ -20,9 +22,9 @@ export class EndpointDirectory {
 
   constructor(readonly endpoints: EndpointTable) {}
 
-  /** The rows of a cluster's endpoints that are called HOST:PORT. */
+  /** The rows of a cluster's endpoints at these HOST:PORTs, of all their ranks. */
   named(cluster: number, names: readonly string[]): number[] {
-    return this.endpoints.rowsOf(cluster).filter((row) => names.includes(this.of(row).name));
+    return this.endpoints.rowsOf(cluster).filter((row) => names.includes(formatAddress(this.of(row).address)));
   }
 
   /** The endpoint of a row that carries a request of ours, so that its identity stands still. */
@@ -30,8 +32,9 @@ export class EndpointDirectory {
     const generation = this.endpoints.generation(row);
     const known = this.#known.get(row);
     if (known?.generation === generation) return known;
-    const address = this.endpoints.address(row);
-    const endpoint = { row, generation, address, name: formatAddress(address) };
+    const ranked = this.endpoints.address(row);
+    const { rank = 0, ...address } = ranked;
+    const endpoint = { row, generation, address, rank, name: rankedName(ranked) };
     this.#known.set(row, endpoint);
     return endpoint;
   }

@@ -6,7 +6,7 @@ import type { AttachedKernel } from "../../wasm/kernel.ts";
 import { assert } from "../base/assert.ts";
 import { EndpointGroups } from "./endpoint_groups.ts";
 import { EndpointLimits } from "./endpoint_limits.ts";
-import { type Address, formatAddress, parseAddress } from "../base/address.ts";
+import { parseRanked, type RankedAddress, rankedName } from "../base/address.ts";
 
 /**
  * What the control plane knows of an endpoint; 0 marks an unused row. unhealthy: its probes fail; ejected: its answers
@@ -73,10 +73,10 @@ export class EndpointTable {
    * @param labelSets Eligibility bits (3 to 31) of the label sets that the endpoint belongs to.
    * Throws RangeError when limits.endpoints is used up.
    */
-  add(cluster: number, address: Address, capacityChunks: number, labelSets: number): number {
+  add(cluster: number, address: RankedAddress, capacityChunks: number, labelSets: number): number {
     const k = this.#kernel.exports;
     const row = this.#groups.take(cluster);
-    this.#writeIdentity(row, formatAddress(address));
+    this.#writeIdentity(row, rankedName(address));
     const counters = [
       k.ENDPOINT_HEAD_AT,
       k.ENDPOINT_FAILURES,
@@ -192,13 +192,13 @@ export class EndpointTable {
   }
 
   /** The endpoint's address, read under its generation. */
-  address(row: number): Address {
+  address(row: number): RankedAddress {
     for (;;) {
       const before = this.generation(row);
       const offset = this.#kernel.exports.identityOffset(row);
       const text = new TextDecoder().decode(this.#bytes.slice(offset + 4, offset + 4 + this.#words[offset >>> 2]));
       if (before % 2 === 0 && this.generation(row) === before) {
-        const address = parseAddress(text);
+        const address = parseRanked(text);
         assert(address, `row ${row} holds an address`);
         return address;
       }

@@ -11,6 +11,14 @@ export interface Transport {
   readonly authorization: string | undefined;
   /** Whether they get the client's, where they get none of the gateway's. */
   readonly forwardCredentials: boolean;
+  /** Data-parallel ranks behind each address; 1 where requests name none. */
+  readonly ranks: number;
 }
 
-export const PLAIN: Transport = { tls: undefined, basePath: "", authorization: undefined, forwardCredentials: false };
+export const PLAIN: Transport = {
+  tls: undefined,
+  basePath: "",
+  authorization: undefined,
+  forwardCredentials: false,
+  ranks: 1,
+};

@@ -277,3 +277,29 @@ Deno.test("FleetHealth: one that asks to be left alone is, for the longest time 
   all.stop();
   clock.advance(60_000);
 });
+
+Deno.test("Fleet: each data-parallel rank is an endpoint; when there are other ranks, those that are gone leave", () => {
+  const { fleet, config } = parts({ clusters: [{ name: "c", data_parallel_ranks: 3 }] });
+  fleet.setEndpoints("c", specs(1, 2));
+  const names = () => fleet.members.filter(({ leftAt }) => leftAt === undefined).map(({ name }) => name);
+  assertEquals(names(), ["1", "1#1", "1#2", "2", "2#1", "2#2"].map((name) => `10.0.0.1:${name}`));
+  assertEquals(fleet.members.map(({ row }) => fleet.table.address(row).rank ?? 0), [0, 1, 2, 0, 1, 2]);
+  const rows = { clusters: new Map([["c", 0]]), models: new Map(), tenants: new Map(), labels: new Map() };
+  const ranks = (data_parallel_ranks: number) => {
+    const clusters = [{ ...config.clusters[0], data_parallel_ranks }];
+    fleet.configure({ config: { ...config, clusters }, rows }, () => new Map(), new Map([["c", PLAIN]]));
+  };
+  ranks(1);
+  assertEquals(names(), ["10.0.0.1:1", "10.0.0.1:2"]);
+  ranks(2);
+  assertEquals(names().sort(), ["1", "1#1", "2", "2#1"].map((name) => `10.0.0.1:${name}`));
+  fleet.setDraining("10.0.0.1:1", true);
+  assertEquals(fleet.members.map(({ row }) => fleet.table.state(row) === draining), [
+    true,
+    true,
+    true,
+    false,
+    false,
+    true,
+  ]);
+});

@@ -294,3 +294,14 @@ Deno.test("readTold takes what a gateway read, and nothing else", () => {
     assertEquals(readTold(bad), undefined, JSON.stringify(bad));
   }
 });
+
+Deno.test("readSignals: of one rank, what names no rank is of all of them", () => {
+  const page = `vllm:num_requests_waiting{engine="0",model_name="m"} 3
+vllm:num_requests_waiting{engine="1",model_name="m"} 7
+vllm:num_requests_running{engine="10"} 5
+process_start_time_seconds 99
+`;
+  const { signals } = PROBED.vllm;
+  assertEquals([signals(page, 0).waiting, signals(page, 1).waiting, signals(page).waiting], [3, 7, 10]);
+  assertEquals([signals(page, 1).running, signals(page, 10).running, signals(page, 1).startTime], [undefined, 5, 99]);
+});

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Header fields as external processing has them, and how those that the gateway wants become of those that there are.
 
+import { formatAddress } from "../../base/address.ts";
 import type { Carried } from "../../gateway/carrier.ts";
 import type { Fields, HttpResponse } from "../http/exchange.ts";
 import { DESTINATION, type Mutation } from "./messages.ts";
@@ -39,7 +40,8 @@ const OF_PROXY = /^x-(?:envoy|forwarded|istio)-/;
 
 /** What makes a request's head that which its engine is to get. */
 export function requestMutation(head: HeadFields, carried: Carried): { mutation: Mutation; destination: string } {
-  const destination = [carried.endpoint, ...carried.others].map(({ name }) => name).join(",");
+  const brought = [carried.endpoint, ...carried.others].map(({ address }) => formatAddress(address));
+  const destination = [...new Set(brought)].join(","); // ranks of one engine have one address
   const set = [DESTINATION, destination];
   const remove: string[] = [];
   const wanted = new Set<string>();
