@@ -162,7 +162,7 @@ for (const [kind, start] of Object.entries(TOGETHER)) {
     for (const gateway of gateways) stack.use(gateway);
     const explain = async (gateway: TestGateway, request: string) =>
       await (await fetch(`${gateway.admin}/explain`, { method: "POST", body: request })).json();
-    for (let conversation = 0; conversation < 8; conversation++) {
+    for (let conversation = 0; conversation < 5; conversation++) {
       const messages = [{ role: "user", content: words(random, 2_000) }];
       let [before, chunks]: [string | null, number] = [null, 0];
       for (let turn = 0; turn < 6; turn++) {
