@@ -12,7 +12,7 @@ import { clusterAt, enter, leave, scratch } from "../memory/plan";
 /** Looks before the first nap: some ten microseconds. */
 const LOOKS: u32 = 4_000;
 const NAP_NS: i64 = 500_000;
-/** Naps without a word before the lock is taken from its holder. */
+/** Naps without a word before the lock is taken from one holder. */
 const PATIENCE: u32 = 8;
 /** `atomic.wait` ended by time. */
 const TIMED_OUT: i32 = 2;
@@ -30,7 +30,8 @@ export function lockCluster(cluster: u32): void {
 }
 
 function sleepOn(at: usize): void {
-  for (let naps: u32 = 0; naps < PATIENCE;) {
+  let holder: u32 = 0;
+  for (let naps: u32 = 0;;) {
     const seen = atomic.load<u32>(at);
     if (seen == 0) {
       // There may be others asleep: who unlocks wakes the next one.
@@ -38,9 +39,12 @@ function sleepOn(at: usize): void {
       continue;
     }
     if ((seen & 1) == 0 && atomic.cmpxchg<u32>(at, seen, seen | 1) != seen) continue;
-    if (atomic.wait<u32>(at, seen | 1, NAP_NS) == TIMED_OUT) naps++;
+    // Another holder than before: that one is given the same time.
+    if ((seen | 1) != holder) naps = 0;
+    holder = seen | 1;
+    if (naps == PATIENCE && atomic.cmpxchg<u32>(at, holder, <u32>scratch | 1) == holder) return;
+    if (atomic.wait<u32>(at, holder, NAP_NS) == TIMED_OUT) naps++;
   }
-  atomic.store<u32>(at, <u32>scratch | 1);
 }
 
 export function unlockCluster(cluster: u32): void {

@@ -14,7 +14,7 @@ import { targetOf } from "../front/http/served.ts";
 import type { RouteTable } from "../gateway/routes.ts";
 import { errorBody } from "../openai/errors.ts";
 import { promptText } from "../openai/prompt_text.ts";
-import { shortened } from "../openai/payloads.ts";
+import { decodeShortened, PayloadSearch } from "../openai/payloads.ts";
 import { decodeRequest } from "../openai/request.ts";
 import type { PromptTokens } from "../tokens/prompt_tokens.ts";
 import type { DecisionMaker } from "../scheduler/decision.ts";
@@ -229,7 +229,8 @@ async function explain(
   headers: Headers,
   body: Uint8Array,
 ): Promise<unknown> {
-  const request = decodeRequest(undefined, shortened(body));
+  const short = new PayloadSearch().shortened(body);
+  const request = short === undefined ? decodeRequest(undefined, body) : decodeShortened(undefined, short);
   const route = routes().resolve(request, headers);
   const { policy, cluster } = route.placement;
   const asked = tokens.knows(route.modelName)

@@ -255,6 +255,13 @@ export function checkRelations(config: Config): ConfigIssue[] {
             `the engines of cluster "${rule.cluster}" are "${other.backend}" by ${other.path}, not "${rule.backend}"`,
         });
       } else backends.set(rule.cluster, { backend: rule.backend, path: `${path}.rules[${i}]` });
+      const ranks = clusters.get(rule.cluster)?.data_parallel_ranks ?? 1;
+      if (rule.backend === "triton" && ranks > 1) {
+        issues.push({
+          path: `${path}.rules[${i}].backend`,
+          message: `Triton knows no ranks, and the cluster "${rule.cluster}" has data_parallel_ranks: ${ranks}`,
+        });
+      }
       const grpc = rule.backend === "triton" && rule.triton?.protocol !== "http";
       if (grpc && clusters.get(rule.cluster)?.tls) {
         issues.push({

@@ -206,6 +206,7 @@ export class Fleet {
       pages: this.#pagesOf(spec, state),
       reader: this.#readerFor(spec.host, state.transport),
       slots: state.config.max_running_requests,
+      ranks: state.config.data_parallel_ranks,
     });
     state.members.set(name, member);
     this.#byRow.set(row, member);
@@ -246,6 +247,7 @@ export class Fleet {
     this.table.setLabels(member.row, memberships(state.labelBits, member.labels));
     member.engine = state.rule && PROBED[state.rule.backend];
     member.slots.configured = state.config.max_running_requests;
+    member.ranks = state.config.data_parallel_ranks;
     this.table.limits.setParallel(member.row, state.config.parallel_prefills);
     member.pages = this.#pagesOf(spec, state);
     if (member.reader.transport === state.transport) return;

@@ -222,7 +222,8 @@ export class FleetHealth<P extends Patient> {
     if (ms > 0) chart.backedOffUntil = Math.max(chart.backedOffUntil, now + ms);
     else if (chart.backedOffUntil <= now && this.table.backedOff(row)) this.table.endBackOff(row);
     chart.steady = health.state === "available" && health.ejections === 0 && counts.failures === 0 &&
-      !this.table.backedOff(row) && now - health.availableSince >= this.config.outliers.slow_start_ms &&
+      !this.table.backedOff(row) && chart.backedOffUntil <= now &&
+      now - health.availableSince >= this.config.outliers.slow_start_ms &&
       this.table.penalty(row) === 0;
   }
 

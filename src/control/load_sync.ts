@@ -46,10 +46,12 @@ const ON_ITS_WAY_MS = 100;
 /** While nobody wants to know what this gateway does, it is looked as often whether somebody does. */
 const ALONE_TICK_MS = 50;
 
-/** What an engine is called at the center: by its host, and each further rank of it by a name of its own. */
-function hostOf({ address: { hostname }, spec }: Pick<Member, "address" | "spec">): string {
-  return spec.rank === 0 ? hostname : `${hostname}#${spec.rank}`;
+/** What an engine is called at the center: by its host, and of several ranks each by a name of its own. */
+function hostOf({ address: { hostname }, spec, ranks }: Named): string {
+  return ranks > 1 ? `${hostname}#${spec.rank}` : hostname;
 }
+
+type Named = Pick<Member, "address" | "spec" | "ranks">;
 
 export interface LoadSyncParts {
   readonly kernel: AttachedKernel;
@@ -182,7 +184,7 @@ export class LoadSync implements LinkListener {
     }
   }
 
-  #named(member: Pick<Member, "address" | "spec">) {
+  #named(member: Named) {
     const { hostname, port } = member.address;
     const ip = this.#resolved.of(hostname) ?? (isIpv4(hostname) ? hostname : undefined);
     return printEngine({ host: hostOf(member), ip, port });
@@ -266,7 +268,7 @@ export class LoadSync implements LinkListener {
     const { cluster, cost } = member;
     const report = { signals: { ...signals }, ageMs, costMs: cost.metricsMs };
     const body = { cluster, ...this.#named(member), ...printReport(report), gateway: this.gateway };
-    this.link.send(cluster, [{ type: "engine.report", body }]);
+    this.link.send(cluster, [{ type: "engine.report", body, madeAt: performance.now() }]);
   }
 
   reported(cluster: string, engine: EngineAddress, report: EngineReport): void {

@@ -24,6 +24,8 @@ export interface MemberParts {
   readonly reader: PageReader;
   /** Requests that it runs at once, by the configuration. */
   readonly slots: number | undefined;
+  /** Data-parallel ranks behind its address, itself among them. */
+  readonly ranks: number;
 }
 
 export class Member implements ProbeTarget, Patient {
@@ -36,6 +38,8 @@ export class Member implements ProbeTarget, Patient {
   engine: Omit<Engine, "prepare"> | undefined;
   pages: ProbePages;
   reader: PageReader;
+  /** Data-parallel ranks behind its address, itself among them. */
+  ranks: number;
   readonly adapters = new LoadedAdapters();
   /** What its engine lists in /v1/models; undefined until it does. */
   models: readonly ListedByEngine[] | undefined;
@@ -52,6 +56,8 @@ export class Member implements ProbeTarget, Patient {
   generatedTokens = NaN;
   startTime = NaN;
   metricsAt: number | undefined;
+  /** When the engine was asked for what is known of it, in the clock's ms, at the earliest. */
+  readAt = -Infinity;
   /** Since when it has been out of the fleet, in the clock's ms; undefined while it is in it. */
   leftAt: number | undefined;
 
@@ -64,6 +70,7 @@ export class Member implements ProbeTarget, Patient {
     this.engine = parts.engine;
     this.pages = parts.pages;
     this.reader = parts.reader;
+    this.ranks = parts.ranks;
     this.slots = new SlotLimit(parts.slots);
   }
 

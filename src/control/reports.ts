@@ -80,17 +80,13 @@ export class Reports {
     const eager = requests > 0 && (pressed || this.#hidden.any(row, this.#parts.clock.shared()));
     const pace = eager ? 1 : requests > 0 ? BUSY_PACE : IDLE_PACE;
     // The ranks of one engine share its time.
-    const leastMs = pressed ? 0 : 100 * cost.metricsMs * this.#ranksOf(member) / probes.metrics_budget_percent;
+    const leastMs = pressed ? 0 : 100 * cost.metricsMs * member.ranks / probes.metrics_budget_percent;
     return Math.max(pace * probes.metrics_interval_ms, leastMs);
   };
 
   /** It serves again after nobody had listened: a restart, unless its metrics tell better. */
   returned(member: Member): void {
     if (Number.isNaN(member.startTime) && Number.isNaN(member.promptTokens)) this.#restarted(member);
-  }
-
-  #ranksOf({ cluster }: Member): number {
-    return this.#parts.config().clusters.find(({ name }) => name === cluster)?.data_parallel_ranks ?? 1;
   }
 
   // What it held is not known any more.
@@ -121,24 +117,27 @@ export class Reports {
   }
 
   #asked(member: Member, text: string | null, probeMs: number): void {
-    if (text === null) return this.#measured(member, {}, probeMs);
+    if (text === null) return this.#measured(member, {}, probeMs, true);
     const { cost } = member;
     cost.metricsMs += COST_PACE * (Math.max(0, probeMs - cost.healthMs) - cost.metricsMs);
-    member.metricsAt = this.#parts.clock.now();
-    const ranks = this.#ranksOf(member);
-    const signals = member.engine?.signals(text, ranks > 1 ? member.spec.rank : undefined) ?? {};
-    this.#measured(member, signals, probeMs);
+    member.metricsAt = member.readAt = this.#parts.clock.now();
+    const signals = member.engine?.signals(text, member.ranks > 1 ? member.spec.rank : undefined) ?? {};
+    this.#measured(member, signals, probeMs, true);
     this.#parts.measured(member, signals, probeMs);
   }
 
   /** Another gateway has asked for its metrics. */
   heard(member: Member, signals: EngineSignals, { ageMs, costMs }: Omit<EngineReport, "signals">): void {
+    const readAt = this.#parts.clock.now() - ageMs;
+    // It was overtaken on its way.
+    if (readAt <= member.readAt) return;
     member.cost.metricsMs = costMs;
-    member.metricsAt = this.#parts.clock.now() - ageMs;
-    this.#measured(member, signals, ageMs);
+    member.metricsAt = member.readAt = readAt;
+    this.#measured(member, signals, ageMs, false);
   }
 
-  #measured(member: Member, signals: EngineSignals, ageMs: number): void {
+  /** @param own Whether this gateway has asked, in order. */
+  #measured(member: Member, signals: EngineSignals, ageMs: number, own: boolean): void {
     const { clock, table, kernel } = this.#parts;
     const nowMs = clock.shared();
     const { waiting, running, kvUsage } = signals;
@@ -151,7 +150,7 @@ export class Reports {
       member.kvTokens = signals.kvCapacityTokens;
       table.setCapacity(member.row, this.#parts.chunks(signals.kvCapacityTokens));
     }
-    this.#progressed(member, signals, nowMs - ageMs);
+    this.#progressed(member, signals, nowMs - ageMs, own);
     if (signals.adapters && member.adapters.seen(signals.adapters)) this.#adaptersChanged(member);
     if (signals.asleep !== undefined) {
       member.asleep = signals.asleep;
@@ -183,14 +182,18 @@ export class Reports {
     member: Member,
     { promptTokens = NaN, generatedTokens = NaN, startTime = NaN }: EngineSignals,
     atMs: number,
+    own: boolean,
   ) {
-    // A page that is missing for once tells nothing.
-    if (promptTokens < member.promptTokens || Math.abs(startTime - member.startTime) > 1) this.#restarted(member);
+    // A page that is missing for once tells nothing. Others' pages may be a little older than they seem.
+    const fell = own && promptTokens < member.promptTokens;
+    const later = startTime - member.startTime;
+    if (fell || later > 1 || (own && later < -1)) this.#restarted(member);
     if (generatedTokens > member.generatedTokens || promptTokens > member.promptTokens) {
       this.#pulse.hear(member.row, atMs);
     }
     if (generatedTokens >= 0) this.#pulse.setTells(member.row);
-    if (!Number.isNaN(promptTokens)) member.promptTokens = promptTokens;
+    const older = !own && promptTokens < member.promptTokens;
+    if (!Number.isNaN(promptTokens) && !older) member.promptTokens = promptTokens;
     if (!Number.isNaN(generatedTokens)) member.generatedTokens = generatedTokens;
     if (!Number.isNaN(startTime)) member.startTime = startTime;
   }

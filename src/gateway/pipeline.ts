@@ -20,6 +20,7 @@ import { asksForUsage } from "../engines/openai_body.ts";
 import { generates, type Kind } from "../openai/api.ts";
 import type { ReasoningStart } from "../openai/reasoning.ts";
 import { type PromptOptions, promptText } from "../openai/prompt_text.ts";
+import { decodeShortened } from "../openai/payloads.ts";
 import { decodeForm, decodeRequest, type InferenceRequest } from "../openai/request.ts";
 import type { HashedPrompt } from "../scheduler/cache_knowledge.ts";
 import type { ScannedPrompt } from "../scheduler/body_scan.ts";
@@ -152,9 +153,14 @@ export class Pipeline {
     if (kind !== "form") call.texts?.asked(bytes);
 
     // Decode: what is decided by is taken from the bytes, or from what they are parsed to; the engine gets them as they came.
-    const scanned = kind === "chat" && !this.#prompts.goChats ? decisions.scan(short, this.#textOf) : undefined;
+    const scans = kind === "chat" && !this.#prompts.goChats && short === bytes;
+    const scanned = scans ? decisions.scan(bytes, this.#textOf) : undefined;
     let request = call.request = scanned?.request ??
-      (kind === "form" ? decodeForm(model) : decodeRequest(kind, short));
+      (kind === "form"
+        ? decodeForm(model)
+        : short === bytes
+        ? decodeRequest(kind, bytes)
+        : decodeShortened(kind, short));
 
     // Route: model and headers to a cluster, its eligible endpoints and a policy.
     const route = call.route = this.#route(call, request);

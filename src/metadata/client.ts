@@ -10,6 +10,7 @@ import type { Clock } from "../base/clock.ts";
 import { pause } from "../base/pause.ts";
 import { TimeLimit } from "../base/time_limit.ts";
 import { CallCounter, type CallStats } from "./call_stats.ts";
+import { sentNow } from "./engine_report.ts";
 import type { EngineLoad } from "./engine_load.ts";
 import { DirectFetch } from "./direct_fetch.ts";
 import type { Host, HostList } from "./hosts.ts";
@@ -188,7 +189,7 @@ export class CenterClient implements CenterLink {
         // has all that is open told anew.
         const owed = state.ledger.told().map((request_id) => ({ type: "load.stats.delete", body: { request_id } }));
         const from = { gateway: this.options.gateway, cluster, sequence: ++state.sequence };
-        const batch = { method: "POST", path: "/v1/batch", body: { events: [...owed, ...events], ...from } };
+        const batch = { method: "POST", path: "/v1/batch", body: { events: sentNow([...owed, ...events]), ...from } };
         const answer = await this.#call(host, batch, this.options.updateTimeoutMs);
         if (answer && answer.status === 200) {
           const { epoch = "", lease, rejected = [] } = answer.data as BatchAnswer ?? {};

@@ -20,3 +20,19 @@ export interface EngineReportTold extends EngineAddress {
   report: EngineReport;
   gateway?: string;
 }
+
+/** A reading that has waited longer than this to be told is not told any more, ms. */
+const STALE_MS = 1_000;
+
+/** Events as they are to be sent now: readings are older by what they have waited, or left out. */
+export function sentNow<E extends { type: string; body: Record<string, unknown>; madeAt?: number }>(
+  events: readonly E[],
+  now = performance.now(),
+): Omit<E, "madeAt">[] {
+  return events.flatMap(({ madeAt, ...event }) => {
+    if (madeAt === undefined) return [event];
+    const waited = now - madeAt;
+    if (waited > STALE_MS) return [];
+    return [{ ...event, body: { ...event.body, age_ms: Number(event.body.age_ms) + waited } }];
+  });
+}

@@ -5,6 +5,7 @@
 
 import { TimeLimit } from "../base/time_limit.ts";
 import type { DirectFetch } from "./direct_fetch.ts";
+import { sentNow } from "./engine_report.ts";
 import type { CenterEvent } from "./server.ts";
 import { printExact } from "./wire.ts";
 
@@ -78,7 +79,7 @@ export class Replication {
       const events = peer.queue.splice(0, 1_000);
       if (performance.now() >= peer.plainUntil) {
         // One of our kind applies what it can of a batch: to refuse it is not to know what it is.
-        const batch = events.filter(({ plain }) => !plain);
+        const batch = sentNow(events.filter(({ plain }) => !plain));
         if (batch.length === 0) continue;
         const status = await this.#post(address, "aigw.batch", { events: batch });
         if (status !== 400 && status !== 404) continue;

@@ -47,6 +47,8 @@ export type EventType = (typeof EVENT_TYPES)[number];
 export interface CenterEvent {
   type: EventType;
   body: Record<string, unknown>;
+  /** When it was made, ms of `performance.now`, where its age counts; does not go over the wire. */
+  madeAt?: number;
 }
 
 export interface CenterServerOptions extends WatchOptions {
@@ -231,7 +233,7 @@ export class CenterServer {
 
   #replicated(event: CenterEvent): void {
     this.apply(event);
-    this.options.replicate?.(event);
+    this.options.replicate?.(event.type === "engine.report" ? { ...event, madeAt: performance.now() } : event);
   }
 
   /** Applies a change to this center only. Throws InvalidInput. */

@@ -2,10 +2,14 @@
 // Images, audio and files in a body are base64 of megabytes, of which the gateway needs to know only whether two are
 // alike. They are looked for while the body arrives, a piece at a time, so that no other request waits long; what is parsed
 // then is the body with a digest in the place of each. A payload begins with its string, or behind the head of a data URL,
-// is base64 for long enough, and goes on to the end of the string.
+// is base64 to the end of the string, and long enough.
 
 import { createHash, type Hash } from "node:crypto";
 import { concat } from "../base/bytes.ts";
+import { GatewayError } from "../base/errors.ts";
+import type { Kind } from "./api.ts";
+import { isPayload } from "./prompt_text.ts";
+import { decodeRequest, type InferenceRequest } from "./request.ts";
 
 /** So much base64 begins a payload. No text of a language has so many letters without a space. */
 export const LEAST_PAYLOAD_BYTES = 65_536;
@@ -29,6 +33,8 @@ interface Run {
   readonly hash: Hash;
 }
 
+/** What stands for a payload: digest and length. A colon: no base64 is like it. */
+const REPLACED = /sha256:([0-9a-f]{64}):(\d{5,9})/g;
 const encoder = new TextEncoder();
 
 /** Looks for the payloads of one body. */
@@ -41,31 +47,35 @@ export class PayloadSearch {
   /** No run begins before here. */
   #floor = 0;
 
+  /** How far it has looked. */
+  #looked = 0;
+
   /** Goes on to where the body has come to. The bytes before are to be the same as before. */
   advance(body: Uint8Array, end: number): void {
+    // What comes in crumbs is not looked at crumb by crumb.
+    if (end - this.#looked >= STRIDE) this.#look(body, end);
+  }
+
+  #look(body: Uint8Array, end: number): void {
+    this.#looked = end;
     for (;;) {
       if (this.#open !== undefined && !this.#extend(this.#open, body, end)) return;
       if (!this.#find(body, end)) return;
     }
   }
 
-  // Whether the run has ended, with its string.
+  // Whether the run has ended. One that does not end its string is none: it may be a text.
   #extend(run: Run, body: Uint8Array, end: number): boolean {
-    const come = body.subarray(run.end, end);
-    const length = come.indexOf(QUOTE);
-    run.hash.update(length < 0 ? come : come.subarray(0, length));
-    run.end += length < 0 ? come.length : length;
-    if (length < 0) return false;
-    // A quote that is escaped ends no string.
-    this.#close(body[run.end - 1] !== BACKSLASH);
-    return true;
-  }
-
-  #close(whole: boolean): void {
-    const run = this.#open!;
+    let at = run.end;
+    while (at + 8 <= end && areBase64(body, at)) at += 8;
+    while (at < end && BASE64[body[at]] === 1) at++;
+    run.hash.update(body.subarray(run.end, at));
+    run.end = at;
+    if (at === end) return false;
     this.#open = undefined;
-    this.#at = this.#floor = run.end;
-    if (whole && run.end - run.start >= LEAST_PAYLOAD_BYTES) this.#runs.push(run);
+    this.#at = this.#floor = at;
+    if (body[at] === QUOTE && at - run.start >= LEAST_PAYLOAD_BYTES) this.#runs.push(run);
+    return true;
   }
 
   // Whether a run has begun, and is open now.
@@ -91,11 +101,11 @@ export class PayloadSearch {
 
   /** The body, all of which has come, with its payloads replaced; undefined where it has none. */
   shortened(body: Uint8Array): Uint8Array<ArrayBuffer> | undefined {
+    this.#look(body, body.length);
     if (this.#runs.length === 0) return undefined;
     const pieces: Uint8Array[] = [];
     let from = 0;
     for (const { start, end, hash } of this.#runs) {
-      // A colon: no base64 is like it.
       pieces.push(body.subarray(from, start), encoder.encode(`sha256:${hash.digest("hex")}:${end - start}`));
       from = end;
     }
@@ -104,12 +114,36 @@ export class PayloadSearch {
   }
 }
 
-/** The body for being parsed: with its payloads replaced. */
-export function shortened<B extends Uint8Array>(body: B): B | Uint8Array<ArrayBuffer> {
-  if (body.length < LEAST_PAYLOAD_BYTES) return body;
-  const search = new PayloadSearch();
-  search.advance(body, body.length);
-  return search.shortened(body) ?? body;
+/**
+ * Decodes a body with its payloads replaced; without a kind, its fields tell. What turns out to be a text is as long again as
+ * it was, with its digest over and over: of an image a digest is enough, a text is computed. Throws as `decodeRequest`.
+ */
+export function decodeShortened(kind: Kind | undefined, short: Uint8Array): InferenceRequest {
+  const request = decodeRequest(kind, short);
+  try {
+    restore(request.body as Record<string, unknown>, false);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new GatewayError("invalid_request", "The request is nested too deeply", null, error);
+  }
+  return request;
+}
+
+function restore<T>(value: T, payload: boolean): T {
+  if (typeof value === "string") return payload ? value : value.replaceAll(REPLACED, stretched) as T;
+  if (typeof value !== "object" || value === null) return value;
+  const fields = value as Record<string, unknown>;
+  const inside = payload || (!Array.isArray(value) && isPayload(fields.type));
+  for (const key of Object.keys(fields)) fields[key] = restore(fields[key], inside);
+  return value;
+}
+
+const stretched = (_: string, digest: string, length: string): string =>
+  digest.repeat(Math.ceil(Number(length) / digest.length)).slice(0, Number(length));
+
+function areBase64(body: Uint8Array, at: number): boolean {
+  return (BASE64[body[at]] & BASE64[body[at + 1]] & BASE64[body[at + 2]] & BASE64[body[at + 3]] &
+    BASE64[body[at + 4]] & BASE64[body[at + 5]] & BASE64[body[at + 6]] & BASE64[body[at + 7]]) === 1;
 }
 
 function sampled(body: Uint8Array, at: number): boolean {

@@ -30,6 +30,11 @@ const PAYLOAD_CHARACTERS = new Map([
   ["audio_url", 40_960],
   ["audio", 40_960],
 ]);
+/** Whether parts of this type have a payload, of which a digest is enough. */
+export function isPayload(type: unknown): boolean {
+  return typeof type === "string" && PAYLOAD_CHARACTERS.has(type);
+}
+
 /** What `promptText` needs beside the request. */
 export interface PromptOptions {
   readonly digest: Digest;

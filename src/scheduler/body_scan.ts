@@ -40,13 +40,14 @@ class ScannedRequest implements InferenceRequest {
   }
 }
 
-/** The text of something that the kernel skipped. */
+/** Something that the kernel skipped, and its text. */
 interface Piece {
+  readonly source: Uint8Array;
   readonly text: Uint8Array;
   readonly media: boolean;
 }
 
-/** Texts of pieces that are kept, in bytes, and what one costs beside its text. */
+/** Bytes of pieces that are kept, and what one costs beside its own. */
 const KEPT_BYTES = 8 * 1024 * 1024;
 const PIECE_BYTES = 200;
 const decoder = new TextDecoder();
@@ -150,18 +151,22 @@ export class BodyScanner {
     bytes: Uint8Array,
     start: number,
     end: number,
-    read: (value: unknown) => Piece | undefined,
+    read: (value: unknown) => Omit<Piece, "source"> | undefined,
   ): Piece | undefined {
     const known = this.#pieces.get(digest);
-    if (known !== undefined) return known;
-    const piece = read(JSON.parse(decoder.decode(bytes.subarray(start, end))));
-    if (piece === undefined) return undefined;
+    // Whoever finds two with one digest is not to speak for others.
+    if (known !== undefined && standsAt(known.source, bytes, start, end)) return known;
+    const source = bytes.slice(start, end);
+    const made = read(JSON.parse(decoder.decode(source)));
+    if (made === undefined) return undefined;
+    const piece = { source, ...made };
+    if (known !== undefined || costOf(piece) > KEPT_BYTES / 8) return piece;
     this.#pieces.set(digest, piece);
-    this.#kept += piece.text.length + PIECE_BYTES;
-    for (const [oldest, { text }] of this.#pieces) {
+    this.#kept += costOf(piece);
+    for (const [oldest, one] of this.#pieces) {
       if (this.#kept <= KEPT_BYTES) break;
       this.#pieces.delete(oldest);
-      this.#kept -= text.length + PIECE_BYTES;
+      this.#kept -= costOf(one);
     }
     return piece;
   }
@@ -182,11 +187,28 @@ export class BodyScanner {
   }
 }
 
-const NOTHING: Piece = { text: new Uint8Array(0), media: false };
+const NOTHING: Piece = { source: new Uint8Array(0), text: new Uint8Array(0), media: false };
 
-const toolsOf = (tools: unknown): Piece => ({ text: encoder.encode(toolsText(tools)), media: false });
+const costOf = ({ source, text }: Piece): number => source.length + text.length + PIECE_BYTES;
 
-function messageOf(message: unknown): Piece | undefined {
+// Whether these bytes are the same, eight at a time.
+function standsAt(source: Uint8Array, bytes: Uint8Array, start: number, end: number): boolean {
+  const length = end - start;
+  if (source.length !== length) return false;
+  let i = 0;
+  for (let at = start; i + 8 <= length; i += 8, at += 8) {
+    const differs = (source[i] ^ bytes[at]) | (source[i + 1] ^ bytes[at + 1]) | (source[i + 2] ^ bytes[at + 2]) |
+      (source[i + 3] ^ bytes[at + 3]) | (source[i + 4] ^ bytes[at + 4]) | (source[i + 5] ^ bytes[at + 5]) |
+      (source[i + 6] ^ bytes[at + 6]) | (source[i + 7] ^ bytes[at + 7]);
+    if (differs !== 0) return false;
+  }
+  for (; i < length; i++) if (source[i] !== bytes[start + i]) return false;
+  return true;
+}
+
+const toolsOf = (tools: unknown) => ({ text: encoder.encode(toolsText(tools)), media: false });
+
+function messageOf(message: unknown): Omit<Piece, "source"> | undefined {
   const text = messageText(message);
   return text === undefined ? undefined : { text: encoder.encode(text), media: isMedia(message as object) };
 }

@@ -303,3 +303,33 @@ Deno.test("Fleet: each data-parallel rank is an endpoint; when there are other r
     true,
   ]);
 });
+
+Deno.test("Fleet: what others read of an engine counts in the order in which it was read, and is no restart but by its start", () => {
+  let restarts = 0;
+  const [plain] = freshKernels({ endpoints: 64 });
+  const exports = new Proxy(plain.exports, {
+    get: (target, key) => {
+      if (key === "indexForget") restarts++;
+      return target[key as keyof typeof target];
+    },
+  });
+  const clock = new ManualClock(1_700_000_000_000);
+  const config = parseConfig({ probes: { enabled: false }, clusters: [{ name: "c" }] });
+  const fleet = new Fleet({ ...plain, exports }, config, clock, new KeptLog());
+  const rows = { clusters: new Map([["c", 0]]), models: new Map(), tenants: new Map(), labels: new Map() };
+  fleet.configure({ config, rows }, () => new Map(), new Map([["c", PLAIN]]));
+  fleet.setEndpoints("c", specs(1));
+  const [member] = fleet.members;
+  restarts = 0;
+  const tell = (waiting: number, promptTokens: number, ageMs: number, startTime = 5) => {
+    fleet.heard(member.row, { signals: { waiting, promptTokens, startTime }, ageMs, costMs: 1 });
+    return [fleet.table.gauges(member.row).waiting, member.promptTokens, restarts];
+  };
+  assertEquals(tell(1, 1_100, 120), [1, 1_100, 0]);
+  assertEquals(tell(2, 1_000, 150), [1, 1_100, 0], "it was overtaken on its way");
+  clock.advance(200);
+  assertEquals(tell(3, 1_050, 120), [3, 1_100, 0], "a little older than it seems");
+  assertEquals(tell(4, 1_200, 90, Number.NaN), [3, 1_100, 0], "none of it can be read");
+  clock.advance(200);
+  assertEquals(tell(5, 1_300, 120, 60), [5, 1_300, 1], "it began anew");
+});

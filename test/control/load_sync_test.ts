@@ -51,7 +51,13 @@ function parts(ports = [1, 2]) {
   const table = new EndpointTable(kernel);
   const members = ports.map((port) => {
     const address = { hostname: "10.0.0.1", port };
-    return { cluster: "c", row: table.add(0, address, 100, 0), address, spec: { rank: 0 } } as unknown as Member;
+    return {
+      cluster: "c",
+      row: table.add(0, address, 100, 0),
+      address,
+      spec: { rank: 0 },
+      ranks: 1,
+    } as unknown as Member;
   });
   const fleet = {
     table,
@@ -170,7 +176,9 @@ Deno.test("LoadSync: an endpoint that comes later has the load that was told bef
   sync.loads("c", [load(3, 7)], true);
   assertEquals(seen(), [0, 0]);
   const address = { hostname: "10.0.0.1", port: 3 };
-  members.push({ cluster: "c", row: table.add(0, address, 100, 0), address, spec: { rank: 0 } } as unknown as Member);
+  members.push(
+    { cluster: "c", row: table.add(0, address, 100, 0), address, spec: { rank: 0 }, ranks: 1 } as unknown as Member,
+  );
   sync.membersChanged("c");
   assertEquals(seen(), [0, 0, 7]);
   sync.configure({ config, rows }, ["c", "d"]);

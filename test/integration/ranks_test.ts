@@ -17,6 +17,7 @@ function rankedEngine() {
       return new Response(gauge(0, 3) + gauge(1, 7));
     }
     if (request.method === "GET") return new Response("ok");
+    assertEquals(request.headers.get("host"), `127.0.0.1:${server.addr.port}`);
     asked.push(request.headers.get("x-data-parallel-rank") ?? "none");
     await request.text();
     await sleep(held.ms);

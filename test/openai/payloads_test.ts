@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { assert, assertEquals } from "@std/assert";
 import { createHash } from "node:crypto";
-import { LEAST_PAYLOAD_BYTES, PayloadSearch } from "../../src/openai/payloads.ts";
+import { decodeShortened, LEAST_PAYLOAD_BYTES, PayloadSearch } from "../../src/openai/payloads.ts";
+import { promptText } from "../../src/openai/prompt_text.ts";
 import { bytes } from "../support/raw_server.ts";
 import { Random, seed } from "../support/seed.ts";
 
@@ -56,14 +57,46 @@ Deno.test("PayloadSearch: payloads are found and replaced under every way to com
   assert(found > 20, `${found}`);
 });
 
-Deno.test("PayloadSearch: a payload that does not end, or not where it seems to, is left; so are long words", () => {
+Deno.test("PayloadSearch: a payload that does not end, or goes on with something else, is left; so are long words", () => {
   const random = new Random(seed);
   const payload = base64(random, 100_000);
-  for (const text of [`{"a":"${payload}`, `{"a":"${payload}\\"${payload}"}`, `{"a":" ${base64(random, 1_000_000)}"}`]) {
+  for (
+    const text of [
+      `{"a":"${payload}`,
+      `{"a":"${payload} and a text"}`,
+      `{"a":"${payload}\\"${payload}"}`,
+      `{"a":"${payload}\n"}`,
+      `{"a":" ${base64(random, 1_000_000)}"}`,
+    ]
+  ) {
     assertEquals(shorten(bytes(text), () => 4_000), text);
     assertEquals(shorten(bytes(text), () => text.length), text);
   }
-  // Behind an escaped quote another one may begin.
-  const two = `{"a":"${payload}\\"","b":"${payload}"}`;
-  assertEquals(shorten(bytes(two), () => 4_000).length, two.length - payload.length + 7 + 64 + 1 + 6);
+});
+
+Deno.test("decodeShortened: images are digests, texts are as long as they were, and as different", () => {
+  const random = new Random(seed);
+  const [image, text, other] = [base64(random, 100_000), base64(random, 100_000), base64(random, 100_000)];
+  const body = (image: string, text: string) =>
+    bytes(JSON.stringify({
+      model: "m",
+      messages: [{
+        role: "user",
+        content: [
+          { type: "image_url", image_url: { url: `data:image/png;base64,${image}` } },
+          { type: "text", text },
+          { type: "text", text: `base64,${text}` },
+        ],
+      }],
+      tools: [{ type: "function", function: { parameters: { url: `data:;base64,${text}` } } }],
+    }));
+  const promptOf = (bytes: Uint8Array) => {
+    const short = new PayloadSearch().shortened(bytes)!;
+    assert(short.length < 1_000);
+    return promptText(decodeShortened("chat", short), { digest: (one) => `${one.length}${one}`, payloadCharacters: 0 });
+  };
+  const prompt = promptOf(body(image, text));
+  assert(prompt.length > 300_000 && prompt.length < 301_000, `${prompt.length}`);
+  assertEquals(promptOf(body(image, text)), prompt);
+  assertEquals([promptOf(body(other, text)) === prompt, promptOf(body(image, other)) === prompt], [false, false]);
 });

@@ -3,7 +3,7 @@
 
 import { GatewayError } from "../../base/errors.ts";
 import type { Call } from "../../gateway/call.ts";
-import { PayloadSearch, shortened } from "../../openai/payloads.ts";
+import { PayloadSearch } from "../../openai/payloads.ts";
 import type { BodyReader, HttpRequest } from "./exchange.ts";
 import { codingsOf, decodeBody } from "./content_coding.ts";
 
@@ -36,17 +36,26 @@ export async function readBody(request: HttpRequest, call: Call, limits: BodyLim
   const codings = codingsOf(contentEncoding);
   const { bytes: packed } = await readPlain(request, call, limits);
   const bytes = await decodeBody(packed, codings, limits.bytes);
-  return { bytes, short: shortened(bytes) };
+  const search = new PayloadSearch();
+  for (let at = TURN_BYTES; at < bytes.length; at += TURN_BYTES) {
+    search.advance(bytes, at);
+    await turn();
+  }
+  return { bytes, short: search.shortened(bytes) };
 }
 
+// What has come is read without waiting: others have their turn all the same.
+const turn = () => new Promise((resolve) => setTimeout(resolve));
+
 function readPlain(request: HttpRequest, call: Call, limits: BodyLimits): Promise<ReadBody> {
-  const announced = call.incoming.fields.contentLength;
+  const { contentLength: announced, contentEncoding } = call.incoming.fields;
+  const packed = contentEncoding !== undefined;
   if (announced !== null && Number(announced) > limits.bytes) return Promise.reject(tooLarge(limits.bytes));
   // Fast path, most requests: a small body of announced length. A larger one is read piece by piece, so that it can be
   // given up when it does not come.
   const reader = announced !== null && Number(announced) <= SMALL_BYTES ? undefined : request.reader();
   const reading = reader
-    ? new ArrivingBody(reader, announced === null ? undefined : Number(announced), limits.bytes).read()
+    ? new ArrivingBody(reader, announced === null ? undefined : Number(announced), limits.bytes, packed).read()
     : request.bytes().then((bytes) => ({ bytes }));
   return new Promise((resolve, reject) => {
     const late = (over: GatewayError | undefined) => {
@@ -64,28 +73,36 @@ function readPlain(request: HttpRequest, call: Call, limits: BodyLimits): Promis
 class ArrivingBody {
   #bytes: Uint8Array<ArrayBuffer>;
   #length = 0;
-  readonly #search = new PayloadSearch();
+  readonly #search: PayloadSearch | undefined;
 
-  /** @param announced Its length; undefined where it is not known. */
-  constructor(readonly reader: BodyReader, readonly announced: number | undefined, readonly maxBytes: number) {
+  /**
+   * @param announced Its length; undefined where it is not known.
+   * @param packed Whether there is nothing to be found in it as it comes.
+   */
+  constructor(
+    readonly reader: BodyReader,
+    readonly announced: number | undefined,
+    readonly maxBytes: number,
+    packed: boolean,
+  ) {
+    this.#search = packed ? undefined : new PayloadSearch();
     this.#bytes = new Uint8Array(Math.min(announced ?? SMALL_BYTES, AHEAD_BYTES));
   }
 
   async read(): Promise<ReadBody> {
-    let turn = TURN_BYTES;
+    let next = TURN_BYTES;
     while (await this.#more()) {
       if (this.#length > this.maxBytes) {
         this.reader.cancel().catch(() => {});
         throw tooLarge(this.maxBytes);
       }
-      this.#search.advance(this.#bytes, this.#length);
-      if (this.#length < turn) continue;
-      // What has come is read without waiting: others have their turn all the same.
-      turn = this.#length + TURN_BYTES;
-      await new Promise((resolve) => setTimeout(resolve));
+      this.#search?.advance(this.#bytes, this.#length);
+      if (this.#length < next) continue;
+      next = this.#length + TURN_BYTES;
+      await turn();
     }
     const bytes = this.#length === this.#bytes.length ? this.#bytes : this.#bytes.slice(0, this.#length);
-    return { bytes, short: this.#search.shortened(bytes) };
+    return { bytes, short: this.#search?.shortened(bytes) };
   }
 
   // False at its end.
