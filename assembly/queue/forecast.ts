@@ -18,7 +18,8 @@ import {
 import { RequestRow } from "../memory/request_row";
 import { remoteShare } from "../score/late";
 import { serviceRate } from "./fair_share";
-import { fleetRate, minCost, survey } from "./order";
+import { minCost } from "./order";
+import { fleetRate, survey } from "./survey";
 
 /** Ms over which the demand of a class is averaged. */
 const DEMAND_MS: f64 = 10_000;

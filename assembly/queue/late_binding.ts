@@ -36,7 +36,8 @@ import { enqueue } from "./enqueue";
 import { charge, observeDrain } from "./fair_share";
 import { observeDemand, tooLate } from "./forecast";
 import { lockCluster, unlockCluster } from "./lock";
-import { leastWork, matchedOn, next, nextGeneration, rebase, rejoin, survey } from "./order";
+import { leastWork, matchedOn, next, nextGeneration, rejoin } from "./order";
+import { rebase, survey } from "./survey";
 
 /** `arrive`: the request waits; or it would come too late to its first token, and does not. */
 export const QUEUED: i32 = -2;

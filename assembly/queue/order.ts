@@ -10,18 +10,14 @@
 // many times what the tenant's whole backlog takes at the rate at which it was served lately; once is about as long as
 // first come, first served would have let it wait. From there on its slack grows with time, so that every wait ends.
 
-import { GROUP_ROWS, ENDPOINT_ELIGIBILITY, ENDPOINT_RATE, stampOf } from "../memory/endpoint";
+import { ENDPOINT_ELIGIBILITY, ENDPOINT_RATE, stampOf } from "../memory/endpoint";
 import { header } from "../memory/header";
 import {
-  groupAfter,
   cell,
-  firstGroupOf,
-  histogram,
   requestAt,
   requestMatch,
   requestRow,
   requestsPerWorker,
-  scratch,
   tenantAt,
   tenantRow,
   waitingBase,
@@ -31,11 +27,11 @@ import { PHASE_WAITING, REQUEST_GENERATION, RequestRow } from "../memory/request
 import { TENANT_VIRTUAL, TenantRow } from "../memory/tenant";
 import { drawOf, pricedOf, uncachedOf } from "../prefix/known";
 import { adapterMs, lists } from "../score/adapter";
-import { compareFlights, compareRates, flightMs, flightOfFour, meanRate } from "../score/flight";
-import { horizontalMin, horizontalSum } from "../score/gather";
-import { aheadOfFour, baseOf, baseOfFour, chargeOf, easeMs, hasRoom, observeBusy, takes } from "../score/late";
+import { flightMs, meanRate } from "../score/flight";
+import { baseOf, chargeOf, easeMs, hasRoom, takes } from "../score/late";
 import { packOf } from "../score/pack";
 import { serviceRate, virtualOf } from "./fair_share";
+import { alternative, alternatives, fleetRate } from "./survey";
 
 /** Share of the time that it has waited by which a request's slack grows: the worse places there are, it takes. */
 const IMPATIENCE: f64 = 0.5;
@@ -45,8 +41,6 @@ const LATE_SLACK: f64 = 0.1;
 const NEAR_MS: f64 = 250;
 /** What is too large for the endpoint now is behind what is not, of the same tenant and band. */
 const UNFIT_MS: f64 = 1e12;
-/** Endpoints that are kept at hand as the alternatives of requests that nobody holds. */
-const ALTERNATIVES: u32 = 4;
 
 // Leading bytes of a request's prompt that an endpoint is presumed to hold.
 export function matchedOn(request: RequestRow, endpoint: u32): u32 {
@@ -68,116 +62,6 @@ function drawnWork(request: RequestRow, matched: u32): u32 {
 @inline
 function eligible(endpoint: u32, mask: u32, adapter: u32): bool {
   return (load<u32>(cell(ENDPOINT_ELIGIBILITY, endpoint)) & mask) == mask && lists(endpoint, adapter);
-}
-
-@unmanaged
-class Alternative {
-  endpoint: u32; // row
-  base: f32; // base_i of late.ts
-}
-
-// The alternatives, the cheapest first, where a pick has its histogram.
-@inline
-function alternative(i: u32): Alternative {
-  return changetype<Alternative>(scratch + histogram + (<usize>i << 3));
-}
-
-let alternatives: u32 = 0;
-/** Prompt bytes that all endpoints together prefill in a ms. */
-export let fleetRate: f64 = 0;
-
-// Looks at all endpoints, four at a time: their speeds, the shortest queue, and the cheapest bases.
-export function survey(cluster: u32, wanted: u32, share: f32, now: f64): void {
-  surveySpeeds(cluster, wanted, share, now);
-  surveyFlights(cluster, wanted);
-  surveyBases(cluster, wanted, share, stampOf(now));
-}
-
-// Which of four rows are eligible.
-@inline
-function wantedOfFour(row: u32, wanted: v128): v128 {
-  return i32x4.eq(v128.and(v128.load(cell(ENDPOINT_ELIGIBILITY, row)), wanted), wanted);
-}
-
-let serving: u32 = 0;
-
-function surveySpeeds(cluster: u32, wanted: u32, share: f32, now: f64): void {
-  const mask = i32x4.splat(wanted);
-  const shares = f32x4.splat(share);
-  const zero = f32x4.splat(0);
-  let speeds = zero;
-  let busy: u32 = 0;
-  serving = 0;
-  let group = firstGroupOf(cluster);
-  while (group != 0) {
-    group--;
-    for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row += 4) {
-      const fits = wantedOfFour(row, mask);
-      if (!v128.any_true(fits)) continue;
-      const rate = f32x4.pmax(v128.load(cell(ENDPOINT_RATE, row)), f32x4.splat(1e-9));
-      speeds = f32x4.add(speeds, v128.and(f32x4.div(f32x4.splat(1), rate), fits));
-      serving += popcnt<u32>(i32x4.bitmask(fits));
-      busy += popcnt<u32>(i32x4.bitmask(v128.and(fits, f32x4.gt(aheadOfFour(row, shares), zero))));
-    }
-    group = groupAfter(group);
-  }
-  fleetRate = <f64>horizontalSum(speeds);
-  compareRates(serving, <f32>fleetRate);
-  if (serving > 0) observeBusy(cluster, <f64>busy / <f64>serving, now);
-}
-
-function surveyFlights(cluster: u32, wanted: u32): void {
-  const mask = i32x4.splat(wanted);
-  const infinity = f32x4.splat(f32.MAX_VALUE);
-  let least = infinity;
-  let flights = f32x4.splat(0);
-  let group = firstGroupOf(cluster);
-  while (group != 0) {
-    group--;
-    for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row += 4) {
-      const fits = wantedOfFour(row, mask);
-      const flight = flightOfFour(row);
-      least = f32x4.pmin(least, v128.bitselect(flight, infinity, fits));
-      flights = f32x4.add(flights, v128.and(flight, fits));
-    }
-    group = groupAfter(group);
-  }
-  compareFlights(horizontalMin(least), horizontalSum(flights) / <f32>max<u32>(1, serving));
-}
-
-function surveyBases(cluster: u32, wanted: u32, share: f32, stamp: u32): void {
-  const mask = i32x4.splat(wanted);
-  const shares = f32x4.splat(share);
-  const room = f32x4.splat(header().room);
-  alternatives = 0;
-  let group = firstGroupOf(cluster);
-  while (group != 0) {
-    group--;
-    for (let row = group * GROUP_ROWS; row < (group + 1) * GROUP_ROWS; row += 4) {
-      const fits = wantedOfFour(row, mask);
-      const bases = baseOfFour(row, shares, stamp, room);
-      const worst = alternatives == ALTERNATIVES ? alternative(ALTERNATIVES - 1).base : f32.MAX_VALUE;
-      let cheap = i32x4.bitmask(v128.and(fits, f32x4.lt(bases, f32x4.splat(worst))));
-      for (; cheap != 0; cheap &= cheap - 1) {
-        const cheaper = row + ctz<u32>(cheap);
-        keepCheapest(cheaper, baseOf(cheaper, share, stamp));
-      }
-    }
-    group = groupAfter(group);
-  }
-}
-
-function keepCheapest(row: u32, base: f32): void {
-  let i = alternatives;
-  if (i == ALTERNATIVES) {
-    if (base >= alternative(i - 1).base) return;
-    i--;
-  } else alternatives++;
-  for (; i > 0 && alternative(i - 1).base > base; i--) {
-    store<u64>(changetype<usize>(alternative(i)), load<u64>(changetype<usize>(alternative(i - 1))));
-  }
-  alternative(i).endpoint = row;
-  alternative(i).base = base;
 }
 
 // Cost of a waiting request on an endpoint with this base, when a byte of capacity is worth `price` ms.
@@ -336,14 +220,6 @@ function wants(request: RequestRow, matched: u32, slack: f64, overdue: bool): bo
     if (costOn(request, other, otherBase, drawnWork(request, held), price) < maxCost) return false;
   }
   return true;
-}
-
-/** An endpoint was granted a request: what it costs as an alternative. */
-export function rebase(endpoint: u32, share: f32, now: f64): void {
-  const base = baseOf(endpoint, share, stampOf(now));
-  for (let i: u32 = 0; i < alternatives; i++) {
-    if (alternative(i).endpoint == endpoint) alternative(i).base = base;
-  }
 }
 
 /**

@@ -35,10 +35,10 @@ import { UnknownModels } from "./unknown_models.ts";
 const CHUNK_BYTES = 512;
 /** How often rows that rest are looked at. */
 const COLLECT_MS = 250;
+/** When engines are first asked for lists that nothing waits for. */
 const FIRST_MODELS_MS = 1_500;
 /** How often lists of models are asked for because of requests for unknown ones, at most. */
 const LIST_MS = 500;
-
 /** A row rests at least this long: what waits forgets by then what it knew of it. */
 const REST_MS = 2_000;
 
@@ -141,6 +141,7 @@ export class Fleet {
       const known = this.#clusters.get(name);
       const state = known ??
         { row: rows.clusters.get(name)!, told: [], wanted: new Map(), members: new Map() } as unknown as ClusterState;
+      const ranks = known?.config.data_parallel_ranks;
       Object.assign(state, {
         row: rows.clusters.get(name)!,
         config: cluster,
@@ -150,7 +151,7 @@ export class Fleet {
       });
       this.#clusters.set(name, state);
       for (const member of state.members.values()) this.#equip(member, state);
-      if (known) this.#settle(name, state, everyRank(state.told, cluster.data_parallel_ranks));
+      if (known && ranks !== cluster.data_parallel_ranks) this.setEndpoints(name, state.told);
     }
     for (const [name, state] of this.#clusters) {
       if (!rows.clusters.has(name)) this.#settle(name, state, new Map());
@@ -217,7 +218,6 @@ export class Fleet {
     return true;
   }
 
-  // Lists that nothing waits for are asked for when the start is over.
   #probe(member: Member): void {
     this.#probing.add(member, this.#clusters.get(member.cluster)!.config.discover_models ? 0 : FIRST_MODELS_MS);
   }

@@ -167,7 +167,7 @@ export class LoadSync implements LinkListener {
 
   /** Tells what has changed, and empties the rings in which rows stand. */
   report(): void {
-    setSharing(this.kernel, this.config.cache_enable && this.link.wantsSaves());
+    setSharing(this.kernel, this.config.cache_enable && this.link.wantsMore());
     for (const [cluster, events] of this.#events(this.#scan.changes())) this.link.send(cluster, events);
     const workers = new Int32Array(this.kernel.buffer)[this.kernel.exports.HEADER_WORKERS];
     for (let worker = 1; worker < workers; worker++) {
@@ -264,7 +264,7 @@ export class LoadSync implements LinkListener {
 
   /** This gateway has read an engine's metrics: the others need not. */
   measured(member: Readonly<Member>, signals: EngineSignals, ageMs: number): void {
-    if (!this.config.share_metrics || this.link.alone()) return;
+    if (!this.config.share_metrics || !this.link.wantsMore()) return;
     const { cluster, cost } = member;
     const report = { signals: { ...signals }, ageMs, costMs: cost.metricsMs };
     const body = { cluster, ...this.#named(member), ...printReport(report), gateway: this.gateway };

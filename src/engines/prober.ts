@@ -64,7 +64,7 @@ interface Schedule<T> {
   healthDue: number;
   /** When its metrics were asked for, here or by another gateway. */
   metricsAt: number;
-  /** How much longer than the pace it is waited before they are asked for here, as a share. */
+  /** Times the pace that it is waited before they are asked for here. */
   patience: number;
   modelsDue: number;
   busy: boolean;

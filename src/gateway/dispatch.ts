@@ -4,7 +4,6 @@
 // What an endpoint does is noted on its row: failures in a row, successes, and how long it is left alone. A refused
 // connection costs neither a try nor the budget: nothing has been executed.
 
-import { formatAddress } from "../base/address.ts";
 import { concat } from "../base/bytes.ts";
 import { GatewayError } from "../base/errors.ts";
 import type { Opened, OutgoingRequest, PreparedRequest } from "../engines/engine.ts";
@@ -241,7 +240,7 @@ export class Dispatcher {
       const opened = await carrier.send({ endpoint, others, path, fields, body: whole, rest }, call.waitsFor);
       return transcoder?.wrap ? { ...opened, ...transcoder.wrap(opened) } : opened;
     }
-    if (transcoder?.send) return await transcoder.send(formatAddress(endpoint.address), call);
+    if (transcoder?.send) return await transcoder.send(endpoint.host, call);
     const bytes = opening.length + body.length;
     const head = requestHead({
       method,
@@ -333,8 +332,8 @@ function rankedFields(fields: string, { rank }: EndpointRef, { ranks }: Transpor
   return `${others}${RANK_FIELD}: ${rank}\r\n`;
 }
 
-function hostOf({ address }: EndpointRef, { tls }: Transport): string {
-  return tls?.serverName ?? formatAddress(address);
+function hostOf({ host }: EndpointRef, { tls }: Transport): string {
+  return tls?.serverName ?? host;
 }
 
 /** Milliseconds of a Retry-After field: seconds, or a date (RFC 9110, section 10.2.3); undefined without one. */

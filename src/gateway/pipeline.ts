@@ -20,7 +20,7 @@ import { asksForUsage } from "../engines/openai_body.ts";
 import { generates, type Kind } from "../openai/api.ts";
 import type { ReasoningStart } from "../openai/reasoning.ts";
 import { type PromptOptions, promptText } from "../openai/prompt_text.ts";
-import { decodeShortened } from "../openai/payloads.ts";
+import { decodeShortened, type ShortBody } from "../openai/payloads.ts";
 import { decodeForm, decodeRequest, type InferenceRequest } from "../openai/request.ts";
 import type { HashedPrompt } from "../scheduler/cache_knowledge.ts";
 import type { ScannedPrompt } from "../scheduler/body_scan.ts";
@@ -74,7 +74,7 @@ export interface ReceivedRequest {
   readonly target: string;
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** The same for being parsed, large payloads replaced by digests; undefined where there are none. */
-  readonly short?: Uint8Array<ArrayBuffer>;
+  readonly short?: ShortBody;
   /** Of a form: its model, and what of its body is still to come. */
   readonly model?: FormField;
   readonly rest?: BodyRest;
@@ -146,26 +146,22 @@ export class Pipeline {
   }
 
   /** Everything that needs no waiting. Throws GatewayError. */
-  admit(call: Call, { kind, tenant, target, bytes, short = bytes, model, rest }: ReceivedRequest): AdmittedRequest {
+  admit(call: Call, { kind, tenant, target, bytes, short, model, rest }: ReceivedRequest): AdmittedRequest {
     const { engines, decisions, admission, usageEstimate } = this.#parts;
     const { fields } = call.incoming;
 
     if (kind !== "form") call.texts?.asked(bytes);
 
     // Decode: what is decided by is taken from the bytes, or from what they are parsed to; the engine gets them as they came.
-    const scans = kind === "chat" && !this.#prompts.goChats && short === bytes;
+    const scans = kind === "chat" && !this.#prompts.goChats && short === undefined;
     const scanned = scans ? decisions.scan(bytes, this.#textOf) : undefined;
     let request = call.request = scanned?.request ??
-      (kind === "form"
-        ? decodeForm(model)
-        : short === bytes
-        ? decodeRequest(kind, bytes)
-        : decodeShortened(kind, short));
+      (kind === "form" ? decodeForm(model) : short ? decodeShortened(kind, short) : decodeRequest(kind, bytes));
 
     // Route: model and headers to a cluster, its eligible endpoints and a policy.
     const route = call.route = this.#route(call, request);
     // An engine that is sent something else than the body wants all of it.
-    if (short !== bytes && engines[route.rule.backend].rewrites) request = call.request = decodeRequest(kind, bytes);
+    if (short && engines[route.rule.backend].rewrites) request = call.request = decodeRequest(kind, bytes);
 
     // Prompt: the canonical text that prefixes are hashes of.
     const prompt = scanned?.prompt ?? this.#textOf(request);

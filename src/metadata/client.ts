@@ -340,7 +340,7 @@ export class CenterClient implements CenterLink {
     return false;
   }
 
-  wantsSaves(): boolean {
+  wantsMore(): boolean {
     return this.hosts.all.some((host) => !this.#isPlain(host));
   }
 

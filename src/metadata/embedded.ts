@@ -84,12 +84,12 @@ export class EmbeddedLink implements CenterLink {
     }
   }
 
-  wantsSaves(): boolean {
+  wantsMore(): boolean {
     return this.#hasPeers() || this.#server.watching || this.#server.center.gateways > 1;
   }
 
   alone(): boolean {
-    return !this.wantsSaves() && performance.now() - this.#askedAt > ASKED_MS;
+    return !this.wantsMore() && performance.now() - this.#askedAt > ASKED_MS;
   }
 
   stop(): Promise<void> {

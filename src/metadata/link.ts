@@ -28,8 +28,8 @@ export interface CenterLink {
   start(clusters: readonly string[], listener: LinkListener, open: (cluster: string) => CenterEvent[]): void;
   /** These are the clusters from now on. */
   setClusters(clusters: readonly string[]): void;
-  /** Whether anybody wants to know which prefixes this gateway's requests put into engines. */
-  wantsSaves(): boolean;
+  /** Whether anybody takes what the documented protocol has not: prefixes that engines got, what was read of them. */
+  wantsMore(): boolean;
   /** Whether nobody wants to know what this gateway does. */
   alone(): boolean;
   stop(): Promise<void>;

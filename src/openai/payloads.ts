@@ -33,8 +33,12 @@ interface Run {
   readonly hash: Hash;
 }
 
-/** What stands for a payload: digest and length. A colon: no base64 is like it. */
-const REPLACED = /sha256:([0-9a-f]{64}):(\d{5,9})/g;
+/** A body for being parsed. What stands in it for a payload begins with a mark that is of this body alone: nobody can send it. */
+export interface ShortBody {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly mark: string;
+}
+
 const encoder = new TextEncoder();
 
 /** Looks for the payloads of one body. */
@@ -46,7 +50,6 @@ export class PayloadSearch {
   #at = 0;
   /** No run begins before here. */
   #floor = 0;
-
   /** How far it has looked. */
   #looked = 0;
 
@@ -100,17 +103,18 @@ export class PayloadSearch {
   }
 
   /** The body, all of which has come, with its payloads replaced; undefined where it has none. */
-  shortened(body: Uint8Array): Uint8Array<ArrayBuffer> | undefined {
+  shortened(body: Uint8Array): ShortBody | undefined {
     this.#look(body, body.length);
     if (this.#runs.length === 0) return undefined;
+    const mark = `${crypto.randomUUID()}:`;
     const pieces: Uint8Array[] = [];
     let from = 0;
     for (const { start, end, hash } of this.#runs) {
-      pieces.push(body.subarray(from, start), encoder.encode(`sha256:${hash.digest("hex")}:${end - start}`));
+      pieces.push(body.subarray(from, start), encoder.encode(`${mark}${hash.digest("hex")}:${end - start}`));
       from = end;
     }
     pieces.push(body.subarray(from));
-    return concat(pieces);
+    return { bytes: concat(pieces), mark };
   }
 }
 
@@ -118,10 +122,11 @@ export class PayloadSearch {
  * Decodes a body with its payloads replaced; without a kind, its fields tell. What turns out to be a text is as long again as
  * it was, with its digest over and over: of an image a digest is enough, a text is computed. Throws as `decodeRequest`.
  */
-export function decodeShortened(kind: Kind | undefined, short: Uint8Array): InferenceRequest {
-  const request = decodeRequest(kind, short);
+export function decodeShortened(kind: Kind | undefined, { bytes, mark }: ShortBody): InferenceRequest {
+  const request = decodeRequest(kind, bytes);
+  const replaced = new RegExp(`${mark}([0-9a-f]{64}):(\\d+)`, "g");
   try {
-    restore(request.body as Record<string, unknown>, false);
+    restore(request.body as Record<string, unknown>, replaced, false);
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     throw new GatewayError("invalid_request", "The request is nested too deeply", null, error);
@@ -129,12 +134,15 @@ export function decodeShortened(kind: Kind | undefined, short: Uint8Array): Infe
   return request;
 }
 
-function restore<T>(value: T, payload: boolean): T {
-  if (typeof value === "string") return payload ? value : value.replaceAll(REPLACED, stretched) as T;
+function restore<T>(value: T, replaced: RegExp, payload: boolean): T {
+  // Equal images are to be equal in every body: without its mark.
+  if (typeof value === "string") {
+    return (payload ? value.replaceAll(replaced, "sha256:$1:$2") : value.replaceAll(replaced, stretched)) as T;
+  }
   if (typeof value !== "object" || value === null) return value;
   const fields = value as Record<string, unknown>;
   const inside = payload || (!Array.isArray(value) && isPayload(fields.type));
-  for (const key of Object.keys(fields)) fields[key] = restore(fields[key], inside);
+  for (const key of Object.keys(fields)) fields[key] = restore(fields[key], replaced, inside);
   return value;
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A grant of this gateway's own queue: one leg, whose load is a row of the shared memory.
 
-import { formatAddress } from "../base/address.ts";
 import type { EndpointRef } from "../tables/endpoint_directory.ts";
 import type { RequestRow } from "../tables/request_table.ts";
 import type { HashedPrompt } from "./cache_knowledge.ts";
@@ -113,7 +112,7 @@ export class QueueGrant implements Grant {
   }
 
   servedBy(name: string): boolean {
-    if (!this.leg.own || formatAddress(this.leg.endpoint.address) === name) return false;
+    if (!this.leg.own || this.leg.endpoint.host === name) return false;
     const { row, placement } = this.#parts;
     const before = row.endpoint;
     if (!this.#owner.moveToNamed(this.#parts, name)) return false;

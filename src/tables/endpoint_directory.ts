@@ -13,7 +13,9 @@ export interface EndpointRef {
   readonly address: Address;
   /** Which of the data-parallel ranks behind that address. */
   readonly rank: number;
-  /** HOST:PORT, and #RANK of all but the first. */
+  /** HOST:PORT */
+  readonly host: string;
+  /** The same, and #RANK of all but the first. */
   readonly name: string;
 }
 
@@ -24,7 +26,7 @@ export class EndpointDirectory {
 
   /** The rows of a cluster's endpoints at these HOST:PORTs, of all their ranks. */
   named(cluster: number, names: readonly string[]): number[] {
-    return this.endpoints.rowsOf(cluster).filter((row) => names.includes(formatAddress(this.of(row).address)));
+    return this.endpoints.rowsOf(cluster).filter((row) => names.includes(this.of(row).host));
   }
 
   /** The endpoint of a row that carries a request of ours, so that its identity stands still. */
@@ -34,7 +36,7 @@ export class EndpointDirectory {
     if (known?.generation === generation) return known;
     const ranked = this.endpoints.address(row);
     const { rank = 0, ...address } = ranked;
-    const endpoint = { row, generation, address, rank, name: rankedName(ranked) };
+    const endpoint = { row, generation, address, rank, host: formatAddress(address), name: rankedName(ranked) };
     this.#known.set(row, endpoint);
     return endpoint;
   }

@@ -27,7 +27,7 @@ class KeptLink implements CenterLink {
   setClusters(clusters: readonly string[]): void {
     this.clusters = clusters;
   }
-  wantsSaves(): boolean {
+  wantsMore(): boolean {
     return false;
   }
   alone(): boolean {

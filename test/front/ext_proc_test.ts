@@ -50,7 +50,14 @@ function begin(source: { pull(controller: StreamController): void; cancel(): voi
     patience: { headMs: 1_000, firstByteMs: 1_000, idleMs: 1_000 },
     bounds: { fallbacks: 0, bodyBytes: 1_000 },
     async answer({ carrier, target }: HttpRequest) {
-      const endpoint = { row: 0, generation: 0, address: { hostname: "h", port: 1 }, rank: 0, name: "h:1" };
+      const endpoint = {
+        row: 0,
+        generation: 0,
+        address: { hostname: "h", port: 1 },
+        rank: 0,
+        host: "h:1",
+        name: "h:1",
+      };
       const carried = { endpoint, others: [], path: target, fields: "", body: new Uint8Array(0), rest: undefined };
       await carrier!.send(carried, () => {});
       return new HttpResponse(200, source);

@@ -20,7 +20,8 @@ function shorten(body: Uint8Array, pieces: () => number): string {
     at = Math.min(body.length, at + pieces());
     search.advance(body, at);
   }
-  return decoder.decode(search.shortened(body) ?? body);
+  const short = search.shortened(body);
+  return short === undefined ? decoder.decode(body) : decoder.decode(short.bytes).replaceAll(short.mark, "sha256:");
 }
 
 Deno.test("PayloadSearch: payloads are found and replaced under every way to come in pieces, and nothing else is", () => {
@@ -92,11 +93,14 @@ Deno.test("decodeShortened: images are digests, texts are as long as they were, 
     }));
   const promptOf = (bytes: Uint8Array) => {
     const short = new PayloadSearch().shortened(bytes)!;
-    assert(short.length < 1_000);
+    assert(short.bytes.length < 1_200);
     return promptText(decodeShortened("chat", short), { digest: (one) => `${one.length}${one}`, payloadCharacters: 0 });
   };
   const prompt = promptOf(body(image, text));
   assert(prompt.length > 300_000 && prompt.length < 301_000, `${prompt.length}`);
   assertEquals(promptOf(body(image, text)), prompt);
+  // What looks like a payload that was replaced is none.
+  const forged = `sha256:${"0".repeat(64)}:400000000`;
+  assert(promptOf(bytes(JSON.stringify({ messages: [{ role: "user", content: [forged, image] }] }))).includes(forged));
   assertEquals([promptOf(body(other, text)) === prompt, promptOf(body(image, other)) === prompt], [false, false]);
 });

@@ -19,8 +19,6 @@ export interface BodyConnection {
   close(): void;
 }
 
-/** Memory is taken for so much of a body that has not come yet. */
-const AHEAD_BYTES = 1_048_576;
 const PIECE_BYTES = 65_536;
 const EMPTY: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 
@@ -58,31 +56,19 @@ export class DirectBody implements BodyReader {
     return whole;
   }
 
-  /** All of it. */
+  /** All of it: memory is taken for as much as was announced. */
   async bytes(): Promise<Uint8Array<ArrayBuffer>> {
     if (this.#done) return EMPTY;
     if (this.#chunked) return await this.#gather();
     // Fast path: a small body arrives together with its head.
     const here = this.whole();
     if (here !== undefined) return here;
-    const { connection } = this;
-    const length = this.#left;
-    await this.#ready();
-    const { arrived } = connection;
-    let whole = new Uint8Array(Math.min(length, Math.max(AHEAD_BYTES, 2 * arrived.length)));
-    whole.set(arrived);
-    let at = arrived.length;
-    connection.consume(at);
-    while (at < length) {
-      if (at === whole.length) {
-        const larger = new Uint8Array(Math.min(length, 2 * whole.length));
-        larger.set(whole);
-        whole = larger;
-      }
-      at += await connection.into(at === 0 ? whole : whole.subarray(at));
-      this.#left = length - at;
+    const whole = new Uint8Array(this.#left);
+    for (let at = 0; at < whole.length;) {
+      const taken = await this.readInto(whole.subarray(at));
+      if (taken === 0) throw new Error("the body was given up");
+      at += taken;
     }
-    this.#finished();
     return whole;
   }
 

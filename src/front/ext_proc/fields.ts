@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Header fields as external processing has them, and how those that the gateway wants become of those that there are.
 
-import { formatAddress } from "../../base/address.ts";
 import type { Carried } from "../../gateway/carrier.ts";
 import type { Fields, HttpResponse } from "../http/exchange.ts";
 import { DESTINATION, type Mutation } from "./messages.ts";
@@ -40,7 +39,7 @@ const OF_PROXY = /^x-(?:envoy|forwarded|istio)-/;
 
 /** What makes a request's head that which its engine is to get. */
 export function requestMutation(head: HeadFields, carried: Carried): { mutation: Mutation; destination: string } {
-  const brought = [carried.endpoint, ...carried.others].map(({ address }) => formatAddress(address));
+  const brought = [carried.endpoint, ...carried.others].map(({ host }) => host);
   const destination = [...new Set(brought)].join(","); // ranks of one engine have one address
   const set = [DESTINATION, destination];
   const remove: string[] = [];

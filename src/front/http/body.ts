@@ -3,7 +3,7 @@
 
 import { GatewayError } from "../../base/errors.ts";
 import type { Call } from "../../gateway/call.ts";
-import { PayloadSearch } from "../../openai/payloads.ts";
+import { PayloadSearch, type ShortBody } from "../../openai/payloads.ts";
 import type { BodyReader, HttpRequest } from "./exchange.ts";
 import { codingsOf, decodeBody } from "./content_coding.ts";
 
@@ -22,7 +22,7 @@ export interface BodyLimits {
 export interface ReadBody {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** The same for being parsed, its images and the like replaced by digests; undefined where it has none that are large. */
-  readonly short?: Uint8Array<ArrayBuffer>;
+  readonly short?: ShortBody;
 }
 
 /**
