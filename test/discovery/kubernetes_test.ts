@@ -294,6 +294,11 @@ Deno.test("kubernetes: 400 random changes, cuts and losses of history end in wha
     if (random.chance(0.05)) server.expire(random.chance(0.5));
     if (random.chance(0.05)) server.bookmark();
     if (random.chance(0.3)) await new Promise((resolve) => setTimeout(resolve, random.below(5)));
+    if (i % 60 > 0) continue;
+    // Some cuts are surely of a watch: another one follows.
+    const before = server.watches;
+    server.cut();
+    await until(() => server.watches > before, "it watches again");
   }
   const all = [...new Set([...truth.values()].flat())].map((address) => `${address}:8000`).sort();
   await watched.knows(...all);
